@@ -1,0 +1,156 @@
+"""The ``zoo`` command. Nothing heavy is imported until a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+HELP = """\
+zoo: a PyTorch Lightning model zoo
+
+usage: zoo VERB [options]
+
+  fit        train:    zoo fit --config dtr_dit_digits
+  validate   held-out losses of a checkpoint or of weights
+  test       the method's metrics, for example the quality of samples
+  predict    write what the method makes: samples, masks, text, ...
+  list       methods, configs, data and weights: zoo list [methods|configs|data|weights] [--json]
+  convert    official weights <-> zoo weights: zoo convert FILE --method dtr --out X.safetensors
+
+options of fit, validate, test and predict:
+  --config NAME|FILE     shipped config or YAML file; repeat to lay one over the other (--config trainer/ddp)
+  --weights NAME|FILE    start from weights: a name of `zoo list weights`, .safetensors, .ckpt, hf://...
+  --ckpt_path FILE|last  restore a checkpoint; `last` goes on with this config's newest run
+  --KEY VALUE            any setting: --trainer.max_steps 100 --data.init_args.batch_size 64 --ema.decay 0.99
+  --help, --print_config all settings of a verb, or the merged configuration
+
+  --debug    show the traceback of an error
+  --version  version and where it runs from
+"""
+RUN_VERBS = ("fit", "validate", "test", "predict")
+VERBS = (*RUN_VERBS, "list", "convert")
+
+
+class CommandError(Exception):
+    """A mistake on the command line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message}; see `{self.prog} --help`")
+
+
+def list_command(argv: Sequence[str]) -> int:
+    """``zoo list``: a table of what is there, or JSON."""
+    from zoo.catalog import listing
+
+    parser = _Parser(prog="zoo list", description="What the zoo holds.")
+    kinds = ("methods", "configs", "data", "weights")
+    parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    options = parser.parse_args(argv)
+    rows = listing()
+    if options.kind:
+        rows = {options.kind: rows[options.kind]}
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for kind, entries in rows.items():
+        print(f"{kind}:")
+        width = max((len(e["name"]) for e in entries), default=0)
+        for entry in entries:
+            print(f"  {entry['name']:<{width}}  {entry['about']}"[:160].rstrip())
+    return 0
+
+
+def convert_command(argv: Sequence[str]) -> int:
+    """``zoo convert``: official weights to safetensors of the zoo, checkpoints to safetensors, and back."""
+    parser = _Parser(prog="zoo convert", description="Turn weights from one format into another.")
+    parser.add_argument("source", type=Path, help="official file or folder, zoo .ckpt or .safetensors")
+    parser.add_argument("--method", help="method of the weights, for example dtr (not needed for zoo files)")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, or folder for --to diffusers")
+    parser.add_argument(
+        "--to", default="zoo", help="zoo (default), or a format of the method: official, diffusers"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="what the keys cannot tell"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite --out")
+    options = parser.parse_args(argv)
+    from zoo.convert import convert
+
+    for line in convert(options.source, options.out, options.method, options.to, options.set, options.force):
+        print(f"zoo: {line}")
+    return 0
+
+
+def _run_command(verb: str) -> Callable[[Sequence[str]], int]:
+    def command(argv: Sequence[str]) -> int:
+        from zoo.runner import run
+
+        return run(verb, argv)
+
+    return command
+
+
+def _version() -> str:
+    import zoo
+
+    return f"zoo {zoo.__version__} from {Path(zoo.__file__).parent} (Python {sys.version.split()[0]})"
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if argv[0] == "--version":
+        print(_version())
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"verbs are {', '.join(VERBS)}"
+        raise CommandError(f"no verb {verb!r}; {hint}")
+    commands: dict[str, Any] = {"list": list_command, "convert": convert_command}
+    return int(commands.get(verb, _run_command(verb))(rest))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Errors are one line unless ``--debug`` is given."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        if debug and stop.code:
+            raise
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            text = str(error) if isinstance(error, CommandError) else _explain(error)
+            print(f"zoo: error: {text}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _explain(error: Exception) -> str:
+    from zoo.errors import explain
+
+    return explain(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

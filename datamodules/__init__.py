@@ -1,0 +1,33 @@
+"""LightningDataModules, one file per kind of data. Names are imported on first use."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_NAMES: dict[str, str] = {
+    "Digits": "datamodules.digits",
+    "MNIST": "datamodules.digits",
+    "ImageNetLatents": "datamodules.latents",
+}
+
+__all__ = ["MNIST", "Digits", "ImageNetLatents"]
+
+if TYPE_CHECKING:
+    from datamodules.digits import MNIST, Digits
+    from datamodules.latents import ImageNetLatents
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        near = difflib.get_close_matches(name, _NAMES, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join('datamodules.' + n for n in near)}?" if near else ""
+        raise AttributeError(f"module 'datamodules' has no {name!r}{hint}")
+    value = getattr(importlib.import_module(_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

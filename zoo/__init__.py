@@ -1,0 +1,48 @@
+"""A PyTorch Lightning model zoo that researchers can trust.
+
+Public names are imported on first use, so ``import zoo`` costs nothing and an optional dependency is needed only by
+the method that uses it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_METHODS: dict[str, str] = {
+    "DTR": "zoo.dtr.module",
+    "DigitClassifier": "zoo.metrics.digits",
+}
+"""Public LightningModules and where they live. A checkpoint may name no other class."""
+
+_NAMES: dict[str, str] = {
+    **_METHODS,
+    "load": "zoo.hub",
+    "save": "zoo.hub",
+    "WarmupStableDecay": "zoo.optim",
+}
+
+__all__ = ["DTR", "DigitClassifier", "WarmupStableDecay", "load", "save"]
+
+if TYPE_CHECKING:
+    from zoo.dtr.module import DTR
+    from zoo.hub import load, save
+    from zoo.metrics.digits import DigitClassifier
+    from zoo.optim import WarmupStableDecay
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        near = difflib.get_close_matches(name, _NAMES, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join('zoo.' + n for n in near)}?" if near else ""
+        raise AttributeError(f"module 'zoo' has no {name!r}{hint}")
+    value = getattr(importlib.import_module(_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

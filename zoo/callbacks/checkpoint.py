@@ -1,0 +1,210 @@
+"""Checkpoints that resume to the bit and survive a kill at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer, callbacks
+from lightning.pytorch.trainer.states import TrainerFn
+
+_STEP_FILE = re.compile(r"step=(\d+)\.ckpt")
+
+
+def step_checkpoints(folder: Path) -> list[Path]:
+    """The ``step=N.ckpt`` files (or sharded folders) of a checkpoint folder, newest step first."""
+    if not folder.is_dir():
+        return []
+    found = {int(m[1]): path for path in folder.iterdir() if (m := _STEP_FILE.fullmatch(path.name))}
+    return [found[step] for step in sorted(found, reverse=True)]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes to a temporary file in the target folder, syncs it, then renames it over the target.
+
+    A reader sees the old file or the whole new one, also after a kill or a power cut. Loads with ``weights_only=True``.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = lambda storage, loc: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+class Checkpoint(callbacks.Checkpoint):
+    """Writes ``step=N.ckpt`` every so many optimiser steps and always at the end of training.
+
+    Files are written only inside the training loop, where the position in the data is defined: after a batch, after
+    the validation when one is due on that batch, or at the end of the epoch when the batch is its last (Lightning
+    counts one epoch too many after a resume from there otherwise).
+
+    Args:
+        every_n_train_steps: optimiser steps between checkpoints.
+        keep: how many of the newest to keep; -1 keeps all. At least 2, so that a broken newest file has a fallback.
+        monitor: metric whose best value is kept as ``best.ckpt`` after each validation; null keeps none.
+        mode: whether ``min`` or ``max`` of ``monitor`` is best.
+        dirpath: folder; the CLI sets it to ``checkpoints`` in the run's folder.
+
+    Raises:
+        ValueError: for impossible settings.
+    """
+
+    def __init__(
+        self,
+        every_n_train_steps: int = 1000,
+        keep: int = 2,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        dirpath: str | None = None,
+    ) -> None:
+        super().__init__()
+        if every_n_train_steps < 1:
+            raise ValueError(f"checkpoint.every_n_train_steps must be at least 1, got {every_n_train_steps}")
+        if keep != -1 and keep < 2:
+            raise ValueError(
+                f"checkpoint.keep must be -1 (all) or at least 2 (the newest may be broken), got {keep}"
+            )
+        if mode not in ("min", "max"):
+            raise ValueError(f"checkpoint.mode must be min or max, got {mode!r}")
+        self.every_n_train_steps, self.keep = every_n_train_steps, keep
+        self.monitor, self.mode, self.dirpath = monitor, mode, dirpath
+        self.best_score: float | None = None
+        self.best_step: int | None = None
+        self._after_validation = False
+        self._at_epoch_end = False
+        self._last_saved = -1
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files go."""
+        return Path(self.dirpath) if self.dirpath else None
+
+    @property
+    def best_path(self) -> Path | None:
+        """The checkpoint to use: the best by ``monitor`` if there is one, else the newest."""
+        if self.folder is None:
+            return None
+        best = self.folder / "best.ckpt"
+        if self.monitor and best.exists():
+            return best
+        return next(iter(step_checkpoints(self.folder)), None)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == TrainerFn.FITTING and self.dirpath is None:
+            self.dirpath = str(Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints")
+        if stage == TrainerFn.FITTING:
+            self.dirpath = trainer.strategy.broadcast(self.dirpath)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        step = trainer.global_step
+        due = step % self.every_n_train_steps == 0 or step == trainer.max_steps
+        if not due or step == self._last_saved or loop._should_accumulate():
+            return
+        if trainer.is_last_batch:
+            self._at_epoch_end = True
+        elif trainer.fit_loop._data_fetcher is not None and loop._should_check_val_fx(
+            trainer.fit_loop._data_fetcher
+        ):
+            self._after_validation = True
+        else:
+            # The row of this batch is logged after this hook; a kill in between would lose it for ever.
+            trainer._logger_connector.update_train_step_metrics()
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        improved = self._improved(trainer)
+        if self._after_validation:
+            self._after_validation = False
+            self._write(trainer)
+        if improved:
+            self._write_best(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if (self._at_epoch_end or last) and trainer.global_step != self._last_saved:
+            connector = trainer._logger_connector
+            connector.log_metrics(connector.metrics["log"])  # epoch means are logged after this hook
+            self._write(trainer)
+        self._at_epoch_end = False
+
+    def _improved(self, trainer: Trainer) -> bool:
+        if self.monitor is None:
+            return False
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise ValueError(f"checkpoint.monitor is {self.monitor!r}, but the run logs only: {known}")
+        score = float(trainer.callback_metrics[self.monitor])
+        better = self.best_score is None or (
+            score < self.best_score if self.mode == "min" else score > self.best_score
+        )
+        if better:
+            self.best_score, self.best_step = score, trainer.global_step
+        return better
+
+    def _write(self, trainer: Trainer) -> None:
+        assert self.folder is not None
+        step = trainer.global_step
+        self._last_saved = step
+        trainer.save_checkpoint(self.folder / f"step={step:08d}.ckpt")
+        if trainer.is_global_zero and self.keep > 0:
+            # Only files of this run's past count: a resume from an earlier step leaves newer ones behind.
+            for path in step_checkpoints(self.folder)[self.keep :]:
+                _remove(path)
+        trainer.strategy.barrier("zoo.checkpoint")
+
+    def _write_best(self, trainer: Trainer) -> None:
+        assert self.folder is not None
+        trainer.save_checkpoint(self.folder / "best.ckpt")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._last_saved = int(checkpoint.get("global_step", -1))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()

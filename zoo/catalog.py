@@ -1,0 +1,92 @@
+"""What the zoo holds, found without importing torch: methods, configs, data, weights."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+OVERLAYS, SWEEPS, CLAIMS = "trainer", "sweeps", "claims"
+
+
+def config_folder() -> Path:
+    """``configs/`` of the checkout (editable install) or ``zoo/configs`` of the installed package."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"the shipped configs are missing beside {package}; reinstall lightning-zoo")
+
+
+def config_names() -> list[str]:
+    """Names of the shipped configs without ``.yaml``; overlays as ``trainer/<name>``."""
+    folder = config_folder()
+    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+
+
+def find_config(name: str) -> Path:
+    """A YAML file by path, ``configs/x.yaml``, ``x.yaml``, ``x`` or ``trainer/x``.
+
+    Raises:
+        FileNotFoundError: with the nearest shipped names.
+    """
+    given = Path(name)
+    if given.is_file():
+        return given
+    short = name.removeprefix("configs/").removesuffix(".yaml")
+    shipped = config_folder() / f"{short}.yaml"
+    if shipped.is_file():
+        return shipped
+    near = difflib.get_close_matches(short, config_names(), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `zoo list configs`"
+    raise FileNotFoundError(f"no config {name!r}: neither a file nor a shipped config; {hint}")
+
+
+def registry() -> dict[str, dict[str, Any]]:
+    """The registered weights: name -> method, config, file, sha256, bytes, licence, metrics, command."""
+    path = Path(__file__).resolve().parent / "registry.yaml"
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text()) or {}
+    return entries
+
+
+def _first_sentence(package: str, names: dict[str, str], name: str) -> str:
+    """First docstring line of a class, read from its source."""
+    path = Path(__file__).resolve().parent.parent / Path(*names[name].split(".")).with_suffix(".py")
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            text = (ast.get_docstring(node) or "").split("\n\n")[0]
+            return " ".join(text.split())
+    return ""
+
+
+def _header(path: Path) -> str:
+    """First comment line of a config."""
+    with path.open() as file:
+        first = file.readline()
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def listing() -> dict[str, list[dict[str, Any]]]:
+    """Rows of ``zoo list`` by kind."""
+    import datamodules
+    import zoo
+
+    folder = config_folder()
+    return {
+        "methods": [
+            {"name": f"zoo.{n}", "about": _first_sentence("zoo", zoo._METHODS, n)}
+            for n in sorted(zoo._METHODS)
+        ],
+        "configs": [{"name": n, "about": _header(folder / f"{n}.yaml")} for n in config_names()],
+        "data": [
+            {"name": f"datamodules.{n}", "about": _first_sentence("datamodules", datamodules._NAMES, n)}
+            for n in datamodules.__all__
+        ],
+        "weights": [
+            {"name": n, "about": f"{e['method']}, config {e['config']}, {e['bytes'] / 1e6:.1f} MB", **e}
+            for n, e in sorted(registry().items())
+        ],
+    }

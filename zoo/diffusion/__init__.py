@@ -1,0 +1,1 @@
+"""Gaussian diffusion shared by the zoo's generative methods: schedules, losses, samplers."""

@@ -1,0 +1,434 @@
+"""The DTR LightningModule: training, validation, sampling and logging of DiT with Denoising Task Routing."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from zoo.callbacks.predictions import GeneratedImages
+from zoo.diffusion.losses import (
+    LossWeight,
+    UncertaintyWeighting,
+    q_sample,
+    stratified_timesteps,
+    timestep_weight,
+    variational_bound,
+)
+from zoo.diffusion.samplers import SampleNoise, SamplerName, ddim, ddpm, dpm_solver, guided
+from zoo.diffusion.schedules import NoiseSchedule, ScheduleName, space_timesteps
+from zoo.dtr.network import SIZES, DiT
+from zoo.dtr.routing import RoutingKind
+from zoo.metrics.digits import DigitClassifier
+from zoo.metrics.frechet import FrechetDistance
+from zoo.nn.parallel import shard_blocks
+from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
+
+# First words of the keys of this module's random streams.
+_VALIDATION_NOISE, _SAMPLE_NOISE = 101, 102
+QUARTILES = 4
+
+
+class DTR(LightningModule):
+    """DiT with Denoising Task Routing (Park et al., ICLR 2024; DiT: Peebles & Xie, ICCV 2023).
+
+    A batch is a dict with ``image`` or ``latent`` (B, C, S, S) float in about [-1, 1], ``label`` int64 (B,) and, for
+    validation, test and prediction, ``index`` int64 (B,).
+
+    Args:
+        size: one of S, B, L, XL; ``width``, ``depth`` and ``heads`` replace its numbers one by one.
+        patch_size: p (2, 4 or 8 in the paper).
+        input_size: side S of the images or latents.
+        in_channels: their channels C.
+        num_classes: K; 1 is unconditional (no label dropout, no guidance).
+        routing: ``dtr``, ``random`` (R-TR, the paper's ablation) or ``none`` (plain DiT).
+        alpha: speed of the sliding window, > 1 moves it at high noise.
+        beta: share of channels that each task sees.
+        routing_seed: seed of ``random`` routing.
+        timesteps: T.
+        schedule: ``linear`` or ``cosine`` noise schedule.
+        learn_sigma: learn the variance (adds the variational term to the loss).
+        loss_weight: ``constant``, ``min_snr``, ``p2`` or ``uw`` (ANT-UW: stratified timesteps, learned weights).
+        min_snr_gamma: gamma of ``min_snr``.
+        p2_gamma: gamma of ``p2``.
+        p2_k: k of ``p2``.
+        uw_intervals: number of timestep intervals of ``uw``; must divide the batch of each device.
+        uw_lr: learning rate of the log-variances of ``uw`` (own AdamW group, no weight decay).
+        label_dropout: probability of replacing a training label by the null class.
+        sampler: ``ddpm``, ``ddim`` or ``dpm++`` (diffusers' DPM-Solver++).
+        sampling_steps: number of network evaluations per sample.
+        spacing: which timesteps a shorter sampler keeps, ``iddpm`` (reaches T - 1) or ``ddim``.
+        guidance: classifier-free guidance scale, 1 is none.
+        cfg_channels: guide only the first channels; null guides all (DTR), 3 is official DiT.
+        clip_denoised: clip the x_0 prediction to [-1, 1] while sampling (for pixels, not for latents).
+        features: name or path of a :class:`zoo.DigitClassifier` whose features measure samples in ``zoo test``.
+        vae: local folder or hub id of a diffusers ``AutoencoderKL`` that decodes sampled latents into images.
+        latent_scale: factor of the latents, 0.18215 for Stable Diffusion's VAE.
+        compile: compile each transformer block with ``torch.compile``.
+        activation_checkpointing: recompute blocks in the backward pass to save memory.
+        optimizer: called with parameter groups.
+        lr_scheduler: called with the optimizer, stepped every optimiser step.
+    """
+
+    def __init__(
+        self,
+        size: Literal["S", "B", "L", "XL"] = "L",
+        patch_size: int = 2,
+        input_size: int = 32,
+        in_channels: int = 4,
+        num_classes: int = 1000,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        routing: RoutingKind = "dtr",
+        alpha: float = 4.0,
+        beta: float = 0.8,
+        routing_seed: int = 0,
+        timesteps: int = 1000,
+        schedule: ScheduleName = "linear",
+        learn_sigma: bool = True,
+        loss_weight: LossWeight = "constant",
+        min_snr_gamma: float = 5.0,
+        p2_gamma: float = 1.0,
+        p2_k: float = 1.0,
+        uw_intervals: int = 8,
+        uw_lr: float = 0.025,
+        label_dropout: float = 0.1,
+        sampler: SamplerName = "ddpm",
+        sampling_steps: int = 250,
+        spacing: Literal["iddpm", "ddim"] = "iddpm",
+        guidance: float = 1.5,
+        cfg_channels: int | None = None,
+        clip_denoised: bool = False,
+        features: str | None = None,
+        vae: str | None = None,
+        latent_scale: float = 0.18215,
+        compile: bool = False,
+        activation_checkpointing: bool = False,
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=0.0),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        if size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+        if loss_weight not in ("constant", "min_snr", "p2", "uw"):
+            raise ValueError(f"loss_weight must be constant, min_snr, p2 or uw, got {loss_weight!r}")
+        if not 0 <= label_dropout < 1:
+            raise ValueError(f"label_dropout must lie in [0, 1), got {label_dropout}")
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight
+        self.label_dropout = label_dropout if num_classes > 1 else 0.0
+        self.network = DiT(
+            input_size=input_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            width=width or SIZES[size]["width"],
+            depth=depth or SIZES[size]["depth"],
+            heads=heads or SIZES[size]["heads"],
+            num_classes=num_classes,
+            learn_sigma=learn_sigma,
+            routing=routing,
+            timesteps=timesteps,
+            alpha=alpha,
+            beta=beta,
+            routing_seed=routing_seed,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.shape = (in_channels, input_size, input_size)
+        self.schedule = NoiseSchedule.named(schedule, timesteps)
+        self.uncertainty = UncertaintyWeighting(uw_intervals) if loss_weight == "uw" else None
+        if sampler != "dpm++":
+            space_timesteps(
+                timesteps, sampling_steps, spacing
+            )  # refuses impossible numbers here, not after training
+        self.eval_metrics: Any = nn.ModuleDict(
+            {k: MeanMetric() for k in ("loss", "mse", "vb", *(f"mse_q{q + 1}" for q in range(QUARTILES)))}
+        )
+        self._judge: DigitClassifier | None = None
+        self._decoder: Any = None
+
+    # --- set-up -------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        shard_blocks(self, [*self.network.blocks, self.network, self.uncertainty])
+
+    def setup(self, stage: str) -> None:
+        self._check_data()
+        if self.hparams["compile"]:
+            for block in self.network.blocks:
+                block.compile()
+        if stage == "test" and self.hparams["features"]:
+            self._load_judge(self.hparams["features"])
+
+    def _check_data(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
+        classes, shape = getattr(data, "num_classes", None), getattr(data, "shape", None)
+        if classes is not None and classes != self.num_classes and self.num_classes != 1:
+            raise ValueError(
+                f"model.init_args.num_classes is {self.num_classes}, but {where} has {classes} classes; "
+                f"set model.init_args.num_classes: {classes}, or choose other data with data.class_path"
+            )
+        if shape is not None and tuple(shape) != self.shape:
+            raise ValueError(
+                f"model.init_args.in_channels and input_size ask for {self.shape[0]} x {self.shape[1]} x "
+                f"{self.shape[2]}, but {where} gives {' x '.join(map(str, shape))}; "
+                f"set model.init_args.in_channels: {shape[0]} and model.init_args.input_size: {shape[1]}, "
+                "or choose other data with data.class_path"
+            )
+
+    def configure_optimizers(self) -> Any:
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if self.uncertainty is not None:
+            groups.append(
+                {
+                    "params": list(self.uncertainty.parameters()),
+                    "lr": self.hparams["uw_lr"],
+                    "weight_decay": 0.0,
+                }
+            )
+        optimizer = self.optimizer(groups)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        x0, y = _input(batch), self._labels(batch["label"])
+        t, noise, dropped = self._training_draws(x0, batch_idx)
+        y = torch.where(dropped, self.network.null_label, y)
+        mse, vb = self._errors(x0, t, y, noise)
+        if self.uncertainty is not None:
+            loss = self.uncertainty(mse + vb)
+        else:
+            weight = timestep_weight(
+                self.schedule,
+                t,
+                self.loss_weight,
+                self.hparams["min_snr_gamma"],
+                self.hparams["p2_gamma"],
+                self.hparams["p2_k"],
+            )
+            loss = (weight * mse + vb).mean()
+        self._log_training(mse, vb)
+        return loss
+
+    def _training_draws(self, x0: Tensor, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Timesteps, noise and label drops of this rank's rows, drawn for the global batch."""
+        g = step_generator(self, batch_idx)
+        size = len(x0) * self.trainer.world_size
+        if self.uncertainty is not None:
+            t = stratified_timesteps(size, self.timesteps, self.uncertainty.intervals, g)
+        else:
+            t = torch.randint(self.timesteps, (size,), generator=g, device=g.device)
+        noise = torch.randn(size, *x0.shape[1:], generator=g, device=g.device)
+        dropped = torch.rand(size, generator=g, device=g.device) < self.label_dropout
+        return local_rows(self, t), local_rows(self, noise), local_rows(self, dropped)
+
+    def _errors(self, x0: Tensor, t: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared eps error and variational term per sample, each float32 (B,)."""
+        x_t = q_sample(self.schedule, x0, t, noise)
+        output = self.network(x_t.to(x0.dtype), t, y).float()
+        eps = output[:, : x0.shape[1]]
+        mse = (noise.float() - eps).pow(2).flatten(1).mean(dim=1)
+        if not self.hparams["learn_sigma"]:
+            return mse, torch.zeros_like(mse)
+        return mse, variational_bound(self.schedule, x0, x_t, t, eps, output[:, x0.shape[1] :])
+
+    def _log_training(self, mse: Tensor, vb: Tensor) -> None:
+        means = torch.stack([(mse + vb).mean(), mse.mean(), vb.mean()]).detach()
+        if self.trainer.world_size > 1:
+            gathered: Any = self.all_gather(means)
+            means = gathered.mean(dim=0)
+        size = len(mse)
+        # The unweighted mean: the weighted total of uw may be negative and says nothing about progress.
+        self.log("train/loss", means[0], prog_bar=True, batch_size=size)
+        self.log("train/mse", means[1], batch_size=size)
+        self.log("train/vb", means[2], batch_size=size)
+        if self.uncertainty is not None:
+            weights = self.uncertainty.weights
+            weights = weights.full_tensor() if isinstance(weights, DTensor) else weights
+            self.log_dict({f"uw/weight_{i + 1}": w for i, w in enumerate(weights)}, batch_size=size)
+
+    # --- validation and test --------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, len(_dataset(self.trainer.val_dataloaders)))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, len(_dataset(self.trainer.test_dataloaders)))
+        if self._judge is not None:
+            images = self._generate(batch["label"], batch["index"])
+            features, logits = self._judge.features_and_logits(images.clamp(-1, 1))
+            self.eval_metrics["frechet_distance"].update(features, real=False)
+            self.eval_metrics["class_accuracy"].update(logits, batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _evaluate(self, batch: dict[str, Tensor], total: int) -> None:
+        """Losses with noise and timestep fixed by each item's index: item i of N sits at round(i' (T - 1) / (N - 1)),
+        i' a fixed permutation of 0..N-1, so that any part of the set covers all noise levels."""
+        x0, y, index = _input(batch), self._labels(batch["label"]), batch["index"]
+        order = torch.randperm(total, generator=generator(_VALIDATION_NOISE))
+        position = order[index.cpu()].double() / max(total - 1, 1)
+        t = (position * (self.timesteps - 1)).round().long().to(x0.device)
+        seeds = [derived_seed(_VALIDATION_NOISE, int(i)) for i in index]
+        noise = SampleNoise(seeds, x0.shape[1:], x0.device)()
+        mse, vb = self._errors(x0, t, y, noise)
+        for name, value in (("loss", mse + vb), ("mse", mse), ("vb", vb)):
+            self.eval_metrics[name].update(value)
+        for q in range(QUARTILES):
+            inside = t * QUARTILES // self.timesteps == q
+            self.eval_metrics[f"mse_q{q + 1}"].update(mse, inside.float())
+
+    def _log_evaluation(self, stage: str) -> None:
+        for name, metric in self.eval_metrics.items():
+            self.log(
+                f"{stage}/{name}",
+                metric.compute(),
+                prog_bar=name == "mse",
+                sync_dist=False,
+                rank_zero_only=False,
+            )
+            metric.reset()
+
+    def _load_judge(self, name: str) -> None:
+        from zoo.hub import load
+
+        judge = load(name)
+        if not isinstance(judge, DigitClassifier):
+            raise ValueError(
+                f"model.init_args.features: {name!r} holds a {type(judge).__name__}, not a DigitClassifier"
+            )
+        if judge.hparams["input_size"] != self.shape[1] or self.shape[0] != 1:
+            raise ValueError(
+                f"model.init_args.features: {name!r} judges 1 x {judge.hparams['input_size']}-pixel images, "
+                f"the model makes {self.shape[0]} x {self.shape[1]}"
+            )
+        self._judge = judge.to(self.device)
+        distance = FrechetDistance(judge.feature_size)
+        distance.set_reference(judge.reference_mean, judge.reference_covariance)
+        self.eval_metrics["frechet_distance"] = distance.to(self.device)
+        self.eval_metrics["class_accuracy"] = MulticlassAccuracy(self.num_classes, average="micro").to(
+            self.device
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The judge of the samples and the VAE are tools, not part of the model: keep them out of its state dict.
+        if name in ("_judge", "_decoder"):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    # --- sampling -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        labels: Tensor,
+        *,
+        seed: int | list[int] = 0,
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        cfg_channels: int | None = None,
+        clip_denoised: bool | None = None,
+        eta: float = 0.0,
+    ) -> Tensor:
+        """Samples of the given classes, float32 (B, C, S, S); images in about [-1, 1], or latents in training scale.
+
+        The same label and seed give the same sample, whatever the batch. Arguments left out take the values of the
+        constructor.
+
+        Args:
+            labels: int64 (B,) in 0..K-1.
+            seed: one number (sample i uses the i-th stream of it) or one number per sample.
+            eta: stochasticity of ``ddim``.
+
+        Raises:
+            ValueError: for labels outside 0..K-1 or as many seeds as there are not samples.
+        """
+        h = self.hparams
+        sampler, steps = sampler or h["sampler"], steps or h["sampling_steps"]
+        scale = h["guidance"] if guidance is None else guidance
+        cfg = h["cfg_channels"] if cfg_channels is None else cfg_channels
+        clip = h["clip_denoised"] if clip_denoised is None else clip_denoised
+        labels = self._labels(torch.as_tensor(labels, device=self.device))
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(
+                f"labels must lie in 0..{self.num_classes - 1}, got {labels.min()}..{labels.max()}"
+            )
+        seeds = [derived_seed(seed, i) for i in range(len(labels))] if isinstance(seed, int) else seed
+        if len(seeds) != len(labels):
+            raise ValueError(f"{len(labels)} labels need as many seeds, got {len(seeds)}")
+        noise = SampleNoise(seeds, self.shape, self.device)
+        dtype = next(self.network.parameters()).dtype
+
+        def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return self.network(x.to(dtype), t, y)
+
+        scale = scale if self.num_classes > 1 else 1.0
+        denoiser = guided(network, labels, self.network.null_label, scale, self.shape[0], cfg)
+        if sampler == "dpm++":
+            return dpm_solver(denoiser, self.schedule, noise, steps, clip)
+        schedule = self.schedule.respaced(space_timesteps(self.timesteps, steps, h["spacing"]))
+        if sampler == "ddim":
+            return ddim(denoiser, schedule, noise, clip, eta)
+        if sampler == "ddpm":
+            return ddpm(denoiser, schedule, noise, clip)
+        raise ValueError(f"sampler must be ddpm, ddim or dpm++, got {sampler!r}")
+
+    def _generate(self, labels: Tensor, index: Tensor) -> Tensor:
+        """Samples whose noise depends on (seed, index of the item) alone."""
+        return self.sample(labels, seed=[derived_seed(_SAMPLE_NOISE, global_seed(), int(i)) for i in index])
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> GeneratedImages:
+        samples = self._generate(batch["label"], batch["index"])
+        return GeneratedImages(self.decode(samples).cpu(), batch["label"].cpu(), batch["index"].cpu())
+
+    def preview(self, count: int) -> dict[str, GeneratedImages]:
+        """What a person looks at while training: ``count`` samples over the classes, always the same noise."""
+        classes = min(self.num_classes, count)
+        labels = torch.arange(count, device=self.device) * classes // count
+        samples = self._generate(labels, torch.arange(count))
+        return {"samples": GeneratedImages(self.decode(samples).cpu(), labels.cpu(), torch.arange(count))}
+
+    @torch.no_grad()
+    def decode(self, samples: Tensor) -> Tensor:
+        """Latents (B, 4, S, S) -> images (B, 3, 8 S, 8 S) through the VAE; without one the samples as they are."""
+        if self.hparams["vae"] is None:
+            return samples
+        if self._decoder is None:
+            from diffusers import AutoencoderKL
+
+            self._decoder = AutoencoderKL.from_pretrained(self.hparams["vae"]).to(self.device).eval()
+        latents = (samples / self.hparams["latent_scale"]).to(self._decoder.dtype)
+        return self._decoder.decode(latents).sample.float()
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        """Unconditional models know one label, 0."""
+        return labels if self.num_classes > 1 else torch.zeros_like(labels)
+
+
+def _input(batch: dict[str, Tensor]) -> Tensor:
+    return batch["latent"] if "latent" in batch else batch["image"]
+
+
+def _dataset(loader: Any) -> Any:
+    """The data set behind the one evaluation loader."""
+    return loader.dataset

@@ -1,0 +1,1 @@
+"""Metrics that no library has, as ``torchmetrics.Metric`` objects, and the feature extractors they need."""

@@ -1,0 +1,100 @@
+"""A small digit classifier whose features judge generated digits, as Inception's judge generated photographs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from zoo.metrics.frechet import mean_and_covariance
+
+
+class DigitClassifier(LightningModule):
+    """Two or three convolutions, a hidden layer of ``feature_size`` units, a linear classifier.
+
+    The mean and covariance of the hidden layer over the training images travel with the weights, as the reference
+    statistics do that ADM ships for ImageNet. A batch has ``image`` (B, 1, S, S) in [-1, 1] and ``label`` (B,).
+
+    Args:
+        input_size: S, a multiple of 4.
+        width: channels of the first convolution.
+        feature_size: units of the hidden layer (F).
+        num_classes: K.
+    """
+
+    reference_mean: Tensor
+    reference_covariance: Tensor
+
+    def __init__(
+        self,
+        input_size: int = 8,
+        width: int = 16,
+        feature_size: int = 32,
+        num_classes: int = 10,
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=2e-3, weight_decay=0.01),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        if input_size % 4:
+            raise ValueError(f"input_size must be a multiple of 4, got {input_size}")
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.feature_size = feature_size
+        self.network = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * (input_size // 4) ** 2, feature_size),
+            nn.ReLU(),
+            nn.Linear(feature_size, num_classes),
+        )
+        self.register_buffer("reference_mean", torch.zeros(feature_size, dtype=torch.float64))
+        self.register_buffer("reference_covariance", torch.eye(feature_size, dtype=torch.float64))
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 1, S, S) in [-1, 1] -> hidden layer (B, F) and class scores (B, K)."""
+        features = self.network[:-1](images.to(next(self.network.parameters()).dtype))
+        return features, self.network[-1](features)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self.network(batch["image"]), batch["label"])
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        self.accuracy.update(self.network(batch["image"]), batch["label"])
+        self.log(
+            f"{stage}/accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(batch["label"])
+        )
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Refresh the reference statistics, so that every checkpoint holds those of its own weights."""
+        loader: Any = self.trainer.train_dataloader
+        batch = loader.dataset.__getitems__(range(len(loader.dataset)))
+        features, _ = self.features_and_logits(batch["image"].to(self.device))
+        self.reference_mean, self.reference_covariance = mean_and_covariance(features)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.network.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }

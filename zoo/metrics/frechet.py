@@ -1,0 +1,84 @@
+"""Frechet distance between two sets of features (Heusel et al. 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def _symmetric_sqrt(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
+    """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)), scalar float64.
+
+    The trace of the square root is that of the symmetric root of cov1^(1/2) cov2 cov1^(1/2), which has the same
+    eigenvalues and stays real for singular covariances. Means (F,), covariances (F, F).
+    """
+    mean1, cov1, mean2, cov2 = (x.double() for x in (mean1, cov1, mean2, cov2))
+    root = _symmetric_sqrt(cov1)
+    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    return (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
+
+
+def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (F,) and unbiased covariance (F, F) of features (N, F), float64."""
+    features = features.double()
+    return features.mean(dim=0), features.T.cov()
+
+
+class FrechetDistance(Metric):
+    """Frechet distance of generated features to real ones, or to stored reference statistics.
+
+    Sums in float64 are the state, so that it streams and adds up over processes.
+
+    Args:
+        feature_size: F.
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self, feature_size: int) -> None:
+        super().__init__()
+        self.set_dtype(torch.float64)
+        self._reference: tuple[Tensor, Tensor] | None = None
+        for kind in ("real", "fake"):
+            self.add_state(f"{kind}_count", torch.tensor(0, dtype=torch.long), dist_reduce_fx="sum")
+            self.add_state(
+                f"{kind}_sum", torch.zeros(feature_size, dtype=torch.float64), dist_reduce_fx="sum"
+            )
+            outer = torch.zeros(feature_size, feature_size, dtype=torch.float64)
+            self.add_state(f"{kind}_outer", outer, dist_reduce_fx="sum")
+
+    def set_reference(self, mean: Tensor, covariance: Tensor) -> None:
+        """Compare with these statistics instead of with real features."""
+        self._reference = (mean.double(), covariance.double())
+
+    def update(self, features: Tensor, real: bool) -> None:
+        """Add features (N, F)."""
+        kind, features = "real" if real else "fake", features.double()
+        setattr(self, f"{kind}_count", getattr(self, f"{kind}_count") + len(features))
+        setattr(self, f"{kind}_sum", getattr(self, f"{kind}_sum") + features.sum(dim=0))
+        setattr(self, f"{kind}_outer", getattr(self, f"{kind}_outer") + features.T @ features)
+
+    def _statistics(self, kind: str) -> tuple[Tensor, Tensor]:
+        count = getattr(self, f"{kind}_count")
+        if count < 2:
+            raise ValueError(f"the Frechet distance needs at least two {kind} samples, got {int(count)}")
+        mean = getattr(self, f"{kind}_sum") / count
+        return mean, (getattr(self, f"{kind}_outer") - count * torch.outer(mean, mean)) / (count - 1)
+
+    def compute(self) -> Tensor:
+        """Scalar float64.
+
+        Raises:
+            ValueError: with fewer than two samples on a side.
+        """
+        mean, covariance = self._reference if self._reference is not None else self._statistics("real")
+        fake_mean, fake_covariance = self._statistics("fake")
+        return frechet_distance(mean.to(fake_mean), covariance.to(fake_mean), fake_mean, fake_covariance)

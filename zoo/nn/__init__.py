@@ -1,0 +1,1 @@
+"""Layers and helpers of networks that several methods need."""

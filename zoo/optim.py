@@ -1,0 +1,54 @@
+"""Learning-rate schedules that torch lacks."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class WarmupStableDecay(LRScheduler):
+    """Linear warm-up, constant plateau, cosine tail to zero (WSD). Step it every optimiser step.
+
+    Args:
+        total_steps: step at which the rate reaches zero; set it to ``trainer.max_steps``.
+        warmup_steps: steps of the linear rise.
+        decay_fraction: share of ``total_steps`` that the cosine tail takes.
+
+    Raises:
+        ValueError: when warm-up and tail overlap.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int = 0,
+        decay_fraction: float = 0.3,
+        last_epoch: int = -1,
+    ) -> None:
+        if total_steps < 1 or not 0 <= decay_fraction <= 1:
+            raise ValueError(
+                f"need total_steps >= 1 and decay_fraction in [0, 1], got {total_steps}, {decay_fraction}"
+            )
+        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        self.decay_start = total_steps * (1 - decay_fraction)
+        if warmup_steps > self.decay_start:
+            raise ValueError(
+                f"warm-up ({warmup_steps} steps) overlaps the decay from step {self.decay_start:.0f}"
+            )
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the base rate at ``step``."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if step <= self.decay_start or self.decay_start >= self.total_steps:
+            return 1.0
+        progress = min(1.0, (step - self.decay_start) / (self.total_steps - self.decay_start))
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]  
