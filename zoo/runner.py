@@ -301,7 +301,7 @@ class Arguments:
             default=0,
         )
         inserted = [f"--model={class_path}"]
-        inserted += [f"--model.init_args.{k}={json.dumps(v)}" for k, v in weights.hparams.items()]
+        inserted += [f"--model.init_args.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in weights.hparams.items()]
         self.argv[last_config:last_config] = inserted
 
     def _model_class(self) -> str | None:

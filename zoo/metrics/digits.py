@@ -83,12 +83,14 @@ class DigitClassifier(LightningModule):
         )
 
     @torch.no_grad()
-    def on_train_epoch_end(self) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refresh the reference statistics, so that every checkpoint holds those of its own weights."""
         loader: Any = self.trainer.train_dataloader
         batch = loader.dataset.__getitems__(range(len(loader.dataset)))
         features, _ = self.features_and_logits(batch["image"].to(self.device))
         self.reference_mean, self.reference_covariance = mean_and_covariance(features)
+        for name in ("reference_mean", "reference_covariance"):
+            checkpoint["state_dict"][name] = getattr(self, name).cpu()
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.network.parameters())
