@@ -1,4 +1,4 @@
-"""A small digit classifier whose features judge generated digits, as Inception's judge generated photographs."""
+"""A small digit classifier whose features judge generated digits, as Inception's judge generated photos."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from zoo.metrics.frechet import mean_and_covariance
 class DigitClassifier(LightningModule):
     """Two or three convolutions, a hidden layer of ``feature_size`` units, a linear classifier.
 
-    The mean and covariance of the hidden layer over the training images travel with the weights, as the reference
-    statistics do that ADM ships for ImageNet. A batch has ``image`` (B, 1, S, S) in [-1, 1] and ``label`` (B,).
+    The mean and covariance of the hidden layer over the training images travel with the weights, as the
+    reference statistics do that ADM ships for ImageNet. A batch has ``image`` (B, 1, S, S) in [-1, 1] and
+    ``label`` (B,).
 
     Args:
         input_size: S, a multiple of 4.

@@ -15,8 +15,9 @@ def _symmetric_sqrt(matrix: Tensor) -> Tensor:
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
     """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)), scalar float64.
 
-    The trace of the square root is that of the symmetric root of cov1^(1/2) cov2 cov1^(1/2), which has the same
-    eigenvalues and stays real for singular covariances. Means (F,), covariances (F, F).
+    The trace of the square root is that of the symmetric root of cov1^(1/2) cov2 cov1^(1/2), which has the
+    same eigenvalues and stays real for singular covariances, so that ADM's 1e-6 on the diagonal is not
+    needed. Means (F,), covariances (F, F).
     """
     mean1, cov1, mean2, cov2 = (x.double() for x in (mean1, cov1, mean2, cov2))
     root = _symmetric_sqrt(cov1)
