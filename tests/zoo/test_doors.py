@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import zoo
 
 import datamodules
+import zoo
 
 ROOT = Path(zoo.__file__).parent.parent
 SHARED_ROOMS = {"callbacks", "diffusion", "metrics", "nn"}

@@ -122,7 +122,7 @@ class DTR(LightningModule):
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
         if loss_weight not in LOSS_WEIGHTS:
             raise ValueError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {loss_weight!r}")
-        if loss_weight == "uw" and timesteps % uw_intervals:
+        if loss_weight == "uw" and (uw_intervals < 1 or timesteps % uw_intervals):
             raise ValueError(f"uw_intervals must divide timesteps, got {uw_intervals} and {timesteps}")
         if not 0 <= label_dropout < 1:
             raise ValueError(f"label_dropout must lie in [0, 1), got {label_dropout}")
@@ -290,8 +290,8 @@ class DTR(LightningModule):
         """
         x0, y, index = _input(batch), self._labels(batch["label"]), batch["index"]
         order = torch.randperm(total, generator=generator(_VALIDATION_NOISE))
-        position = order[index.cpu()].double() / max(total - 1, 1)
-        t = (position * (self.timesteps - 1)).round().long().to(x0.device)
+        position = order[index.cpu()].double() * (self.timesteps - 1) / max(total - 1, 1)
+        t = position.round().long().to(x0.device)
         seeds = [derived_seed(_VALIDATION_NOISE, int(i)) for i in index]
         noise = SampleNoise(seeds, x0.shape[1:], x0.device)()
         full = self._full_batch(len(index))
