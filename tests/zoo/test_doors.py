@@ -64,7 +64,7 @@ def test_shared_rooms_import_no_method(room: str) -> None:
 
 
 def test_zoo_never_imports_datamodules_or_the_cli() -> None:
-    # The listing and the error texts of the `zoo` command name data sets too; they are the command line's own rooms.
+    # The listing and the error texts of the `zoo` command name data sets too: rooms of the command line.
     front_door = {"zoo/catalog.py: datamodules", "zoo/errors.py: datamodules"}
     assert set(offenders(ROOT / "zoo", {"datamodules", "cli"})) <= front_door
 
@@ -75,8 +75,8 @@ def test_datamodules_never_import_zoo_or_the_cli() -> None:
 
 @pytest.mark.parametrize("package", ["zoo", "datamodules"])
 def test_a_bare_import_loads_neither_torch_nor_lightning(package: str) -> None:
-    code = f"import sys, {package}; dir({package}); print(sorted({{'torch', 'lightning', 'numpy'}} & set(sys.modules)))"
-    assert in_fresh_process(code) == "[]"
+    heavy = "{'torch', 'lightning', 'numpy'} & set(sys.modules)"
+    assert in_fresh_process(f"import sys, {package}; dir({package}); print(sorted({heavy}))") == "[]"
 
 
 def test_routing_is_reachable_after_a_bare_import() -> None:

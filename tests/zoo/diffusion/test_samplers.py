@@ -26,7 +26,7 @@ def oracle(x: Tensor, t: Tensor) -> Tensor:
 
 
 def gaussian_oracle(variance: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The exact eps of data N(0, variance): E[eps | x_t] = sqrt(1 - abar) x_t / (abar variance + 1 - abar)."""
+    """Exact eps of data N(0, variance): sqrt(1 - abar) x_t / (abar variance + 1 - abar)."""
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         abar = LINEAR.gather("alpha_bar", t, 4)

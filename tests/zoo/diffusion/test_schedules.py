@@ -74,7 +74,7 @@ def test_tables_first_used_in_inference_mode_serve_training_later() -> None:
     assert x.grad is not None
 
 
-# What the official space_timesteps(1000, "250") returns: positions accumulate 999/249 as floats, rounded half to even.
+# The start of the official space_timesteps(1000, "250"): 999/249 accumulated as floats, rounded half to even.
 OFFICIAL_250 = [
     0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76, 80, 84, 88, 92, 96, 100,
     104, 108, 112, 116, 120, 124, 128, 132, 136, 140, 144, 148, 152, 156, 160, 164, 169, 173, 177, 181, 185,

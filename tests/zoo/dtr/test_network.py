@@ -297,7 +297,7 @@ def test_time_features_divide_by_128_and_put_the_cosine_first() -> None:
         features.double(), torch.cat([angles.cos(), angles.sin()], 1), atol=2e-4, rtol=0
     )
     assert features[0].tolist() == [1.0] * 128 + [0.0] * 128
-    # t = 999, lowest frequency: i/127 would give cos(999e-4) = .99501, i/128 gives cos(999 * 10000^(-127/128))
+    # The lowest frequency is 10000^(-127/128); dividing by 127 would make it 1e-4.
     assert features[3, 127].item() == pytest.approx(math.cos(999 * 10000 ** (-127 / 128)), abs=1e-6)
     assert abs(features[3, 127].item() - math.cos(999 / 10000)) > 5e-4
 

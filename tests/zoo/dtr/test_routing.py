@@ -8,7 +8,7 @@ import torch
 
 from zoo.dtr.routing import TaskRouting, random_masks, task_masks, window_starts
 
-# (C, alpha, beta): k, s_t at t = 0, 250, 500, 750, 998, 999, first t with s_t > 0. Computed with the official code.
+# (C, alpha, beta): k, s_t at t = 0, 250, 500, 750, 998, 999, first t with s_t > 0. From the official code.
 TABLE = {
     (384, 4.0, 0.8): (307, [0, 0, 5, 24, 77, 77], 284),
     (768, 4.0, 0.8): (614, [0, 1, 10, 49, 153, 154], 239),
