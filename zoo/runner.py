@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,6 +126,7 @@ def _quieten() -> None:
         ".*You defined a `validation_step` but have no `val_dataloader`.*",
         ".*torch.jit.* is deprecated.*",
         ".*'set_vital' is deprecated.*",
+        ".*You are using a custom batch sampler.*",
     ):
         warnings.filterwarnings("ignore", text)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
@@ -461,7 +463,7 @@ class ZooCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
-                "callbacks": [ResumableRandomness(), PredictionWriter(), StepProgressBar(refresh_rate=5)],
+                "callbacks": [ResumableRandomness()],
             },
             seed_everything_default=0,
             parser_kwargs={"prog": "zoo"},
@@ -495,11 +497,10 @@ class ZooCLI(LightningCLI):
                 callback.dirpath = str(folder / "checkpoints")
         command = shlex.join(["zoo", arguments.verb, *arguments.given])
         run = Run(arguments.name, folder, self._config_text(), command)
-        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name)]
-        if config.get("enable_progress_bar") is False:
-            self.trainer_defaults["callbacks"] = [
-                c for c in self.trainer_defaults["callbacks"] if not isinstance(c, StepProgressBar)
-            ]
+        # Run speaks last: after the bar is closed and the predictions are written
+        callbacks = [PredictionWriter(), *callbacks, run, NamedClass(self.model, arguments.name)]
+        if config.get("enable_progress_bar") is not False:
+            callbacks.insert(0, StepProgressBar(refresh_rate=5))
         config["logger"] = self._loggers(config.get("logger"), folder)
         config["default_root_dir"] = str(folder)
         config["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
@@ -543,16 +544,18 @@ class ZooCLI(LightningCLI):
         torch.set_float32_matmul_precision("high")
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand == "predict":
-            self.config[subcommand]["return_predictions"] = False
-            if hasattr(self, "config_init"):
-                self.config_init[subcommand]["return_predictions"] = False
+        # predictions are on disk, metrics in the run's own lines
+        quiet = {"predict": "return_predictions", "validate": "verbose", "test": "verbose"}.get(subcommand)
+        if quiet and self.arguments.value(quiet) is None:
+            self.config_init[subcommand][quiet] = False
         try:
             super()._run_subcommand(subcommand)
         except SystemExit:
-            if self.trainer.interrupted:  # Lightning turns Ctrl-C into exit code 1
-                raise KeyboardInterrupt from None
-            raise
+            if not self.trainer.interrupted:
+                raise
+            # Lightning ignores further Ctrl-C while it ends, and leaves with 1
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
 
 
 class NamedClass(Callback):
