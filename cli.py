@@ -83,6 +83,9 @@ def convert_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     options = parser.parse_args(argv)
+    for setting in options.set:
+        if not setting.partition("=")[0] or "=" not in setting:
+            raise CommandError(f"--set {setting}: expected KEY=VALUE, for example --set heads=4")
     from zoo.convert import convert
 
     for line in convert(options.source, options.out, options.method, options.to, options.set, options.force):
