@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PLACEHOLDER = re.compile(r"\{\{\s*(?P<file>[\w-]+)(?::(?P<label>[^/}]+))?/(?P<metric>[\w/]+?)\s*(?:\|\s*(?P<format>\S+)\s*)?\}\}")
+PLACEHOLDER = re.compile(
+    r"\{\{\s*(?P<file>[\w-]+)(?::(?P<label>[^/}]+))?/(?P<metric>[\w/]+?)\s*(?:\|\s*(?P<format>\S+)\s*)?\}\}"
+)
 
 
 def lookup(file: str, label: str | None, metric: str) -> dict[str, Any]:
@@ -20,9 +22,13 @@ def lookup(file: str, label: str | None, metric: str) -> dict[str, Any]:
     path = RESULTS / f"{file}.json"
     if not path.is_file():
         raise KeyError(f"no results file docs/results/{file}.json")
-    entries = [e for e in json.loads(path.read_text()) if e["metric"] == metric and (label or "") in e["command"]]
+    entries = [
+        e for e in json.loads(path.read_text()) if e["metric"] == metric and (label or "") in e["command"]
+    ]
     if len(entries) != 1:
-        raise KeyError(f"{len(entries)} entries for {metric!r} with {label!r} in docs/results/{file}.json, expected one")
+        raise KeyError(
+            f"{len(entries)} entries for {metric!r} with {label!r} in docs/results/{file}.json, expected one"
+        )
     return entries[0]
 
 

@@ -24,8 +24,14 @@ _spec.loader.exec_module(hook)
 def unaccounted_numbers(text: str) -> list[str]:
     """Cells of tables that are a bare number: not a placeholder, not in a block marked as the paper's."""
     ours = re.sub(r"<!-- paper -->.*?<!-- /paper -->", "", text, flags=re.S)
-    cells = [c.strip() for line in ours.splitlines() if line.startswith("|") for c in line.strip("|").split("|")]
-    return [c for c in cells if re.fullmatch(r"[-+]?[\d.,]+( ?(%|s|min|x|MB|GiB|samples/s))?", c) and any(d.isdigit() for d in c)]
+    cells = [
+        c.strip() for line in ours.splitlines() if line.startswith("|") for c in line.strip("|").split("|")
+    ]
+    return [
+        c
+        for c in cells
+        if re.fullmatch(r"[-+]?[\d.,]+( ?(%|s|min|x|MB|GiB|samples/s))?", c) and any(d.isdigit() for d in c)
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -64,7 +70,9 @@ def test_pages_name_tests_that_exist() -> None:
 
 
 def test_readme_commands_use_the_constraints() -> None:
-    commands = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("python3 -m venv")]
+    commands = [
+        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("python3 -m venv")
+    ]
     assert len(commands) == 2
     assert all("-c constraints.txt" in c for c in commands)
 
@@ -75,7 +83,14 @@ def test_no_machine_paths_in_docs_or_configs() -> None:
 
 
 def test_update_replaces_an_entry_of_the_same_metric_and_command(tmp_path: Path) -> None:
-    entry = {"metric": "m", "value": 1.0, "seeds": [0], "command": "zoo test", "versions": {}, "date": "2026-01-01"}
+    entry = {
+        "metric": "m",
+        "value": 1.0,
+        "seeds": [0],
+        "command": "zoo test",
+        "versions": {},
+        "date": "2026-01-01",
+    }
     path = tmp_path / "r.json"
     manifest.update(path, [entry, {**entry, "metric": "n"}])
     manifest.update(path, [{**entry, "value": 2.0}])

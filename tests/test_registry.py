@@ -47,7 +47,10 @@ def test_mnist_weights_measure_the_registered_metrics(tmp_path: Path) -> None:
 def _measure(name: str, folder: Path) -> None:
     entry = registry()[name]
     words = shlex.split(entry["command"])[1:]
-    assert cli.main([*words, "--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar=false"]) == 0
+    assert (
+        cli.main([*words, "--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar=false"])
+        == 0
+    )
     summary = json.loads(next(folder.rglob(f"summary_{words[0]}.json")).read_text())
     assert entry["metrics"], "the registry must say what the weights are worth"
     for metric, value in entry["metrics"].items():
