@@ -1,4 +1,4 @@
-"""Draws the figures of the docs: `python docs/figures.py masks`, `python docs/figures.py training RUN_FOLDER`."""
+"""Draws the figures of the docs: `python docs/figures.py masks`, `... training RUN_FOLDER`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """mkdocs hook: `{{ file/metric }}` and `{{ file/metric | .3f }}` become numbers of docs/results/file.json.
 
-A `:label` after the file picks the entries whose command contains the label. A missing number stops the build, so a
-page cannot show one that no command made.
+A `:label` after the file picks the entries whose command contains it. A missing number stops the build, so
+a page cannot show one that no command made.
 """
 
 from __future__ import annotations

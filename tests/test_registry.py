@@ -54,7 +54,7 @@ def _measure(name: str, folder: Path) -> None:
     summary = json.loads(next(folder.rglob(f"summary_{words[0]}.json")).read_text())
     assert entry["metrics"], "the registry must say what the weights are worth"
     for metric, value in entry["metrics"].items():
-        # samples pass a chain of 50 float32 steps: machines differ in the last digits, wrong weights by far more
+        # samples pass 50 float32 steps: machines differ in the last digits, wrong weights by far more
         assert summary["final"][metric] == pytest.approx(value, rel=0.02), metric
 
 

@@ -258,7 +258,7 @@ class DTR(LightningModule):
         # The unweighted mean: the weighted total of uw may be negative and says nothing about progress.
         self.log("train/loss", means[0], prog_bar=True, batch_size=size)
         if (self.trainer.global_step + 1) % getattr(self.trainer, "log_every_n_steps", 1):
-            return  # each logged value costs 0.2 ms on a CPU; the rest is only looked at when a row is written
+            return  # each logged value costs 0.2 ms on a CPU; the rest is needed only for a row
         self.log("train/mse", means[1], batch_size=size)
         self.log("train/vb", means[2], batch_size=size)
         if self.uncertainty is not None:
