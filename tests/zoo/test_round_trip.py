@@ -16,7 +16,12 @@ from datamodules import Digits
 SMALL: dict[str, list[dict[str, Any]]] = {
     "DTR": [
         {"input_size": 8, "in_channels": 1, "num_classes": 10, "width": 24, "depth": 2, "heads": 2, **extra}
-        for extra in ({}, {"loss_weight": "uw"}, {"routing": "random", "schedule": "cosine"})
+        for extra in (
+            {},
+            {"loss_weight": "uw"},
+            {"routing": "random", "schedule": "cosine"},
+            {"backbone": "unet", "unet_channels": 32, "unet_multipliers": [1, 2], "unet_attention": []},
+        )
     ],
     "DigitClassifier": [{"width": 4}],
 }

@@ -26,6 +26,7 @@ from zoo.diffusion.samplers import SampleNoise, SamplerName, ddim, ddpm, dpm_sol
 from zoo.diffusion.schedules import NoiseSchedule, ScheduleName, space_timesteps
 from zoo.dtr.network import SIZES, DiT
 from zoo.dtr.routing import RoutingKind
+from zoo.dtr.unet import UNet
 from zoo.metrics.digits import DigitClassifier
 from zoo.metrics.frechet import FrechetDistance
 from zoo.nn.parallel import shard_blocks
@@ -44,11 +45,18 @@ class DTR(LightningModule):
     and, for validation, test and prediction, ``index`` int64 (B,).
 
     Args:
-        size: one of S, B, L, XL; ``width``, ``depth`` and ``heads`` replace its numbers one by one.
-        patch_size: p (2, 4 or 8 in the paper).
+        backbone: ``dit`` or ``unet`` (ADM's, sized by the ``unet_`` arguments alone).
+        size: DiT size, S, B, L or XL; ``width``, ``depth`` and ``heads`` replace its numbers one by one.
+        patch_size: p of DiT (2, 4 or 8 in the paper).
         input_size: side S of the images or latents.
         in_channels: their channels C.
         num_classes: K; 1 is unconditional (no label dropout, no guidance).
+        unet_channels: width of the U-Net's first level; the defaults are ADM's for 64 x 64 ImageNet.
+        unet_multipliers: width of each level in units of ``unet_channels``; each level halves the side.
+        unet_res_blocks: residual blocks per level.
+        unet_attention: sides of the levels with attention.
+        unet_head_channels: width of an attention head.
+        unet_dropout: dropout rate in the residual blocks.
         routing: ``dtr``, ``random`` (R-TR, the paper's ablation) or ``none`` (plain DiT).
         alpha: speed of the sliding window, > 1 moves it at high noise.
         beta: share of channels that each task sees.
@@ -85,9 +93,16 @@ class DTR(LightningModule):
         input_size: int = 32,
         in_channels: int = 4,
         num_classes: int = 1000,
+        backbone: Literal["dit", "unet"] = "dit",
         width: int | None = None,
         depth: int | None = None,
         heads: int | None = None,
+        unet_channels: int = 192,
+        unet_multipliers: tuple[int, ...] = (1, 2, 3, 4),
+        unet_res_blocks: int = 3,
+        unet_attention: tuple[int, ...] = (32, 16, 8),
+        unet_head_channels: int = 64,
+        unet_dropout: float = 0.1,
         routing: RoutingKind = "dtr",
         alpha: float = 4.0,
         beta: float = 0.8,
@@ -129,22 +144,39 @@ class DTR(LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight
         self.label_dropout = label_dropout if num_classes > 1 else 0.0
-        self.network = DiT(
-            input_size=input_size,
-            patch_size=patch_size,
-            in_channels=in_channels,
-            width=width or SIZES[size]["width"],
-            depth=depth or SIZES[size]["depth"],
-            heads=heads or SIZES[size]["heads"],
-            num_classes=num_classes,
-            learn_sigma=learn_sigma,
-            routing=routing,
-            timesteps=timesteps,
-            alpha=alpha,
-            beta=beta,
-            routing_seed=routing_seed,
-            activation_checkpointing=activation_checkpointing,
-        )
+        common: Any = {
+            "input_size": input_size,
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "learn_sigma": learn_sigma,
+            "routing": routing,
+            "timesteps": timesteps,
+            "alpha": alpha,
+            "beta": beta,
+            "routing_seed": routing_seed,
+            "activation_checkpointing": activation_checkpointing,
+        }
+        self.network: DiT | UNet
+        if backbone == "dit":
+            self.network = DiT(
+                patch_size=patch_size,
+                width=width or SIZES[size]["width"],
+                depth=depth or SIZES[size]["depth"],
+                heads=heads or SIZES[size]["heads"],
+                **common,
+            )
+        elif backbone == "unet":
+            self.network = UNet(
+                channels=unet_channels,
+                multipliers=unet_multipliers,
+                res_blocks=unet_res_blocks,
+                attention=unet_attention,
+                head_channels=unet_head_channels,
+                dropout=unet_dropout,
+                **common,
+            )
+        else:
+            raise ValueError(f"backbone must be dit or unet, got {backbone!r}")
         self.shape = (in_channels, input_size, input_size)
         self.schedule = NoiseSchedule.named(schedule, timesteps)
         self.uncertainty = UncertaintyWeighting(uw_intervals) if loss_weight == "uw" else None

@@ -217,7 +217,7 @@ class DiT(nn.Module):
         nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)  # type: ignore[arg-type]
         nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)  # type: ignore[arg-type]
         for block in self.blocks:
-            nn.init.zeros_(block.adaLN_modulation[1].weight)  # type: ignore[index, union-attr, arg-type]
+            nn.init.zeros_(block.adaLN_modulation[1].weight)  # type: ignore[index, union-attr]
         nn.init.zeros_(self.final_layer.adaLN_modulation[1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.final_layer.linear.weight)
 

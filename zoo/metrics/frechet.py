@@ -41,7 +41,7 @@ def read_reference(path: str | Path, spatial: bool = False) -> tuple[Tensor, Ten
     """Mean (F,) and covariance (F, F), float64, of one of ADM's reference files.
 
     Args:
-        path: for instance ``VIRTUAL_imagenet256_labeled.npz``, holding ``mu``, ``sigma``, ``mu_s``, ``sigma_s``.
+        path: for instance ``VIRTUAL_imagenet256_labeled.npz``, with ``mu``, ``sigma``, ``mu_s``, ``sigma_s``.
         spatial: statistics of sFID (7 channels of mixed_6/conv, F = 2023), not of FID (pool_3, 2048).
 
     Raises:

@@ -30,6 +30,15 @@ SMALL: dict[str, Any] = {
 }
 
 
+UNET: dict[str, Any] = {
+    "unet_channels": 32,
+    "unet_multipliers": (1, 2),
+    "unet_res_blocks": 1,
+    "unet_attention": (4,),
+    "unet_head_channels": 32,
+}
+
+
 def build(step: int = 0, rank: int = 0, world: int = 1, weights: bool = True, **kwargs: Any) -> Any:
     """A module with random non-zero weights and a stand-in trainer; ``module.logged`` is what it logs."""
     torch.manual_seed(0)
@@ -431,6 +440,30 @@ def test_a_seed_number_gives_what_predict_gives(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(predicted.images, module.sample(labels, seed=9))
     assert not torch.equal(predicted.images, module.sample(labels, seed=8))
     assert predicted.labels.tolist() == [4, 5, 6]
+
+
+def test_a_prediction_depends_on_its_index_not_on_its_place_in_the_batch() -> None:
+    module, labels = build(), torch.tensor([4, 5, 6])
+    whole = module.predict_step({"label": labels, "index": torch.arange(3)}, 0).images
+    part = module.predict_step({"label": labels[2:], "index": torch.tensor([2])}, 1).images
+    torch.testing.assert_close(part, whole[2:], atol=1e-4, rtol=1e-4)
+
+
+def test_the_u_net_trains_and_samples() -> None:
+    module = build(backbone="unet", weights=False, **UNET)
+    data = batch()
+    module.training_step(data, 0)
+    _, noise, _ = module._training_draws(data["image"], 0)
+    assert module.logged["train/mse"].item() == pytest.approx(noise.square().mean().item(), rel=1e-6)
+    assert module.sample(torch.tensor([1, 2]), guidance=2.0).shape == (2, 1, 8, 8)
+    assert averaged_parameters(module).keys() == {
+        f"network.{n}" for n, _ in module.network.named_parameters()
+    }
+
+
+def test_an_unknown_backbone_is_refused() -> None:
+    with pytest.raises(ValueError, match="dit or unet"):
+        DTR(**SMALL, backbone="mlp")
 
 
 def test_cfg_channels_three_differs_from_all_in_the_fourth_channel_alone_at_one_step() -> None:
