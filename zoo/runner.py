@@ -546,8 +546,9 @@ class ZooCLI(LightningCLI):
                 )
 
     def before_instantiate_classes(self) -> None:
-        # torch's default would share matmul precision across configs run in one process
-        torch.set_float32_matmul_precision("high")
+        # TF32 for what autocast leaves in float32. On a CPU the same switch only rounds.
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
 
     def _run_subcommand(self, subcommand: str) -> None:
         # predictions are on disk, metrics in the run's own lines

@@ -1,4 +1,4 @@
-"""A small digit classifier whose features judge generated digits, as Inception's judge generated photographs."""
+"""A small digit classifier whose features judge generated digits, as Inception's judge generated photos."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from zoo.metrics.frechet import mean_and_covariance
 class DigitClassifier(LightningModule):
     """Two or three convolutions, a hidden layer of ``feature_size`` units, a linear classifier.
 
-    The mean and covariance of the hidden layer over the training images travel with the weights, as the reference
-    statistics do that ADM ships for ImageNet. A batch has ``image`` (B, 1, S, S) in [-1, 1] and ``label`` (B,).
+    The mean and covariance of the hidden layer over the training images travel with the weights, as the
+    reference statistics do that ADM ships for ImageNet. A batch has ``image`` (B, 1, S, S) in [-1, 1] and
+    ``label`` (B,).
 
     Args:
         input_size: S, a multiple of 4.
@@ -82,9 +83,19 @@ class DigitClassifier(LightningModule):
             f"{stage}/accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(batch["label"])
         )
 
-    @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Refresh the reference statistics, so that every checkpoint holds those of its own weights."""
+        self._refresh_reference()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Every checkpoint, also one amid an epoch, holds the statistics of its own weights."""
+        if self.trainer.train_dataloader is None:
+            return
+        self._refresh_reference()
+        for name in ("reference_mean", "reference_covariance"):
+            checkpoint["state_dict"][name] = getattr(self, name)
+
+    @torch.no_grad()
+    def _refresh_reference(self) -> None:
         loader: Any = self.trainer.train_dataloader
         batch = loader.dataset.__getitems__(range(len(loader.dataset)))
         features, _ = self.features_and_logits(batch["image"].to(self.device))
