@@ -79,9 +79,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-# --- the parser ----------------------------------------------------------------------------------------
-
-
 def explain_parser(error: ParserError, sources: Sources = (), flags: Sequence[str] = ()) -> str:
     """One line of a parser's report, with the file that the setting came from if it is no flag."""
     text = str(error).strip()

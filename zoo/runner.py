@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,10 @@ class StepProgressBar(TQDMProgressBar):
 def run(verb: str, argv: Sequence[str]) -> int:
     """Run one Lightning verb; returns the exit code."""
     _quieten()
+    if not {"", os.getcwd()} & set(
+        sys.path
+    ):  # the installed command leaves out the folder of the user's own classes
+        sys.path.append(os.getcwd())
     arguments = Arguments(verb, list(argv))
     try:
         ZooCLI(arguments)
@@ -253,7 +258,8 @@ class Arguments:
         say(f"config {name}, as {path} says")
 
     def _names_model(self) -> bool:
-        return any(y.get("model") for y in self.yaml) or any(f.startswith("--model") for f in self.flags)
+        flagged = any(re.match(r"--model(\.class_path)?(=|$)", flag) for flag in self.flags)
+        return flagged or any(content.get("model") for content in self.yaml)
 
     def _run_name(self) -> str:
         for path in self.configs:
