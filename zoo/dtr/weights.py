@@ -101,7 +101,7 @@ def write(module: DTR, out: Path, to: str) -> list[str]:
     _replace(out / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=2) + "\n"))
     return [
         f"wrote {out} for DiTTransformer2DModel.from_pretrained",
-        "warning: diffusers computes time frequencies with i/127, DiT with i/128: outputs differ, by about 1 % "
+        "warning: diffusers computes time frequencies with i/127, DiT with i/128: outputs differ, about 1 % "
         "for small weights and more for large ones; its pipeline drops the learned variance",
     ]
 
