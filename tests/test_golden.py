@@ -1,6 +1,6 @@
 """Golden curves: the first steps of each embedded config, so that a change of behaviour cannot pass unseen.
 
-After a change that is meant to move them, `python tests/test_golden.py` writes the files anew; review the diff.
+After a change meant to move them, `python tests/test_golden.py` writes the files anew; review the diff.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A PyTorch Lightning model zoo that researchers can trust.
 
-Public names are imported on first use, so ``import zoo`` costs nothing and an optional dependency is needed only
-by the method that uses it.
+Public names are imported on first use: ``import zoo`` costs nothing, and an optional dependency is needed
+only by the method that uses it.
 """
 
 from __future__ import annotations
