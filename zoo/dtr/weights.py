@@ -108,7 +108,7 @@ def write(module: DTR, out: Path, to: str) -> list[str]:
 
 def _dit(module: DTR) -> DiT:
     if not isinstance(module.network, DiT):
-        raise ValueError("other formats exist for the DiT backbone only; the U-Net was never released elsewhere")
+        raise ValueError("only the DiT backbone has other formats; the U-Net was never released")
     return module.network
 
 
