@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from zoo.metrics.frechet import mean_and_covariance
+from zoo.metrics.frechet import FrechetDistance, mean_and_covariance
 
 
 class DigitClassifier(LightningModule):
@@ -60,6 +60,7 @@ class DigitClassifier(LightningModule):
         self.register_buffer("reference_mean", torch.zeros(feature_size, dtype=torch.float64))
         self.register_buffer("reference_covariance", torch.eye(feature_size, dtype=torch.float64))
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.distance = FrechetDistance(feature_size)
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 1, S, S) in [-1, 1] -> hidden layer (B, F) and class scores (B, K)."""
@@ -74,14 +75,22 @@ class DigitClassifier(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+    def on_test_start(self) -> None:
+        self.distance.set_reference(self.reference_mean, self.reference_covariance)
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        self.accuracy.update(self.network(batch["image"]), batch["label"])
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Accuracy, and the Frechet distance of real held-out images: the floor of what samples can reach."""
+        features = self._evaluate(batch, "test")
+        self.distance.update(features, real=False)
+        self.log("test/frechet_distance", self.distance, on_epoch=True, batch_size=len(batch["label"]))
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
+        features, logits = self.features_and_logits(batch["image"])
+        self.accuracy.update(logits, batch["label"])
         self.log(
             f"{stage}/accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(batch["label"])
         )
+        return features
 
     def on_train_epoch_end(self) -> None:
         self._refresh_reference()
