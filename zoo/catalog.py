@@ -36,6 +36,8 @@ def find_config(name: str) -> Path:
     given = Path(name)
     if given.is_file():
         return given
+    if given.is_dir():
+        raise FileNotFoundError(f"config {name!r} is a folder; give a YAML file in it")
     short = name.removeprefix("configs/").removesuffix(".yaml")
     shipped = config_folder() / f"{short}.yaml"
     if shipped.is_file():

@@ -1,31 +1,64 @@
-"""Turns what libraries raise into one line that says what is wrong, where, and what to do."""
+"""Turns what libraries raise into one line that says what is wrong, where, and what to do.
+
+jsonargparse wraps the cause of an error in one report per member of a union, but chains its exceptions: the
+last one is the cause, the ones before it say where. The texts matched here are those of jsonargparse 4.53.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+Sources = Sequence[tuple[str, Mapping[str, Any]]]
+"""(name, content) of what settings came from besides flags, in order of precedence."""
+
+_LONGEST = 600
+_UNION = "Does not validate against any of the Union subtypes"
 
 
 class UsageError(Exception):
-    """The command line or a config file cannot be understood."""
+    """The command line or a config file cannot be understood. Its text is for the user as it is."""
+
+
+class ParserError(UsageError):
+    """What the parser says, before :func:`explain_parser` has made a line of it.
+
+    Args:
+        message: text of the parser.
+        known: names of the options that it takes.
+    """
+
+    def __init__(self, message: str, known: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.known = list(known)
 
 
 def explain(error: BaseException) -> str:
     """One line for the user."""
     text = str(error).strip()
-    if isinstance(error, UsageError):
-        return _explain_usage(text)
+    if isinstance(error, ParserError):
+        return explain_parser(error)
+    if text.startswith(_UNION):  # raised by a constructor that the parser called
+        class_path = re.search(r"class_path='([^']+)'", text)
+        cause = explain(list(_chain(error))[-1]) if error.__cause__ else _one_line(text)
+        return f"{class_path[1]}: {cause}" if class_path else cause
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error.name} is not installed; pip install {_extra_of(error.name)}"
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"out of memory ({_one_line(text)}); lower data.init_args.batch_size and raise trainer.accumulate_grad_batches"
+        return (
+            f"out of memory ({_one_line(text)}); lower data.init_args.batch_size and raise "
+            "trainer.accumulate_grad_batches"
+        )
     if isinstance(error, KeyError):
         return f"missing key {text}"
-    if isinstance(
-        error, ValueError | FileNotFoundError | TypeError | OSError | AttributeError | RuntimeError
-    ):
+    plain = (UsageError, ValueError, TypeError, OSError, AttributeError, RuntimeError)
+    if isinstance(error, plain) or type(error).__module__.startswith("lightning."):
         return _one_line(text) or type(error).__name__
-    return f"{type(error).__name__}: {_one_line(text)}"
+    return f"{type(error).__name__}: {_one_line(text)}".rstrip(": ")
 
 
 def _extra_of(module: str) -> str:
@@ -35,85 +68,165 @@ def _extra_of(module: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines)[:600]
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 
-def _explain_usage(text: str) -> str:
-    """The useful line of a jsonargparse message, which wraps the cause in one report per union member."""
-    lines = [line.strip().lstrip("- ").strip() for line in text.splitlines() if line.strip()]
-    patterns = (
-        r"Key '(?P<key>[^']+)' is not expected",
-        r"No action for (?:destination )?key \"(?P<key>[^\"]+)\"",
-        r"[Uu]nrecognized arguments?: (?P<key>.+)",
-        r"Unaccepted (?:keys|parameter).*?['\"](?P<key>[^'\"]+)['\"]",
-    )
-    for line in lines:
-        for pattern in patterns:
-            if match := re.search(pattern, line):
-                return _unknown_key(match["key"].strip(), text)
-    for index, line in enumerate(lines):
-        if line.startswith(("Problem with given class_path", "Not a valid subclass")) and index + 1 < len(
-            lines
-        ):
-            rest = [
-                x
-                for x in lines[index + 1 :]
-                if not x.startswith(("Given value", "Expected a", "Subclass types"))
-            ]
-            if rest:
-                return _strip_parser_words(rest[0], lines)
-    return _strip_parser_words(" ".join(lines), lines)
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
-def _unknown_key(key: str, text: str) -> str:
-    name = key.split()[0].split("=")[0].lstrip("-")
-    where = re.search(r"Parser key \"([^\"]+)\"", text)
-    prefix = (
-        f"{where[1]}.init_args." if where and not name.startswith(where[1]) and "class_path" in text else ""
-    )
-    near = difflib.get_close_matches(name.rpartition(".")[2], _known_keys(), n=3, cutoff=0.6)
-    hint = (
-        f"; did you mean {' or '.join(near)}?"
-        if near
-        else "; see `zoo fit --help` or the class's documentation"
-    )
-    return f"unknown key {prefix}{name}{hint}"
+def explain_parser(error: ParserError, sources: Sources = (), flags: Sequence[str] = ()) -> str:
+    """One line of a parser's report, with the file that the setting came from if it is no flag."""
+    text = str(error).strip()
+    if match := re.search(r"[Uu]nrecognized arguments?: (.+)", text):
+        return _unrecognised(match[1].split()[0], error.known)
+    if match := re.search(r"argument (\S+): expected (?:one|at least one) argument", text):
+        return f"{match[1]} needs a value"
+    if match := re.search(r"arguments are required: \w+\.(\w+)", text):
+        return (
+            f"no {match[1]}: give a config (--config NAME, see `zoo list configs`) or --{match[1]} CLASS_PATH"
+        )
+    chain = list(_chain(error))
+    cause = chain[-1]
+    known = next((e.known for e in reversed(chain) if isinstance(e, ParserError)), [])
+    if match := re.search(r"(?:does not accept option|Option) '([^']+)'", str(cause)):
+        key = _key(chain, match[1])
+        line = _unknown_key(key, known)
+    else:
+        key = _key(chain)
+        line = _one_line(f"{key}: {_cause(cause, chain)}" if key else _cause(cause, chain))
+    flagged = any(flag.partition("=")[0] == f"--{key}" for flag in flags)
+    return line if flagged else line + _origin(key, sources)
 
 
-def _known_keys() -> list[str]:
-    """Argument names of the trainer and of everything public."""
-    import inspect
+def _unrecognised(word: str, known: Sequence[str]) -> str:
+    if not word.startswith("-"):
+        return f"{word!r} is not an option; options read --key value or --key=value"
+    name = word.split("=")[0]
+    near = [f"--{k}" for k in _nearest(name.lstrip("-"), known)]
+    return f"unknown option {name}; {_did_you_mean(near) or 'see `zoo fit --help`'}"
 
-    from lightning.pytorch import Trainer
 
-    import datamodules
-    import zoo
-    from zoo.callbacks.checkpoint import Checkpoint
-    from zoo.callbacks.ema import EMA
-    from zoo.callbacks.predictions import Previews
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    if re.fullmatch(r"(model|data)\.(?!init_args)\w+", key):
+        name = key.split(".")[0]
+        return f"unknown key {key}; {name} takes class_path (which class) and init_args (its arguments)"
+    near = _nearest(key if "init_args" not in key else key.rpartition(".")[2], known)
+    takes = f"it takes {', '.join(k for k in known if '.' not in k)}"[:300]
+    return f"unknown key {key}; {_did_you_mean(near) or takes}"
 
-    classes = [Trainer, Checkpoint, EMA, Previews]
-    classes += [getattr(zoo, n) for n in zoo._METHODS] + [
-        getattr(datamodules, n) for n in datamodules.__all__
+
+def _nearest(name: str, known: Sequence[str]) -> list[str]:
+    """Names like ``name``: of the same group if there is one of that name, else of any group, else groups."""
+    group, dot, last = name.rpartition(".")
+    groups = sorted({k.split(".")[0] for k in known})
+    if dot and name.split(".")[0] not in groups:
+        return difflib.get_close_matches(name.split(".")[0], groups, n=2, cutoff=0.6)
+    keys = [k for k in known if not dot or k.startswith(group + ".")]
+    exact = [k for k in keys if k.rpartition(".")[2] == last]
+    ends = difflib.get_close_matches(last, {k.rpartition(".")[2] for k in keys}, n=2, cutoff=0.6)
+    begins = [k for k in keys if len(last) > 3 and k.rpartition(".")[2].startswith(last)]
+    return exact or begins[:3] or [k for end in ends for k in keys if k.rpartition(".")[2] == end][:3]
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(names)}?" if names else ""
+
+
+def _key(chain: Sequence[BaseException], option: str | None = None) -> str:
+    """Dotted key of the setting that an error is about, ``model.init_args.depth``."""
+    keys: list[str] = []
+    for e in chain:
+        match = re.match(r'Parser key "([^"]+)"', str(e))
+        if match and isinstance(e, ParserError) and match[1] not in keys:
+            keys.append(match[1])
+    keys += [option] if option else []
+    text = str(chain[0])
+    if len(keys) == 0:
+        return ""
+    if match := re.search(r"NestedArg\(key='([^']+)'", text):
+        return f"{keys[0]}.{match[1]}" if match[1] == "class_path" else f"{keys[0]}.init_args.{match[1]}"
+    if len(keys) == 1:
+        return keys[0]
+    try:
+        value = ast.literal_eval(text.rpartition("Given value: ")[2])
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return ".".join(keys)
+    path = _find(value, keys[-1])
+    return ".".join([keys[0], *path] if path else keys)
+
+
+def _find(value: Any, key: str) -> list[str] | None:
+    """Path to the first ``key`` in nested mappings."""
+    if not isinstance(value, dict):
+        return None
+    if key in value:
+        return [key]
+    for name, inner in value.items():
+        if (path := _find(inner, key)) is not None:
+            return [str(name), *path]
+    return None
+
+
+def _origin(key: str, sources: Sources) -> str:
+    """`` (in FILE)`` for the last source that sets ``key``."""
+    for name, content in reversed(sources):
+        node: Any = content
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if node is not None:
+            return f" (in {name})"
+    return ""
+
+
+def _cause(cause: BaseException, chain: Sequence[BaseException]) -> str:
+    """What is wrong with a value."""
+    text = " ".join(str(cause).split())
+    if match := re.search(r"[Mm]odule '([\w.]+)' has no (?:attribute )?'(\w+)'", text):
+        return _no_class(match[1], match[2])
+    if isinstance(cause, ModuleNotFoundError) and cause.name:
+        asked = re.search(r"(?:class_path|Got value:) '?([\w.]+)", "\n".join(map(str, chain)))
+        if asked and asked[1].split(".")[0] != cause.name.split(".")[0]:
+            return explain(cause)
+        return (
+            f"no module {cause.name!r}; a class path reads package.Class, for example zoo.DTR, and a file of "
+            "your own lies in the current folder"
+        )
+    if match := re.search(r"Expected a dot import path string: (\S+)", text):
+        return f"{match[1]!r} is no class path, which reads package.Class, for example zoo.DTR"
+    if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+        return f"{match[1]} is no {match[2]}"
+    if match := re.match(r"Not a valid subclass of (\w+)\. Got value: (.+?)( Subclass types|$)", text):
+        wanted = f"the class path of a {match[1]} or a mapping with class_path and init_args"
+        return f"expected {wanted}, got {match[2]}"
+    if match := re.match(r"Expected an? (.+?)\. Got value: (.*)", text):
+        union = next((str(e) for e in reversed(chain) if str(e).startswith(_UNION)), "")
+        types = re.search(r"Subtypes: \[(.*)\]\n", union)
+        inner = types is not None and text.partition(". Got")[0] in union and "lightning" not in types[1]
+        return f"expected {_type_names(types[1] if inner and types else match[1])}, got {match[2]!r}"
+    return text
+
+
+def _no_class(module: str, name: str) -> str:
+    found = sys.modules.get(module)
+    classes = sorted(n for n in getattr(found, "__all__", dir(found)) if n[:1].isupper())
+    near = difflib.get_close_matches(name, classes, n=3, cutoff=0.6)
+    if not near and len(classes) <= 12:
+        return f"no class {module}.{name}; there are {', '.join(f'{module}.{c}' for c in classes)}"
+    hint = _did_you_mean([f"{module}.{c}" for c in near])
+    return f"no class {module}.{name}" + (f"; {hint}" if hint else "")
+
+
+def _type_names(types: str) -> str:
+    """``[typing.Literal['a', 'b'], <class 'int'>, <class 'NoneType'>]`` -> ``a, b, int or null``."""
+    literals = [
+        x.strip(" '\"") for group in re.findall(r"Literal\[([^\]]*)\]", types) for x in group.split(",")
     ]
-    names = {p for c in classes for p in inspect.signature(c).parameters}
-    names |= {
-        "model",
-        "data",
-        "trainer",
-        "checkpoint",
-        "ema",
-        "previews",
-        "class_path",
-        "init_args",
-        "seed_everything",
-    }
-    return sorted(names | {"config", "weights", "ckpt_path"})
-
-
-def _strip_parser_words(line: str, lines: list[str]) -> str:
-    line = re.sub(r"^Parser key \"([^\"]+)\":\s*", r"\1: ", line)
-    line = re.sub(r"Does not validate against any of the Union subtypes\s*", "", line)
-    line = re.sub(r"\s+", " ", line).strip()
-    return line[:600]
+    classes = [c.rpartition(".")[2] for c in re.findall(r"<class '([^']+)'>", types)]
+    names = dict.fromkeys([*literals, *(("null" if c == "NoneType" else c) for c in classes)])
+    words = sorted(names, key=lambda n: n == "null")
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0] if words else types

@@ -1,16 +1,21 @@
-"""Load, check and save weights. Nothing is ever unpickled: safetensors, or ``torch.load(weights_only=True)``.
+"""Load, check and save weights. Nothing is unpickled: safetensors, or ``torch.load(weights_only=True)``.
 
-A checkpoint is untrusted input. Its class must be a public one of the zoo, its hyperparameters plain values; both are
-checked before anything is imported or built from them.
+A checkpoint is untrusted input. Its class must be a public one of the zoo, its hyperparameters plain values;
+both are checked before anything is imported or built from them.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
+import re
+import types
+import typing
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,7 @@ from zoo.catalog import registry
 
 FORMAT_VERSION = "1"
 _REFUSED_KEYS = {"class_path", "init_args", "dict_kwargs", "_class_path", "_instantiator", "_target_"}
+_LIGHTNINGS_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 @dataclass
@@ -56,8 +62,8 @@ def load(
     Args:
         name: a registered name (``zoo list weights``), a ``.safetensors`` or ``.ckpt`` file, or
             ``hf://owner/repo/file?sha256=HEX``.
-        averaged: of a ``.ckpt`` with EMA weights, take those (default) or the raw ones. A ``.safetensors`` file holds
-            one set, the averaged one where there was one.
+        averaged: of a ``.ckpt`` with EMA weights, take those (default) or the raw ones. A file of
+            ``.safetensors`` holds one set, the averaged one where there was one.
         class_path: the module's class, for checkpoints that do not name it (``zoo.DTR``).
         **overrides: constructor arguments that replace the stored ones, ``guidance=4.0`` for instance.
 
@@ -76,10 +82,10 @@ def build(weights: Weights, class_path: str | None = None, **overrides: Any) -> 
             f"{weights.path} does not name its class; say it: zoo.load(..., class_path='zoo.DTR')"
         )
     cls = getattr(zoo, public_name(class_path, weights.path).removeprefix("zoo."))
-    hparams = {**weights.hparams, **overrides}
+    check_signature(cls, weights.hparams, weights.path)
     try:
-        module: LightningModule = cls(**hparams)
-    except TypeError as error:
+        module: LightningModule = cls(**{**weights.hparams, **overrides})
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{weights.path}: the hyperparameters do not fit {class_path}: {error}") from error
     load_state(module, weights)
     return module.eval()
@@ -106,7 +112,10 @@ def check_state(module: LightningModule, weights: Weights) -> None:
             parts.append(f"{len(missing)} missing, for example {missing[0]}")
         if extra:
             parts.append(f"{len(extra)} unknown, for example {extra[0]}")
-        raise ValueError(f"{weights.path} does not fit {type(module).__name__}: {'; '.join(parts)}")
+        raise ValueError(
+            f"{weights.path} does not fit {type(module).__name__}: {'; '.join(parts)}; build the model with "
+            "the model.init_args that it was trained with"
+        )
 
 
 def load_state(module: LightningModule, weights: Weights) -> None:
@@ -126,7 +135,9 @@ def save(
     from safetensors.torch import save_file
 
     class_path = public_name(f"{type(module).__module__}.{type(module).__qualname__}", Path(path))
-    hparams = check_hparams(dict(module.hparams), Path(path))
+    # a module that the parser made has two more entries
+    hparams = {k: v for k, v in module.hparams.items() if k not in ("_class_path", "_instantiator")}
+    check_hparams(hparams, Path(path))
     metadata = {
         "format": "pt",
         "zoo": FORMAT_VERSION,
@@ -143,7 +154,7 @@ def save(
     return path
 
 
-# --- names and files ----------------------------------------------------------------------------------------------
+# --- names and files ----------------------------------------------------------------------------------------
 
 
 def resolve(name: str | Path) -> Path:
@@ -179,26 +190,32 @@ def _download(address: str) -> Path:
     location, _, query = address.removeprefix("hf://").partition("?")
     owner, _, rest = location.partition("/")
     repo, _, file = rest.partition("/")
-    if not (owner and repo and file) or not query.startswith("sha256=") or len(query) != 7 + 64:
+    if not (owner and repo and file) or not re.fullmatch("sha256=[0-9a-fA-F]{64}", query):
         raise ValueError(f"{address!r} must read hf://owner/repo/file?sha256=HEX with 64 hexadecimal digits")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # six lines about retries besides ours
     try:
         path = Path(hf_hub_download(repo_id=f"{owner}/{repo}", filename=file))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
-            f"could not download {address.partition('?')[0]} ({type(error).__name__}); check the address and the network"
+            f"could not download {address.partition('?')[0]} ({type(error).__name__}); check the address "
+            "and the network"
         ) from error
     _verify(path, query.removeprefix("sha256="))
     return path
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, *, averaged: bool = True, tensors: bool = True) -> Weights:
+def read(path: Path, *, averaged: bool = True, tensors: bool = True, own_class: str | None = None) -> Weights:
     """Check a weights file and read it. ``tensors=False`` skips the state dict (hyperparameters alone).
+
+    Args:
+        own_class: class path outside the zoo that the user asks for; a checkpoint may name it too.
 
     Raises:
         FileNotFoundError, ValueError: one line on what is wrong with the file.
@@ -207,7 +224,7 @@ def read(path: Path, *, averaged: bool = True, tensors: bool = True) -> Weights:
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path, tensors)
-    return _read_checkpoint(path, averaged, tensors)
+    return _read_checkpoint(path, averaged, tensors, own_class)
 
 
 def _read_safetensors(path: Path, tensors: bool) -> Weights:
@@ -222,25 +239,40 @@ def _read_safetensors(path: Path, tensors: bool) -> Weights:
             f"{path} is not a readable safetensors file ({error}); download or write it anew"
         ) from error
     if "zoo" not in metadata:
-        raise ValueError(f"{path} was not written by the zoo (no metadata); turn it with `zoo convert` first")
+        raise ValueError(
+            f"{path} was not written by the zoo (no metadata); run "
+            f"`zoo convert {path} --method dtr --out X.safetensors`"
+        )
+    class_path = public_name(metadata.get("class_path"), path)
     try:
         hparams = json.loads(metadata["hparams"])
-        class_path = public_name(metadata["class_path"], path)
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} has damaged metadata ({error})") from error
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has damaged metadata (hparams: {error}); write it anew") from error
     return Weights(
         path, class_path, check_hparams(hparams, path), state, metadata.get("config") or None, True
     )
 
 
 def load_checkpoint_file(path: Path) -> dict[str, Any]:
-    """The dict of a ``.ckpt`` (or ``meta.pt`` of a sharded one) by ``weights_only`` and memory map, or one line."""
+    """The dict of a ``.ckpt`` (or ``meta.pt`` of a sharded one), by ``weights_only`` and memory map."""
     file = path / "meta.pt" if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"{path} is a folder without meta.pt, hence no sharded checkpoint")
+        raise FileNotFoundError(
+            f"{path} is a folder without meta.pt, hence no sharded checkpoint; give a file such as "
+            "step=N.ckpt in it"
+        )
     if not zipfile.is_zipfile(file):
         kind = "is empty" if file.stat().st_size == 0 else "is truncated or no checkpoint (not a zip archive)"
         raise ValueError(f"{path} {kind}; use an earlier checkpoint of the same folder")
+    try:
+        with zipfile.ZipFile(file) as archive:  # tells damage from an attack
+            for name in archive.namelist():
+                if name.endswith("/data.pkl"):
+                    archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); use an earlier checkpoint of the same folder"
+        ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -258,21 +290,26 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_checkpoint(path: Path, averaged: bool, tensors: bool) -> Weights:
+def _read_checkpoint(path: Path, averaged: bool, tensors: bool, own_class: str | None) -> Weights:
     content = load_checkpoint_file(path)
     if "pytorch-lightning_version" not in content or not (path.is_dir() or "state_dict" in content):
         raise ValueError(
-            f"{path} is no Lightning checkpoint; official weights need `zoo convert {path} --method dtr --out X.safetensors`"
+            f"{path} is no Lightning checkpoint; official weights need "
+            f"`zoo convert {path} --method dtr --out X.safetensors`, then --weights X.safetensors"
         )
     ours = content.get("zoo", {})
     raw = content.get("hyper_parameters", {})
     if not isinstance(raw, dict) or not isinstance(ours, dict):
-        raise ValueError(f"{path} has damaged hyperparameters")
+        raise ValueError(f"{path} has damaged hyperparameters; use an earlier checkpoint of the same folder")
     hparams = dict(raw)
-    hparams.pop("_instantiator", None)
+    if (
+        hparams.get("_instantiator") == _LIGHTNINGS_INSTANTIATOR
+    ):  # Lightning writes it, the zoo never calls it
+        hparams.pop("_instantiator")
     class_path = hparams.pop("_class_path", None) or ours.get("class_path")
-    checked = None if class_path is None else public_name(class_path, path)
-    weights = Weights(path, checked, check_hparams(hparams, path), config=ours.get("config"))
+    if class_path is not None and not (own_class and class_path == own_class):
+        class_path = public_name(class_path, path)
+    weights = Weights(path, class_path, check_hparams(hparams, path), config=ours.get("config"))
     if tensors:
         if path.is_dir():
             raise ValueError(
@@ -280,6 +317,8 @@ def _read_checkpoint(path: Path, averaged: bool, tensors: bool) -> Weights:
                 "trainer.strategy.init_args.save_distributed_checkpoint: false"
             )
         weights.state_dict = dict(content["state_dict"])
+        if strange := [k for k, v in weights.state_dict.items() if not isinstance(v, Tensor)]:
+            raise ValueError(f"{path}: state_dict holds {strange[0]!r}, which is no tensor; refused")
         shadow = content.get("callbacks", {}).get(EMA_KEY, {}).get("shadow", {})
         if averaged and shadow:
             weights.state_dict |= shadow
@@ -287,7 +326,7 @@ def _read_checkpoint(path: Path, averaged: bool, tensors: bool) -> Weights:
     return weights
 
 
-# --- what a file may ask for ----------------------------------------------------------------------------------------
+# --- what a file may ask for --------------------------------------------------------------------------------
 
 
 def public_name(class_path: Any, path: Path) -> str:
@@ -315,7 +354,8 @@ def check_hparams(hparams: dict[str, Any], path: Path) -> dict[str, Any]:
             for k, v in value.items():
                 if not isinstance(k, str) or k in _REFUSED_KEYS:
                     raise ValueError(
-                        f"{path}: hyperparameter {where or k!r} holds {k!r}; classes in checkpoints are refused"
+                        f"{path}: hyperparameter {where or k!r} holds {k!r}; classes in checkpoints are "
+                        "refused"
                     )
                 check(v, f"{where}.{k}" if where else k)
         elif isinstance(value, list | tuple):
@@ -330,3 +370,33 @@ def check_hparams(hparams: dict[str, Any], path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: hyperparameters must be a mapping, got {type(hparams).__name__}")
     check(hparams, "")
     return hparams
+
+
+def check_signature(cls: type[LightningModule], hparams: dict[str, Any], path: Path) -> None:
+    """Stored hyperparameters may set plain arguments only: the parser imports what a callable argument names.
+
+    Raises:
+        ValueError: for an unknown argument or one that takes an object.
+    """
+    hints = typing.get_type_hints(cls.__init__)
+    known = inspect.signature(cls.__init__).parameters
+    untyped = object if cls.__module__.startswith("zoo.") else Any  # the user's own class may leave types out
+    for name in hparams:
+        if name not in known:
+            raise ValueError(
+                f"{path} sets {name!r}, which {cls.__name__} does not take; it comes from another version of "
+                "the class"
+            )
+        if not _is_plain(hints.get(name, untyped)):
+            raise ValueError(f"{path} sets {name!r}, which takes an object, not a plain value; refused")
+
+
+def _is_plain(hint: Any) -> bool:
+    if hint in (int, float, str, bool, type(None), Any):
+        return True
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return True
+    if origin in (typing.Union, types.UnionType, list, dict, tuple):
+        return all(_is_plain(a) for a in typing.get_args(hint) if a is not Ellipsis)
+    return False

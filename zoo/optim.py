@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -50,5 +51,10 @@ class WarmupStableDecay(LRScheduler):
         progress = min(1.0, (step - self.decay_start) / (self.total_steps - self.decay_start))
         return 0.5 * (1 + math.cos(math.pi * progress))
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the position, not the shape: a resume with other ``total_steps`` follows those."""
+        shape = ("total_steps", "warmup_steps", "decay_start")
+        super().load_state_dict({k: v for k, v in state_dict.items() if k not in shape})
+
     def get_lr(self) -> list[float | Tensor]:
-        return [base * self.factor(self.last_epoch) for base in self.base_lrs]  
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]

@@ -1,1 +1,1 @@
-"""Callbacks of every run: checkpoints that resume exactly, EMA, random states, previews, predictions, the run folder."""
+"""Callbacks of every run: exact checkpoints, EMA, random states, previews, predictions, the run folder."""

@@ -125,6 +125,8 @@ class Run(Callback):
         if self._validating_since is not None:
             self._not_training += time.monotonic() - self._validating_since
             self._validating_since = None
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._evaluation_end(trainer, "val")
 
     # --- end ------------------------------------------------------------------------------------------------------
 
@@ -160,10 +162,6 @@ class Run(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_end(trainer, "test")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "validate" and trainer.state.finished:
-            self._evaluation_end(trainer, "val")
 
     def _evaluation_end(self, trainer: Trainer, prefix: str) -> None:
         if not trainer.is_global_zero:

@@ -1,21 +1,23 @@
 """Objectives of IDDPM with learned variance and the loss weightings that DTR is combined with.
 
-Everything here works in float32 whatever the autocast state: with the cosine schedule the variational term of an
-untrained network is about 1e3 bits per dimension at the last timestep.
+Everything here works in float32 whatever the autocast state: with the cosine schedule the variational term
+of an untrained network is about 1e3 bits per dimension at the last timestep.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from zoo.diffusion.schedules import NoiseSchedule
+from zoo.nn.precision import keeping_dtype
 
 LossWeight = Literal["constant", "min_snr", "p2", "uw"]
+LOSS_WEIGHTS: tuple[LossWeight, ...] = get_args(LossWeight)
 
 
 def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -66,8 +68,8 @@ def _approximate_normal_cdf(x: Tensor) -> Tensor:
 def discretised_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Log-likelihood in nats of x under a Gaussian discretised to bins of half-width 1/255 (IDDPM code).
 
-    Beyond +-0.999 the bin is the tail. The normal CDF is the tanh approximation; probabilities are clamped at 1e-12.
-    Used as it is for latents too, although they do not lie in [-1, 1].
+    Beyond +-0.999 the bin is the tail. The normal CDF is the tanh approximation; probabilities are clamped at
+    1e-12. Used as it is for latents too, although they do not lie in [-1, 1].
     """
     centred = x - mean
     inverse_std = torch.exp(-log_scale)
@@ -84,8 +86,8 @@ def variational_bound(
 ) -> Tensor:
     """One term of the variational bound per sample, in bits per dimension (IDDPM, eq. 4-6). (B,)
 
-    KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, the discretised negative log-likelihood for t = 0.
-    ``eps`` is detached: this term trains the variance only. The x_0 prediction is not clipped.
+    KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, the discretised negative log-likelihood for
+    t = 0. ``eps`` is detached: this term trains the variance only. The x_0 prediction is not clipped.
     """
     x0, x_t = x0.float(), x_t.float()
     true_mean = posterior_mean(schedule, x0, x_t, t)
@@ -105,7 +107,10 @@ def min_snr_weight(schedule: NoiseSchedule, t: Tensor, gamma: float = 5.0) -> Te
 
 
 def p2_weight(schedule: NoiseSchedule, t: Tensor, gamma: float = 1.0, k: float = 1.0) -> Tensor:
-    """1 / (k + snr)^gamma (Choi et al. 2022). (B,), unlike DTR's code, whose (B, C, H, W) weight broadcasts wrongly."""
+    """1 / (k + snr)^gamma (Choi et al. 2022). (B,)
+
+    DTR's code makes it (B, C, H, W) and multiplies a (B,) loss by it, which broadcasts wrongly.
+    """
     return (k + schedule.gather("snr", t)) ** -gamma
 
 
@@ -117,7 +122,15 @@ def timestep_weight(
     p2_gamma: float = 1.0,
     p2_k: float = 1.0,
 ) -> Tensor:
-    """Weight of the eps error per sample, (B,). It never multiplies the variational term."""
+    """Weight of the eps error per sample, (B,). It never multiplies the variational term.
+
+    ``uw`` weights intervals, not samples (:class:`UncertaintyWeighting`): its weight here is 1.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    if kind not in LOSS_WEIGHTS:
+        raise ValueError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {kind!r}")
     if kind == "min_snr":
         return min_snr_weight(schedule, t, min_snr_gamma)
     if kind == "p2":
@@ -128,7 +141,7 @@ def timestep_weight(
 def stratified_timesteps(
     batch_size: int, timesteps: int, intervals: int, generator: torch.Generator
 ) -> Tensor:
-    """int64 (B,): the i-th contiguous part of the batch is uniform on the i-th of ``intervals`` equal intervals.
+    """int64 (B,): the i-th contiguous part is uniform on the i-th of ``intervals`` equal intervals.
 
     Raises:
         ValueError: if ``intervals`` does not divide the batch and the number of timesteps.
@@ -136,7 +149,8 @@ def stratified_timesteps(
     if batch_size % intervals or timesteps % intervals:
         raise ValueError(
             f"stratified timesteps need a batch and a number of timesteps that {intervals} divides, "
-            f"got batch {batch_size} and {timesteps} timesteps; change data.batch_size or model.uw_intervals"
+            f"got batch {batch_size} and {timesteps} timesteps; change data.init_args.batch_size or "
+            "model.init_args.uw_intervals"
         )
     width = timesteps // intervals
     draws = torch.randint(
@@ -149,19 +163,23 @@ def stratified_timesteps(
 class UncertaintyWeighting(nn.Module):
     """ANT-UW: one learned log-variance s_i per timestep interval (Go et al. 2023; Kendall et al. 2018).
 
-    total = sum_i 0.5 (exp(-s_i) L_i / K + s_i), with L_i the mean loss of the i-th contiguous part of the batch and
-    K the number of intervals. At equilibrium exp(s_i) = L_i / K. The total can be negative.
-    The log-variances stay float32 under ``.to(torch.bfloat16)``.
+    total = sum_i 0.5 (exp(-s_i) L_i / K + s_i), with L_i the mean loss of the i-th contiguous part of the
+    batch and K the number of intervals. At equilibrium exp(s_i) = L_i / K. The total can be negative.
+    The log-variances keep their float32 values under ``.to(torch.bfloat16)``.
+
+    Raises:
+        ValueError: if ``intervals`` is not positive.
     """
 
     def __init__(self, intervals: int = 8) -> None:
         super().__init__()
+        if intervals < 1:
+            raise ValueError(f"uw_intervals must be at least 1, got {intervals}")
         self.intervals = intervals
-        self.log_variances = nn.Parameter(torch.zeros(intervals))
+        self.log_variances = nn.Parameter(torch.zeros(intervals, dtype=torch.float32))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UncertaintyWeighting:
-        super()._apply(fn, recurse)
-        self.log_variances.data = self.log_variances.data.float()
+        super()._apply(keeping_dtype(fn), recurse)
         return self
 
     @property
@@ -177,7 +195,8 @@ class UncertaintyWeighting(nn.Module):
         """
         if len(loss) % self.intervals:
             raise ValueError(
-                f"local batch {len(loss)} is not divisible by {self.intervals} timestep intervals"
+                f"a batch of {len(loss)} per device is not divisible by {self.intervals} timestep intervals; "
+                "change data.init_args.batch_size or model.init_args.uw_intervals"
             )
         per_interval = loss.float().view(self.intervals, -1).mean(dim=1) / self.intervals
         return (0.5 * (torch.exp(-self.log_variances) * per_interval + self.log_variances)).sum()

@@ -1,4 +1,4 @@
-"""Samplers over a respaced schedule: ancestral DDPM with learned variance, DDIM, DPM-Solver++ from diffusers."""
+"""Samplers over a respaced schedule: ancestral DDPM with learned variance, DDIM, diffusers' DPM-Solver++."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class SampleNoise:
 
     def __call__(self) -> Tensor:
         """The next draw, float32 (B, C, H, W)."""
-        draws = [torch.randn(self._shape, generator=g) for g in self._generators]
+        # The type is named: in pure bfloat16 training Lightning changes torch's default.
+        draws = [torch.randn(self._shape, generator=g, dtype=torch.float32) for g in self._generators]
         return torch.stack(draws).to(self._device)
 
 
@@ -88,7 +89,7 @@ def _predict(
 def ddpm(
     denoiser: Denoiser, schedule: NoiseSchedule, noise: SampleNoise, clip_denoised: bool = False
 ) -> Tensor:
-    """Ancestral sampling; without a learned variance the upper bound beta' is used, as IDDPM's ``FIXED_LARGE``.
+    """Ancestral sampling; without a learned variance it uses the upper bound beta', IDDPM's ``FIXED_LARGE``.
 
     No noise is added at the last step. float32 (B, C, H, W)
     """

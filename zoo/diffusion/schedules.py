@@ -1,6 +1,6 @@
 """Noise schedules of discrete-time Gaussian diffusion (Ho et al. 2020; Nichol & Dhariwal 2021, "IDDPM").
 
-A schedule holds float64 tables over the timesteps. Timestep 0 is the least noise, T - 1 is (nearly) pure noise.
+A schedule holds float64 tables over the timesteps. Timestep 0 is the least noise, T - 1 (nearly) pure noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ScheduleName = Literal["linear", "cosine"]
 
 
 def linear_betas(timesteps: int = 1000) -> Tensor:
-    """Linear schedule from 1e-4 to 0.02 (Ho et al. 2020), rescaled by 1000 / T as IDDPM does. float64 (T,)."""
+    """Linear from 1e-4 to 0.02 (Ho et al. 2020), both rescaled by 1000 / T as IDDPM does. float64 (T,)."""
     scale = 1000 / timesteps
     return torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64, device="cpu")
 
@@ -36,13 +36,13 @@ def cosine_betas(timesteps: int = 1000, max_beta: float = 0.999) -> Tensor:
 class NoiseSchedule:
     """The constants of q(x_t | x_0) and q(x_{t-1} | x_t, x_0) for a sequence of betas.
 
-    Plain data on purpose, not an ``nn.Module``: ``module.to(torch.bfloat16)`` must not round the tables. They are
-    kept in float64; :meth:`gather` hands out float32 values on the caller's device.
+    Plain data on purpose, not an ``nn.Module``: ``module.to(torch.bfloat16)`` must not round the tables. They
+    are kept in float64; :meth:`gather` hands out float32 values on the caller's device.
 
     Args:
         betas: (T,) variances of the forward steps, each in (0, 1].
-        original_timesteps: (T,) index of each step in the schedule that this one was respaced from. It is what the
-            network sees (time embedding and task mask), defaults to 0..T-1.
+        original_timesteps: (T,) index of each step in the schedule that this one was respaced from. It is
+            what the network sees (time embedding and task mask), defaults to 0..T-1.
     """
 
     def __init__(self, betas: Tensor, original_timesteps: Tensor | None = None) -> None:
@@ -93,7 +93,7 @@ class NoiseSchedule:
         return values.view(-1, *([1] * (ndim - 1)))
 
     def respaced(self, retained: Sequence[int]) -> NoiseSchedule:
-        """The schedule of the retained timesteps: beta'_i = 1 - abar_{tau_i} / abar_{tau_{i-1}} (IDDPM, sec. 4)."""
+        """Schedule of the retained timesteps, beta'_i = 1 - abar_{tau_i} / abar_{tau_{i-1}} (IDDPM, 4)."""
         index = torch.tensor(sorted(set(retained)), dtype=torch.long, device="cpu")
         if len(index) == 0 or index[0] < 0 or index[-1] >= self.timesteps:
             raise ValueError(
@@ -107,8 +107,8 @@ class NoiseSchedule:
 def space_timesteps(timesteps: int, steps: int, spacing: Literal["iddpm", "ddim"] = "iddpm") -> list[int]:
     """Timesteps retained by a sampler of ``steps`` steps, ascending.
 
-    ``iddpm`` covers both ends: stride (T - 1) / (steps - 1), the fractional positions accumulated as floats and
-    rounded half to even as the official code does (250 of 1000: 0, 4, 8, 12, 16, 20, ..., 991, 995, 999).
+    ``iddpm`` covers both ends: stride (T - 1) / (steps - 1), the fractional positions accumulated as floats
+    and rounded half to even as the official code does (250 of 1000: 0, 4, 8, 12, 16, 20, ..., 991, 995, 999).
     ``ddim`` is ``range(0, T, T // steps)`` with an integer stride that gives exactly ``steps`` values
     (250 of 1000: 0, 4, ..., 996).
     """

@@ -1,4 +1,4 @@
-"""DTR: Denoising Task Routing for diffusion models (Park et al., ICLR 2024) on DiT (Peebles & Xie, ICCV 2023)."""
+"""DTR: Denoising Task Routing for diffusion models (Park et al., ICLR 2024) on DiT (Peebles & Xie, 2023)."""
 
 from zoo.dtr.module import DTR
 

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.callbacks.predictions import GeneratedImages
 from zoo.diffusion.losses import (
+    LOSS_WEIGHTS,
     LossWeight,
     UncertaintyWeighting,
     q_sample,
@@ -25,9 +26,11 @@ from zoo.diffusion.samplers import SampleNoise, SamplerName, ddim, ddpm, dpm_sol
 from zoo.diffusion.schedules import NoiseSchedule, ScheduleName, space_timesteps
 from zoo.dtr.network import SIZES, DiT
 from zoo.dtr.routing import RoutingKind
+from zoo.dtr.unet import UNet
 from zoo.metrics.digits import DigitClassifier
 from zoo.metrics.frechet import FrechetDistance
 from zoo.nn.parallel import shard_blocks
+from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
 
 # First words of the keys of this module's random streams.
@@ -38,15 +41,22 @@ QUARTILES = 4
 class DTR(LightningModule):
     """DiT with Denoising Task Routing (Park et al., ICLR 2024; DiT: Peebles & Xie, ICCV 2023).
 
-    A batch is a dict with ``image`` or ``latent`` (B, C, S, S) float in about [-1, 1], ``label`` int64 (B,) and, for
-    validation, test and prediction, ``index`` int64 (B,).
+    A batch is a dict with ``image`` or ``latent`` (B, C, S, S) float in about [-1, 1], ``label`` int64 (B,)
+    and, for validation, test and prediction, ``index`` int64 (B,).
 
     Args:
-        size: one of S, B, L, XL; ``width``, ``depth`` and ``heads`` replace its numbers one by one.
-        patch_size: p (2, 4 or 8 in the paper).
+        backbone: ``dit`` or ``unet`` (ADM's, sized by the ``unet_`` arguments alone).
+        size: DiT size, S, B, L or XL; ``width``, ``depth`` and ``heads`` replace its numbers one by one.
+        patch_size: p of DiT (2, 4 or 8 in the paper).
         input_size: side S of the images or latents.
         in_channels: their channels C.
         num_classes: K; 1 is unconditional (no label dropout, no guidance).
+        unet_channels: width of the U-Net's first level; the defaults are ADM's for 64 x 64 ImageNet.
+        unet_multipliers: width of each level in units of ``unet_channels``; each level halves the side.
+        unet_res_blocks: residual blocks per level.
+        unet_attention: sides of the levels with attention.
+        unet_head_channels: width of an attention head.
+        unet_dropout: dropout rate in the residual blocks.
         routing: ``dtr``, ``random`` (R-TR, the paper's ablation) or ``none`` (plain DiT).
         alpha: speed of the sliding window, > 1 moves it at high noise.
         beta: share of channels that each task sees.
@@ -54,7 +64,7 @@ class DTR(LightningModule):
         timesteps: T.
         schedule: ``linear`` or ``cosine`` noise schedule.
         learn_sigma: learn the variance (adds the variational term to the loss).
-        loss_weight: ``constant``, ``min_snr``, ``p2`` or ``uw`` (ANT-UW: stratified timesteps, learned weights).
+        loss_weight: ``constant``, ``min_snr``, ``p2`` or ``uw`` (ANT-UW: stratified timesteps, learned).
         min_snr_gamma: gamma of ``min_snr``.
         p2_gamma: gamma of ``p2``.
         p2_k: k of ``p2``.
@@ -67,7 +77,7 @@ class DTR(LightningModule):
         guidance: classifier-free guidance scale, 1 is none.
         cfg_channels: guide only the first channels; null guides all (DTR), 3 is official DiT.
         clip_denoised: clip the x_0 prediction to [-1, 1] while sampling (for pixels, not for latents).
-        features: name or path of a :class:`zoo.DigitClassifier` whose features measure samples in ``zoo test``.
+        features: name or path of a :class:`zoo.DigitClassifier` that measures samples in ``zoo test``.
         vae: local folder or hub id of a diffusers ``AutoencoderKL`` that decodes sampled latents into images.
         latent_scale: factor of the latents, 0.18215 for Stable Diffusion's VAE.
         compile: compile each transformer block with ``torch.compile``.
@@ -83,9 +93,16 @@ class DTR(LightningModule):
         input_size: int = 32,
         in_channels: int = 4,
         num_classes: int = 1000,
+        backbone: Literal["dit", "unet"] = "dit",
         width: int | None = None,
         depth: int | None = None,
         heads: int | None = None,
+        unet_channels: int = 192,
+        unet_multipliers: tuple[int, ...] = (1, 2, 3, 4),
+        unet_res_blocks: int = 3,
+        unet_attention: tuple[int, ...] = (32, 16, 8),
+        unet_head_channels: int = 64,
+        unet_dropout: float = 0.1,
         routing: RoutingKind = "dtr",
         alpha: float = 4.0,
         beta: float = 0.8,
@@ -118,43 +135,61 @@ class DTR(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-        if loss_weight not in ("constant", "min_snr", "p2", "uw"):
-            raise ValueError(f"loss_weight must be constant, min_snr, p2 or uw, got {loss_weight!r}")
+        if loss_weight not in LOSS_WEIGHTS:
+            raise ValueError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {loss_weight!r}")
+        if loss_weight == "uw" and (uw_intervals < 1 or timesteps % uw_intervals):
+            raise ValueError(f"uw_intervals must divide timesteps, got {uw_intervals} and {timesteps}")
         if not 0 <= label_dropout < 1:
             raise ValueError(f"label_dropout must lie in [0, 1), got {label_dropout}")
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight
         self.label_dropout = label_dropout if num_classes > 1 else 0.0
-        self.network = DiT(
-            input_size=input_size,
-            patch_size=patch_size,
-            in_channels=in_channels,
-            width=width or SIZES[size]["width"],
-            depth=depth or SIZES[size]["depth"],
-            heads=heads or SIZES[size]["heads"],
-            num_classes=num_classes,
-            learn_sigma=learn_sigma,
-            routing=routing,
-            timesteps=timesteps,
-            alpha=alpha,
-            beta=beta,
-            routing_seed=routing_seed,
-            activation_checkpointing=activation_checkpointing,
-        )
+        common: Any = {
+            "input_size": input_size,
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "learn_sigma": learn_sigma,
+            "routing": routing,
+            "timesteps": timesteps,
+            "alpha": alpha,
+            "beta": beta,
+            "routing_seed": routing_seed,
+            "activation_checkpointing": activation_checkpointing,
+        }
+        self.network: DiT | UNet
+        if backbone == "dit":
+            self.network = DiT(
+                patch_size=patch_size,
+                width=width or SIZES[size]["width"],
+                depth=depth or SIZES[size]["depth"],
+                heads=heads or SIZES[size]["heads"],
+                **common,
+            )
+        elif backbone == "unet":
+            self.network = UNet(
+                channels=unet_channels,
+                multipliers=unet_multipliers,
+                res_blocks=unet_res_blocks,
+                attention=unet_attention,
+                head_channels=unet_head_channels,
+                dropout=unet_dropout,
+                **common,
+            )
+        else:
+            raise ValueError(f"backbone must be dit or unet, got {backbone!r}")
         self.shape = (in_channels, input_size, input_size)
         self.schedule = NoiseSchedule.named(schedule, timesteps)
         self.uncertainty = UncertaintyWeighting(uw_intervals) if loss_weight == "uw" else None
         if sampler != "dpm++":
-            space_timesteps(
-                timesteps, sampling_steps, spacing
-            )  # refuses impossible numbers here, not after training
-        self.eval_metrics: Any = nn.ModuleDict(
+            # Refuses impossible numbers here, not after training.
+            space_timesteps(timesteps, sampling_steps, spacing)
+        self.eval_metrics: Any = ExactModuleDict(
             {k: MeanMetric() for k in ("loss", "mse", "vb", *(f"mse_q{q + 1}" for q in range(QUARTILES)))}
         )
+        self.sample_metrics: Any = ExactModuleDict()
         self._judge: DigitClassifier | None = None
+        self._largest_batch = 0
         self._decoder: Any = None
-
-    # --- set-up -------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
         shard_blocks(self, [*self.network.blocks, self.network, self.uncertainty])
@@ -202,8 +237,6 @@ class DTR(LightningModule):
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
 
-    # --- training -----------------------------------------------------------------------------------------------
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x0, y = _input(batch), self._labels(batch["label"])
         t, noise, dropped = self._training_draws(x0, batch_idx)
@@ -232,8 +265,10 @@ class DTR(LightningModule):
             t = stratified_timesteps(size, self.timesteps, self.uncertainty.intervals, g)
         else:
             t = torch.randint(self.timesteps, (size,), generator=g, device=g.device)
-        noise = torch.randn(size, *x0.shape[1:], generator=g, device=g.device)
-        dropped = torch.rand(size, generator=g, device=g.device) < self.label_dropout
+        # float32 by name: pure bfloat16 training changes torch's default type.
+        float32: Any = {"generator": g, "device": g.device, "dtype": torch.float32}
+        noise = torch.randn(size, *x0.shape[1:], **float32)
+        dropped = torch.rand(size, **float32) < self.label_dropout
         return local_rows(self, t), local_rows(self, noise), local_rows(self, dropped)
 
     def _errors(self, x0: Tensor, t: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,6 +289,8 @@ class DTR(LightningModule):
         size = len(mse)
         # The unweighted mean: the weighted total of uw may be negative and says nothing about progress.
         self.log("train/loss", means[0], prog_bar=True, batch_size=size)
+        if (self.trainer.global_step + 1) % getattr(self.trainer, "log_every_n_steps", 1):
+            return  # each logged value costs 0.2 ms on a CPU; the rest is needed only for a row
         self.log("train/mse", means[1], batch_size=size)
         self.log("train/vb", means[2], batch_size=size)
         if self.uncertainty is not None:
@@ -261,43 +298,47 @@ class DTR(LightningModule):
             weights = weights.full_tensor() if isinstance(weights, DTensor) else weights
             self.log_dict({f"uw/weight_{i + 1}": w for i, w in enumerate(weights)}, batch_size=size)
 
-    # --- validation and test --------------------------------------------------------------------------------------
-
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, len(_dataset(self.trainer.val_dataloaders)))
 
     def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val")
+        self._log_metrics("val", self.eval_metrics)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, len(_dataset(self.trainer.test_dataloaders)))
         if self._judge is not None:
-            images = self._generate(batch["label"], batch["index"])
+            images = self._generate_batch(batch)
             features, logits = self._judge.features_and_logits(images.clamp(-1, 1))
-            self.eval_metrics["frechet_distance"].update(features, real=False)
-            self.eval_metrics["class_accuracy"].update(logits, batch["label"])
+            self.sample_metrics["frechet_distance"].update(features, real=False)
+            self.sample_metrics["class_accuracy"].update(logits, batch["label"])
 
     def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
+        self._log_metrics("test", self.eval_metrics)
+        self._log_metrics("test", self.sample_metrics)
 
     def _evaluate(self, batch: dict[str, Tensor], total: int) -> None:
-        """Losses with noise and timestep fixed by each item's index: item i of N sits at round(i' (T - 1) / (N - 1)),
-        i' a fixed permutation of 0..N-1, so that any part of the set covers all noise levels."""
+        """Losses with noise and timestep fixed by each item's index.
+
+        Item i of N sits at t = round(i' (T - 1) / (N - 1)), i' a fixed permutation of 0..N-1, so that any
+        part of the set covers all noise levels.
+        """
         x0, y, index = _input(batch), self._labels(batch["label"]), batch["index"]
         order = torch.randperm(total, generator=generator(_VALIDATION_NOISE))
-        position = order[index.cpu()].double() / max(total - 1, 1)
-        t = (position * (self.timesteps - 1)).round().long().to(x0.device)
+        position = order[index.cpu()].double() * (self.timesteps - 1) / max(total - 1, 1)
+        t = position.round().long().to(x0.device)
         seeds = [derived_seed(_VALIDATION_NOISE, int(i)) for i in index]
         noise = SampleNoise(seeds, x0.shape[1:], x0.device)()
-        mse, vb = self._errors(x0, t, y, noise)
+        full = self._full_batch(len(index))
+        mse, vb = self._errors(x0[full], t[full], y[full], noise[full])
+        mse, vb = mse[: len(index)], vb[: len(index)]
         for name, value in (("loss", mse + vb), ("mse", mse), ("vb", vb)):
             self.eval_metrics[name].update(value)
         for q in range(QUARTILES):
             inside = t * QUARTILES // self.timesteps == q
             self.eval_metrics[f"mse_q{q + 1}"].update(mse, inside.float())
 
-    def _log_evaluation(self, stage: str) -> None:
-        for name, metric in self.eval_metrics.items():
+    def _log_metrics(self, stage: str, metrics: Any) -> None:
+        for name, metric in metrics.items():
             self.log(
                 f"{stage}/{name}",
                 metric.compute(),
@@ -323,19 +364,16 @@ class DTR(LightningModule):
         self._judge = judge.to(self.device)
         distance = FrechetDistance(judge.feature_size)
         distance.set_reference(judge.reference_mean, judge.reference_covariance)
-        self.eval_metrics["frechet_distance"] = distance.to(self.device)
-        self.eval_metrics["class_accuracy"] = MulticlassAccuracy(self.num_classes, average="micro").to(
-            self.device
-        )
+        accuracy = MulticlassAccuracy(self.num_classes, average="micro")
+        self.sample_metrics["frechet_distance"] = distance.to(self.device)
+        self.sample_metrics["class_accuracy"] = accuracy.to(self.device)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The judge of the samples and the VAE are tools, not part of the model: keep them out of its state dict.
+        # The judge of the samples and the VAE are tools, no part of the model: not in its state dict.
         if name in ("_judge", "_decoder"):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
-
-    # --- sampling -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(
@@ -350,10 +388,11 @@ class DTR(LightningModule):
         clip_denoised: bool | None = None,
         eta: float = 0.0,
     ) -> Tensor:
-        """Samples of the given classes, float32 (B, C, S, S); images in about [-1, 1], or latents in training scale.
+        """Samples of the given classes: images in about [-1, 1], or latents in training scale.
 
-        The same label and seed give the same sample, whatever the batch. Arguments left out take the values of the
-        constructor.
+        float32 (B, C, S, S). The same label and seed give the same sample, whatever the batch; whole-number
+        seeds give what ``zoo predict`` gives under that ``seed_everything``. Arguments left out take the
+        values of the constructor.
 
         Args:
             labels: int64 (B,) in 0..K-1.
@@ -364,7 +403,7 @@ class DTR(LightningModule):
             ValueError: for labels outside 0..K-1 or as many seeds as there are not samples.
         """
         h = self.hparams
-        sampler, steps = sampler or h["sampler"], steps or h["sampling_steps"]
+        sampler, steps = sampler or h["sampler"], h["sampling_steps"] if steps is None else steps
         scale = h["guidance"] if guidance is None else guidance
         cfg = h["cfg_channels"] if cfg_channels is None else cfg_channels
         clip = h["clip_denoised"] if clip_denoised is None else clip_denoised
@@ -373,7 +412,10 @@ class DTR(LightningModule):
             raise ValueError(
                 f"labels must lie in 0..{self.num_classes - 1}, got {labels.min()}..{labels.max()}"
             )
-        seeds = [derived_seed(seed, i) for i in range(len(labels))] if isinstance(seed, int) else seed
+        if isinstance(seed, int):
+            seeds = [derived_seed(_SAMPLE_NOISE, seed, i) for i in range(len(labels))]
+        else:
+            seeds = seed
         if len(seeds) != len(labels):
             raise ValueError(f"{len(labels)} labels need as many seeds, got {len(seeds)}")
         noise = SampleNoise(seeds, self.shape, self.device)
@@ -397,12 +439,21 @@ class DTR(LightningModule):
         """Samples whose noise depends on (seed, index of the item) alone."""
         return self.sample(labels, seed=[derived_seed(_SAMPLE_NOISE, global_seed(), int(i)) for i in index])
 
+    def _generate_batch(self, batch: dict[str, Tensor]) -> Tensor:
+        full = self._full_batch(len(batch["index"]))
+        return self._generate(batch["label"][full], batch["index"][full])[: len(batch["index"])]
+
+    def _full_batch(self, size: int) -> list[int]:
+        """Rows that fill a last batch up to the size of those before it: torch.compile works per size."""
+        self._largest_batch = max(self._largest_batch, size) if self.hparams["compile"] else size
+        return [min(i, size - 1) for i in range(self._largest_batch)]
+
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> GeneratedImages:
-        samples = self._generate(batch["label"], batch["index"])
+        samples = self._generate_batch(batch)
         return GeneratedImages(self.decode(samples).cpu(), batch["label"].cpu(), batch["index"].cpu())
 
     def preview(self, count: int) -> dict[str, GeneratedImages]:
-        """What a person looks at while training: ``count`` samples over the classes, always the same noise."""
+        """What a person looks at while training: ``count`` samples over the classes, of the same noise."""
         classes = min(self.num_classes, count)
         labels = torch.arange(count, device=self.device) * classes // count
         samples = self._generate(labels, torch.arange(count))
@@ -410,7 +461,7 @@ class DTR(LightningModule):
 
     @torch.no_grad()
     def decode(self, samples: Tensor) -> Tensor:
-        """Latents (B, 4, S, S) -> images (B, 3, 8 S, 8 S) through the VAE; without one the samples as they are."""
+        """Latents (B, 4, S, S) -> images (B, 3, 8 S, 8 S) through the VAE; without one, the samples."""
         if self.hparams["vae"] is None:
             return samples
         if self._decoder is None:

@@ -161,7 +161,7 @@ class DiT(nn.Module):
         num_classes: K; labels are 0..K-1 and K is the null class. 1 means unconditional (one row, label 0).
         learn_sigma: the network also predicts the variance interpolation v (2C output channels).
         routing, timesteps, alpha, beta, routing_seed: see :class:`~zoo.dtr.routing.TaskRouting`.
-        activation_checkpointing: recompute each block in the backward pass (less memory, about 1/3 more time).
+        activation_checkpointing: recompute each block in the backward pass (less memory, more time).
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class DiT(nn.Module):
     pos_embed: Tensor
 
     def initialise(self) -> None:
-        """DiT's initialisation: Xavier-uniform linears, adaLN-Zero, so that a fresh network's output is exactly 0."""
+        """DiT's initialisation: Xavier-uniform linears, adaLN-Zero; a fresh network's output is exactly 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -217,7 +217,7 @@ class DiT(nn.Module):
         nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)  # type: ignore[arg-type]
         nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)  # type: ignore[arg-type]
         for block in self.blocks:
-            nn.init.zeros_(block.adaLN_modulation[1].weight)  # type: ignore[index, union-attr, arg-type]
+            nn.init.zeros_(block.adaLN_modulation[1].weight)  # type: ignore[index, union-attr]
         nn.init.zeros_(self.final_layer.adaLN_modulation[1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.final_layer.linear.weight)
 

@@ -1,7 +1,8 @@
 """Denoising Task Routing (Park et al., ICLR 2024): a fixed channel mask for each timestep.
 
-Each timestep t is a denoising task. Its mask is a window of k channels that slides over the C channels as t grows,
-slowly at low noise and fast at high noise. A block sees the unmasked channels only; the residual stream keeps all.
+Each timestep t is a denoising task. Its mask is a window of k channels that slides over the C channels as t
+grows, slowly at low noise and fast at high noise. A block sees the unmasked channels only; the residual
+stream keeps all.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def _check(channels: int, timesteps: int, alpha: float, beta: float) -> None:
 
 
 def window_starts(channels: int, timesteps: int = 1000, alpha: float = 4.0, beta: float = 0.8) -> Tensor:
-    """First active channel of each task: s_t = round((t / (T - 1))^alpha (C - k)), k = int(C beta). int64 (T,)
+    """First channel of each task, s_t = round((t / (T - 1))^alpha (C - k)), k = int(C beta). int64 (T,)
 
-    Follows the official code (0-based t, T - 1 in the denominator, truncation of C beta), not the paper's text,
-    whose window changes size by one. Computed in float64; ties round half to even.
+    Follows the official code (0-based t, T - 1 in the denominator, truncation of C beta), not the paper's
+    text, whose window changes size by one. Computed in float64; ties round half to even.
     """
     _check(channels, timesteps, alpha, beta)
     span = channels - int(channels * beta)
@@ -55,7 +56,9 @@ def task_masks(channels: int, timesteps: int = 1000, alpha: float = 4.0, beta: f
 def random_masks(channels: int, timesteps: int, beta: float, generator: torch.Generator) -> Tensor:
     """R-TR, the paper's ablation: each task draws its own int(C beta) channels. bool (timesteps, channels)"""
     _check(channels, timesteps, 1.0, beta)
-    order = torch.rand(timesteps, channels, generator=generator, device="cpu").argsort(dim=1)
+    # float32 by name: a default of bfloat16 would tie most draws of a row and bias the choice.
+    scores = torch.rand(timesteps, channels, generator=generator, dtype=torch.float32, device="cpu")
+    order = scores.argsort(dim=1)
     masks = torch.zeros(timesteps, channels, dtype=torch.bool, device="cpu")
     return masks.scatter_(1, order[:, : int(channels * beta)], True)
 
@@ -63,8 +66,9 @@ def random_masks(channels: int, timesteps: int, beta: float, generator: torch.Ge
 class TaskRouting(nn.Module):
     """Masks of a stack of blocks of equal width.
 
-    ``dtr`` stores only the window starts (T integers, not in the state dict) and builds the masks once per forward.
-    ``random`` draws one table per block from ``seed`` and keeps it in the state dict, since it is part of the model.
+    ``dtr`` stores only the window starts (T integers, not in the state dict) and builds the masks once per
+    forward. ``random`` draws one table per block from ``seed`` and keeps it in the state dict, since it is
+    part of the model.
     """
 
     starts: Tensor

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from zoo.dtr import diffusers
 from zoo.dtr.module import DTR
-from zoo.dtr.network import SIZES, position_table
+from zoo.dtr.network import SIZES, DiT, position_table
 from zoo.dtr.tables import official_tables, pop_tables, routing_arguments
 from zoo.hub import Weights
 
@@ -106,9 +106,15 @@ def write(module: DTR, out: Path, to: str) -> list[str]:
     ]
 
 
+def _dit(module: DTR) -> DiT:
+    if not isinstance(module.network, DiT):
+        raise ValueError("only the DiT backbone has other formats; the U-Net was never released")
+    return module.network
+
+
 def official_state(module: DTR) -> State:
     """State dict under the official names, with the position table and, under routing, a table per block."""
-    network = module.network
+    network = _dit(module)
     state = {k: v.detach().cpu() for k, v in network.state_dict().items() if k != "routing.masks"}
     return state | {"pos_embed": network.pos_embed.cpu().clone()} | official_tables(network.routing)
 
@@ -119,7 +125,8 @@ def diffusers_state(module: DTR) -> tuple[dict[str, Any], State]:
     Raises:
         ValueError: under routing, unless each task sees every channel.
     """
-    network, routing = module.network, module.network.routing
+    network = _dit(module)
+    routing = network.routing
     if routing.kind != "none" and routing.active < routing.channels:
         raise ValueError(
             f"diffusers' DiT has no task routing, but this model routes {routing.active} of "

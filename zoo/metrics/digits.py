@@ -1,4 +1,4 @@
-"""A small digit classifier whose features judge generated digits, as Inception's judge generated photographs."""
+"""A small digit classifier whose features judge generated digits, as Inception's judge generated photos."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from zoo.metrics.frechet import mean_and_covariance
+from zoo.metrics.frechet import FrechetDistance, mean_and_covariance
 
 
 class DigitClassifier(LightningModule):
     """Two or three convolutions, a hidden layer of ``feature_size`` units, a linear classifier.
 
-    The mean and covariance of the hidden layer over the training images travel with the weights, as the reference
-    statistics do that ADM ships for ImageNet. A batch has ``image`` (B, 1, S, S) in [-1, 1] and ``label`` (B,).
+    The mean and covariance of the hidden layer over the training images travel with the weights, as the
+    reference statistics do that ADM ships for ImageNet. A batch has ``image`` (B, 1, S, S) in [-1, 1] and
+    ``label`` (B,).
 
     Args:
         input_size: S, a multiple of 4.
@@ -59,6 +60,7 @@ class DigitClassifier(LightningModule):
         self.register_buffer("reference_mean", torch.zeros(feature_size, dtype=torch.float64))
         self.register_buffer("reference_covariance", torch.eye(feature_size, dtype=torch.float64))
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.distance = FrechetDistance(feature_size)
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 1, S, S) in [-1, 1] -> hidden layer (B, F) and class scores (B, K)."""
@@ -73,18 +75,36 @@ class DigitClassifier(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+    def on_test_start(self) -> None:
+        self.distance.set_reference(self.reference_mean, self.reference_covariance)
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        self.accuracy.update(self.network(batch["image"]), batch["label"])
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Accuracy, and the Frechet distance of real held-out images: the floor of what samples can reach."""
+        features = self._evaluate(batch, "test")
+        self.distance.update(features, real=False)
+        self.log("test/frechet_distance", self.distance, on_epoch=True, batch_size=len(batch["label"]))
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
+        features, logits = self.features_and_logits(batch["image"])
+        self.accuracy.update(logits, batch["label"])
         self.log(
             f"{stage}/accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(batch["label"])
         )
+        return features
+
+    def on_train_epoch_end(self) -> None:
+        self._refresh_reference()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Every checkpoint, also one amid an epoch, holds the statistics of its own weights."""
+        if self.trainer.train_dataloader is None:
+            return
+        self._refresh_reference()
+        for name in ("reference_mean", "reference_covariance"):
+            checkpoint["state_dict"][name] = getattr(self, name)
 
     @torch.no_grad()
-    def on_train_epoch_end(self) -> None:
-        """Refresh the reference statistics, so that every checkpoint holds those of its own weights."""
+    def _refresh_reference(self) -> None:
         loader: Any = self.trainer.train_dataloader
         batch = loader.dataset.__getitems__(range(len(loader.dataset)))
         features, _ = self.features_and_logits(batch["image"].to(self.device))

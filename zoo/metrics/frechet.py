@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from zoo.nn.precision import keeping_dtype
 
 
 def _symmetric_sqrt(matrix: Tensor) -> Tensor:
@@ -15,8 +21,9 @@ def _symmetric_sqrt(matrix: Tensor) -> Tensor:
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
     """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)), scalar float64.
 
-    The trace of the square root is that of the symmetric root of cov1^(1/2) cov2 cov1^(1/2), which has the same
-    eigenvalues and stays real for singular covariances. Means (F,), covariances (F, F).
+    The trace of the square root is that of the symmetric root of cov1^(1/2) cov2 cov1^(1/2), which has the
+    same eigenvalues and stays real for singular covariances, so that ADM's 1e-6 on the diagonal is not
+    needed. Means (F,), covariances (F, F).
     """
     mean1, cov1, mean2, cov2 = (x.double() for x in (mean1, cov1, mean2, cov2))
     root = _symmetric_sqrt(cov1)
@@ -28,6 +35,26 @@ def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (F,) and unbiased covariance (F, F) of features (N, F), float64."""
     features = features.double()
     return features.mean(dim=0), features.T.cov()
+
+
+def read_reference(path: str | Path, spatial: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean (F,) and covariance (F, F), float64, of one of ADM's reference files.
+
+    Args:
+        path: for instance ``VIRTUAL_imagenet256_labeled.npz``, with ``mu``, ``sigma``, ``mu_s``, ``sigma_s``.
+        spatial: statistics of sFID (7 channels of mixed_6/conv, F = 2023), not of FID (pool_3, 2048).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file without these arrays.
+    """
+    keys = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
+    with np.load(path, allow_pickle=False) as arrays:
+        missing = [k for k in keys if k not in arrays]
+        if missing:
+            raise ValueError(f"{path} holds {sorted(arrays)}, but a reference file has {' and '.join(keys)}")
+        mean, covariance = (torch.from_numpy(arrays[k]).double() for k in keys)
+    return mean, covariance
 
 
 class FrechetDistance(Metric):
@@ -54,6 +81,11 @@ class FrechetDistance(Metric):
             )
             outer = torch.zeros(feature_size, feature_size, dtype=torch.float64)
             self.add_state(f"{kind}_outer", outer, dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> FrechetDistance:
+        # Covariances are differences of sums: in a smaller type they are noise.
+        super()._apply(keeping_dtype(fn), exclude_state)
+        return self
 
     def set_reference(self, mean: Tensor, covariance: Tensor) -> None:
         """Compare with these statistics instead of with real features."""

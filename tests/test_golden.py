@@ -1,0 +1,54 @@
+"""Golden curves: the first steps of each embedded config, so that a change of behaviour cannot pass unseen.
+
+After a change meant to move them, `python tests/test_golden.py` writes the files anew; review the diff.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import cli
+from zoo.callbacks.metrics_csv import read_metrics
+
+GOLDEN = Path(__file__).parent / "golden"
+EMBEDDED = ("dtr_dit_digits", "dtr_dit_mnist", "digit_classifier_digits", "digit_classifier_mnist")
+STEPS = 12
+
+
+def curve(config: str, root: Path) -> list[dict[str, float]]:
+    """Rows of metrics.csv of a short run."""
+    flags = {
+        "trainer.max_steps": STEPS,
+        "trainer.log_every_n_steps": 3,
+        "trainer.val_check_interval": STEPS,
+        "trainer.default_root_dir": root,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+        "data.init_args.batch_size": 16,
+        "previews.count": 0,
+    }
+    arguments = [f"--{key}={value}" for key, value in flags.items()]
+    assert cli.main(["fit", "--config", config, *arguments]) == 0
+    return read_metrics(root / config / "version_0" / "metrics.csv")
+
+
+@pytest.mark.parametrize("config", EMBEDDED)
+def test_first_steps_follow_the_golden_curve(config: str, tmp_path: Path) -> None:
+    expected = json.loads((GOLDEN / f"{config}.json").read_text())
+    rows = curve(config, tmp_path)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, golden in zip(rows, expected, strict=True):
+        # float32 sums differ between machines and thread counts; a changed method differs by far more
+        assert row == pytest.approx(golden, rel=2e-3, abs=1e-5)
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or EMBEDDED:
+        with tempfile.TemporaryDirectory() as folder:
+            (GOLDEN / f"{name}.json").write_text(json.dumps(curve(name, Path(folder)), indent=1) + "\n")

@@ -1,0 +1,153 @@
+"""What a wheel holds, and that it works away from the checkout."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zoo
+
+ROOT = Path(zoo.__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS: dict[str, Any] = PROJECT["tool"]["setuptools"]
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs a checkout")
+
+
+def source_files() -> list[Path]:
+    return [ROOT / "cli.py", *(p for room in ("zoo", "datamodules") for p in (ROOT / room).rglob("*.py"))]
+
+
+def test_packages_are_those_of_the_tree() -> None:
+    """setuptools does not find ``zoo.configs`` by itself, so the list is kept by hand."""
+    code = {p.parent.relative_to(ROOT) for p in source_files() if p.name == "__init__.py"}
+    configs = {p.parent.relative_to(ROOT / "configs") for p in (ROOT / "configs").rglob("*.yaml")}
+    expected = {".".join(p.parts) for p in code} | {".".join(("zoo", "configs", *p.parts)) for p in configs}
+    listed = SETUPTOOLS["packages"]
+
+    # setuptools wants each listed folder to exist, so it may not run ahead of the tree either
+    assert sorted(listed) == sorted(expected)
+    assert SETUPTOOLS["package-dir"] == {"zoo.configs": "configs"}
+    assert SETUPTOOLS["py-modules"] == ["cli"]
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    for path in source_files()[1:]:
+        assert (path.parent / "__init__.py").is_file(), f"{path.parent} has no __init__.py"
+
+
+def test_every_data_file_is_package_data() -> None:
+    data = SETUPTOOLS["package-data"]
+    for path in (ROOT / "configs").rglob("*"):
+        name = path.relative_to(ROOT / "configs").as_posix()
+        depth = [p for p in data["zoo.configs"] if p.count("/") == name.count("/")]
+        assert path.is_dir() or any(fnmatch.fnmatch(name, p) for p in depth), f"configs/{name} is not shipped"
+    for path in (ROOT / "zoo").rglob("*"):
+        if path.is_dir() or path.suffix in (".py", ".pyc"):
+            continue
+        name = path.relative_to(ROOT / "zoo").as_posix()
+        assert any(fnmatch.fnmatch(name, p) for p in data["zoo"]), f"zoo/{name} is not shipped"
+
+
+def test_the_console_script_exists() -> None:
+    module, _, function = PROJECT["project"]["scripts"]["zoo"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "zoo.__version__"}
+    assert zoo.__version__.count(".") == 2
+
+
+def imported_names(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_nothing_imports_torchvision_or_torchaudio() -> None:
+    """They have no CPU build in the pinned set; timm and lpips import them."""
+    files = [*source_files(), *(ROOT / "tests").rglob("*.py")]
+    for path in files:
+        assert not imported_names(path) & {"torchvision", "torchaudio", "timm", "lpips"}, path
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    modules = {
+        "yaml": "pyyaml",
+        "sklearn": "scikit-learn",
+        "PIL": "pillow",
+        "huggingface_hub": "huggingface-hub",
+    }
+    modules |= {"torch_geometric": "torch-geometric"}
+    declared = [*PROJECT["project"]["dependencies"]]
+    for extra in PROJECT["project"]["optional-dependencies"].values():
+        declared += extra
+    names = {d.partition("[")[0].partition(">")[0].partition("=")[0].strip() for d in declared}
+    for path in source_files():
+        for module in imported_names(path) - set(sys.stdlib_module_names) - {"zoo", "datamodules", "cli"}:
+            assert modules.get(module, module) in names, (
+                f"{path} imports {module}, which pyproject.toml does not name"
+            )
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_trains_from_an_empty_folder(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    _copy_tracked(source)
+    _run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist")],
+        source,
+    )
+    (wheel,) = (tmp_path / "dist").glob("lightning_zoo-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for path in source_files():
+        assert path.relative_to(ROOT).as_posix() in names
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert f"zoo/configs/{path.relative_to(ROOT / 'configs').as_posix()}" in names
+    assert {"zoo/registry.yaml", "zoo/py.typed"} <= names
+    assert not [n for n in names if n.startswith(("tests/", "docs/"))]
+
+    target, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    _run([sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(target), str(wheel)], work)
+    # the wheel and no checkout
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    zoo_command = [sys.executable, str(target / "bin" / "zoo")]
+    version = _run([*zoo_command, "--version"], work, environment)
+    assert f"from {target / 'zoo'} " in version
+    assert "dtr_dit_digits" in _run([*zoo_command, "list"], work, environment)
+    flags = ["--trainer.max_steps=3", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+    out = _run([*zoo_command, "fit", "--config", "dtr_dit_digits", *flags], work, environment)
+    assert "zoo: 3 steps in" in out
+    assert (work / "runs/dtr_dit_digits/version_0/checkpoints/step=00000003.ckpt").is_file()
+
+
+def _copy_tracked(target: Path) -> None:
+    """Building writes into the source tree, so it gets a copy of it."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in _run(command, ROOT).splitlines():
+        if (ROOT / name).is_file():
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((ROOT / name).read_bytes())
+
+
+def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
+    return result.stdout

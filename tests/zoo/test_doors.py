@@ -1,0 +1,103 @@
+"""Who may import whom, and what a bare import costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import datamodules
+import zoo
+
+ROOT = Path(zoo.__file__).parent.parent
+SHARED_ROOMS = {"callbacks", "diffusion", "metrics", "nn"}
+METHODS = {
+    p.name for p in (ROOT / "zoo").iterdir() if (p / "__init__.py").exists() and p.name not in SHARED_ROOMS
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def offenders(folder: Path, forbidden: set[str]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted(folder.rglob("*.py"))
+        for name in imported_modules(path)
+        if any(name == f or name.startswith(f + ".") for f in forbidden)
+    ]
+
+
+def in_fresh_process(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout.strip()
+
+
+def test_the_scan_sees_the_methods() -> None:
+    assert "dtr" in METHODS
+    assert "zoo.dtr.network.DiT" in imported_modules(ROOT / "zoo" / "dtr" / "module.py")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_no_method_imports_another(method: str) -> None:
+    others = {f"zoo.{m}" for m in METHODS - {method}}
+    assert offenders(ROOT / "zoo" / method, others) == []
+
+
+@pytest.mark.parametrize("room", sorted(SHARED_ROOMS & {p.name for p in (ROOT / "zoo").iterdir()}))
+def test_shared_rooms_import_no_method(room: str) -> None:
+    assert offenders(ROOT / "zoo" / room, {f"zoo.{m}" for m in METHODS}) == []
+
+
+def test_zoo_never_imports_datamodules_or_the_cli() -> None:
+    # The listing and the error texts of the `zoo` command name data sets too: rooms of the command line.
+    front_door = {"zoo/catalog.py: datamodules", "zoo/errors.py: datamodules"}
+    assert set(offenders(ROOT / "zoo", {"datamodules", "cli"})) <= front_door
+
+
+def test_datamodules_never_import_zoo_or_the_cli() -> None:
+    assert offenders(ROOT / "datamodules", {"zoo", "cli"}) == []
+
+
+@pytest.mark.parametrize("package", ["zoo", "datamodules"])
+def test_a_bare_import_loads_neither_torch_nor_lightning(package: str) -> None:
+    heavy = "{'torch', 'lightning', 'numpy'} & set(sys.modules)"
+    assert in_fresh_process(f"import sys, {package}; dir({package}); print(sorted({heavy}))") == "[]"
+
+
+def test_routing_is_reachable_after_a_bare_import() -> None:
+    assert in_fresh_process("import zoo; print(int(zoo.dtr.routing.task_masks(1152)[0].sum()))") == "921"
+
+
+def test_every_sub_package_is_an_attribute() -> None:
+    for name in SHARED_ROOMS | METHODS:
+        assert getattr(zoo, name).__name__ == f"zoo.{name}"
+
+
+@pytest.mark.parametrize("package", [zoo, datamodules])
+def test_public_names_resolve_and_are_listed(package: object) -> None:
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+        assert name in dir(package)
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "near"), [(zoo, "DRT", "zoo.DTR"), (datamodules, "Digit", "datamodules.Digits")]
+)
+def test_an_unknown_name_is_refused_with_near_ones(package: object, name: str, near: str) -> None:
+    with pytest.raises(AttributeError, match=f"has no '{name}'; did you mean .*{near}"):
+        getattr(package, name)

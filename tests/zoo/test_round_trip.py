@@ -1,0 +1,77 @@
+"""Every public module is built in Python, saved by a Trainer and loaded without unpickling code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+import zoo
+from datamodules import Digits
+
+# Arguments that make a module of each class small; a new method adds its line here.
+SMALL: dict[str, list[dict[str, Any]]] = {
+    "DTR": [
+        {"input_size": 8, "in_channels": 1, "num_classes": 10, "width": 24, "depth": 2, "heads": 2, **extra}
+        for extra in (
+            {},
+            {"loss_weight": "uw"},
+            {"routing": "random", "schedule": "cosine"},
+            {"backbone": "unet", "unet_channels": 32, "unet_multipliers": [1, 2], "unet_attention": []},
+        )
+    ],
+    "DigitClassifier": [{"width": 4}],
+}
+CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
+
+
+def test_every_method_has_a_case() -> None:
+    assert set(SMALL) == set(zoo._METHODS)
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_a_module_built_in_python_survives_a_checkpoint(
+    name: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    cls = getattr(zoo, name)
+    module = cls(
+        **arguments,
+        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3),
+        lr_scheduler=lambda o: zoo.WarmupStableDecay(o, total_steps=4),
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, Digits(batch_size=16))
+    path = tmp_path / "module.ckpt"
+    trainer.save_checkpoint(path)
+
+    checkpoint = torch.load(path, weights_only=True)
+    hparams = checkpoint["hyper_parameters"]
+    assert arguments.items() <= hparams.items()
+    assert not {"optimizer", "lr_scheduler"} & set(hparams)
+    again = cls(**hparams)
+    assert dict(again.hparams) == dict(module.hparams)
+    again.load_state_dict(checkpoint["state_dict"])
+    for key, value in module.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_a_module_survives_zoo_save_and_load(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    module = getattr(zoo, name)(**arguments)
+    again = zoo.load(zoo.save(module, tmp_path / "module.safetensors"))
+    assert type(again) is type(module)
+    assert not again.training
+    for key, value in module.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
