@@ -454,6 +454,16 @@ def test_routing_is_refused_by_diffusers_unless_beta_is_one(
     assert "i/127" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("to", "name"), [("official", "x.pt"), ("diffusers", "folder")])
+def test_the_unet_backbone_has_no_other_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, name: str
+) -> None:
+    sizes = {"unet_channels": 64, "unet_multipliers": [1], "unet_res_blocks": 1, "unet_attention": []}
+    unet = zoo.DTR(backbone="unet", input_size=SIZE, num_classes=CLASSES, **sizes)
+    ours = hub.save(unet, tmp_path / "unet.safetensors")
+    assert "DiT backbone" in failure(capsys, str(ours), "--to", to, "--out", str(tmp_path / name))
+
+
 def test_embedders_that_differ_between_blocks_are_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
