@@ -95,9 +95,8 @@ class PackedLatents(Dataset[dict[str, Tensor]]):
     """One memory-mapped array of latents or of their moments; :func:`write_packed` writes it.
 
     ``latents.npy`` is float16 (N, V, 4, S, S), or (N, V, 8, S, S) when ``meta.json`` says ``moments``:
-    posterior mean, then standard deviation, unscaled. V = 2 holds the encodings of the image and of its mirror
-    image, each used with probability 1/2. Latents are never flipped: only about the same as encoding the mirror
-    image.
+    posterior mean, then standard deviation, unscaled. V = 2 holds the encodings of the image and of its
+    mirror image, each used with probability 1/2. Latents are never flipped, which is only about the same.
 
         z = (mean + std eps) scale
 

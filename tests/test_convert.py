@@ -86,7 +86,7 @@ def test_settings_take_the_types_of_the_constructor() -> None:
     ("setting", "text"),
     [
         ("haeds=4", "did you mean heads"),
-        ("heads", "write KEY=VALUE"),
+        ("heads", "KEY=VALUE, for example --set heads=4"),
         ("heads=four", "heads takes int or null, got 'four'"),
         ("heads=4.0", "heads takes int or null"),
         ("learn_sigma=1", "learn_sigma takes bool"),

@@ -152,12 +152,15 @@ def test_three_steps_on_the_twin_of_each_layout(
         rows = list(csv.DictReader(file))
     assert [int(r["step"]) for r in rows] == [0, 1, 2]
     mse = [float(r["train/mse"]) for r in rows]
-    assert abs(mse[0] - 1) < 0.1  # a fresh network predicts 0, so this is the mean of eps^2
-    assert mse[2] < mse[0]
+    assert all(abs(m - 1) < 0.1 for m in mse)  # a fresh network predicts 0, so this is the mean of eps^2
     assert all(math.isfinite(float(r["train/loss"])) for r in rows)
     assert ("uw/weight_8" in rows[0]) == (name == "dtr_dit_l_uw")
-    weights = hub.read(run / "checkpoints" / "step=00000003.ckpt")
+    checkpoint = run / "checkpoints" / "step=00000003.ckpt"
+    weights, raw = hub.read(checkpoint), hub.read(checkpoint, averaged=False)
     assert weights.averaged
+    key = "network.final_layer.linear.weight"  # 0 at first; AdamW moves an entry by about lr = 1e-4 a step
+    assert 2e-4 < float(raw.state_dict[key].abs().max()) < 4e-4
+    assert 2e-8 < float(weights.state_dict[key].abs().max()) < 8e-8  # decay .9999
     assert weights.hparams["routing"] == RECIPES[name][2].get("routing", "dtr")
 
 
@@ -234,5 +237,4 @@ def test_true_size_trains_three_steps(tmp_path: Path) -> None:
         mse = [float(r["train/mse"]) for r in csv.DictReader(file)]
     print(mse, json.loads((run / "summary.json").read_text())["peak_memory_bytes"] / 2**30, "GiB")
     assert len(mse) == 3
-    assert abs(mse[0] - 1) < 0.05
-    assert mse[2] < mse[0]
+    assert all(abs(m - 1) < 0.1 for m in mse)

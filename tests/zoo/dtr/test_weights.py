@@ -289,11 +289,12 @@ def test_alpha_is_found_from_the_row_starts(width: int, alpha: float, beta: floa
     assert alpha_of(window_starts(width, 1000, alpha, beta), width, beta) == alpha
 
 
-def test_odd_alpha_is_found_up_to_an_equal_table() -> None:
-    starts = window_starts(1024, 1000, 3.1416, 0.8)
+@pytest.mark.parametrize("odd", [0.3333, 2.7183, 3.1416, 12.345])
+def test_odd_alpha_is_found_up_to_an_equal_table(odd: float) -> None:
+    starts = window_starts(1024, 1000, odd, 0.8)
     alpha = alpha_of(starts, 1024, 0.8)
     assert alpha is not None
-    assert abs(alpha - 3.1416) < 0.01
+    assert abs(alpha - odd) < 0.02
     assert torch.equal(window_starts(1024, 1000, alpha, 0.8), starts)
 
 
@@ -376,6 +377,7 @@ def test_exported_folder_computes_the_same_in_diffusers(tmp_path: Path) -> None:
         )
     ours = hub.save(module, tmp_path / "ours.safetensors")
     folder = convert(ours, tmp_path / "folder", "--to", "diffusers")
+    assert json.loads((folder / "config.json").read_text())["norm_eps"] == 1e-6  # theirs is 1e-5 by default
     x, t, y = inputs()
     expected = module.network(x, t, y)
     same = diffusers_model(folder, shift=0)(x, t, y).sample
@@ -450,6 +452,16 @@ def test_routing_is_refused_by_diffusers_unless_beta_is_one(
     plain = hub.save(random_module(beta=1.0), tmp_path / "plain.safetensors")
     convert(plain, tmp_path / "folder", "--to", "diffusers")
     assert "i/127" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("to", "name"), [("official", "x.pt"), ("diffusers", "folder")])
+def test_the_unet_backbone_has_no_other_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, name: str
+) -> None:
+    sizes = {"unet_channels": 64, "unet_multipliers": [1], "unet_res_blocks": 1, "unet_attention": []}
+    unet = zoo.DTR(backbone="unet", input_size=SIZE, num_classes=CLASSES, **sizes)
+    ours = hub.save(unet, tmp_path / "unet.safetensors")
+    assert "DiT backbone" in failure(capsys, str(ours), "--to", to, "--out", str(tmp_path / name))
 
 
 def test_embedders_that_differ_between_blocks_are_an_error(
