@@ -1,8 +1,9 @@
 """Batch order that resumes exactly and does not depend on the number of processes.
 
-A training batch is a slice of one global permutation per epoch; a process takes every world-th item of it. The
-position is the state, so a loader restored mid-epoch goes on with the next batch. Data sets receive (epoch, index):
-augmentation is a function of both, never of a global generator.
+A training batch is a slice of one global permutation per epoch; a process takes every world-th item of it.
+Where an epoch begins or goes on follows from the number of batches trained so far, which Lightning keeps in
+every checkpoint: the loaders have no state of their own to lose, and prefetching workers cannot run ahead of
+it. Data sets receive (epoch, index): augmentation is a function of both, never of a global generator.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 
 def global_seed() -> int:
@@ -31,19 +33,31 @@ def item_generator(*key: int) -> np.random.Generator:
 
 
 class GlobalBatchSampler:
-    """Shuffled training batches; the last partial batch of an epoch is dropped. State: (epoch, position).
+    """Shuffled training batches; the last partial batch of an epoch is dropped.
 
     Args:
         size: number of items.
         batch_size: global batch, over all processes.
         rank, world_size: this process takes items rank, rank + world_size, ... of each batch.
         seed: of the permutations, one per epoch.
+        batches_per_epoch: cut epochs after so many batches.
+        trained_batches: tells how many batches the training has had when an iteration begins, which then
+            goes on from there. Without it, each iteration is the next whole epoch.
 
     Raises:
         ValueError: if the data hold less than one batch or ``world_size`` does not divide the batch.
     """
 
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        batches_per_epoch: int | None = None,
+        trained_batches: Callable[[], int] | None = None,
+    ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(
                 f"data.init_args.batch_size is global and must be a positive multiple of the number of devices, "
@@ -53,46 +67,38 @@ class GlobalBatchSampler:
             raise ValueError(
                 f"data.init_args.batch_size is {batch_size}, but the training data hold {size} items"
             )
-        self.size, self.batch_size, self.rank, self.world_size, self.seed = (
-            size,
-            batch_size,
-            rank,
-            world_size,
-            seed,
-        )
-        self.epoch, self.position, self._restored = 0, 0, False
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        whole = size // batch_size
+        self.batches_per_epoch = min(whole, batches_per_epoch or whole)
+        self._trained_batches = trained_batches or self._begun_epochs
+        self._epochs = 0
+
+    def _begun_epochs(self) -> int:
+        self._epochs += 1
+        return (self._epochs - 1) * self.batches_per_epoch
 
     def __len__(self) -> int:
-        return self.size // self.batch_size
+        return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        if self.position >= len(self):
-            self.epoch, self.position = self.epoch + 1, 0
-            if self._restored:
-                # Lightning asks a loader that was restored at an epoch's end once, to see it empty.
-                self._restored = False
-                return
-        self._restored = False
-        shuffle = torch.Generator().manual_seed(int(item_generator(self.seed, self.epoch).integers(2**62)))
+        return self._batches(*divmod(self._trained_batches(), self.batches_per_epoch))
+
+    def _batches(self, epoch: int, position: int) -> Iterator[list[tuple[int, int]]]:
+        shuffle = torch.Generator().manual_seed(int(item_generator(self.seed, epoch).integers(2**62)))
         order = torch.randperm(self.size, generator=shuffle)
-        while self.position < len(self):
-            start = self.position * self.batch_size
-            self.position += 1
+        for start in range(
+            position * self.batch_size, self.batches_per_epoch * self.batch_size, self.batch_size
+        ):
             batch = order[start : start + self.batch_size][self.rank :: self.world_size]
-            yield [(self.epoch, i) for i in batch.tolist()]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.position, self._restored = state["epoch"], state["position"], True
+            yield [(epoch, i) for i in batch.tolist()]
 
 
 class EvaluationBatchSampler:
     """Items in order, each exactly once over all processes, in equally many batches on each process.
 
-    A last batch too small to give every process an item joins the one before it, so that sharded networks, whose
-    forward is a collective, stay in step.
+    A last batch too small to give every process an item joins the one before it, so that sharded networks,
+    whose forward is a collective, stay in step.
     """
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -113,7 +119,8 @@ class EvaluationBatchSampler:
 
 
 class TensorItems(Dataset[dict[str, Tensor]]):
-    """Tensors of equal length as a data set that fetches a whole batch at once. Every batch has ``index`` (B,).
+    """Tensors of equal length as a data set that fetches a whole batch at once. Every batch has ``index``
+    (B,).
 
     Args:
         repeats: the data set is gone through so many times; ``index`` counts on.
@@ -146,23 +153,54 @@ def _place(module: LightningDataModule) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
+class TrainLoader(DataLoader[Any]):
+    """A loader that goes on where the training stands, see :class:`GlobalBatchSampler`.
+
+    Lightning takes a loader with a state for resumable; this state only notices that the data have changed.
+    """
+
+    batch_sampler: GlobalBatchSampler
+
+    def state_dict(self) -> dict[str, int]:
+        return {"items": self.batch_sampler.size, "batch_size": self.batch_sampler.batch_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if state != self.state_dict():
+            rank_zero_warn(
+                f"the checkpoint was trained on batches of {state['batch_size']} of {state['items']} items, this run "
+                f"has {self.batch_sampler.batch_size} of {self.batch_sampler.size}: the order of the data changes"
+            )
+
+
 def train_loader(
     module: LightningDataModule,
     dataset: Dataset[Any],
     batch_size: int,
     num_workers: int = 0,
     collate_fn: Callable[[Any], Any] = as_is,
-) -> StatefulDataLoader[Any]:
+) -> TrainLoader:
     """A resumable training loader of ``dataset``, whose items are asked for as (epoch, index)."""
     rank, world = _place(module)
-    sampler = GlobalBatchSampler(len(dataset), batch_size, rank, world, global_seed())  # type: ignore[arg-type]
-    return StatefulDataLoader(
+    size: int = len(dataset)  # type: ignore[arg-type]
+    limit, trained_batches = None, None
+    if module.trainer is not None:
+        limit = _batch_limit(module.trainer.limit_train_batches, size // batch_size)
+        progress = module.trainer.fit_loop.epoch_loop.batch_progress.total
+        trained_batches = partial(getattr, progress, "ready")
+    sampler = GlobalBatchSampler(size, batch_size, rank, world, global_seed(), limit, trained_batches)
+    return TrainLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else each epoch takes a number from the global generator
     )
+
+
+def _batch_limit(limit: int | float | None, batches: int) -> int | None:
+    """``trainer.limit_train_batches`` as a number of batches."""
+    return int(limit * batches) if isinstance(limit, float) else limit
 
 
 def evaluation_loader(
@@ -175,4 +213,10 @@ def evaluation_loader(
     """A loader that shows each item once over all processes; ``batch_size`` is global."""
     rank, world = _place(module)
     sampler = EvaluationBatchSampler(len(dataset), batch_size, rank, world)  # type: ignore[arg-type]
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=collate_fn)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate_fn,
+        generator=torch.Generator(),
+    )

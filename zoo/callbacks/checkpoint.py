@@ -28,7 +28,8 @@ def step_checkpoints(folder: Path) -> list[Path]:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary file in the target folder, syncs it, then renames it over the target.
 
-    A reader sees the old file or the whole new one, also after a kill or a power cut. Loads with ``weights_only=True``.
+    A reader sees the old file or the whole new one, also after a kill or a power cut. Loads with
+    ``weights_only=True``.
     """
 
     def save_checkpoint(
@@ -63,13 +64,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoint(callbacks.Checkpoint):
     """Writes ``step=N.ckpt`` every so many optimiser steps and always at the end of training.
 
-    Files are written only inside the training loop, where the position in the data is defined: after a batch, after
-    the validation when one is due on that batch, or at the end of the epoch when the batch is its last (Lightning
-    counts one epoch too many after a resume from there otherwise).
+    Files are written only inside the training loop, where the progress of all loops is defined: after a
+    batch, after the validation when one is due on that batch, or at the end of the epoch when the batch is
+    its last. All values logged up to then are in metrics.csv before the file exists.
 
     Args:
         every_n_train_steps: optimiser steps between checkpoints.
-        keep: how many of the newest to keep; -1 keeps all. At least 2, so that a broken newest file has a fallback.
+        keep: how many of the newest to keep; -1 keeps all. At least 2, so that a broken newest file has a
+            fallback.
         monitor: metric whose best value is kept as ``best.ckpt`` after each validation; null keeps none.
         mode: whether ``min`` or ``max`` of ``monitor`` is best.
         dirpath: folder; the CLI sets it to ``checkpoints`` in the run's folder.
@@ -124,17 +126,27 @@ class Checkpoint(callbacks.Checkpoint):
         if stage == TrainerFn.FITTING:
             self.dirpath = trainer.strategy.broadcast(self.dirpath)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self.folder is not None:
+            for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink()
+        epochs = trainer.fit_loop.epoch_progress.current
+        if epochs.ready == epochs.completed:
+            # The run starts with a new epoch. The epoch's loop must not think that it goes on with one: it
+            # would skip a validation that is not due, and count a step for it.
+            trainer.fit_loop.epoch_loop.restarting = False
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
         step = trainer.global_step
-        due = step % self.every_n_train_steps == 0 or step == trainer.max_steps
+        ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        due = step % self.every_n_train_steps == 0 or step == trainer.max_steps or ends or trainer.should_stop
         if not due or step == self._last_saved or loop._should_accumulate():
             return
+        fetcher = trainer.fit_loop._data_fetcher
         if trainer.is_last_batch:
             self._at_epoch_end = True
-        elif trainer.fit_loop._data_fetcher is not None and loop._should_check_val_fx(
-            trainer.fit_loop._data_fetcher
-        ):
+        elif fetcher is not None and loop._should_check_val_fx(fetcher):
             self._after_validation = True
         else:
             # The row of this batch is logged after this hook; a kill in between would lose it for ever.
@@ -144,20 +156,39 @@ class Checkpoint(callbacks.Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        improved = self._improved(trainer)
-        if self._after_validation:
-            self._after_validation = False
-            self._write(trainer)
-        if improved:
+        # The best comes first: a checkpoint that knows of a best score without its file would never write it.
+        if self._improved(trainer):
             self._write_best(trainer)
+        stops = trainer.should_stop and not trainer.is_last_batch
+        if self._after_validation or (stops and trainer.global_step != self._last_saved):
+            self._write(trainer)
+        self._after_validation = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
-        if (self._at_epoch_end or last) and trainer.global_step != self._last_saved:
-            connector = trainer._logger_connector
-            connector.log_metrics(connector.metrics["log"])  # epoch means are logged after this hook
+        stops = trainer.should_stop and trainer.is_last_batch and trainer.global_step != self._last_saved
+        if self._at_epoch_end or stops:
+            self._at_epoch_end = True
+            self._log_epoch_means(trainer)
             self._write(trainer)
         self._at_epoch_end = False
+
+    @staticmethod
+    def _log_epoch_means(trainer: Trainer) -> None:
+        """Lightning logs the means of an epoch after this hook, in the row of the epoch's last step."""
+        loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
+        loop._batches_that_stepped -= 1
+        connector.log_metrics(connector.metrics["log"])
+        loop._batches_that_stepped += 1
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._at_epoch_end:
+            # Lightning counts the epoch after this hook, and a run resumed from an uncounted one counts it
+            # twice whenever a validation was due on its last batch.
+            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+            for counter in ("total", "current"):
+                progress[counter]["completed"] = progress[counter]["processed"]
 
     def _improved(self, trainer: Trainer) -> bool:
         if self.monitor is None:
@@ -179,7 +210,6 @@ class Checkpoint(callbacks.Checkpoint):
         self._last_saved = step
         trainer.save_checkpoint(self.folder / f"step={step:08d}.ckpt")
         if trainer.is_global_zero and self.keep > 0:
-            # Only files of this run's past count: a resume from an earlier step leaves newer ones behind.
             for path in step_checkpoints(self.folder)[self.keep :]:
                 _remove(path)
         trainer.strategy.barrier("zoo.checkpoint")

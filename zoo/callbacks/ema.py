@@ -30,7 +30,8 @@ def averaged_parameters(module: LightningModule) -> dict[str, nn.Parameter]:
 
 
 class EMA(Callback):
-    """shadow = decay shadow + (1 - decay) weights after each optimiser step, from step 0 as a copy, no warm-up.
+    """shadow = decay shadow + (1 - decay) weights after each optimiser step, from step 0 as a copy, no
+    warm-up.
 
     Validation, test and prediction run with the averaged weights. A checkpoint holds the raw weights in
     ``state_dict`` and the averaged ones here; :func:`zoo.load` gives the averaged ones.
@@ -56,7 +57,8 @@ class EMA(Callback):
     def state_key(self) -> str:
         return STATE_KEY
 
-    # ModelParallelStrategy restores callbacks after on_fit_start, so the shadow is made in the first *_start hook.
+    # ModelParallelStrategy restores callbacks after on_fit_start, so the shadow is made in the first *_start
+    # hook.
     def _prepare(self, module: LightningModule, fresh: bool) -> None:
         parameters = averaged_parameters(module)
         if self._restored:

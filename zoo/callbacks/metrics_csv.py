@@ -25,8 +25,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 class MetricsCSV(Logger):
     """Logs scalars to ``<folder>/metrics.csv``.
 
-    Values logged at the same step share a row. Each row is on disk when ``log_metrics`` returns. Floats are written
-    with ``repr``, so that equal runs give equal files.
+    Values logged at the same step share a row. Each row is on disk when ``log_metrics`` returns. Floats are
+    written with ``repr``, so that equal runs give equal files.
 
     Args:
         folder: the run's folder.
@@ -57,13 +57,15 @@ class MetricsCSV(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run's config.yaml holds them."""
 
-    @rank_zero_only
-    def continue_from(self, step: int) -> None:
-        """Drop the rows that a run resumed after ``step`` optimiser steps writes again.
+    @property
+    def last_step(self) -> int:
+        """Step of the last row, -1 without rows."""
+        return int(self._row.get("step", -1))
 
-        A row of ``step`` itself stays open: the means of an epoch that ended there may be in it.
-        """
-        rows = [row for row in self._read_rows() if int(float(row["step"])) <= step]
+    @rank_zero_only
+    def continue_from(self, last_step: int) -> None:
+        """Keep the rows up to ``last_step``; a resumed run writes the others again."""
+        rows = [row for row in self._read_rows() if int(row["step"]) <= last_step]
         if not rows:
             self.path.unlink(missing_ok=True)
             return
@@ -93,6 +95,8 @@ class MetricsCSV(Logger):
             self._columns += new_columns
             self._row = merged
             self._rewrite([*rows, merged])
+            return
+        if merged == self._row:  # a row that a checkpoint counts on is not touched again
             return
         with self.path.open("r+", newline="") as file:
             if same_step:

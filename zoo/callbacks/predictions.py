@@ -70,7 +70,8 @@ def save_png(path: Path, pixels: np.ndarray[Any, Any]) -> None:
 class Previews(Callback):
     """At each validation, pictures of the module's ``preview(count)`` in ``samples/`` of the run's folder.
 
-    Modules without ``preview`` are left alone. Runs inside the validation, hence with averaged weights, on all ranks.
+    Modules without ``preview`` are left alone. Runs inside the validation, hence with averaged weights, on
+    all ranks.
 
     Args:
         count: number of images; 0 switches previews off.
@@ -98,8 +99,8 @@ class Previews(Callback):
 class PredictionWriter(BasePredictionWriter):
     """Writes predictions batch by batch, then merges them.
 
-    Generated images become ``samples.npz`` in ADM's format (``arr_0`` uint8 (N, H, W, 3), ``arr_1`` labels) and
-    ``samples.png``, a sheet of the first 100; latents become ``latents.npz`` (float32 (N, C, S, S)).
+    Generated images become ``samples.npz`` in ADM's format (``arr_0`` uint8 (N, H, W, 3), ``arr_1`` labels)
+    and ``samples.png``, a sheet of the first 100; latents become ``latents.npz`` (float32 (N, C, S, S)).
     """
 
     GRID = 100

@@ -46,8 +46,8 @@ def _set_state(state: dict[str, Any]) -> None:
 class ResumableRandomness(Callback):
     """Gives each rank its own global random state and carries the states of all ranks through checkpoints.
 
-    ``seed_everything`` gives every rank the same seed, so dropout would repeat across ranks: a fresh run is reseeded
-    with (seed, rank). Training objectives do not use these states at all, see :mod:`zoo.randomness`.
+    ``seed_everything`` gives every rank the same seed, so dropout would repeat across ranks: a fresh run is
+    reseeded with (seed, rank). Training objectives do not use these states at all, see :mod:`zoo.randomness`.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: config.yaml, metrics.csv, curves.png, summary.json; its first and last lines on the terminal."""
+"""The folder of a run (config.yaml, metrics.csv, curves.png, summary.json) and its lines on the terminal."""
 
 from __future__ import annotations
 
@@ -85,8 +85,11 @@ class Run(Callback):
         self._start_step = 0
         self._validating_since: float | None = None
         self._not_training = 0.0
+        self._log: MetricsCSV | None = None
+        self._logged_step = -1
 
-    # --- start ----------------------------------------------------------------------------------------------------
+    # --- start
+    # ----------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         verb = trainer.state.fn.value if trainer.state.fn else stage
@@ -96,6 +99,7 @@ class Run(Callback):
             temporary.write_text(self.config)
             os.replace(temporary, self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml"))
         self._started = time.monotonic()
+        self._log = next((x for x in trainer.loggers if isinstance(x, MetricsCSV)), None)
         say(f"{verb} {self.name}: {self._batch_text(trainer)}{_device_text(trainer)}, logs in {self.folder}")
 
     def _batch_text(self, trainer: Trainer) -> str:
@@ -110,13 +114,10 @@ class Run(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._not_training = time.monotonic(), 0.0
         self._start_step = trainer.global_step
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.continue_from(trainer.global_step)
+        if self._log is not None:
+            self._log.continue_from(self._logged_step)
         if trainer.global_step:
             say(f"resumed at step {trainer.global_step}, epoch {trainer.current_epoch}")
-            if 0 < trainer.max_steps <= trainer.global_step:
-                say(f"nothing left to do: trainer.max_steps is {trainer.max_steps}; raise it to train on")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validating_since = time.monotonic()
@@ -128,7 +129,8 @@ class Run(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._evaluation_end(trainer, "val")
 
-    # --- end ------------------------------------------------------------------------------------------------------
+    # --- end
+    # ------------------------------------------------------------------------------------------------------
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         elapsed = time.monotonic() - self._started
@@ -230,12 +232,17 @@ class Run(Callback):
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
         os.replace(temporary, self.folder / name)
 
-    # The time already spent comes back on a resume, so that seconds in summary.json are those of the whole training.
+    # The time already spent comes back on a resume, so that seconds in summary.json are those of the whole
+    # training. Rows of metrics.csv after the logged step belong to work that is done again.
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds + time.monotonic() - self._started}
+        return {
+            "seconds": self.seconds + time.monotonic() - self._started,
+            "logged_step": -1 if self._log is None else self._log.last_step,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = float(state_dict["seconds"])
+        self._logged_step = int(state_dict["logged_step"])
 
 
 def _device_text(trainer: Trainer) -> str:

@@ -10,10 +10,12 @@ from torch.distributed.tensor import DTensor
 
 
 def shard_blocks(module: LightningModule, parts: Iterable[nn.Module | None]) -> None:
-    """Call ``fully_shard`` on each part, in the given order (inner blocks first), over the data-parallel mesh.
+    """Call ``fully_shard`` on each part, in the given order (inner blocks first), over the data-parallel
+    mesh.
 
-    Does nothing without a device mesh, and nothing on a second call: Lightning may run ``configure_model`` twice.
-    Every part with trainable parameters must be listed, or its gradients are not averaged over the ranks.
+    Does nothing without a device mesh, and nothing on a second call: Lightning may run ``configure_model``
+    twice. Every part with trainable parameters must be listed, or its gradients are not averaged over the
+    ranks.
     """
     mesh = module.device_mesh
     if mesh is None:
