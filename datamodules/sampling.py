@@ -60,8 +60,8 @@ class GlobalBatchSampler:
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(
-                f"data.init_args.batch_size is global and must be a positive multiple of the number of devices, "
-                f"got {batch_size} for {world_size}"
+                "data.init_args.batch_size is global and must be a positive multiple of the number of "
+                f"devices, got {batch_size} for {world_size}"
             )
         if size < batch_size:
             raise ValueError(
@@ -167,8 +167,9 @@ class TrainLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         if state != self.state_dict():
             rank_zero_warn(
-                f"the checkpoint was trained on batches of {state['batch_size']} of {state['items']} items, this run "
-                f"has {self.batch_sampler.batch_size} of {self.batch_sampler.size}: the order of the data changes"
+                f"the checkpoint was trained on batches of {state['batch_size']} of {state['items']} items, "
+                f"this run has {self.batch_sampler.batch_size} of {self.batch_sampler.size}: "
+                "the order of the data changes"
             )
 
 

@@ -133,7 +133,7 @@ class MetricsCSV(Logger):
 
 
 def final_and_best(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Last value of each metric, and the least and greatest value of each evaluation metric with their steps."""
+    """Last value of each metric; least and greatest value of each evaluation metric with their steps."""
     final: dict[str, float] = {}
     best: dict[str, dict[str, float]] = {}
     for row in rows:

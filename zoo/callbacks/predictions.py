@@ -129,7 +129,8 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         if not isinstance(prediction, GeneratedImages):
             raise TypeError(
-                f"{type(pl_module).__name__}.predict_step returned {type(prediction).__name__}, which has no writer"
+                f"{type(pl_module).__name__}.predict_step returned {type(prediction).__name__}, "
+                "which has no writer"
             )
         assert self._folder is not None
         values = to_uint8(prediction.images) if prediction.viewable else prediction.images.numpy()
@@ -147,7 +148,7 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def merge_parts(parts: Sequence[Path], folder: Path, grid: int) -> list[Path]:
-    """Merge part files into one npz in order of ``index`` through a memory map, so that 50,000 images need no RAM."""
+    """Merge part files into one npz in order of ``index``; a memory map spares the RAM."""
     indices = [np.load(p)["index"] for p in parts]
     total = sum(map(len, indices))
     rank_of = np.empty(int(max(i.max() for i in indices)) + 1, dtype=np.int64)

@@ -259,7 +259,7 @@ def _duration(seconds: float) -> str:
 
 
 def plot_curves(folder: Path) -> Path | None:
-    """curves.png from metrics.csv: one panel per group of metrics with one name (train/mse and val/mse share one)."""
+    """curves.png from metrics.csv: one panel per name of a metric; train/mse and val/mse share one."""
     rows = read_metrics(folder / "metrics.csv")
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
