@@ -449,13 +449,13 @@ CASES = [
         "corrupt npy",
         lambda f: fit(*LATENTS, f.latents(latents=b"\x93NUMPY junk")),
         "latents.npy",
-        "not a readable",
+        "is damaged",
     ),
     case(
         "pickled npy",
         lambda f: fit(*LATENTS, f.latents(labels=[Touch()] * 8)),
         "labels.npy",
-        "not a readable",
+        "is damaged",
     ),
     case(
         "labels out of range",

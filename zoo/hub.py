@@ -16,6 +16,7 @@ import typing
 import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,6 @@ def _is_plain(hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return True
-    if origin in (typing.Union, types.UnionType, list, dict, tuple):
+    if origin in (typing.Union, types.UnionType, list, dict, tuple, Sequence):
         return all(_is_plain(a) for a in typing.get_args(hint) if a is not Ellipsis)
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -98,9 +99,9 @@ class DTR(LightningModule):
         depth: int | None = None,
         heads: int | None = None,
         unet_channels: int = 192,
-        unet_multipliers: tuple[int, ...] = (1, 2, 3, 4),
+        unet_multipliers: Sequence[int] = (1, 2, 3, 4),
         unet_res_blocks: int = 3,
-        unet_attention: tuple[int, ...] = (32, 16, 8),
+        unet_attention: Sequence[int] = (32, 16, 8),
         unet_head_channels: int = 64,
         unet_dropout: float = 0.1,
         routing: RoutingKind = "dtr",
@@ -132,6 +133,8 @@ class DTR(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        # Stored hyperparameters pass through JSON, which has lists alone.
+        unet_multipliers, unet_attention = list(unet_multipliers), list(unet_attention)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
