@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import yaml
 from interruption import fit
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 import cli
 from zoo.callbacks.checkpoint import Checkpoint
@@ -84,13 +86,13 @@ def test_fsdp_shards_over_all_devices_and_gathers_checkpoints(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     flags = ["--config=dtr_dit_digits", "--config=trainer/fsdp", "--trainer.accelerator=cpu"]
-    backend = "--trainer.strategy.init_args.process_group_backend=gloo"
-    strategy = build(monkeypatch, tmp_path, *flags, backend).trainer.strategy
-    assert type(strategy).__name__ == "ModelParallelStrategy"
-    assert strategy._data_parallel_size == "auto"
-    assert strategy._tensor_parallel_size == 1
+    built = build(monkeypatch, tmp_path, *flags, "--trainer.devices=3", "--trainer.num_nodes=2")
+    strategy = built.trainer.strategy
+    assert isinstance(strategy, ModelParallelStrategy)
+    with mock.patch.object(ModelParallelStrategy, "setup_environment"):
+        strategy.setup_environment()
+    assert (strategy._data_parallel_size, strategy._tensor_parallel_size) == (6, 1)
     assert strategy._save_distributed_checkpoint is False
-    assert strategy._process_group_backend == "gloo"
 
 
 def test_debug_runs_a_few_steps_with_anomaly_detection(tmp_path: Path) -> None:
