@@ -36,12 +36,12 @@ def find_config(name: str) -> Path:
     given = Path(name)
     if given.is_file():
         return given
-    if given.is_dir():
-        raise FileNotFoundError(f"config {name!r} is a folder; give a YAML file in it")
     short = name.removeprefix("configs/").removesuffix(".yaml")
     shipped = config_folder() / f"{short}.yaml"
     if shipped.is_file():
         return shipped
+    if given.is_dir():
+        raise FileNotFoundError(f"config {name!r} is a folder; give a YAML file in it")
     near = difflib.get_close_matches(short, config_names(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `zoo list configs`"
     raise FileNotFoundError(f"no config {name!r}: neither a file nor a shipped config; {hint}")

@@ -132,6 +132,7 @@ def _quieten() -> None:
         ".*torch.jit.* is deprecated.*",
         ".*'set_vital' is deprecated.*",
         ".*You are using a custom batch sampler.*",
+        ".*torch.distributed.nn.functional.all_gather is deprecated.*",
     ):
         warnings.filterwarnings("ignore", text)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)

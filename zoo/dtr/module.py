@@ -342,13 +342,8 @@ class DTR(LightningModule):
 
     def _log_metrics(self, stage: str, metrics: Any) -> None:
         for name, metric in metrics.items():
-            self.log(
-                f"{stage}/{name}",
-                metric.compute(),
-                prog_bar=name == "mse",
-                sync_dist=False,
-                rank_zero_only=False,
-            )
+            # compute() speaks for all ranks; without sync_dist Lightning warns that it might not
+            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == "mse", sync_dist=True)
             metric.reset()
 
     def _load_judge(self, name: str) -> None:

@@ -1,12 +1,45 @@
-"""Sharding of a network's parts under Lightning's ``ModelParallelStrategy`` (FSDP2)."""
+"""Sharding of a network's parts with FSDP2, and Lightning's strategy for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.tensor import DTensor
+
+
+class FSDP2(ModelParallelStrategy):
+    """``ModelParallelStrategy`` whose ``auto`` is every device.
+
+    Lightning's is one data-parallel rank per machine, with tensor parallelism inside it, and fails on two
+    GPUs of one machine unless their number is written down. The methods here shard and do not split tensors.
+
+    Args:
+        data_parallel_size: devices to shard over; ``auto`` is all that ``tensor_parallel_size`` leaves.
+        tensor_parallel_size: of modules that split their own tensors.
+        save_distributed_checkpoint: whether each rank writes its shard, into a folder, or rank 0 one file.
+        process_group_backend: null takes NCCL on GPUs and gloo on CPUs.
+    """
+
+    def __init__(
+        self,
+        data_parallel_size: Literal["auto"] | int = "auto",
+        tensor_parallel_size: int = 1,
+        save_distributed_checkpoint: bool = False,
+        process_group_backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            data_parallel_size, tensor_parallel_size, save_distributed_checkpoint, process_group_backend
+        )
+
+    def setup_environment(self) -> None:
+        if self._data_parallel_size == "auto":
+            assert isinstance(self._tensor_parallel_size, int)
+            self._data_parallel_size = self.num_nodes * self.num_processes // self._tensor_parallel_size
+        super().setup_environment()
 
 
 def shard_blocks(module: LightningModule, parts: Iterable[nn.Module | None]) -> None:
