@@ -48,6 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
 def list_command(argv: Sequence[str]) -> int:
     """``zoo list``: a table of what is there, or JSON."""
+    import datamodules
     from zoo.catalog import listing
 
     parser = _Parser(prog="zoo list", description="What the zoo holds.")
@@ -55,7 +56,7 @@ def list_command(argv: Sequence[str]) -> int:
     parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(argv)
-    rows = listing()
+    rows = listing(datamodules._NAMES)
     if options.kind:
         rows = {options.kind: rows[options.kind]}
     if options.json:

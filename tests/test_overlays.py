@@ -46,7 +46,7 @@ def build(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> ZooCL
 def test_every_overlay_is_listed_here_with_a_header() -> None:
     shipped = {p.stem for p in (config_folder() / "trainer").glob("*.yaml")}
     assert shipped == set(OVERLAYS)
-    about = {row["name"]: row["about"] for row in listing()["configs"]}
+    about = {row["name"]: row["about"] for row in listing({})["configs"]}
     assert all(about[f"trainer/{name}"].startswith("Overlay: ") for name in OVERLAYS)
 
 

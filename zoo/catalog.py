@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def registry() -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _first_sentence(package: str, names: dict[str, str], name: str) -> str:
+def _first_sentence(names: Mapping[str, str], name: str) -> str:
     """First docstring line of a class, read from its source."""
     path = Path(__file__).resolve().parent.parent / Path(*names[name].split(".")).with_suffix(".py")
     for node in ast.parse(path.read_text()).body:
@@ -71,22 +72,21 @@ def _header(path: Path) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
-def listing() -> dict[str, list[dict[str, Any]]]:
-    """Rows of ``zoo list`` by kind."""
-    import datamodules
+def listing(data: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of ``zoo list`` by kind.
+
+    Args:
+        data: name -> module of the data modules; ``zoo`` itself knows none.
+    """
     import zoo
 
     folder = config_folder()
     return {
         "methods": [
-            {"name": f"zoo.{n}", "about": _first_sentence("zoo", zoo._METHODS, n)}
-            for n in sorted(zoo._METHODS)
+            {"name": f"zoo.{n}", "about": _first_sentence(zoo._METHODS, n)} for n in sorted(zoo._METHODS)
         ],
         "configs": [{"name": n, "about": _header(folder / f"{n}.yaml")} for n in config_names()],
-        "data": [
-            {"name": f"datamodules.{n}", "about": _first_sentence("datamodules", datamodules._NAMES, n)}
-            for n in datamodules.__all__
-        ],
+        "data": [{"name": f"datamodules.{n}", "about": _first_sentence(data, n)} for n in sorted(data)],
         "weights": [
             {"name": n, "about": f"{e['method']}, config {e['config']}, {e['bytes'] / 1e6:.1f} MB", **e}
             for n, e in sorted(registry().items())

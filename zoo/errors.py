@@ -42,6 +42,8 @@ def explain(error: BaseException) -> str:
     text = str(error).strip()
     if isinstance(error, ParserError):
         return explain_parser(error)
+    if "in DataLoader worker process" in text:  # the worker's traceback, the cause in its last line
+        return _one_line(text.splitlines()[-1].partition(": ")[2])
     if text.startswith(_UNION):  # raised by a constructor that the parser called
         class_path = re.search(r"class_path='([^']+)'", text)
         cause = explain(list(_chain(error))[-1]) if error.__cause__ else _one_line(text)

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import os
 import re
 import types
 import typing
@@ -151,6 +152,9 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, temporary, metadata)
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner reads
     temporary.replace(path)
     return path
 

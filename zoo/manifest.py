@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,25 @@ def entries_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Manifest entries of a run's ``summary*.json``, one per final metric."""
     shared = {
         "seeds": [summary["seed"]],
-        "command": summary["command"],
+        "command": _essential(summary["command"]),
         "versions": summary["versions"],
         "date": summary["date"],
     }
     return [{"metric": name, "value": value, **shared} for name, value in sorted(summary["final"].items())]
+
+
+def _essential(command: str) -> str:
+    """The command without the options that say where results go and how they are shown."""
+    words, skip = [], False
+    for word in shlex.split(command):
+        name, has_value, _ = word.partition("=")
+        if name in ("--manifest", "--trainer.default_root_dir", "--trainer.enable_progress_bar"):
+            skip = not has_value
+        elif not skip:
+            words.append(word)
+        else:
+            skip = False
+    return shlex.join(words)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

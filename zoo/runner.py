@@ -489,6 +489,9 @@ class ZooCLI(LightningCLI):
         parser.add_argument(
             "--weights", type=str | None, default=None, help="Name or file of weights to start from."
         )
+        parser.add_argument(
+            "--manifest", type=str | None, default=None, help="Results file to add the metrics of a test to."
+        )
         parser.set_defaults({"trainer.default_root_dir": "runs"})
 
     def _parse_ckpt_path(self) -> None:
@@ -503,7 +506,8 @@ class ZooCLI(LightningCLI):
             if isinstance(callback, Checkpoint) and callback.dirpath is None:
                 callback.dirpath = str(folder / "checkpoints")
         command = shlex.join(["zoo", arguments.verb, *arguments.given])
-        run = Run(arguments.name, folder, self._config_text(), command)
+        results = arguments.value("manifest")
+        run = Run(arguments.name, folder, self._config_text(), command, Path(results) if results else None)
         # Run speaks last: after the bar is closed and the predictions are written
         callbacks = [PredictionWriter(), *callbacks, run, NamedClass(self.model, arguments.name)]
         if config.get("enable_progress_bar") is not False:
@@ -525,7 +529,15 @@ class ZooCLI(LightningCLI):
         verb = self.arguments.verb
         text = self._parser(verb).dump(self.config[verb], skip_none=False, skip_validation=True)
         content = yaml.safe_load(text)
-        for key in ("config", "ckpt_path", "weights", "weights_only", "return_predictions", "verbose"):
+        for key in (
+            "config",
+            "ckpt_path",
+            "weights",
+            "weights_only",
+            "return_predictions",
+            "verbose",
+            "manifest",
+        ):
             content.pop(key, None)
         header = f"# zoo {zoo.__version__}: {shlex.join(['zoo', verb, *self.arguments.given])}\n"
         return header + yaml.safe_dump(content, sort_keys=False)

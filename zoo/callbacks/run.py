@@ -15,7 +15,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from zoo import manifest
 from zoo.callbacks.checkpoint import Checkpoint
 from zoo.callbacks.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.callbacks.predictions import PredictionWriter, Previews
@@ -76,9 +78,14 @@ class Run(Callback):
         folder: the run's folder.
         config: text of the parsed configuration.
         command: what was typed.
+        results: manifest that the metrics of ``zoo validate`` and ``zoo test`` are added to, see
+            :mod:`zoo.manifest`.
     """
 
-    def __init__(self, name: str, folder: Path, config: str, command: str) -> None:
+    def __init__(
+        self, name: str, folder: Path, config: str, command: str, results: Path | None = None
+    ) -> None:
+        self.results = results
         self.name, self.folder, self.config, self.command = name, folder, config, command
         self.seconds = 0.0
         self._started = 0.0
@@ -159,7 +166,7 @@ class Run(Callback):
         if curves is not None:
             say(f"curves      {curves}")
         say(f"log         {self.folder / 'metrics.csv'} and summary.json")
-        if best is not None:
+        if best is not None and is_overridden("predict_step", pl_module):
             say(f"next: zoo predict --config {self.folder / 'config.yaml'} --weights {best}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -171,7 +178,11 @@ class Run(Callback):
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix + "/")}
         self.seconds = time.monotonic() - self._started
         name = f"summary_{'validate' if prefix == 'val' else prefix}.json"
-        self._save_summary(name, {**self._facts(trainer), "final": metrics, "seconds": self.seconds})
+        summary = {**self._facts(trainer), "final": metrics, "seconds": self.seconds}
+        self._save_summary(name, summary)
+        if self.results is not None:
+            manifest.update(self.results, manifest.entries_of(summary))
+            say(f"added to {self.results}")
         for key, value in metrics.items():
             say(f"{key.removeprefix(prefix + '/'):<18} {value:.6g}")
         say(f"done in {_duration(self.seconds)}; written to {self.folder / name}")
