@@ -239,6 +239,31 @@ def test_a_batch_that_the_devices_cannot_share_is_one_line(strategy: str, tmp_pa
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+FAILING = """
+from lightning.pytorch import Callback
+
+class Failing(Callback):
+    def __init__(self, rank: int = 0):
+        self.rank = rank
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_rank == self.rank and trainer.global_step == 3:
+            raise ValueError(f"what stopped rank {self.rank}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_rank_that_fails_says_why(rank: int, tmp_path: Path) -> None:
+    """Not the other one, which only sees its connection go."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    flags = ("--trainer.callbacks=failing.Failing", f"--trainer.callbacks.rank={rank}")
+    result = launch("fit", tmp_path, "--config=trainer/ddp", TWO, STEPS, *flags)
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert lines == [f"zoo: error: what stopped rank {rank}"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_torchrun_uses_one_folder(strategy: str, one: Path, tmp_path: Path) -> None:
