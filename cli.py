@@ -147,10 +147,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if _speaks(error):
             text = str(error) if isinstance(error, CommandError) else _explain(error)
             print(f"zoo: error: {text}", file=sys.stderr, flush=True)
         return 1
+
+
+def _speaks(error: Exception) -> bool:
+    from zoo.errors import speaks
+
+    return speaks(error)
 
 
 def _explain(error: Exception) -> str:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Sources = Sequence[tuple[str, Mapping[str, Any]]]
 """(name, content) of what settings came from besides flags, in order of precedence."""
+
+FAILED = ".failed"
+"""File in the folder of a run of several processes, made by the first that fails."""
 
 _LONGEST = 600
 _UNION = "Does not validate against any of the Union subtypes"
@@ -35,6 +40,29 @@ class ParserError(UsageError):
     def __init__(self, message: str, known: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.known = list(known)
+
+
+def claim(error: BaseException, folder: Path, rank: int) -> None:
+    """Let the first process of a run that fails say why, and no other.
+
+    What stops one rank makes the others fail too, with a lost connection that tells nothing. The mark in the
+    run's folder decides who was first; ``speaks`` of the error carries the answer to the command line.
+    """
+    if hasattr(error, "speaks"):
+        return
+    try:
+        os.close(os.open(folder / FAILED, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        first = True
+    except FileExistsError:
+        first = False
+    except OSError:  # no folder: rank 0 took it away because it failed at once
+        first = rank == 0
+    error.speaks = first  # type: ignore[attr-defined]
+
+
+def speaks(error: BaseException) -> bool:
+    """Whether this process prints ``error``."""
+    return bool(getattr(error, "speaks", os.environ.get("LOCAL_RANK", "0") == "0"))
 
 
 def explain(error: BaseException) -> str:

@@ -31,7 +31,7 @@ from zoo.callbacks.predictions import PredictionWriter, Previews
 from zoo.callbacks.randomness import ResumableRandomness
 from zoo.callbacks.run import Run, say
 from zoo.catalog import OVERLAYS, config_names, find_config, registry
-from zoo.errors import ParserError, UsageError, explain_parser
+from zoo.errors import FAILED, ParserError, UsageError, claim, explain_parser
 
 # Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
 _FOLDER_VARIABLE, _RESUME_VARIABLE = "ZOO_RUN_FOLDER", "ZOO_RESUME_PATH"
@@ -107,7 +107,9 @@ def run(verb: str, argv: Sequence[str]) -> int:
     except ParserError as error:
         arguments.remove_unused_folder()
         raise UsageError(explain_parser(error, arguments.sources, arguments.flags)) from error
-    except Exception:
+    except Exception as error:
+        if _is_child():
+            claim(error, Path(os.environ[_FOLDER_VARIABLE]), _rank())
         arguments.remove_unused_folder()
         raise
     finally:
@@ -376,7 +378,7 @@ class Arguments:
         folder = self._new_folder
         if folder is None or _rank() or not folder.is_dir():
             return
-        if all(re.fullmatch(r"config\w*\.yaml", path.name) for path in folder.iterdir()):
+        if all(re.fullmatch(r"config\w*\.yaml", p.name) or p.name == FAILED for p in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
 
 

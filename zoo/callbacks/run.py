@@ -21,6 +21,7 @@ from zoo import manifest
 from zoo.callbacks.checkpoint import Checkpoint
 from zoo.callbacks.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.callbacks.predictions import PredictionWriter, Previews
+from zoo.errors import FAILED, claim
 
 _VERSIONS = ("lightning-zoo", "torch", "lightning", "torchmetrics", "numpy", "diffusers", "transformers")
 
@@ -100,8 +101,11 @@ class Run(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         verb = trainer.state.fn.value if trainer.state.fn else stage
+        # ranks that a launcher started each took a number of their own
+        self.folder = trainer.strategy.broadcast(self.folder)
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / FAILED).unlink(missing_ok=True)
             temporary = self.folder / ".config.yaml.tmp"
             temporary.write_text(self.config)
             os.replace(temporary, self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml"))
@@ -195,6 +199,8 @@ class Run(Callback):
         say(f"done in {_duration(time.monotonic() - self._started)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.world_size > 1:
+            claim(exception, self.folder, trainer.global_rank)
         if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == TrainerFn.FITTING:
             say(
                 f"interrupted at step {trainer.global_step}; go on with the same command and --ckpt_path last"
