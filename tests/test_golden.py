@@ -14,6 +14,7 @@ import pytest
 
 import cli
 from zoo.callbacks.metrics_csv import read_metrics
+from zoo.catalog import config_folder, config_names
 
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = ("dtr_dit_digits", "dtr_dit_mnist", "digit_classifier_digits", "digit_classifier_mnist")
@@ -45,6 +46,13 @@ def test_first_steps_follow_the_golden_curve(config: str, tmp_path: Path) -> Non
     for row, golden in zip(rows, expected, strict=True):
         # float32 sums differ between machines and thread counts; a changed method differs by far more
         assert row == pytest.approx(golden, rel=2e-3, abs=1e-5)
+
+
+def test_every_config_is_trained_by_a_test() -> None:
+    """Embedded configs here, recipes in test_full_size_configs, overlays in test_overlays."""
+    names = {n for n in config_names() if "/" not in n}
+    recipes = {n for n in names if "ImageNetLatents" in (config_folder() / f"{n}.yaml").read_text()}
+    assert names - recipes == set(EMBEDDED)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     killed_fit(tmp_path, moment, step, *flags)
     folder = fit(tmp_path, *flags, RESUME)
     assert run_differences(reference(setting), folder) == []
-    assert list(tmp_path.rglob("*.tmp")) == []
+    # no kill leaves half a file under a checkpoint's name, nor a leftover after the resume
+    assert [p.name for p in tmp_path.rglob("*") if p.suffix in (".tmp", ".broken")] == []
 
 
 def test_workers_resume_to_the_same_bits(tmp_path: Path, reference: Callable[[str], Path]) -> None:
