@@ -23,7 +23,9 @@ def lookup(file: str, label: str | None, metric: str) -> dict[str, Any]:
     if not path.is_file():
         raise KeyError(f"no results file docs/results/{file}.json")
     entries = [
-        e for e in json.loads(path.read_text()) if e["metric"] == metric and (label or "") in e["command"]
+        e
+        for e in json.loads(path.read_text())
+        if e["metric"] == metric and (label is None or f"{label} " in e["command"] + " ")
     ]
     if len(entries) != 1:
         raise KeyError(
