@@ -28,8 +28,12 @@ def config_names() -> list[str]:
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, kind: str = "") -> Path:
     """A YAML file by path, ``configs/x.yaml``, ``x.yaml``, ``x`` or ``trainer/x``.
+
+    Args:
+        name: what the user wrote.
+        kind: ``sweeps`` or ``claims`` looks in that folder of the shipped configs first.
 
     Raises:
         FileNotFoundError: with the nearest shipped names.
@@ -38,9 +42,9 @@ def find_config(name: str) -> Path:
     if given.is_file():
         return given
     short = name.removeprefix("configs/").removesuffix(".yaml")
-    shipped = config_folder() / f"{short}.yaml"
-    if shipped.is_file():
-        return shipped
+    for folder in (config_folder() / kind, config_folder()):
+        if (folder / f"{short}.yaml").is_file():
+            return folder / f"{short}.yaml"
     if given.is_dir():
         raise FileNotFoundError(f"config {name!r} is a folder; give a YAML file in it")
     near = difflib.get_close_matches(short, config_names(), n=3, cutoff=0.5)

@@ -1,0 +1,65 @@
+"""``zoo compare``: re-test a paper's claim, with a verdict."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from zoo import manifest
+from zoo.compare.claim import read_claim
+from zoo.compare.report import csv_text, manifest_entries, markdown, plot
+from zoo.compare.runs import run_all
+from zoo.compare.statistics import Verdict
+from zoo.compare.verdict import judge_claim, overall_verdict
+from zoo.launch import Launch, run_command
+
+__all__ = ["compare"]
+
+
+def compare(
+    path: Path,
+    out: Path,
+    jobs: int = 1,
+    quick: bool = False,
+    results_file: Path | None = None,
+    say: Callable[[str], None] = print,
+    launch: Launch = run_command,
+) -> Verdict | None:
+    """Run a claim file to its verdict.
+
+    Args:
+        path: claim file, see :mod:`zoo.compare.claim`.
+        out: folder of all comparisons; this one's is ``<out>/<claim>``, with ``_quick`` for a quick look.
+        jobs: runs at the same time; the CPU threads are divided among them.
+        quick: only the seeds and overrides of section ``quick``, and no verdict.
+        results_file: results manifest to add the numbers to.
+        say: gets the progress, a line at a time.
+        launch: runs the command line.
+
+    Returns:
+        The overall verdict, or None for a quick look.
+
+    Raises:
+        ValueError: for a claim that cannot be judged: bad file, unequal budgets, missing metric.
+        RuntimeError: when a run fails.
+    """
+    claim = read_claim(path, quick)
+    folder = out / (claim.name + ("_quick" if quick else ""))
+    say(f"{claim.title}: {len(claim.arms)} arms x {len(claim.seeds)} seeds, results in {folder}")
+    started = time.monotonic()
+    results = run_all(claim, folder, jobs, say, launch)
+    judged = judge_claim(claim, results)
+    text = markdown(claim, results, judged)
+    (folder / "table.md").write_text(text)
+    (folder / "runs.csv").write_text(csv_text(claim, results))
+    plot(claim, results, folder / "plot.png")
+    entries = manifest_entries(claim, results, judged)
+    (folder / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
+    if results_file is not None:
+        manifest.update(results_file, entries)
+        say(f"added to {results_file}")
+    print(text)
+    say(f"{time.monotonic() - started:.0f} s; table.md, runs.csv, results.json and plot.png are in {folder}")
+    return overall_verdict(judged)

@@ -1,0 +1,169 @@
+"""What a comparison leaves: a table for the terminal and the docs, every run as CSV, a plot, manifest entries."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.compare.claim import Claim
+from zoo.compare.runs import Results
+from zoo.compare.verdict import Outcome, overall_verdict
+
+
+def arm_rows(claim: Claim, results: Results) -> list[dict[str, Any]]:
+    """One row per metric and arm: mean and sd (n - 1) over the seeds that have the metric."""
+    rows = []
+    for metric in claim.shown_metrics:
+        for arm in claim.arms:
+            runs = results[arm]
+            values = [runs[s]["metrics"][metric] for s in claim.seeds if metric in runs[s]["metrics"]]
+            if values:
+                sd = statistics.stdev(values) if len(values) > 1 else float("nan")
+                rows.append(
+                    {
+                        "metric": metric,
+                        "arm": arm,
+                        "mean": statistics.fmean(values),
+                        "sd": sd,
+                        "n": len(values),
+                    }
+                )
+    return rows
+
+
+def markdown(claim: Claim, results: Results, judged: Sequence[Outcome]) -> str:
+    """The comparison as Markdown: arms (rows) by metrics (columns), then the predicates."""
+    runs = [run for arm in results.values() for run in arm.values()]
+    metrics = [m for m in claim.shown_metrics if any(m in run["metrics"] for run in runs)]
+    cells = {(r["metric"], r["arm"]): f"{r['mean']:.4g} ± {r['sd']:.2g}" for r in arm_rows(claim, results)}
+    lines = [f"## {claim.title}", ""]
+    if claim.paper:
+        lines += [claim.paper, ""]
+    lines += [
+        f"Mean ± standard deviation over seeds {', '.join(map(str, claim.seeds))}; {_budget(claim, runs)}.",
+        "",
+    ]
+    lines += [_row(["arm", *metrics]), _row(["---"] * (len(metrics) + 1))]
+    lines += [_row([arm, *(cells.get((m, arm), "") for m in metrics)]) for arm in claim.arms]
+    lines += [
+        "",
+        _row(["predicate", "mean difference", "95 % interval", "as claimed", "sign test p", "verdict"]),
+    ]
+    lines += [_row(["---"] * 6)]
+    for o in judged:
+        s = o.statistics
+        interval = f"{s.low:+.3g} to {s.high:+.3g}"
+        signs = f"{s.positive} of {s.n}"
+        lines.append(
+            _row(
+                [o.predicate.text, f"{s.mean:+.3g}", interval, signs, f"{s.sign_p:.2g}", o.verdict or "none"]
+            )
+        )
+    seconds = sum(run["seconds"] for run in runs)
+    lines += [
+        "",
+        f"Overall: **{verdict_text(judged)}**",
+        "",
+        f"{len(runs)} runs, {_hours(seconds)} of training.",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _budget(claim: Claim, runs: Sequence[Any]) -> str:
+    first = runs[0]
+    names = {"steps": "steps", "effective_batch": "samples a step", "epochs": "epochs"}
+    return ", ".join(f"{first[key]} {names[key]}" for key in claim.budget) + " in every run"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def verdict_text(judged: Sequence[Outcome]) -> str:
+    """The overall verdict in words."""
+    return overall_verdict(judged) or "no verdict (quick)"
+
+
+def csv_text(claim: Claim, results: Results) -> str:
+    """Every run as a row."""
+    runs = [run for arm in results.values() for run in arm.values()]
+    metrics = sorted({m for run in runs for m in run["metrics"]})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["arm", "seed", "steps", "effective_batch", "seconds", *metrics, "command"])
+    for arm in claim.arms:
+        for seed in claim.seeds:
+            run = results[arm][seed]
+            values = [run["metrics"].get(m, "") for m in metrics]
+            spent = [run["steps"], run["effective_batch"], round(run["seconds"], 1)]
+            writer.writerow([arm, seed, *spent, *values, run["command"]])
+    return buffer.getvalue()
+
+
+def plot(claim: Claim, results: Results, path: Path) -> None:
+    """One panel per metric: a point per arm and seed, a line joins the arms of a seed, a bar is the mean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    means = {(r["metric"], r["arm"]): r["mean"] for r in arm_rows(claim, results)}
+    metrics = list(dict.fromkeys(metric for metric, _ in means))
+    columns = min(3, len(metrics))
+    lines = -(-len(metrics) // columns)
+    width = max(3.4, 0.5 * len(claim.arms))
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(1 + width * columns, 3.6 * lines), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(metrics) :]:
+        axis.set_visible(False)
+    for axis, metric in zip(axes.flat, metrics, strict=False):
+        for seed in claim.seeds:
+            values = [results[arm][seed]["metrics"].get(metric, float("nan")) for arm in claim.arms]
+            axis.plot(values, marker="o", markersize=4, linewidth=0.6, alpha=0.7, label=f"seed {seed}")
+        for i, arm in enumerate(claim.arms):
+            if (metric, arm) in means:
+                axis.hlines(means[metric, arm], i - 0.3, i + 0.3, color="black", linewidth=2)
+        axis.set_xticks(range(len(claim.arms)), list(claim.arms), rotation=30, ha="right", fontsize=7)
+        axis.set_title(metric, fontsize=9)
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=6)
+    figure.suptitle(claim.title, fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def manifest_entries(claim: Claim, results: Results, judged: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Entries for docs/results: means and sds of the arms, paired differences, verdicts."""
+    first = next(iter(next(iter(results.values())).values()))
+    runs = [run for arm in results.values() for run in arm.values()]
+    shared = {
+        "seeds": claim.seeds,
+        "command": f"zoo compare configs/claims/{claim.name}.yaml" + (" --quick" if claim.quick else ""),
+        "versions": first["versions"],
+        "git": first["git"],
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    values: dict[str, Any] = {}
+    for row in arm_rows(claim, results):
+        values |= {f"{row['arm']}/{row['metric']}/{key}": row[key] for key in ("mean", "sd")}
+    for o in judged:
+        name = f"{o.predicate.better}-{o.predicate.worse}/{o.predicate.metric}"
+        s = o.statistics
+        values |= {f"{name}/difference": s.mean, f"{name}/low": s.low, f"{name}/high": s.high}
+        values |= {f"{name}/as_claimed": s.positive, f"{name}/sign_p": s.sign_p, f"{name}/verdict": o.verdict}
+    values |= {
+        "verdict": verdict_text(judged),
+        "runs": len(runs),
+        "seconds": sum(run["seconds"] for run in runs),
+    }
+    return [{"metric": name, "value": value, **shared} for name, value in values.items()]

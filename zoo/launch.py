@@ -1,0 +1,62 @@
+"""Runs of the command line as subprocesses that do not outlive the process that started them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_STOP_WITH_PARENT = "ZOO_STOP_WITH_PARENT"
+_children: set[subprocess.Popen[bytes]] = set()
+_lock = threading.Lock()
+
+Launch = Callable[[Sequence[str], Path, int], None]
+"""``launch(arguments, log, threads)`` runs the command line, or raises RuntimeError with its last line."""
+
+
+def run_command(arguments: Sequence[str], log: Path, threads: int) -> None:
+    """Run ``zoo *arguments`` with ``threads`` CPU threads, its output appended to ``log``.
+
+    The child holds the read end of a pipe whose write end is ours: however this process ends, SIGKILL
+    included, the pipe closes and the child leaves (:func:`stop_with_parent`).
+
+    Raises:
+        RuntimeError: when it fails, with the last line of its output.
+    """
+    command = [sys.executable, str(Path(__file__).resolve().parent.parent / "cli.py"), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), _STOP_WITH_PARENT: "1"}
+    with log.open("ab") as file, _lock:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+        _children.add(process)
+    code = process.wait()
+    with _lock:
+        _children.discard(process)
+    if process.stdin is not None:
+        process.stdin.close()
+    if code:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        raise RuntimeError(f"a run failed with exit code {code}: {last[0]} (log {log})")
+
+
+def stop_children() -> None:
+    """Ask every running child to leave."""
+    with _lock:
+        for child in _children:
+            child.terminate()
+
+
+def stop_with_parent() -> None:
+    """Called by a child: end this process when the one that started it is gone."""
+    if os.environ.pop(_STOP_WITH_PARENT, None) is None:
+        return
+
+    def wait() -> None:
+        os.read(0, 1)  # returns only when the other end is closed
+        os._exit(130)
+
+    threading.Thread(target=wait, daemon=True).start()
