@@ -1,7 +1,8 @@
 """mkdocs hook: `{{ file/metric }}` and `{{ file/metric | .3f }}` become numbers of docs/results/file.json.
 
-A `:label` after the file picks the entries whose command contains it. A missing number stops the build, so
-a page cannot show one that no command made.
+`{{ claim_dtr/table }}` becomes the tables that `zoo compare` made. A `:label`
+after the file picks the entries whose command contains it. A missing number stops the build, so a page
+cannot show one that no command made.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PLACEHOLDER = re.compile(
-    r"\{\{\s*(?P<file>[\w-]+)(?::(?P<label>[^/}]+))?/(?P<metric>[\w/]+?)\s*(?:\|\s*(?P<format>\S+)\s*)?\}\}"
+    r"\{\{\s*(?P<file>[\w-]+)(?::(?P<label>[^/}]+))?/(?P<metric>[\w/-]+?)\s*(?:\|\s*(?P<format>\S+)\s*)?\}\}"
 )
 
 
@@ -39,7 +40,7 @@ def fill(text: str) -> str:
 
     def number(match: re.Match[str]) -> str:
         value = lookup(match["file"], match["label"], match["metric"])["value"]
-        return format(value, match["format"] or ".4g")
+        return value if isinstance(value, str) else format(value, match["format"] or ".4g")
 
     return PLACEHOLDER.sub(number, text)
 

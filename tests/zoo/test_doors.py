@@ -13,7 +13,7 @@ import datamodules
 import zoo
 
 ROOT = Path(zoo.__file__).parent.parent
-SHARED_ROOMS = {"callbacks", "diffusion", "metrics", "nn"}
+SHARED_ROOMS = {"callbacks", "compare", "diffusion", "metrics", "nn"}
 METHODS = {
     p.name for p in (ROOT / "zoo").iterdir() if (p / "__init__.py").exists() and p.name not in SHARED_ROOMS
 }

@@ -52,7 +52,7 @@ def compare(
     results = run_all(claim, folder, jobs, say, launch)
     judged = judge_claim(claim, results)
     text = markdown(claim, results, judged)
-    (folder / "table.md").write_text(text)
+    (folder / "table.md").write_text(f"## {claim.title}\n\n{claim.paper}\n\n{text}")
     (folder / "runs.csv").write_text(csv_text(claim, results))
     plot(claim, results, folder / "plot.png")
     entries = manifest_entries(claim, results, judged)

@@ -94,7 +94,7 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
     """Read and check a claim file.
 
     Raises:
-        ValueError: for unknown keys, arms or directions, unequal budgets, or fewer seeds than a verdict needs.
+        ValueError: for unknown keys, arms or directions, unequal budgets, or too few seeds for a verdict.
     """
     content = _content(path)
     overrides, seeds = dict(content.get("overrides") or {}), content["seeds"]

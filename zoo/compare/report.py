@@ -1,4 +1,4 @@
-"""What a comparison leaves: a table for the terminal and the docs, every run as CSV, a plot, manifest entries."""
+"""What a comparison leaves: a table for terminal and docs, every run as CSV, a plot, manifest entries."""
 
 from __future__ import annotations
 
@@ -24,15 +24,7 @@ def arm_rows(claim: Claim, results: Results) -> list[dict[str, Any]]:
             values = [runs[s]["metrics"][metric] for s in claim.seeds if metric in runs[s]["metrics"]]
             if values:
                 sd = statistics.stdev(values) if len(values) > 1 else float("nan")
-                rows.append(
-                    {
-                        "metric": metric,
-                        "arm": arm,
-                        "mean": statistics.fmean(values),
-                        "sd": sd,
-                        "n": len(values),
-                    }
-                )
+                rows.append({"metric": metric, "arm": arm, "mean": statistics.fmean(values), "sd": sd})
     return rows
 
 
@@ -41,37 +33,31 @@ def markdown(claim: Claim, results: Results, judged: Sequence[Outcome]) -> str:
     runs = [run for arm in results.values() for run in arm.values()]
     metrics = [m for m in claim.shown_metrics if any(m in run["metrics"] for run in runs)]
     cells = {(r["metric"], r["arm"]): f"{r['mean']:.4g} ± {r['sd']:.2g}" for r in arm_rows(claim, results)}
-    lines = [f"## {claim.title}", ""]
-    if claim.paper:
-        lines += [claim.paper, ""]
-    lines += [
-        f"Mean ± standard deviation over seeds {', '.join(map(str, claim.seeds))}; {_budget(claim, runs)}.",
+    seeds = ", ".join(map(str, claim.seeds))
+    training = _duration(sum(run["seconds"] for run in runs))
+    columns = ["predicate", "mean difference", "95 % interval", "as claimed", "sign test p", "verdict"]
+    lines = [
+        f"Mean ± standard deviation over seeds {seeds}; {_budget(claim, runs)}.",
+        "",
+        _row(["arm", *metrics]),
+        _row(["---"] * (len(metrics) + 1)),
+        *(_row([arm, *(cells.get((m, arm), "") for m in metrics)]) for arm in claim.arms),
+        "",
+        _row(columns),
+        _row(["---"] * len(columns)),
+        *(_row(_predicate_cells(o)) for o in judged),
+        "",
+        f"Overall: **{verdict_text(judged)}**. {len(runs)} runs, {training} of training.",
         "",
     ]
-    lines += [_row(["arm", *metrics]), _row(["---"] * (len(metrics) + 1))]
-    lines += [_row([arm, *(cells.get((m, arm), "") for m in metrics)]) for arm in claim.arms]
-    lines += [
-        "",
-        _row(["predicate", "mean difference", "95 % interval", "as claimed", "sign test p", "verdict"]),
-    ]
-    lines += [_row(["---"] * 6)]
-    for o in judged:
-        s = o.statistics
-        interval = f"{s.low:+.3g} to {s.high:+.3g}"
-        signs = f"{s.positive} of {s.n}"
-        lines.append(
-            _row(
-                [o.predicate.text, f"{s.mean:+.3g}", interval, signs, f"{s.sign_p:.2g}", o.verdict or "none"]
-            )
-        )
-    seconds = sum(run["seconds"] for run in runs)
-    lines += [
-        "",
-        f"Overall: **{verdict_text(judged)}**",
-        "",
-        f"{len(runs)} runs, {_hours(seconds)} of training.",
-    ]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
+
+
+def _predicate_cells(outcome: Outcome) -> list[str]:
+    s = outcome.statistics
+    interval = f"{s.low:+.3g} to {s.high:+.3g}"
+    counted = [f"{s.positive} of {s.n}", f"{s.sign_p:.2g}", outcome.verdict or "none"]
+    return [outcome.predicate.text, f"{s.mean:+.3g}", interval, *counted]
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -84,7 +70,7 @@ def _budget(claim: Claim, runs: Sequence[Any]) -> str:
     return ", ".join(f"{first[key]} {names[key]}" for key in claim.budget) + " in every run"
 
 
-def _hours(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
@@ -161,9 +147,5 @@ def manifest_entries(claim: Claim, results: Results, judged: Sequence[Outcome]) 
         s = o.statistics
         values |= {f"{name}/difference": s.mean, f"{name}/low": s.low, f"{name}/high": s.high}
         values |= {f"{name}/as_claimed": s.positive, f"{name}/sign_p": s.sign_p, f"{name}/verdict": o.verdict}
-    values |= {
-        "verdict": verdict_text(judged),
-        "runs": len(runs),
-        "seconds": sum(run["seconds"] for run in runs),
-    }
+    values |= {"verdict": verdict_text(judged), "runs": len(runs), "table": markdown(claim, results, judged)}
     return [{"metric": name, "value": value, **shared} for name, value in values.items()]

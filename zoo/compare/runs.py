@@ -26,9 +26,12 @@ _FACTS = ("steps", "epochs", "effective_batch", "seconds", "git", "device")
 
 def run_arguments(arm: Arm, seed: int) -> list[str]:
     """Arguments after the verb, without the output folder. ``{seed}`` in a flag becomes the seed."""
-    values = {k: v.replace("{seed}", str(seed)) if isinstance(v, str) else json.dumps(v) for k, v in arm.flags.items()}
-    flags = [f"--{key}={value}" for key, value in values.items()]
+    flags = [f"--{key}={_text(value, seed)}" for key, value in arm.flags.items()]
     return [f"--config={arm.config}", *flags, f"--seed_everything={seed}"]
+
+
+def _text(value: Any, seed: int) -> str:
+    return value.replace("{seed}", str(seed)) if isinstance(value, str) else json.dumps(value)
 
 
 def fingerprint(arm: Arm, seed: int, verbs: Sequence[str]) -> str:

@@ -78,8 +78,8 @@ def judge(
 ) -> Verdict:
     """Verdict on "the mean difference exceeds ``least_effect``", positive meaning as claimed.
 
-    Reproduced: the t interval lies above ``least_effect`` and, for ``sign``, the sign test is significant in favour.
-    Not reproduced: the t interval lies below it. Otherwise the seeds do not tell.
+    Reproduced: the t interval lies above ``least_effect`` and, for ``sign``, the sign test is significant in
+    favour. Not reproduced: the t interval lies below it. Otherwise the seeds do not tell.
     """
     in_favour = difference.positive > difference.negative and difference.sign_p <= significance
     if difference.low > least_effect and (test == "t" or in_favour):
