@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoo import manifest
 from zoo.compare.claim import read_claim
-from zoo.compare.report import csv_text, manifest_entries, markdown, plot
+from zoo.compare.report import csv_text, manifest_entries, markdown, plot, plot_differences
 from zoo.compare.runs import run_all
 from zoo.compare.statistics import Verdict
 from zoo.compare.verdict import judge_claim, overall_verdict
@@ -55,11 +55,12 @@ def compare(
     (folder / "table.md").write_text(f"## {claim.title}\n\n{claim.paper}\n\n{text}")
     (folder / "runs.csv").write_text(csv_text(claim, results))
     plot(claim, results, folder / "plot.png")
+    plot_differences(judged, folder / "differences.png")
     entries = manifest_entries(claim, results, judged)
     (folder / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
     if results_file is not None:
         manifest.update(results_file, entries)
         say(f"added to {results_file}")
     print(text)
-    say(f"{time.monotonic() - started:.0f} s; table.md, runs.csv, results.json and plot.png are in {folder}")
+    say(f"{time.monotonic() - started:.0f} s; table.md, runs.csv, plot.png, differences.png in {folder}")
     return overall_verdict(judged)

@@ -14,7 +14,7 @@ from zoo.compare.statistics import least_seeds
 
 SIGNIFICANCE = 0.05
 BUDGET = ("steps", "effective_batch")
-"""What all runs of a claim must have spent, by summary.json; ``budget`` of a claim file replaces it."""
+"""What compared runs must agree on, by summary.json; ``budget`` of a claim file replaces it."""
 BUDGET_KEYS = (*BUDGET, "epochs")
 T_TEST_SEEDS = 3
 _BUDGET_FLAGS = (
@@ -69,7 +69,7 @@ class Claim:
     Attributes:
         name: of the file.
         metrics: shown beside those of the predicates.
-        budget: keys of summary.json that every run must agree on.
+        budget: keys of summary.json that the arms of a predicate must agree on.
         quick: a look without verdict: fewer seeds and the overrides of section ``quick``.
     """
 
@@ -97,14 +97,14 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
         ValueError: for unknown keys, arms or directions, unequal budgets, or too few seeds for a verdict.
     """
     content = _content(path)
-    overrides, seeds = dict(content.get("overrides") or {}), content["seeds"]
+    seeds, shortened = content["seeds"], {}
     if quick:
         section = content.get("quick")
         if not isinstance(section, dict) or set(section) - {"seeds", "overrides"}:
             raise ValueError(f"{path}: --quick needs a section `quick` with seeds and overrides")
-        overrides |= section.get("overrides") or {}
+        shortened = section.get("overrides") or {}
         seeds = section.get("seeds", seeds[:2])
-    arms = _arms(path, content, overrides)
+    arms = _arms(path, content, shortened)
     if not isinstance(content["predicates"], list) or not content["predicates"]:
         raise ValueError(f"{path}: predicates must be a list with at least one entry")
     claim = Claim(
@@ -143,14 +143,14 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _arms(path: Path, content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Arm]:
+def _arms(path: Path, content: Mapping[str, Any], shortened: Mapping[str, Any]) -> dict[str, Arm]:
     arms = {}
     for name, given in content["arms"].items():
         if not isinstance(given or {}, dict):
             raise ValueError(
                 f"{path}: arm {name!r} must be a mapping of flags ({{}} for none), got {given!r}"
             )
-        flags = {**overrides, **(given or {})}
+        flags = {**(content.get("overrides") or {}), **(given or {}), **shortened}
         config = flags.pop("config", content.get("config"))
         if not config:
             raise ValueError(f"{path}: arm {name!r} has no config; give `config` for all arms or in the arm")
@@ -212,10 +212,13 @@ def _check_budget_flags(path: Path, claim: Claim) -> None:
 
     Arms with configs of their own may need flags of their own: there summary.json alone decides.
     """
-    if "steps" not in claim.budget or len({arm.config for arm in claim.arms.values()}) > 1:
-        return
-    for flag in _BUDGET_FLAGS:
-        values = {name: arm.flags.get(flag, "not set") for name, arm in claim.arms.items()}
-        if len(set(map(str, values.values()))) > 1:
-            given = ", ".join(f"{name} {value}" for name, value in values.items())
-            raise ValueError(f"{path}: arms must spend the same budget, but {flag} differs: {given}")
+    for predicate in claim.predicates:
+        names = (predicate.better, predicate.worse)
+        arms = [claim.arms[name] for name in names]
+        if "steps" not in claim.budget or arms[0].config != arms[1].config:
+            continue
+        for flag in _BUDGET_FLAGS:
+            values = [str(arm.flags.get(flag, "not set")) for arm in arms]
+            if values[0] != values[1]:
+                given = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+                raise ValueError(f"{path}: arms must spend the same budget, but {flag} differs: {given}")

@@ -6,7 +6,7 @@ import csv
 import io
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,14 @@ def markdown(claim: Claim, results: Results, judged: Sequence[Outcome]) -> str:
     training = _duration(sum(run["seconds"] for run in runs))
     columns = ["predicate", "mean difference", "95 % interval", "as claimed", "sign test p", "verdict"]
     lines = [
-        f"Mean ± standard deviation over seeds {seeds}; {_budget(claim, runs)}.",
+        f"Mean ± standard deviation over seeds {seeds}.",
         "",
-        _row(["arm", *metrics]),
-        _row(["---"] * (len(metrics) + 1)),
-        *(_row([arm, *(cells.get((m, arm), "") for m in metrics)]) for arm in claim.arms),
+        _row(["arm", "steps", "batch", *metrics]),
+        _row(["---"] * (len(metrics) + 3)),
+        *(
+            _row([arm, *_budget(results[arm].values()), *(cells.get((m, arm), "") for m in metrics)])
+            for arm in claim.arms
+        ),
         "",
         _row(columns),
         _row(["---"] * len(columns)),
@@ -64,10 +67,12 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _budget(claim: Claim, runs: Sequence[Any]) -> str:
-    first = runs[0]
-    names = {"steps": "steps", "effective_batch": "samples a step", "epochs": "epochs"}
-    return ", ".join(f"{first[key]} {names[key]}" for key in claim.budget) + " in every run"
+def _budget(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Steps (a range where they differ) and effective batch of an arm."""
+    steps = sorted({run["steps"] for run in runs})
+    batch = next(iter(runs))["effective_batch"]
+    text = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    return [text, "full" if batch is None else str(batch)]
 
 
 def _duration(seconds: float) -> str:
@@ -124,6 +129,42 @@ def plot(claim: Claim, results: Results, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=6)
     figure.suptitle(claim.title, fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_differences(judged: Sequence[Outcome], path: Path) -> None:
+    """Paired differences of each predicate, positive as claimed: a point per seed, mean and t interval."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    metrics = list(dict.fromkeys(o.predicate.metric for o in judged))
+    groups = [[o for o in judged if o.predicate.metric == metric] for metric in metrics]
+    heights = [0.6 + 0.35 * len(group) for group in groups]
+    figure, axes = plt.subplots(
+        len(groups),
+        1,
+        figsize=(7, sum(heights) + 0.6),
+        squeeze=False,
+        height_ratios=heights,
+        layout="constrained",
+    )
+    for axis, metric, group in zip(axes.flat, metrics, groups, strict=True):
+        for row, o in enumerate(group):
+            s = o.statistics
+            axis.plot(o.differences, [row] * s.n, "o", markersize=4, alpha=0.6, color="tab:blue")
+            if s.n > 1:
+                axis.errorbar(s.mean, row, xerr=[[s.mean - s.low], [s.high - s.mean]], fmt="k|", capsize=4)
+            if o.predicate.least_effect:
+                axis.plot(o.predicate.least_effect, row, "r|", markersize=14)
+        names = [f"{o.predicate.better} over {o.predicate.worse}" for o in group]
+        axis.set_yticks(range(len(group)), names, fontsize=8)
+        axis.set_ylim(len(group) - 0.5, -0.5)
+        axis.axvline(0.0, color="grey", linewidth=0.8)
+        axis.set_title(f"{metric}: gain per seed, mean and 95 % interval", fontsize=9)
+        axis.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -12,9 +12,15 @@ from zoo.compare.statistics import PairedDifference, Verdict, judge, overall, pa
 
 @dataclass(frozen=True)
 class Outcome:
-    """A predicate with what the seeds say about it; ``verdict`` is None in a quick look."""
+    """A predicate with what the seeds say about it.
+
+    Attributes:
+        differences: one per seed, positive as claimed.
+        verdict: None in a quick look.
+    """
 
     predicate: Predicate
+    differences: list[float]
     statistics: PairedDifference
     verdict: Verdict | None
 
@@ -26,19 +32,18 @@ def judge_claim(claim: Claim, results: Results) -> list[Outcome]:
         ValueError: for unequal budgets or a metric that an arm lacks.
     """
     check_budget(claim, results)
-    judged = []
-    for predicate in claim.predicates:
-        better, worse = (
-            _values(claim, results, arm, predicate.metric) for arm in (predicate.better, predicate.worse)
-        )
-        statistics = paired_difference(
-            [predicate.difference(b, w) for b, w in zip(better, worse, strict=True)]
-        )
-        verdict = (
-            None if claim.quick else judge(statistics, predicate.least_effect, predicate.test, SIGNIFICANCE)
-        )
-        judged.append(Outcome(predicate, statistics, verdict))
-    return judged
+    return [_judge(claim, results, predicate) for predicate in claim.predicates]
+
+
+def _judge(claim: Claim, results: Results, predicate: Predicate) -> Outcome:
+    better = _values(claim, results, predicate.better, predicate.metric)
+    worse = _values(claim, results, predicate.worse, predicate.metric)
+    differences = [predicate.difference(b, w) for b, w in zip(better, worse, strict=True)]
+    statistics = paired_difference(differences)
+    if claim.quick:
+        return Outcome(predicate, differences, statistics, None)
+    verdict = judge(statistics, predicate.least_effect, predicate.test, SIGNIFICANCE)
+    return Outcome(predicate, differences, statistics, verdict)
 
 
 def overall_verdict(judged: Sequence[Outcome]) -> Verdict | None:
@@ -48,16 +53,18 @@ def overall_verdict(judged: Sequence[Outcome]) -> Verdict | None:
 
 
 def check_budget(claim: Claim, results: Results) -> None:
-    """Refuse runs that spent different budgets.
+    """Refuse to compare arms whose runs spent different budgets.
 
     Raises:
-        ValueError: with the budget of each arm.
+        ValueError: with the budget of both arms.
     """
-    for key in claim.budget:
-        spent = {arm: sorted({str(run[key]) for run in runs.values()}) for arm, runs in results.items()}
-        if len({value for values in spent.values() for value in values}) > 1:
-            text = "; ".join(f"{arm} {', '.join(values)}" for arm, values in spent.items())
-            raise ValueError(f"no verdict over unequal budgets: {key} is {text}")
+    for predicate in claim.predicates:
+        for key in claim.budget:
+            names = (predicate.better, predicate.worse)
+            spent = [sorted({str(results[arm][seed][key]) for seed in claim.seeds}) for arm in names]
+            if len({*spent[0], *spent[1]}) > 1:
+                text = "; ".join(f"{arm} {', '.join(s)}" for arm, s in zip(names, spent, strict=True))
+                raise ValueError(f"no verdict over unequal budgets: {key} is {text}")
 
 
 def _values(claim: Claim, results: Results, arm: str, metric: str) -> list[float]:

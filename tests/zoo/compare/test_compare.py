@@ -383,6 +383,30 @@ def test_unequal_budgets_get_no_verdict(tmp_path: Path) -> None:
         compare(claim_file(tmp_path), tmp_path, say=silent, launch=spends_more)
 
 
+def test_budgets_must_be_equal_only_where_arms_are_compared(tmp_path: Path) -> None:
+    """A ladder compares pairs at several budgets in one file."""
+    pair = {"learns": {}, "frozen": {"model.init_args.width": 4}}
+    arms = {
+        f"{name}_{steps}": flags | {"trainer.max_steps": steps}
+        for steps in (5, 50)
+        for name, flags in pair.items()
+    }
+    rungs = [predicate(better=f"learns_{steps}", worse=f"frozen_{steps}") for steps in (5, 50)]
+    runs = FakeRuns(better_when_learning)
+
+    def spends(arguments: Sequence[str], log: Path, threads: int) -> None:
+        runs.change = {"steps": int(flag(arguments, "trainer.max_steps") or 0)}
+        runs(arguments, log, threads)
+
+    assert (
+        compare(claim_file(tmp_path, arms=arms, predicates=rungs), tmp_path, say=silent, launch=spends)
+        == "reproduced"
+    )
+    rungs[0]["worse"] = "frozen_50"
+    with pytest.raises(ValueError, match=r"trainer.max_steps differs: learns_5 5, frozen_50 50"):
+        compare(claim_file(tmp_path, arms=arms, predicates=rungs), tmp_path, say=silent, launch=spends)
+
+
 def test_a_claim_may_leave_the_steps_to_early_stopping(tmp_path: Path) -> None:
     runs = FakeRuns(better_when_learning)
 
@@ -407,6 +431,11 @@ def test_quick_gives_no_verdict(tmp_path: Path) -> None:
     runs = FakeRuns(better_when_learning)
     assert compare(path, tmp_path, quick=True, say=silent, launch=runs) is None
     assert runs.calls == 2
+    assert set(read_claim(path, quick=True).arms["frozen"].flags.values()) == {
+        1,
+        5,
+        4,
+    }  # steps, interval, width
     assert "no verdict (quick)" in (tmp_path / "claim_quick" / "table.md").read_text()
     with pytest.raises(ValueError, match="--quick needs a section `quick`"):
         compare(claim_file(tmp_path), tmp_path, quick=True, say=silent, launch=runs)
