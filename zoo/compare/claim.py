@@ -97,7 +97,8 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
         ValueError: for unknown keys, arms or directions, unequal budgets, or too few seeds for a verdict.
     """
     content = _content(path)
-    seeds, shortened = content["seeds"], {}
+    seeds = content["seeds"]
+    shortened: dict[str, Any] = {}
     if quick:
         section = content.get("quick")
         if not isinstance(section, dict) or set(section) - {"seeds", "overrides"}:
