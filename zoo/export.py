@@ -286,6 +286,7 @@ def _write_onnx(
                 input_names=list(inputs),
                 output_names=list(outputs),
                 opset_version=OPSET,
+                dynamic_shapes=tuple({0: "batch"} for _ in inputs),  # the name in the file
                 dynamo=True,
                 verbose=False,
             )
