@@ -490,7 +490,7 @@ def test_full_size_dit_s_is_exported(suffix: str, tmp_path: Path, capsys: pytest
         pytest.importorskip(NEEDS_ONNX)
     module = zoo.DTR(size="S")  # configs/dtr_dit_s.yaml
     awake(module)
-    assert sum(p.numel() for p in module.network.parameters()) == 32_956_448
+    assert sum(p.numel() for p in module.network.parameters()) == 32_865_056
     source = hub.save(module, tmp_path / "s.safetensors", config="dtr_dit_s")
     out = tmp_path / f"s{suffix}"
     assert cli.main(["export", str(source), "--out", str(out)]) == 0
