@@ -22,6 +22,7 @@ usage: zoo VERB [options]
   predict    write what the method makes: samples, masks, text, ...
   list       methods, configs, data and weights: zoo list [methods|configs|data|weights] [--json]
   convert    official weights <-> zoo weights: zoo convert FILE --method dtr --out X.safetensors
+  export     a network as torch.export or ONNX: zoo export NAME|FILE --out X.pt2|X.onnx
   compare    re-test a paper's claim over seeds, with a verdict: zoo compare configs/claims/dtr.yaml
 
 options of fit, validate, test and predict:
@@ -35,7 +36,7 @@ options of fit, validate, test and predict:
   --version  version and where it runs from
 """
 RUN_VERBS = ("fit", "validate", "test", "predict")
-VERBS = (*RUN_VERBS, "list", "convert", "compare")
+VERBS = (*RUN_VERBS, "list", "convert", "export", "compare")
 
 
 class CommandError(Exception):
@@ -98,6 +99,20 @@ def convert_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def export_command(argv: Sequence[str]) -> int:
+    """``zoo export``: the network of weights as a ``torch.export`` program or as ONNX, checked."""
+    parser = _Parser(prog="zoo export", description="Write a network for use without the zoo.")
+    parser.add_argument("weights", help="a name of `zoo list weights`, .ckpt, .safetensors, hf://...")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: X.pt2 or X.onnx")
+    parser.add_argument("--force", action="store_true", help="overwrite --out")
+    options = parser.parse_args(argv)
+    from zoo.export import export
+
+    for line in export(options.weights, options.out, options.force):
+        print(f"zoo: {line}", flush=True)
+    return 0
+
+
 def compare_command(argv: Sequence[str]) -> int:
     """``zoo compare``: run the arms of a claim file over its seeds and judge its predicates."""
     parser = _Parser(prog="zoo compare", description="Re-test a paper's claim. A stopped comparison goes on.")
@@ -156,6 +171,7 @@ def _dispatch(argv: list[str]) -> int:
     commands: dict[str, Any] = {
         "list": list_command,
         "convert": convert_command,
+        "export": export_command,
         "compare": compare_command,
     }
     return int(commands.get(verb, _run_command(verb))(rest))
