@@ -164,7 +164,7 @@ def read_sweep(path: Path) -> Sweep:
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: parameter {max(names, key=names.count)} is given twice")
     if content["method"] == "grid":
-        parameters = [p.for_grid() for p in parameters]
+        parameters = [p.for_grid(str(path)) for p in parameters]
     run_cap = content.get("run_cap")
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise ValueError(f"{path}: run_cap must be an integer above 0, got {run_cap!r}")

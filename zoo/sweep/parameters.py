@@ -91,8 +91,11 @@ class Parameter:
             return self.values[min(bisect.bisect_right(self.cumulative, drawn), len(self.values) - 1)]
         return round(drawn / self.q) * self.q if self.distribution.startswith("q_") else drawn
 
-    def for_grid(self) -> Parameter:
+    def for_grid(self, where: str) -> Parameter:
         """The same parameter as a list of values.
+
+        Args:
+            where: the file, for the error.
 
         Raises:
             ValueError: for a continuous one.
@@ -107,7 +110,7 @@ class Parameter:
             values = np.arange(self.low, self.high, self.q).tolist()  # without max, as W&B has it
         else:
             raise ValueError(
-                f"parameter {self.name}: a grid takes value, values, int_uniform or q_uniform, not "
+                f"{where}: parameter {self.name}: a grid takes value, values, int_uniform or q_uniform, not "
                 f"{self.distribution}; list its values, or use method random or bayes"
             )
         return replace(self, distribution="categorical", values=values)
