@@ -154,10 +154,10 @@ def plot(sweep: Sweep, rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels: list[Parameter | None] = [None, *sweep.searched]
-    columns = min(3, len(panels))
+    columns = len(panels) if len(panels) <= 4 else 3
     lines = -(-len(panels) // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(4 * columns, 3.2 * lines), squeeze=False, layout="constrained", sharey=True
+        lines, columns, figsize=(3.2 * columns, 3 * lines), squeeze=False, layout="constrained", sharey=True
     )
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -194,6 +194,7 @@ def plot(sweep: Sweep, rows: Sequence[Row], path: Path) -> None:
 def _places(axis: Any, parameter: Parameter | None, rows: Sequence[Row]) -> list[Any]:
     """x of each trial; sets the axis up for it."""
     if parameter is None:
+        axis.xaxis.get_major_locator().set_params(integer=True)
         return [r.number for r in rows]
     if parameter.values:
         labels = list(dict.fromkeys(map(str, parameter.values)))
