@@ -27,6 +27,7 @@ class Row:
     """A trial that ended by itself.
 
     Attributes:
+        number: of its folder.
         value: of the metric; None when it failed, not finite when it diverged.
     """
 
@@ -52,7 +53,8 @@ def rows_of(study: Study) -> list[Row]:
         if trial.state.is_finished() and not was_killed(trial):
             r = result_of(trial)
             facts = (r.get("error", ""), r.get("seconds", 0.0), r.get("final", {}), r.get("command", ""))
-            rows.append(Row(trial.number, r["folder"], r["values"], r.get("value"), *facts))
+            number = int(r["folder"].rpartition("_")[2])  # that of the trial which it goes on with
+            rows.append(Row(number, r["folder"], r["values"], r.get("value"), *facts))
     sign = -1.0 if study.sweep.maximize else 1.0
 
     def order(row: Row) -> tuple[int, float, int]:
