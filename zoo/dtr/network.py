@@ -83,7 +83,7 @@ class PatchEmbedder(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Contiguous: else the residual stream keeps the convolution order, and each norm and product copies it.
+        # Contiguous, or the residual stream keeps the convolution's order and is copied by each norm.
         return self.proj(x).flatten(2).transpose(1, 2).contiguous()  # (B, N, D)
 
 
