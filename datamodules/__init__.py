@@ -10,13 +10,15 @@ _NAMES: dict[str, str] = {
     "Digits": "datamodules.digits",
     "MNIST": "datamodules.digits",
     "ImageNetLatents": "datamodules.latents",
+    "SampleFiles": "datamodules.samples",
 }
 
-__all__ = ["MNIST", "Digits", "ImageNetLatents"]
+__all__ = ["MNIST", "Digits", "ImageNetLatents", "SampleFiles"]
 
 if TYPE_CHECKING:
     from datamodules.digits import MNIST, Digits
     from datamodules.latents import ImageNetLatents
+    from datamodules.samples import SampleFiles
 
 
 def __getattr__(name: str) -> Any:
