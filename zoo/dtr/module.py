@@ -57,6 +57,7 @@ class DTR(LightningModule):
         unet_res_blocks: residual blocks per level.
         unet_attention: sides of the levels with attention.
         unet_head_channels: width of an attention head.
+        unet_groups: of the group norms; divides every width.
         unet_dropout: dropout rate in the residual blocks.
         routing: ``dtr``, ``random`` (R-TR, the paper's ablation) or ``none`` (plain DiT).
         alpha: speed of the sliding window, > 1 moves it at high noise.
@@ -103,6 +104,7 @@ class DTR(LightningModule):
         unet_res_blocks: int = 3,
         unet_attention: Sequence[int] = (32, 16, 8),
         unet_head_channels: int = 64,
+        unet_groups: int = 32,
         unet_dropout: float = 0.1,
         routing: RoutingKind = "dtr",
         alpha: float = 4.0,
@@ -175,6 +177,7 @@ class DTR(LightningModule):
                 res_blocks=unet_res_blocks,
                 attention=unet_attention,
                 head_channels=unet_head_channels,
+                groups=unet_groups,
                 dropout=unet_dropout,
                 **common,
             )
