@@ -216,9 +216,14 @@ def write_shards(
         axes = (0, 2, 3)
         sums = sums + np.stack([(plain.astype(np.float64) ** p).sum(axis=axes) for p in (1, 2)], axis=-1)
         values += plain[:, 0].size
-        tensors = {"latents": plain.astype(np.float32), "latents_flip": flipped.astype(np.float32)}
+        tensors = {
+            "latents": plain.astype(np.float32),
+            "latents_flip": flipped.astype(np.float32),
+            "labels": labels.astype(np.int64),
+        }
         path = root / f"latents_rank00_shard{number:03d}.safetensors"
-        save_file({**tensors, "labels": labels.astype(np.int64)}, path)
+        # safetensors writes the memory as it lies: what is not in C order would come back permuted
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
     mean = sums[:, 0] / values  # (C,)
     std = np.sqrt((sums[:, 1] - values * mean**2) / max(values - 1, 1))
     content = {"mean": mean, "std": std}
