@@ -6,8 +6,8 @@ python tests/benchmarks/gpu.py --manifest docs/results/gpu.json     figures for 
 
 All arms share data (packed random latents on disk), loss, noise draws, EMA and precision; diffusers' DiT
 takes the place of the network alone. Model FLOP use = images/s x 3 x operations of a forward pass / peak of
-the card: a multiply-add is two operations, the backward pass counts as two forward passes, and what a compiler
-recomputes or an optimiser does counts nothing. The operations are those of the paper's network in all arms.
+the card: a multiply-add is two operations, the backward pass counts as two forward passes, and what a
+compiler recomputes or an optimiser does counts nothing. The operations are those of the paper's network.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.callbacks.predictions import GeneratedImages
+from zoo.diffusion.autoencoder import check_scale, decode_latents, load_vae
 from zoo.diffusion.losses import (
     LOSS_WEIGHTS,
     LossWeight,
@@ -466,11 +467,10 @@ class DTR(LightningModule):
         if self.hparams["vae"] is None:
             return samples
         if self._decoder is None:
-            from diffusers import AutoencoderKL
-
-            self._decoder = AutoencoderKL.from_pretrained(self.hparams["vae"]).to(self.device).eval()
-        latents = (samples / self.hparams["latent_scale"]).to(self._decoder.dtype)
-        return self._decoder.decode(latents).sample.float()
+            vae = load_vae(self.hparams["vae"])
+            check_scale(vae, self.hparams["latent_scale"], "model.init_args.latent_scale")
+            self._decoder = vae.to(self.device)
+        return decode_latents(self._decoder, samples, self.hparams["latent_scale"])
 
     def _labels(self, labels: Tensor) -> Tensor:
         """Unconditional models know one label, 0."""
