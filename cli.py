@@ -80,10 +80,14 @@ def convert_command(argv: Sequence[str]) -> int:
     """``zoo convert``: official weights to safetensors of the zoo, checkpoints to safetensors, and back."""
     parser = _Parser(prog="zoo convert", description="Turn weights from one format into another.")
     parser.add_argument("source", type=Path, help="official file or folder, zoo .ckpt or .safetensors")
-    parser.add_argument("--method", help="method of the weights, for example dtr (not needed for zoo files)")
+    parser.add_argument(
+        "--method", help="method of the weights, for example dtr; not for zoo files; or latents"
+    )
     parser.add_argument("--out", type=Path, required=True, help="file to write, or folder for --to diffusers")
     parser.add_argument(
-        "--to", default="zoo", help="zoo (default), or a format of the method: official, diffusers"
+        "--to",
+        default="zoo",
+        help="zoo (default), a format of the method: official, diffusers, or a layout of latents: packed",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="what the keys cannot tell"
@@ -93,6 +97,12 @@ def convert_command(argv: Sequence[str]) -> int:
     for setting in options.set:
         if not setting.partition("=")[0] or "=" not in setting:
             raise CommandError(f"--set {setting}: expected KEY=VALUE, for example --set heads=4")
+    if options.method == "latents":  # data, of which the zoo itself knows nothing
+        from datamodules.latents import convert_latents
+
+        out, given = options.out, options.set
+        convert_latents(options.source, out, options.to, given, options.force, lambda x: print(f"zoo: {x}"))
+        return 0
     from zoo.convert import convert
 
     for line in convert(options.source, options.out, options.method, options.to, options.set, options.force):

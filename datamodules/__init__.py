@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 _NAMES: dict[str, str] = {
     "Digits": "datamodules.digits",
     "MNIST": "datamodules.digits",
-    "ImageNetLatents": "datamodules.latents",
+    "ImageNetLatents": "datamodules.latents.module",
+    "ImageFolder": "datamodules.image_folder",
+    "SampleFiles": "datamodules.samples",
 }
 
-__all__ = ["MNIST", "Digits", "ImageNetLatents"]
+__all__ = ["MNIST", "Digits", "ImageFolder", "ImageNetLatents", "SampleFiles"]
 
 if TYPE_CHECKING:
     from datamodules.digits import MNIST, Digits
-    from datamodules.latents import ImageNetLatents
+    from datamodules.image_folder import ImageFolder
+    from datamodules.latents.module import ImageNetLatents
+    from datamodules.samples import SampleFiles
 
 
 def __getattr__(name: str) -> Any:

@@ -221,3 +221,26 @@ def evaluation_loader(
         collate_fn=collate_fn,
         generator=torch.Generator(),
     )
+
+
+Keys = Sequence[int] | Sequence[tuple[int, int]] | Sequence[int | tuple[int, int]]
+
+
+def batch_keys(keys: Keys) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(epochs, indices) of a batch; evaluation asks by index alone, which is epoch 0."""
+    pairs = np.array([k if isinstance(k, tuple) else (0, k) for k in keys], dtype=np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def item_seeds(seed: int, epochs: np.ndarray[Any, Any], index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A well-mixed 64-bit number per item, a function of (seed, epoch, index); uint64 (B,).
+
+    SplitMix64 (Steele et al. 2014), chained over the key, since a NumPy SeedSequence per item is slow.
+    """
+    state = np.zeros(len(index), dtype=np.uint64)
+    for part in (np.full(len(index), seed), epochs, index):
+        z = (state ^ part.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = z ^ (z >> np.uint64(31))
+    return state

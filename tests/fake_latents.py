@@ -6,13 +6,17 @@ python tests/fake_latents.py FOLDER packed --count 512 --size 32
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from datamodules.latents import write_packed
+from datamodules.latents import LAYOUTS, write_packed
 
 SCALE = 0.18215
+Array = np.ndarray[Any, Any]
 
 
 def fake_latents(
@@ -33,19 +37,60 @@ def fake_latents(
         latents = np.concatenate([mean, std], axis=2) if moments else mean
         batches = ((latents[i : i + 100], labels[i : i + 100]) for i in range(0, count, 100))
         write_packed(root, batches, count, moments=moments, scale=SCALE, vae="none: random numbers")
-        return root
+    elif layout == "fast-dit":
+        _fast_dit(root, mean[:, :1] * SCALE, labels)
+    elif layout == "repa":
+        _repa(root, np.concatenate([mean, std], axis=2)[:, 0], labels)
+    else:
+        _lightningdit(root, mean, labels)
+    return root
+
+
+def _fast_dit(root: Path, latents: Array, labels: Array) -> None:
     for folder in ("imagenet256_features", "imagenet256_labels"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        np.save(root / "imagenet256_features" / f"{i}.npy", mean[i, :1] * SCALE)
+    for i in range(len(labels)):
+        np.save(root / "imagenet256_features" / f"{i}.npy", latents[i])
         np.save(root / "imagenet256_labels" / f"{i}.npy", labels[i : i + 1].astype(np.int64))
-    return root
+
+
+def _repa(root: Path, moments: Array, labels: Array) -> None:
+    """As ``dataset_tools.py encode`` names and numbers them; ``images/`` stays empty."""
+    names = [f"{i // 1000:05d}/img-mean-std-{i:08d}.npy" for i in range(len(labels))]
+    for name, values in zip(names, moments, strict=True):
+        (root / "vae-sd" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(root / "vae-sd" / name, values)
+    (root / "images").mkdir()
+    # Not in the order of the names, which is the order that counts.
+    entries = [[n, int(label)] for n, label in zip(names, labels, strict=True)][::-1]
+    (root / "vae-sd" / "dataset.json").write_text(json.dumps({"labels": entries}))
+
+
+def _lightningdit(root: Path, draws: Array, labels: Array) -> None:
+    """Two ranks with shards of unequal length, as ``extract_features.py`` leaves them."""
+    from safetensors.torch import save_file
+
+    root.mkdir(parents=True, exist_ok=True)
+    cuts = [0, len(labels) // 2, len(labels) // 2 + len(labels) // 3, len(labels)]
+    shards = ("rank00_shard000", "rank00_shard001", "rank01_shard000")
+    for name, start, stop in zip(shards, cuts, cuts[1:], strict=False):
+        tensors = {
+            "latents": torch.from_numpy(draws[start:stop, 0]).contiguous(),
+            "latents_flip": torch.from_numpy(draws[start:stop, 1]).contiguous(),
+            "labels": torch.from_numpy(labels[start:stop].astype(np.int64)),
+        }
+        metadata = {"total_size": str(stop - start), "dtype": "torch.float32", "device": "cpu"}
+        save_file(tensors, root / f"latents_{name}.safetensors", metadata=metadata)
+    plain = torch.from_numpy(draws[:, 0])
+    axes = [0, 2, 3]
+    statistics = {"mean": plain.mean(dim=axes, keepdim=True), "std": plain.std(dim=axes, keepdim=True)}
+    torch.save(statistics, root / "latents_stats.pt")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("root", type=Path)
-    parser.add_argument("layout", choices=("packed", "fast-dit"))
+    parser.add_argument("layout", choices=tuple(LAYOUTS))
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--size", type=int, default=32)
     options = parser.parse_args()

@@ -39,7 +39,18 @@ RECIPES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "dtr_dit_xl": ("XL", 400_000, {}),
     "dtr_dit_l_uw": ("L", 2_000_000, {"loss_weight": "uw"}),
     "dtr_dit_l_cosine": ("L", 400_000, {"schedule": "cosine"}),
+    "dtr_dit_l_min_snr": ("L", 400_000, {"loss_weight": "min_snr"}),
+    "dtr_dit_l_random": ("L", 400_000, {"routing": "random"}),
+    "dtr_dit_s_cosine": ("S", 400_000, {"schedule": "cosine"}),
+    "dtr_dit_b_cosine": ("B", 400_000, {"schedule": "cosine"}),
+    "dtr_dit_xl_cosine": ("XL", 400_000, {"schedule": "cosine"}),
+    "dtr_dit_l_uw_cosine": ("L", 2_000_000, {"loss_weight": "uw", "schedule": "cosine"}),
+    "dit_s": ("S", 400_000, {"routing": "none"}),
+    "dit_b": ("B", 400_000, {"routing": "none"}),
     "dit_l": ("L", 400_000, {"routing": "none"}),
+    "dit_l_cosine": ("L", 400_000, {"routing": "none", "schedule": "cosine"}),
+    "dit_l_min_snr": ("L", 400_000, {"routing": "none", "loss_weight": "min_snr"}),
+    "dit_l_uw": ("L", 400_000, {"routing": "none", "loss_weight": "uw"}),
     "dit_xl": ("XL", 7_000_000, {"routing": "none", "cfg_channels": 3}),
 }
 # What a CPU needs changed; the structure stays.
@@ -154,7 +165,7 @@ def test_three_steps_on_the_twin_of_each_layout(
     mse = [float(r["train/mse"]) for r in rows]
     assert all(abs(m - 1) < 0.1 for m in mse)  # a fresh network predicts 0, so this is the mean of eps^2
     assert all(math.isfinite(float(r["train/loss"])) for r in rows)
-    assert ("uw/weight_8" in rows[0]) == (name == "dtr_dit_l_uw")
+    assert ("uw/weight_8" in rows[0]) == (RECIPES[name][2].get("loss_weight") == "uw")
     checkpoint = run / "checkpoints" / "step=00000003.ckpt"
     weights, raw = hub.read(checkpoint), hub.read(checkpoint, averaged=False)
     assert weights.averaged

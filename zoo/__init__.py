@@ -21,16 +21,28 @@ _METHODS: dict[str, str] = {
 
 _NAMES: dict[str, str] = {
     **_METHODS,
+    "ADMEvaluation": "zoo.metrics.adm",
     "load": "zoo.hub",
     "save": "zoo.hub",
+    "LatentExtractor": "zoo.latents.module",
     "WarmupStableDecay": "zoo.optim",
 }
 
-__all__ = ["DTR", "DigitClassifier", "WarmupStableDecay", "load", "save"]
+__all__ = [
+    "DTR",
+    "ADMEvaluation",
+    "DigitClassifier",
+    "LatentExtractor",
+    "WarmupStableDecay",
+    "load",
+    "save",
+]
 
 if TYPE_CHECKING:
     from zoo.dtr.module import DTR
     from zoo.hub import load, save
+    from zoo.latents.module import LatentExtractor
+    from zoo.metrics.adm import ADMEvaluation
     from zoo.metrics.digits import DigitClassifier
     from zoo.optim import WarmupStableDecay
 

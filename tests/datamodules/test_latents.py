@@ -15,7 +15,8 @@ import pytest
 import torch
 from fake_latents import SCALE, fake_latents
 
-from datamodules.latents import FastDiTLatents, ImageNetLatents, PackedLatents, item_seeds, write_packed
+from datamodules.latents import FastDiTLatents, ImageNetLatents, PackedLatents, write_packed
+from datamodules.sampling import item_seeds
 
 COUNT, SIZE = 48, 8
 

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.callbacks.predictions import GeneratedImages
+from zoo.diffusion.autoencoder import check_scale, decode_latents, load_vae
 from zoo.diffusion.losses import (
     LOSS_WEIGHTS,
     LossWeight,
@@ -57,6 +58,7 @@ class DTR(LightningModule):
         unet_res_blocks: residual blocks per level.
         unet_attention: sides of the levels with attention.
         unet_head_channels: width of an attention head.
+        unet_groups: of the group norms; divides every width.
         unet_dropout: dropout rate in the residual blocks.
         routing: ``dtr``, ``random`` (R-TR, the paper's ablation) or ``none`` (plain DiT).
         alpha: speed of the sliding window, > 1 moves it at high noise.
@@ -103,6 +105,7 @@ class DTR(LightningModule):
         unet_res_blocks: int = 3,
         unet_attention: Sequence[int] = (32, 16, 8),
         unet_head_channels: int = 64,
+        unet_groups: int = 32,
         unet_dropout: float = 0.1,
         routing: RoutingKind = "dtr",
         alpha: float = 4.0,
@@ -175,6 +178,7 @@ class DTR(LightningModule):
                 res_blocks=unet_res_blocks,
                 attention=unet_attention,
                 head_channels=unet_head_channels,
+                groups=unet_groups,
                 dropout=unet_dropout,
                 **common,
             )
@@ -473,11 +477,10 @@ class DTR(LightningModule):
         if self.hparams["vae"] is None:
             return samples
         if self._decoder is None:
-            from diffusers import AutoencoderKL
-
-            self._decoder = AutoencoderKL.from_pretrained(self.hparams["vae"]).to(self.device).eval()
-        latents = (samples / self.hparams["latent_scale"]).to(self._decoder.dtype)
-        return self._decoder.decode(latents).sample.float()
+            vae = load_vae(self.hparams["vae"])
+            check_scale(vae, self.hparams["latent_scale"], "model.init_args.latent_scale")
+            self._decoder = vae.to(self.device)
+        return decode_latents(self._decoder, samples, self.hparams["latent_scale"])
 
     def _labels(self, labels: Tensor) -> Tensor:
         """Unconditional models know one label, 0."""

@@ -137,7 +137,7 @@ class UNet(nn.Module):
             raise ValueError(f"input_size {input_size} cannot be halved {len(multipliers) - 1} times")
         if channels % groups or num_classes < 1:
             raise ValueError(
-                f"unet_channels must be a multiple of {groups} and num_classes positive, "
+                f"unet_channels must be a multiple of {groups} (unet_groups) and num_classes positive, "
                 f"got {channels} and {num_classes}"
             )
         self.num_classes, self.timesteps, self.channels = num_classes, timesteps, channels

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,14 +49,25 @@ def read_reference(path: str | Path, spatial: bool = False) -> tuple[Tensor, Ten
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file without these arrays.
+        ValueError: a file without these arrays, or with some of other shapes.
     """
     keys = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
-    with np.load(path, allow_pickle=False) as arrays:
-        missing = [k for k in keys if k not in arrays]
-        if missing:
-            raise ValueError(f"{path} holds {sorted(arrays)}, but a reference file has {' and '.join(keys)}")
-        mean, covariance = (torch.from_numpy(arrays[k]).double() for k in keys)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            held = sorted(arrays)
+            found = [torch.from_numpy(arrays[k]).double() for k in keys if k in arrays]
+    except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no readable npz file ({error}); write or download it anew") from None
+    if len(found) < len(keys):
+        raise ValueError(
+            f"{path} holds {', '.join(held) or 'nothing'}, but a reference file has {' and '.join(keys)}"
+        )
+    mean, covariance = found
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(
+            f"{path}: {keys[0]} {tuple(mean.shape)} and {keys[1]} {tuple(covariance.shape)} are not (F,) "
+            "and (F, F)"
+        )
     return mean, covariance
 
 
@@ -64,14 +78,15 @@ class FrechetDistance(Metric):
 
     Args:
         feature_size: F.
+        **kwargs: of :class:`torchmetrics.Metric`.
     """
 
     higher_is_better = False
     is_differentiable = False
     full_state_update = False
 
-    def __init__(self, feature_size: int) -> None:
-        super().__init__()
+    def __init__(self, feature_size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.set_dtype(torch.float64)
         self._reference: tuple[Tensor, Tensor] | None = None
         for kind in ("real", "fake"):

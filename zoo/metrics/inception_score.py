@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -37,6 +39,7 @@ class InceptionScore(Metric):
 
     Args:
         part: samples per part, see :func:`inception_score`.
+        **kwargs: of :class:`torchmetrics.Metric`.
     """
 
     higher_is_better = True
@@ -44,8 +47,8 @@ class InceptionScore(Metric):
     full_state_update = False
     probabilities: list[Tensor]
 
-    def __init__(self, part: int = 5000) -> None:
-        super().__init__()
+    def __init__(self, part: int = 5000, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.part = part
         self.add_state("probabilities", [], dist_reduce_fx="cat")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -49,6 +51,7 @@ class PrecisionRecall(Metric):
 
     Args:
         neighbours: k, see :func:`precision_recall`.
+        **kwargs: of :class:`torchmetrics.Metric`.
     """
 
     is_differentiable = False
@@ -56,8 +59,8 @@ class PrecisionRecall(Metric):
     real: list[Tensor]
     fake: list[Tensor]
 
-    def __init__(self, neighbours: int = 3) -> None:
-        super().__init__()
+    def __init__(self, neighbours: int = 3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.neighbours = neighbours
         self.add_state("real", [], dist_reduce_fx="cat")
         self.add_state("fake", [], dist_reduce_fx="cat")

@@ -143,3 +143,50 @@ def test_float_timesteps_and_odd_sizes_are_refused() -> None:
         UNet(**{**SMALL, "channels": 20})
     with pytest.raises(ValueError, match="unet_head_channels must divide 64"):
         UNet(**{**SMALL, "head_channels": 48})
+
+
+# ADM's 64-pixel network: encoder, middle, decoder, level by level; a decoder block also sees its skip.
+ADM_64_WIDTHS = [
+    *(192, 192, 192, 192), *(192, 384, 384, 384), *(384, 576, 576, 576), *(576, 768, 768), *(768, 768),
+    *(1536, 1536, 1536, 1344, 768), *(1344, 1152, 1152, 960, 576), *(960, 768, 768, 576, 384),
+    *(576, 384, 384, 384),
+]  # fmt: skip
+ACTIVE = {192: 153, 384: 307, 576: 460, 768: 614, 960: 768, 1152: 921, 1344: 1075, 1536: 1228}
+
+
+def test_masks_of_adms_network_have_each_blocks_width_and_share() -> None:
+    with torch.device("meta"):
+        blocks = UNet().blocks
+    assert [b.routing.channels for b in blocks] == ADM_64_WIDTHS
+    assert [b.routing.active for b in blocks] == [ACTIVE[w] for w in ADM_64_WIDTHS]  # int(0.8 C), truncated
+    for width in sorted(set(ADM_64_WIDTHS)):
+        starts = next(b for b in blocks if b.routing.channels == width).routing.starts
+        assert starts[[0, 999]].tolist() == [0, width - ACTIVE[width]]
+
+
+@pytest.mark.parametrize("routing", ["dtr", "random", "none"])
+def test_a_fresh_block_is_the_identity(routing: Any) -> None:
+    """To the bit, at every timestep, also with the masked channels; a resampling block is its resampling."""
+    z, c, t = torch.randn(4, 32, 8, 8), torch.randn(4, 64), torch.tensor([0, 500, 900, 999])
+    block = RoutedResBlock(32, 32, 64, TaskRouting(32, 1, routing), groups=8)
+    assert torch.equal(block(z, c, t), z)
+    down = RoutedResBlock(32, 32, 64, TaskRouting(32, 1, routing), groups=8, resample="down")
+    assert torch.equal(down(z, c, t), F.avg_pool2d(z, 2))
+    up = RoutedResBlock(32, 32, 64, TaskRouting(32, 1, routing), groups=8, resample="up")
+    assert torch.equal(up(z, c, t), z.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    wider = RoutedResBlock(32, 64, 64, TaskRouting(32, 1, routing), groups=8)
+    assert torch.equal(wider(z, c, t), wider.skip_connection(z))
+    assert torch.equal(AttentionBlock(32, 16, 8)(z), z)
+
+
+def test_a_mask_is_the_same_on_all_pixels_and_differs_between_samples() -> None:
+    block = randomise(RoutedResBlock(32, 32, 128, TaskRouting(32, 1), groups=8))
+    z, c = torch.randn(1, 32, 8, 8), torch.randn(1, 128)
+    rest = {0: slice(25, 32), 999: slice(0, 7)}  # int(0.8 32) = 25 channels are on
+    for t, off in rest.items():
+        changed = z.clone()
+        changed[:, off, 3, 5] += 100  # one pixel of masked channels
+        difference = block(changed, c, torch.tensor([t])) - block(z, c, torch.tensor([t]))
+        torch.testing.assert_close(difference, changed - z, atol=1e-4, rtol=0)
+    both = block(z.expand(2, -1, -1, -1), c.expand(2, -1), torch.tensor([0, 999]))
+    assert (both[0] - both[1]).abs().max() > 1e-2

@@ -1,0 +1,128 @@
+"""The data module of ImageNet as VAE latents."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from datamodules.latents.layouts import (
+    IMAGENET_TRAIN_ITEMS,
+    IMAGENET_VAL_ITEMS,
+    LAYOUTS,
+    LatentItems,
+    LatentLayout,
+    check_labels,
+)
+from datamodules.latents.lightningdit import LightningDiTLatents
+from datamodules.latents.packed import PackedLatents
+from datamodules.latents.per_image import FastDiTLatents, RepaLatents
+from datamodules.sampling import TensorItems, evaluation_loader, train_loader
+
+
+def open_latents(
+    root: Path,
+    layout: LatentLayout,
+    num_classes: int = 1000,
+    *,
+    expected: int = IMAGENET_TRAIN_ITEMS,
+    latent_norm: bool = True,
+    latent_multiplier: float = 1.0,
+) -> LatentItems:
+    """The data set of a folder of latents; see :class:`ImageNetLatents` for the arguments."""
+    if layout == "fast-dit":
+        return FastDiTLatents(root, num_classes, expected)
+    if layout == "repa":
+        return RepaLatents(root, num_classes)
+    if layout == "lightningdit":
+        return LightningDiTLatents(root, num_classes, latent_norm, latent_multiplier)
+    data = PackedLatents(root)
+    check_labels(root, data.labels.numpy(), num_classes)
+    return data
+
+
+class ImageNetLatents(LightningDataModule):
+    """ImageNet encoded by a VAE.
+
+    Batch: ``latent`` float32 (B, 4, S, S) in training scale, ``label`` int64 (B,), ``index`` int64 (B,).
+    Prediction batches have ``label`` and ``index`` alone: classes uniform at random, as in ADM's protocol.
+
+    Args:
+        root: folder of the latents; defaults to ``$ZOO_DATA/imagenet256`` or ``data/imagenet256``.
+        layout: ``packed`` (the zoo's own, one memory-mapped array), ``fast-dit`` and ``repa`` (one file per
+            image) or ``lightningdit`` (safetensors shards).
+        batch_size: global training batch, over all devices.
+        val_root: folder of held-out latents in the same layout, for validation and test; null has none.
+        predict_samples: number of labels that ``zoo predict`` samples (50,000 for FID-50K).
+        eval_batch_size: global batch of validation, test and prediction.
+        num_classes: number of classes of the labels.
+        num_workers: loader processes.
+        latent_norm: for ``lightningdit``, normalise with the statistics of ``latents_stats.pt``.
+        latent_multiplier: for ``lightningdit``, factor after that.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        layout: LatentLayout = "packed",
+        batch_size: int = 256,
+        val_root: str | None = None,
+        predict_samples: int = 50_000,
+        eval_batch_size: int = 64,
+        num_classes: int = 1000,
+        num_workers: int = 4,
+        latent_norm: bool = True,
+        latent_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "imagenet256")
+        self.layout, self.batch_size, self.eval_batch_size = layout, batch_size, eval_batch_size
+        self.val_root = Path(val_root) if val_root else None
+        self.predict_samples, self.num_classes, self.num_workers = predict_samples, num_classes, num_workers
+        self.latent_norm, self.latent_multiplier = latent_norm, latent_multiplier
+        self.shape: tuple[int, ...] | None = None
+
+    def _open(self, root: Path, expected: int) -> LatentItems:
+        return open_latents(
+            root,
+            self.layout,
+            self.num_classes,
+            expected=expected,
+            latent_norm=self.latent_norm,
+            latent_multiplier=self.latent_multiplier,
+        )
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.train_set = self._open(self.root, IMAGENET_TRAIN_ITEMS)
+            self.shape = self.train_set.shape
+        if stage in ("fit", "validate", "test") and self.val_root:
+            self.val_set = self._open(self.val_root, IMAGENET_VAL_ITEMS)
+            self.shape = self.val_set.shape
+        elif stage in ("validate", "test"):
+            raise ValueError(
+                f"zoo {stage} needs held-out latents: set data.init_args.val_root to their folder"
+            )
+        generator = torch.Generator().manual_seed(0)
+        self.predict_set = TensorItems(
+            label=torch.randint(self.num_classes, (self.predict_samples,), generator=generator)
+        )
+
+    def train_dataloader(self) -> Any:
+        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
+
+    def val_dataloader(self) -> Any:
+        if self.val_root is None:
+            return []
+        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
+
+    def test_dataloader(self) -> Any:
+        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
+
+    def predict_dataloader(self) -> Any:
+        return evaluation_loader(self, self.predict_set, self.eval_batch_size, self.num_workers)

@@ -1,0 +1,42 @@
+"""A tiny folder of pictures and a tiny random VAE: the files of the real ones, never called data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+def fake_pictures(root: Path, classes: int = 3, per_class: int = 5, side: int = 40) -> Path:
+    """Class folders of small random pictures of several shapes and suffixes; returns ``root``."""
+    rng = np.random.default_rng(0)
+    for label in range(classes):
+        folder = root / f"n{label:08d}"
+        folder.mkdir(parents=True)
+        for i in range(per_class):
+            height, width = side + int(rng.integers(0, 30)), side + int(rng.integers(0, 30))
+            coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            suffix = (".JPEG", ".png", ".jpg")[i % 3]
+            coarse.resize((width, height)).save(folder / f"{folder.name}_{i}{suffix}")
+    return root
+
+
+def tiny_vae(folder: Path, levels: int = 4, **config: Any) -> Path:
+    """A random ``AutoencoderKL`` with 4 latent channels that halves the side ``levels - 1`` times."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "block_out_channels": (8,) * levels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    }
+    AutoencoderKL(**settings | config).save_pretrained(folder)
+    return folder
