@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,9 +95,6 @@ class LatentExtractor(LightningModule):
         self._writer.store = store
         done = len(data.finished_shards)
         say(f"{store.count:,} pictures in {store.shards} shards" + (f", {done} of them done" if done else ""))
-        if done == store.shards:
-            warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
-        warnings.filterwarnings("ignore", ".*within local rank has zero length")
 
     def _folder(self, size: int) -> Path:
         default = Path(os.environ.get("ZOO_DATA", "data")) / f"imagenet{size}"
