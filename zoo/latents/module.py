@@ -59,6 +59,8 @@ class LatentExtractor(LightningModule):
             raise ValueError(f"dtype must be {' or '.join(_DTYPES)}, got {dtype!r}")
         self.__dict__["_vae"] = None  # a tool, no part of the module's state
         self._writer = ShardWriter()
+        # Near the end fewer shards are left than devices.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def configure_callbacks(self) -> list[Callback]:
         return [self._writer]

@@ -1,6 +1,6 @@
 """How fast latents are read: full-size items in random order, files in the page cache.
 
-    pytest tests/benchmarks/test_latents.py -s [--manifest docs/results/latents.json]
+    pytest tests/benchmarks/test_latent_loading.py -s [--manifest docs/results/latents.json]
 
 ``per_cpu_second`` counts the processor time of one process without loader workers, which other programs on
 the machine do not change much; ``per_second`` is the clock. No test here fails for being slow.
