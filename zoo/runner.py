@@ -135,6 +135,8 @@ def _quieten() -> None:
         ".*'set_vital' is deprecated.*",
         ".*You are using a custom batch sampler.*",
         ".*torch.distributed.nn.functional.all_gather is deprecated.*",
+        ".*across ranks is zero.*",  # no held-out data, or nothing left to extract
+        ".*within local rank has zero length.*",
     ):
         warnings.filterwarnings("ignore", text)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +59,8 @@ class LatentExtractor(LightningModule):
             raise ValueError(f"dtype must be {' or '.join(_DTYPES)}, got {dtype!r}")
         self.__dict__["_vae"] = None  # a tool, no part of the module's state
         self._writer = ShardWriter()
+        # Near the end fewer shards are left than devices.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def configure_callbacks(self) -> list[Callback]:
         return [self._writer]
@@ -96,9 +97,6 @@ class LatentExtractor(LightningModule):
         self._writer.store = store
         done = len(data.finished_shards)
         say(f"{store.count:,} pictures in {store.shards} shards" + (f", {done} of them done" if done else ""))
-        if done == store.shards:
-            warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
-        warnings.filterwarnings("ignore", ".*within local rank has zero length")
 
     def _folder(self, size: int) -> Path:
         default = Path(os.environ.get("ZOO_DATA", "data")) / f"imagenet{size}"

@@ -263,7 +263,7 @@ def test_kill_9_in_the_middle_loses_nothing(made: Path, tmp_path: Path, processe
     assert 1 <= done < 36
     assert not (out / "meta.json").exists()
     result = subprocess.run(
-        arguments, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+        arguments, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert f"in 36 shards, {done} of them done" in result.stdout
@@ -284,7 +284,7 @@ def test_two_processes_write_what_one_writes(made: Path, tmp_path: Path, left: i
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]
