@@ -10,13 +10,17 @@ _NAMES: dict[str, str] = {
     "Digits": "datamodules.digits",
     "MNIST": "datamodules.digits",
     "ImageNetLatents": "datamodules.latents",
+    "KarateClub": "datamodules.karate",
+    "Planetoid": "datamodules.planetoid",
 }
 
-__all__ = ["MNIST", "Digits", "ImageNetLatents"]
+__all__ = ["MNIST", "Digits", "ImageNetLatents", "KarateClub", "Planetoid"]
 
 if TYPE_CHECKING:
     from datamodules.digits import MNIST, Digits
+    from datamodules.karate import KarateClub
     from datamodules.latents import ImageNetLatents
+    from datamodules.planetoid import Planetoid
 
 
 def __getattr__(name: str) -> Any:
