@@ -10,15 +10,17 @@ _NAMES: dict[str, str] = {
     "Digits": "datamodules.digits",
     "MNIST": "datamodules.digits",
     "ImageNetLatents": "datamodules.latents",
+    "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
     "Planetoid": "datamodules.planetoid",
 }
 
-__all__ = ["MNIST", "Digits", "ImageNetLatents", "KarateClub", "Planetoid"]
+__all__ = ["MNIST", "Digits", "ImageNetLatents", "KNNGraph", "KarateClub", "Planetoid"]
 
 if TYPE_CHECKING:
     from datamodules.digits import MNIST, Digits
     from datamodules.karate import KarateClub
+    from datamodules.knn_graph import KNNGraph
     from datamodules.latents import ImageNetLatents
     from datamodules.planetoid import Planetoid
 

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _METHODS: dict[str, str] = {
     "DTR": "zoo.dtr.module",
     "DigitClassifier": "zoo.metrics.digits",
+    "LDS": "zoo.lds.module",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -26,11 +27,12 @@ _NAMES: dict[str, str] = {
     "WarmupStableDecay": "zoo.optim",
 }
 
-__all__ = ["DTR", "DigitClassifier", "WarmupStableDecay", "load", "save"]
+__all__ = ["DTR", "LDS", "DigitClassifier", "WarmupStableDecay", "load", "save"]
 
 if TYPE_CHECKING:
     from zoo.dtr.module import DTR
     from zoo.hub import load, save
+    from zoo.lds.module import LDS
     from zoo.metrics.digits import DigitClassifier
     from zoo.optim import WarmupStableDecay
 
