@@ -10,14 +10,16 @@ _NAMES: dict[str, str] = {
     "Digits": "datamodules.digits",
     "MNIST": "datamodules.digits",
     "ImageNetLatents": "datamodules.latents",
+    "BlockModel": "datamodules.block_model",
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
     "Planetoid": "datamodules.planetoid",
 }
 
-__all__ = ["MNIST", "Digits", "ImageNetLatents", "KNNGraph", "KarateClub", "Planetoid"]
+__all__ = ["MNIST", "BlockModel", "Digits", "ImageNetLatents", "KNNGraph", "KarateClub", "Planetoid"]
 
 if TYPE_CHECKING:
+    from datamodules.block_model import BlockModel
     from datamodules.digits import MNIST, Digits
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph

@@ -188,7 +188,7 @@ class FullGraphModule(LightningDataModule):
         )
 
     def _once(self) -> DataLoader[Data]:
-        return DataLoader(WholeGraph(self.graph), batch_size=None, generator=torch.Generator())
+        return DataLoader(WholeGraph(self.graph), collate_fn=as_is, generator=torch.Generator())
 
     def val_dataloader(self) -> DataLoader[Data]:
         return self._once()
