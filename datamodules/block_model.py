@@ -27,9 +27,9 @@ _NODES = 55
 class BlockModel(FullGraphModule):
     """A stochastic block model with Gaussian features: generated data, no real graph.
 
-    Nodes have classes in equal shares. A node has ``degree`` edges on average, the share ``homophily`` of them
-    within its class. Features are unit Gaussian noise around a class mean of length ``signal``. The batch
-    is described in :class:`datamodules.full_graph.FullGraphModule`.
+    Classes have equal shares of the nodes. A node has ``degree`` edges on average, the share ``homophily`` of
+    them within its class. Features are unit Gaussian noise around a class mean of length ``signal``.
+    :class:`datamodules.full_graph.FullGraphModule` describes the batch.
 
     Args:
         nodes: N.

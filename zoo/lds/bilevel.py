@@ -8,6 +8,7 @@ the textbook version that keeps the graph of all steps. They agree; the second s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -187,7 +188,7 @@ def learning_rate(logit: Tensor) -> Tensor:
 def initial_logit(start: float) -> float:
     """lambda_0 = -log((b - a) / (c - a) - 0.99) of the release: 0.02 gives -0.417089, so lr 0.019921."""
     low, high = LR_RANGE
-    return float(-torch.tensor((high - low) / (start - low) - 0.99, dtype=torch.float64).log())
+    return -math.log((high - low) / (start - low) - 0.99)
 
 
 @dataclass

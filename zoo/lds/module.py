@@ -54,6 +54,7 @@ class Progress:
         es_accuracy, es_loss: of the kept model.
         stale: outer epochs without strictly better accuracy.
         kept_epoch: outer epoch of the kept model, -1 before the first evaluation.
+        last_accuracy, last_loss: of the latest early-stopping check.
     """
 
     inner_step: int = 0
@@ -65,6 +66,8 @@ class Progress:
     es_loss: float = float("inf")
     stale: int = 0
     kept_epoch: int = -1
+    last_accuracy: float = -1.0
+    last_loss: float = float("inf")
 
 
 class LDS(LightningModule):
@@ -166,8 +169,7 @@ class LDS(LightningModule):
         self.network = GCN(num_features, hidden, num_classes, dropout)
         pairs = num_nodes * (num_nodes - 1) // 2 if num_candidates is None else num_candidates
         self.theta = nn.Parameter(torch.zeros(pairs))
-        # without learning, lr = a + (b - a) sigmoid(lambda) must be inner_lr itself
-        self.inner_lr_logit = nn.Parameter(torch.tensor(initial_logit(inner_lr)))
+        self.inner_lr_logit = nn.Parameter(torch.tensor(initial_logit(inner_lr if learn_inner_lr else 0.02)))
         self.register_buffer("candidates", torch.zeros(2, num_candidates or 0, dtype=torch.long))
         self.register_buffer("inner_state", torch.zeros(3, self.network.size))
         self.register_buffer("kept_theta", torch.zeros(pairs))
@@ -300,15 +302,15 @@ class LDS(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """A chunk of inner steps, one outer update and, at the end of a pass, the early-stopping check."""
+        p = self.progress
         # second-order terms underflow in half precision
         with torch.autocast(self.device.type, enabled=False):
-            if self.progress.kept_epoch < 0:
+            if p.kept_epoch < 0:
                 self._start(batch)
                 self._restart()
                 self._stop_early(batch)
             problem = self._problem(batch)
             inner_loss, exhausted, outer_loss = self._chunk(problem)
-            p = self.progress
             p.chunk += 1
             if exhausted or p.chunk >= self.hparams["max_inner_steps"] // self.hparams["tau"]:
                 self._end_pass(batch)
@@ -316,6 +318,10 @@ class LDS(LightningModule):
         self.log("train/outer_loss", outer_loss, prog_bar=True, batch_size=1)
         self.log("train/inner_lr", self._rate().detach(), batch_size=1)
         self.log("graph/expected_edges", self.theta.detach().sum(), batch_size=1)
+        # in each row, also between checks: a row must not depend on when the run was resumed
+        self.log("es/accuracy", p.last_accuracy, batch_size=1)
+        self.log("es/loss", p.last_loss, batch_size=1)
+        self.log("es/outer_epoch", float(p.outer_epoch), batch_size=1)
 
     def _rate(self) -> Tensor:
         """Inner learning rate, a scalar."""
@@ -427,15 +433,13 @@ class LDS(LightningModule):
         mask = batch.es_mask
         accuracy = float((scores[mask].argmax(dim=1) == batch.y[mask]).double().mean())
         loss = float(functional.cross_entropy(scores[mask], batch.y[mask]))
+        p.last_accuracy, p.last_loss = accuracy, loss
         p.stale = 0 if accuracy > p.es_accuracy else p.stale + 1
         tie = self.hparams["es_tiebreak"] == "loss" and accuracy == p.es_accuracy and loss < p.es_loss
         if accuracy > p.es_accuracy or tie:
             p.es_accuracy, p.es_loss, p.kept_epoch = accuracy, loss, p.outer_epoch
             self.kept_theta.copy_(self.theta)
             self.network.weights.copy_(self.inner_state[0])
-        self.log_dict(
-            {"es/accuracy": accuracy, "es/loss": loss, "es/outer_epoch": float(p.outer_epoch)}, batch_size=1
-        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lds_progress"] = asdict(self.progress)

@@ -167,7 +167,7 @@ def test_ties_go_to_the_first_or_to_the_least_loss(tiebreak: str, kept: int) -> 
     data.setup("fit")
     model._start(data.graph)
     right = torch.nn.functional.one_hot(data.graph.y, 4).float()
-    with mock.patch.object(LDS, "_scores") as scores, mock.patch.object(LDS, "log_dict"):
+    with mock.patch.object(LDS, "_scores") as scores:
         for epoch, scale in enumerate((1.0, 0.5, 3.0, 2.0)):  # all right, least loss at epoch 2
             model.progress.outer_epoch = epoch
             model.theta.data.fill_(epoch / 10)
