@@ -12,14 +12,32 @@ _NAMES: dict[str, str] = {
     "ImageNetLatents": "datamodules.latents.module",
     "ImageFolder": "datamodules.image_folder",
     "SampleFiles": "datamodules.samples",
+    "BlockModel": "datamodules.block_model",
+    "KNNGraph": "datamodules.knn_graph",
+    "KarateClub": "datamodules.karate",
+    "Planetoid": "datamodules.planetoid",
 }
 
-__all__ = ["MNIST", "Digits", "ImageFolder", "ImageNetLatents", "SampleFiles"]
+__all__ = [
+    "MNIST",
+    "BlockModel",
+    "Digits",
+    "ImageFolder",
+    "ImageNetLatents",
+    "KNNGraph",
+    "KarateClub",
+    "Planetoid",
+    "SampleFiles",
+]
 
 if TYPE_CHECKING:
+    from datamodules.block_model import BlockModel
     from datamodules.digits import MNIST, Digits
     from datamodules.image_folder import ImageFolder
+    from datamodules.karate import KarateClub
+    from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
+    from datamodules.planetoid import Planetoid
     from datamodules.samples import SampleFiles
 
 

@@ -24,6 +24,9 @@ EMBEDDED = (
     "digit_classifier_digits",
     "digit_classifier_mnist",
 )
+# Configs whose batch is one whole graph: they have no batch size.
+WHOLE_GRAPH = ("lds_cancer", "lds_karate", "lds_sbm", "lds_wine", "lds_wine_dense", "lds_wine_dense_gcn")
+WHOLE_GRAPH += ("lds_wine_knn_gcn", "lds_wine_rbf_gcn", "lds_wine_sparse_gcn")
 STEPS = 12
 
 
@@ -39,12 +42,14 @@ def curve(config: str, root: Path) -> list[dict[str, float]]:
         "data.init_args.batch_size": 16,
         "previews.count": 0,
     }
+    if config in WHOLE_GRAPH:
+        del flags["data.init_args.batch_size"]
     arguments = [f"--{key}={value}" for key, value in flags.items()]
     assert cli.main(["fit", "--config", config, *arguments]) == 0
     return read_metrics(root / config / "version_0" / "metrics.csv")
 
 
-@pytest.mark.parametrize("config", EMBEDDED)
+@pytest.mark.parametrize("config", EMBEDDED + WHOLE_GRAPH)
 def test_first_steps_follow_the_golden_curve(config: str, tmp_path: Path) -> None:
     expected = json.loads((GOLDEN / f"{config}.json").read_text())
     rows = curve(config, tmp_path)
@@ -55,7 +60,8 @@ def test_first_steps_follow_the_golden_curve(config: str, tmp_path: Path) -> Non
 
 
 def test_every_config_is_trained_by_a_test() -> None:
-    """Embedded configs here, recipes in test_full_size_configs, overlays in test_overlays.
+    """Embedded configs here, recipes in test_full_size_configs and tests of their own, overlays in
+    test_overlays.
 
     ``adm_evaluation`` trains nothing: tests/test_adm_evaluation.py runs it.
     """
@@ -63,11 +69,13 @@ def test_every_config_is_trained_by_a_test() -> None:
     full_size = ("ImageNetLatents", "ImageFolder")  # the latter: test_extraction, test_unet_recipes
     texts = {n: (config_folder() / f"{n}.yaml").read_text() for n in names}
     recipes = {n for n, text in texts.items() if any(word in text for word in full_size)}
-    assert names - recipes - {"adm_evaluation"} == set(EMBEDDED)
+    # tests/test_lds_configs.py
+    large = {n for n in names if n.startswith(("lds_cora", "lds_citeseer"))} | {"lds_digits", "lds_sbm_20k"}
+    assert names - recipes - large - {"adm_evaluation"} == {*EMBEDDED, *WHOLE_GRAPH}
 
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for name in sys.argv[1:] or EMBEDDED:
+    for name in sys.argv[1:] or EMBEDDED + WHOLE_GRAPH:
         with tempfile.TemporaryDirectory() as folder:
             (GOLDEN / f"{name}.json").write_text(json.dumps(curve(name, Path(folder)), indent=1) + "\n")

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _METHODS: dict[str, str] = {
     "DTR": "zoo.dtr.module",
     "DigitClassifier": "zoo.metrics.digits",
+    "LDS": "zoo.lds.module",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -30,6 +31,7 @@ _NAMES: dict[str, str] = {
 
 __all__ = [
     "DTR",
+    "LDS",
     "ADMEvaluation",
     "DigitClassifier",
     "LatentExtractor",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from zoo.dtr.module import DTR
     from zoo.hub import load, save
     from zoo.latents.module import LatentExtractor
+    from zoo.lds.module import LDS
     from zoo.metrics.adm import ADMEvaluation
     from zoo.metrics.digits import DigitClassifier
     from zoo.optim import WarmupStableDecay

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 import zoo
-from datamodules import Digits
+from datamodules import Digits, KarateClub
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -24,6 +24,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         )
     ],
     "DigitClassifier": [{"width": 4}],
+    "LDS": [
+        {"num_nodes": 34, "num_features": 34, "num_classes": 4, **extra}
+        for extra in ({}, {"num_candidates": 300, "hidden": [8, 8]})
+    ],
 }
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
 
@@ -52,7 +56,8 @@ def test_a_module_built_in_python_survives_a_checkpoint(
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    trainer.fit(module, Digits(batch_size=16))
+    data = KarateClub(early_stopping=True) if name == "LDS" else Digits(batch_size=16)
+    trainer.fit(module, data)
     path = tmp_path / "module.ckpt"
     trainer.save_checkpoint(path)
 

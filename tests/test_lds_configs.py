@@ -1,0 +1,146 @@
+"""The large configs of LDS: sizes on the meta device, and steps on small twins of the official layouts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from fake_planetoid import fake_planetoid
+
+import cli
+from zoo.callbacks.metrics_csv import read_metrics
+from zoo.catalog import config_folder, find_config
+from zoo.compare.claim import read_claim
+from zoo.runner import ZooCLI
+
+# config -> pairs that have a theta, weights of the GCN (spec: N (N - 1) / 2 and F 16 + 16 C)
+SIZES = {
+    "lds_wine": (15_753, 256),
+    "lds_cancer": (161_596, 512),
+    "lds_digits": (1_613_706, 1_184),
+    "lds_cora": (3_665_278, 23_040),
+    "lds_citeseer": (5_532_801, 59_344),
+    "lds_cora_candidates": (60_000, 23_040),
+    "lds_citeseer_candidates": (60_000, 59_344),
+    "lds_sbm_20k": (200_000, 1_072),
+}
+DATA = Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "planetoid"
+needs_data = pytest.mark.skipif(not (DATA / "Cora/raw").is_dir(), reason="ZOO_DATA has no graphs/planetoid")
+
+
+class Instantiated(Exception):
+    """Raised with the objects once the command line has built them."""
+
+
+def build(name: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
+    def stop(self: ZooCLI) -> None:
+        raise Instantiated(self)
+
+    monkeypatch.setattr(ZooCLI, "after_instantiate_classes", stop)
+    with pytest.raises(Instantiated) as caught, torch.device("meta"):
+        cli.main(["fit", "--config", name, "--trainer.accelerator=cpu", *flags, "--debug"])
+    return caught.value.args[0].model
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_the_papers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = build(name, monkeypatch, f"--trainer.default_root_dir={tmp_path}")
+    assert (model.theta.numel(), model.network.size) == SIZES[name]
+    if "sbm" not in name:
+        h = model.hparams
+        assert (h["tau"], h["hidden"], h["dropout"], h["l2"], h["samples"]) == (5, [16], 0.5, 5e-4, 16)
+        assert (h["max_inner_steps"], h["inner_patience"], h["es_patience"]) == (400, 20, 20)
+    (group,) = model.optimizer([model.theta]).param_groups
+    assert (group["lr"], group["momentum"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("stem", ["cora", "citeseer"])
+@pytest.mark.parametrize("kind", ["", "_candidates"])
+def test_citation_configs_run_on_a_twin_of_the_layout(stem: str, kind: str, tmp_path: Path) -> None:
+    name = {"cora": "Cora", "citeseer": "CiteSeer"}[stem]
+    root = fake_planetoid(tmp_path / "data", name, nodes=720)
+    flags = [
+        f"--data.init_args.root={root}",
+        "--data.init_args.edges_retained=0.5",
+        "--model.init_args.num_nodes=720",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=2",
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.enable_progress_bar=false",
+        *(["--model.init_args.num_candidates=4000"] if kind else []),
+    ]
+    config = f"lds_{stem}{kind}"
+    assert cli.main(["fit", "--config", config, *flags]) == 0
+    (row,) = [r for r in read_metrics(tmp_path / config / "version_0/metrics.csv") if "val/accuracy" in r]
+    assert row["val/new_edges"] >= 0
+    assert ("val/missing_edges_reachable" in row) == bool(kind)
+
+
+def small(config: str, root: Path, *flags: str) -> dict[str, Any]:
+    common = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
+    assert cli.main(["fit", "--config", config, *common, *flags]) == 0
+    return dict(json.loads((root / config / "version_0" / "summary.json").read_text()))
+
+
+def test_the_20k_config_runs_on_a_smaller_graph(tmp_path: Path) -> None:
+    flags = ("nodes=2000", "val_nodes=200", "test_nodes=300")
+    data = [f"--data.init_args.{f}" for f in flags]
+    model = ["--model.init_args.num_nodes=2000", "--model.init_args.num_candidates=20000"]
+    limits = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    assert small("lds_sbm_20k", tmp_path, *data, *model, *limits)["steps"] == 2
+
+
+@pytest.mark.slow
+def test_twenty_thousand_nodes_fit_into_one_gigabyte(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, str(Path(cli.__file__).resolve()), "fit", "--config", "lds_sbm_20k"]
+    flags = [f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false"]
+    subprocess.run([*command, *flags, "--trainer.max_steps=5"], check=True, capture_output=True, timeout=900)
+    summary = json.loads((tmp_path / "lds_sbm_20k/version_0/summary.json").read_text())
+    assert summary["peak_memory_bytes"] < 2**30
+
+
+@pytest.mark.slow
+def test_digits_runs_as_it_is(tmp_path: Path) -> None:
+    flags = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--model.init_args.samples=2"]
+    assert small("lds_digits", tmp_path, *flags)["steps"] == 2
+
+
+@needs_data
+@pytest.mark.slow
+def test_real_cora_with_half_of_its_edges(tmp_path: Path) -> None:
+    flags = ["--trainer.max_steps=2", "--data.init_args.edges_retained=0.5", "--model.init_args.samples=2"]
+    assert small("lds_cora", tmp_path, *flags, "--trainer.limit_val_batches=0")["steps"] == 2
+
+
+# --- claims and sweep -----------------------------------------------------------------------------------
+
+
+CLAIMS = sorted(p.stem for p in (config_folder() / "claims").glob("lds*.yaml"))
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_claims_are_valid_and_the_baseline_has_the_same_initial_graph(name: str) -> None:
+    path = find_config(name, "claims")
+    for quick in (False, True):
+        claim = read_claim(path, quick)
+        assert "lds" in claim.arms
+        for arm in claim.arms.values():
+            assert arm.flags["data.init_args.seed"] == "{seed}"
+
+
+def test_every_point_of_the_sweep_is_a_run(tmp_path: Path) -> None:
+    sweep = yaml.safe_load(find_config("lds_wine", "sweeps").read_text())
+    values = {k: p["values"] for k, p in sweep["parameters"].items()}
+    assert len(values) == 4
+    assert all(len(v) == 2 for v in values.values())  # the paper's 16 settings
+    flags = [f"--{k}={v[1]}" for k, v in values.items()]
+    summary = small("lds_wine", tmp_path, *flags, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    assert sweep["metric"]["name"] in summary["final"]

@@ -1,0 +1,7 @@
+"""LDS: learning discrete structures for graph neural networks (Franceschi et al., ICML 2019)."""
+
+from __future__ import annotations
+
+from zoo.lds.module import LDS
+
+__all__ = ["LDS"]
