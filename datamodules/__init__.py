@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 _NAMES: dict[str, str] = {
     "Digits": "datamodules.digits",
+    "DigitsGraph": "datamodules.digits_graph",
+    "GAugGraph": "datamodules.gaug",
     "MNIST": "datamodules.digits",
     "ImageNetLatents": "datamodules.latents",
     "KarateClub": "datamodules.karate",
     "Planetoid": "datamodules.planetoid",
 }
 
-__all__ = ["MNIST", "Digits", "ImageNetLatents", "KarateClub", "Planetoid"]
+__all__ = ["MNIST", "Digits", "DigitsGraph", "GAugGraph", "ImageNetLatents", "KarateClub", "Planetoid"]
 
 if TYPE_CHECKING:
     from datamodules.digits import MNIST, Digits
+    from datamodules.digits_graph import DigitsGraph
+    from datamodules.gaug import GAugGraph
     from datamodules.karate import KarateClub
     from datamodules.latents import ImageNetLatents
     from datamodules.planetoid import Planetoid

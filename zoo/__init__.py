@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 _METHODS: dict[str, str] = {
     "DTR": "zoo.dtr.module",
     "DigitClassifier": "zoo.metrics.digits",
+    "GAugM": "zoo.gaug.module_m",
+    "GAugO": "zoo.gaug.module_o",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -26,10 +28,12 @@ _NAMES: dict[str, str] = {
     "WarmupStableDecay": "zoo.optim",
 }
 
-__all__ = ["DTR", "DigitClassifier", "WarmupStableDecay", "load", "save"]
+__all__ = ["DTR", "DigitClassifier", "GAugM", "GAugO", "WarmupStableDecay", "load", "save"]
 
 if TYPE_CHECKING:
     from zoo.dtr.module import DTR
+    from zoo.gaug.module_m import GAugM
+    from zoo.gaug.module_o import GAugO
     from zoo.hub import load, save
     from zoo.metrics.digits import DigitClassifier
     from zoo.optim import WarmupStableDecay

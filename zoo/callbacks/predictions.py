@@ -101,6 +101,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Generated images become ``samples.npz`` in ADM's format (``arr_0`` uint8 (N, H, W, 3), ``arr_1`` labels)
     and ``samples.png``, a sheet of the first 100; latents become ``latents.npz`` (float32 (N, C, S, S)).
+    Other predictions write themselves: ``write(folder)`` returns the files that it made.
     """
 
     GRID = 100
@@ -127,12 +128,15 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        assert self._folder is not None
+        if hasattr(prediction, "write"):  # a dataclass that knows its own files
+            self.outputs += prediction.write(self._folder)
+            return
         if not isinstance(prediction, GeneratedImages):
             raise TypeError(
                 f"{type(pl_module).__name__}.predict_step returned {type(prediction).__name__}, "
                 "which has no writer"
             )
-        assert self._folder is not None
         values = to_uint8(prediction.images) if prediction.viewable else prediction.images.numpy()
         part = self._folder / "parts" / f"{trainer.global_rank}_{batch_idx}.npz"
         np.savez(part, values=values, labels=prediction.labels.numpy(), index=prediction.index.numpy())

@@ -60,8 +60,8 @@ class EdgeList:
     nodes: int
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """(N, N) times (N, F)."""
-        product: Tensor = _WeightedSum.apply(self.index, self.weight.to(x.dtype), x)
+        """(N, N) times (N, F), in float32: sparse products know no half precision on a CPU."""
+        product: Tensor = _WeightedSum.apply(self.index, self.weight.float(), x.float())
         return product
 
     def to_dense(self) -> Tensor:
@@ -76,7 +76,7 @@ Adjacency = Tensor | EdgeList
 
 
 def with_self_loops(edge_index: Tensor, nodes: int) -> EdgeList:
-    """A~ of the paper: the entries of ``edge_index`` (2, E), self-loops left out, and a diagonal *set* to 1."""
+    """A~ of the paper: the entries of ``edge_index`` (2, E), no self-loops, and a diagonal *set* to 1."""
     off_diagonal = edge_index[:, edge_index[0] != edge_index[1]]
     diagonal = torch.arange(nodes, device=edge_index.device).expand(2, -1)
     index = torch.cat([off_diagonal, diagonal], dim=1)

@@ -1,8 +1,8 @@
 r"""GAug-O's sampled graph: from edge logits M = Z Z^T and the given adjacency to the adjacency of one step.
 
-Paper: Zhao et al., Data Augmentation for Graph Neural Networks, AAAI 2021, section 3.3 (GAug-O). Dense
-functions take (N, N) matrices, sparse ones the candidate pairs i < j of an edge list; equal noise on all pairs
-gives equal graphs. All run in float32, also under autocast: 2^-23 is no number of bfloat16.
+Paper: Zhao et al., Data Augmentation for Graph Neural Networks, AAAI 2021, section 3.3.
+Dense functions take (N, N) matrices, sparse ones candidate pairs i < j; equal noise on all pairs gives equal
+graphs. All run in float32, also under autocast: 2^-23 is no number of bfloat16.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def rank_edit(logits: Tensor, adjacency: Tensor, alpha: float) -> Tensor:
 
 
 def rank_edit_pairs(logits: Tensor, edges: Tensor, nodes: int, alpha: float) -> Tensor:
-    """:func:`rank_edit` over candidate pairs i < j: ``logits`` and 0/1 ``edges`` (K,), all edges among them."""
+    """:func:`rank_edit` over candidate pairs i < j: ``logits`` and 0/1 ``edges`` (K,), with all edges."""
     return _edited(logits, edges, change_count(2 * int(edges.count_nonzero()) + nodes, alpha))
 
 
@@ -201,7 +201,7 @@ def sample_dense(
 
 
 def warmup_factor(epoch: int, epochs: int, warmup: float) -> float:
-    """g_e of the edge predictor's learning rate: sigmoid(-w + 2 w e / (E - 1)) rescaled to g_0 = 0, g_{E-1} = 1.
+    """g_e of the predictor's learning rate: sigmoid(-w + 2 w e / (E - 1)) rescaled to g_0 = 0, g_{E-1} = 1.
 
     Args:
         epoch: e of the joint training, from 0; later than E - 1 stays at 1.

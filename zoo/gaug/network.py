@@ -6,6 +6,7 @@ dropout, and how often GraphSAGE counts the node itself.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from zoo.gaug.adjacency import (
     row_normalised,
     symmetrically_normalised,
 )
-from zoo.gaug.predictor import glorot
+from zoo.gaug.predictor import EdgePredictor, glorot
 
 Backbone = Literal["gcn", "gsage", "gat", "jknet"]
 BACKBONES: tuple[Backbone, ...] = ("gcn", "gsage", "gat", "jknet")
@@ -126,7 +127,7 @@ class AugmentedClassifier(nn.Module):
             jumping = backbone == "jknet"
             widths = [hidden] * (layers if jumping else layers - 1)
             sizes = [features, *widths, *([] if jumping else [classes])]
-            for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            for inputs, outputs in itertools.pairwise(sizes):
                 self.layers.append(DenseGraphLayer(inputs, outputs, bias=backbone == "gcn"))
             if jumping:
                 self.output = nn.Linear(sum(widths), classes)
@@ -185,10 +186,7 @@ class ModifiedClassifier(nn.Module):
                 _uniform_by_outputs(layer)
         else:
             sizes = [features, hidden, hidden, hidden] if backbone == "jknet" else [features, hidden, classes]
-            layers = [
-                SAGEConv(a, b, aggr="mean", root_weight=False)
-                for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-            ]
+            layers = [SAGEConv(a, b, aggr="mean", root_weight=False) for a, b in itertools.pairwise(sizes)]
             if backbone == "jknet":
                 self.jump, self.output = JumpingKnowledge("cat"), nn.Linear(3 * hidden, classes)
         self.layers = nn.ModuleList(layers)
@@ -214,6 +212,22 @@ class ModifiedClassifier(nn.Module):
         assert self.output is not None
         jumped = self.jump(hidden)
         return jumped, self.output(jumped)
+
+
+class GAugONetwork(nn.Module):
+    """What GAug-O trains together."""
+
+    def __init__(self, classifier: AugmentedClassifier, predictor: EdgePredictor) -> None:
+        super().__init__()
+        self.classifier, self.predictor = classifier, predictor
+
+
+class GAugMNetwork(nn.Module):
+    """What GAug-M trains one after the other; the baselines have no predictor."""
+
+    def __init__(self, classifier: ModifiedClassifier, predictor: EdgePredictor | None) -> None:
+        super().__init__()
+        self.classifier, self.predictor = classifier, predictor
 
 
 def _uniform_by_outputs(layer: nn.Module) -> None:

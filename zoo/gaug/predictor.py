@@ -76,7 +76,7 @@ def kl_term(mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def balance(nodes: int, entries: float) -> tuple[float, float]:
-    """(pos_weight, norm_w) of the reconstruction: (N^2 - s) / s and N^2 / (2 (N^2 - s)), s = sum of the matrix.
+    """(pos_weight, norm_w): (N^2 - s) / s and N^2 / (2 (N^2 - s)), s = sum of the matrix.
 
     For GAug-O s counts the N self-loops of A~; for GAug-M's VGAE s is the sum of A without them.
 

@@ -98,6 +98,26 @@ def highest_new_pairs(
     return torch.stack([codes // nodes, codes % nodes])
 
 
+def modify_by_list(
+    pairs: Tensor, listed: Tensor, probability: Tensor, nodes: int, remove: float, add: float
+) -> Modification:
+    """GAug-M from a list of likely pairs i < j (2, K) instead of all N^2 probabilities.
+
+    Edges that are not listed have probability 0; only listed pairs can be added.
+    """
+    codes, edge_codes = listed[0] * nodes + listed[1], pairs[0] * nodes + pairs[1]
+    order = codes.argsort()
+    place = torch.searchsorted(codes[order], edge_codes).clamp(max=max(len(codes) - 1, 0))
+    found = codes[order][place] == edge_codes
+    scores = torch.where(found, probability[order][place], torch.zeros_like(probability[:1]))
+    new = ~torch.isin(codes, edge_codes)
+    count = min(int(pairs.shape[1] * add / 100), int(new.sum()))
+    added = listed[:, new][:, probability[new].topk(count).indices]
+    kept = torch.ones(pairs.shape[1], dtype=torch.bool, device=pairs.device)
+    kept[scores.topk(int(pairs.shape[1] * remove / 100), largest=False).indices] = False
+    return Modification(torch.cat([pairs[:, kept], added], dim=1), pairs[:, ~kept], added)
+
+
 def modify_adjacency(adjacency: Tensor, probabilities: Tensor, remove: float, add: float) -> Tensor:
     """GAug-M on matrices (N, N): symmetric 0/1 with an empty diagonal.
 
@@ -199,7 +219,7 @@ def adaedge(
 
 
 def class_edge_counts(pairs: Tensor, labels: Tensor) -> tuple[int, int]:
-    """(intra-class, inter-class) edges; with multi-hot ``labels`` (N, C) a shared label makes an edge intra."""
+    """(intra-class, inter-class) edges; of multi-hot ``labels`` (N, C) one shared label is enough."""
     a, b = labels[pairs[0]], labels[pairs[1]]
     same = a == b if labels.ndim == 1 else ((a > 0) & (b > 0)).any(dim=1)
     intra = int(same.sum())
