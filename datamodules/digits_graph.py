@@ -5,6 +5,8 @@ A batch is one PyG ``Data`` holding the whole graph, see :class:`datamodules.ful
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ class DigitsGraph(FullGraphModule):
         train_per_class: training nodes of each digit.
         val_per_class: validation nodes of each digit; the rest tests.
         masked_pixels: share of the pixels of each image set to 0, to give the graph a role.
+        normalize: ``l1`` makes the features of each node sum to 1, ``none`` leaves pixels / 16.
         seed: of the subset, the split, the rewiring and the mask.
         steps_per_epoch: batches (always the same graph) of an epoch.
 
@@ -50,6 +53,7 @@ class DigitsGraph(FullGraphModule):
         train_per_class: int = 5,
         val_per_class: int = 20,
         masked_pixels: float = 0.0,
+        normalize: Literal["l1", "none"] = "none",
         seed: int = 0,
         steps_per_epoch: int = 1,
     ) -> None:
@@ -68,7 +72,9 @@ class DigitsGraph(FullGraphModule):
             raise ValueError(f"data.init_args.neighbors must lie in 1..{nodes - 1}, got {neighbors}")
         self.nodes, self.neighbors, self.rewired, self.seed = nodes, neighbors, rewired, seed
         self.train_per_class, self.val_per_class = train_per_class, val_per_class
-        self.masked_pixels = masked_pixels
+        if normalize not in ("l1", "none"):
+            raise ValueError(f"data.init_args.normalize must be l1 or none, got {normalize!r}")
+        self.masked_pixels, self.normalize = masked_pixels, normalize
 
     def read(self) -> Data:
         from sklearn.datasets import load_digits
@@ -81,6 +87,8 @@ class DigitsGraph(FullGraphModule):
         noisy = rewire_edges(pairs, len(x), self.rewired, self.seed)
         random = item_generator(self.seed, _MASK)
         x = x * torch.from_numpy(random.random(x.shape) >= self.masked_pixels)
+        if self.normalize == "l1":
+            x = torch.nn.functional.normalize(x, p=1, dim=1)
         data = Data(x=x, edge_index=mirrored(noisy), y=y, true_edge_index=mirrored(pairs))
         data.train_mask, data.val_mask = self._split(y)
         data.test_mask = ~(data.train_mask | data.val_mask)

@@ -17,7 +17,19 @@ from zoo.callbacks.metrics_csv import read_metrics
 from zoo.catalog import config_folder, config_names
 
 GOLDEN = Path(__file__).parent / "golden"
-EMBEDDED = ("dtr_dit_digits", "dtr_dit_mnist", "digit_classifier_digits", "digit_classifier_mnist")
+EMBEDDED = (
+    "dtr_dit_digits",
+    "dtr_dit_mnist",
+    "digit_classifier_digits",
+    "digit_classifier_mnist",
+    "gaug_m_digits",
+    "gaug_o_digits",
+)
+# In the place of the batch size, for methods that see a whole graph: all phases within the few steps.
+WHOLE_GRAPH = {
+    "gaug_m_digits": {"model.init_args.predictor_epochs": 6},
+    "gaug_o_digits": {"model.init_args.pretrain_ep": 4, "model.init_args.pretrain_nc": 4},
+}
 STEPS = 12
 
 
@@ -30,8 +42,8 @@ def curve(config: str, root: Path) -> list[dict[str, float]]:
         "trainer.default_root_dir": root,
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": "false",
-        "data.init_args.batch_size": 16,
         "previews.count": 0,
+        **WHOLE_GRAPH.get(config, {"data.init_args.batch_size": 16}),
     }
     arguments = [f"--{key}={value}" for key, value in flags.items()]
     assert cli.main(["fit", "--config", config, *arguments]) == 0
@@ -51,7 +63,9 @@ def test_first_steps_follow_the_golden_curve(config: str, tmp_path: Path) -> Non
 def test_every_config_is_trained_by_a_test() -> None:
     """Embedded configs here, recipes in test_full_size_configs, overlays in test_overlays."""
     names = {n for n in config_names() if "/" not in n}
-    recipes = {n for n in names if "ImageNetLatents" in (config_folder() / f"{n}.yaml").read_text()}
+    full_size = ("ImageNetLatents", "GAugGraph")  # test_full_size_configs, test_gaug_configs
+    texts = {n: (config_folder() / f"{n}.yaml").read_text() for n in names}
+    recipes = {n for n, text in texts.items() if any(data in text for data in full_size)}
     assert names - recipes == set(EMBEDDED)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 
 import zoo
-from datamodules import Digits
+from datamodules import Digits, KarateClub
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -24,7 +25,11 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         )
     ],
     "DigitClassifier": [{"width": 4}],
+    "GAugM": [{"features": 34, "num_classes": 4, "predictor": p} for p in ("vgae", "gae")],
+    "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
 }
+# Data of those that do not take images.
+DATA: dict[str, Callable[[], LightningDataModule]] = {"GAugM": KarateClub, "GAugO": KarateClub}
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
 
 
@@ -52,7 +57,7 @@ def test_a_module_built_in_python_survives_a_checkpoint(
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    trainer.fit(module, Digits(batch_size=16))
+    trainer.fit(module, DATA.get(name, lambda: Digits(batch_size=16))())
     path = tmp_path / "module.ckpt"
     trainer.save_checkpoint(path)
 

@@ -42,7 +42,9 @@ class _WeightedSum(torch.autograd.Function):
 
 def _product(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     matrix = torch.sparse_coo_tensor(index, weight.detach(), (len(x), len(x)), check_invariants=False)
-    return torch.sparse.mm(matrix, x.detach())
+    with torch.autocast(x.device.type, enabled=False):
+        product: Tensor = torch.sparse.mm(matrix, x.detach())
+    return product
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class GAugO(LightningModule):
         embedding: width of Z.
         heads: of GAT; the paper takes 2 for large graphs.
         dropout: null is the paper's, .5 and for GAT .6.
-        layers: of GCN and GraphSAGE 2, of JK-Net 3; null is that.
+        layers: null is the paper's, 2, of JK-Net 3.
         batch_norm: batch normalisation of the hidden layers (the release's mini-batch variant).
         predictor: ``gae`` (paper) or ``vgae``, whose KL term is in the pre-training loss alone.
         alpha: weight of the predicted against the given edges in sampling.
@@ -161,7 +161,7 @@ class GAugO(LightningModule):
             hidden,
             heads,
             (0.6 if backbone == "gat" else 0.5) if dropout is None else dropout,
-            layers or (3 if backbone == "jknet" else 2),
+            layers,
             batch_norm,
         )
         edge_predictor = EdgePredictor(features, hidden, embedding, predictor, form="o")
@@ -224,6 +224,12 @@ class GAugO(LightningModule):
         mean, log_std = self.network.predictor(graph.x, graph.normalised)
         noise = None if log_std is None else torch.randn(mean.shape, generator=g, device=g.device)
         z = draw(mean, log_std, noise).float()
+        if not self._warned and not bool(z.any()):
+            self._warned = True
+            rank_zero_warn(
+                "the edge predictor died (Z is 0 after its ReLU), the sampled graphs hold given edges alone: "
+                "normalise the features or lower the learning rate"
+            )
         # float32 by name: the clamp of the sampler at 1 - 2^-23 is 1 in half precision
         with torch.autocast(self.device.type, enabled=False):
             edge_loss, sampled = self._edges(graph, dense, z, g, phase == "joint")

@@ -99,7 +99,7 @@ class AugmentedClassifier(nn.Module):
         hidden: width of a hidden layer.
         heads: of GAT's first layer, each hidden / 8 wide (also with 2 heads, for large graphs).
         dropout: of the features before all layers but the first, and of GAT's attention.
-        layers: 2 in the paper; JK-Net 3.
+        layers: null is the paper's, 2, of JK-Net 3.
         batch_norm: after each hidden layer's product, as in the release's mini-batch variant.
     """
 
@@ -111,7 +111,7 @@ class AugmentedClassifier(nn.Module):
         hidden: int = 128,
         heads: int = 8,
         dropout: float = 0.5,
-        layers: int = 2,
+        layers: int | None = None,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -125,7 +125,8 @@ class AugmentedClassifier(nn.Module):
             widths = [head * heads]
         else:
             jumping = backbone == "jknet"
-            widths = [hidden] * (layers if jumping else layers - 1)
+            count = layers or (3 if jumping else 2)
+            widths = [hidden] * (count if jumping else count - 1)
             sizes = [features, *widths, *([] if jumping else [classes])]
             for inputs, outputs in itertools.pairwise(sizes):
                 self.layers.append(DenseGraphLayer(inputs, outputs, bias=backbone == "gcn"))
