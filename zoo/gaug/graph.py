@@ -142,6 +142,16 @@ class Selection:
         self.best, self.waited = float(state["best"]), int(state["waited"])
 
 
+def forget_logged(module: LightningModule) -> None:
+    """Drop what the phase before logged.
+
+    Lightning repeats it in every row until the loader's epoch ends; a run resumed in between would not.
+    """
+    results = module.trainer._results
+    if results is not None:
+        results.reset()
+
+
 def check_fit(module: LightningModule) -> None:
     """Refuse several processes and data of other sizes before anything runs.
 

@@ -21,6 +21,7 @@ from zoo.gaug.graph import (
     classification_loss,
     edge_quality,
     f1_by_degree,
+    forget_logged,
     micro_f1,
     prepare,
 )
@@ -195,6 +196,7 @@ class GAugM(LightningModule):
         step = self.trainer.global_step
         graph = self._given(batch)
         if step == self.start:
+            forget_logged(self)
             if self._best_predictor is not None and self.network.predictor is not None:
                 self.network.predictor.load_state_dict(self._best_predictor)
                 self._best_predictor = None

@@ -30,6 +30,7 @@ from zoo.gaug.graph import (
     check_fit,
     classification_loss,
     f1_by_degree,
+    forget_logged,
     micro_f1,
     predictor_quality,
     prepare,
@@ -199,6 +200,8 @@ class GAugO(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         step, h = self.trainer.global_step, self.hparams
         optimizer = self.trainer.optimizers[0]
+        if step and self.phase(step) != self.phase(step - 1):
+            forget_logged(self)
         if step == self.joint_start:
             optimizer.state.clear()  # the joint training has optimisers of its own
         nodes, edges = optimizer.param_groups

@@ -32,24 +32,24 @@ SETTINGS = (
     "--checkpoint.every_n_train_steps=3",
     "--checkpoint.keep=-1",
 )
-O, M = FLAGS
+GAUG_O, GAUG_M = FLAGS
 SPARSE = ("--model.init_args.sparse=true",)
 VGAE = ("--model.init_args.predictor=vgae",)
 WARM = ("--model.init_args.warmup=5",)
 ADA = ("--model.init_args.augmentation=adaedge", "--model.init_args.ada_confidence=0.2")
-# (config, flags, step after whose checkpoint the run dies): within each phase, at each border (4, 7), at the end
+# (config, flags, step after whose checkpoint the run dies): in each phase and at each border (4, 7)
 CASES: list[tuple[str, tuple[str, ...], str, int]] = [
-    (O, (), "saved", 3),
-    (O, WARM, "batch", 5),
-    (O, (), "saved", 6),
-    (O, WARM, "saved", 7),
-    (O, SPARSE, "batch", 11),
-    (O, VGAE, "saved", 12),
-    (M, (), "saved", 6),
-    (M, (), "saved", 7),
-    (M, VGAE, "batch", 11),
-    (M, ADA, "saved", 9),
-    (M, ADA, "batch", 14),
+    (GAUG_O, (), "saved", 3),
+    (GAUG_O, WARM, "batch", 5),
+    (GAUG_O, (), "saved", 6),
+    (GAUG_O, WARM, "saved", 7),
+    (GAUG_O, SPARSE, "batch", 11),
+    (GAUG_O, VGAE, "saved", 12),
+    (GAUG_M, (), "saved", 6),
+    (GAUG_M, (), "saved", 7),
+    (GAUG_M, VGAE, "batch", 11),
+    (GAUG_M, ADA, "saved", 9),
+    (GAUG_M, ADA, "batch", 14),
 ]
 
 
@@ -64,7 +64,7 @@ def fit(config: str, root: Path, *flags: str) -> Path:
 @contextmanager
 def dying(config: str, moment: str, step: int) -> Any:
     """The process dies when step ``step`` is done (``batch``) or its checkpoint is in place (``saved``)."""
-    module = zoo.GAugO if config == O else zoo.GAugM
+    module = zoo.GAugO if config == GAUG_O else zoo.GAugM
 
     def on_train_batch_end(self: Any, *args: Any) -> None:
         if self.trainer.global_step == step:
@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 
 
 def test_a_checkpoint_holds_the_changed_graph(references: dict[Any, Path], tmp_path: Path) -> None:
-    folder = references.get((M, (), ())) or fit(M, tmp_path)
+    folder = references.get((GAUG_M, (), ())) or fit(GAUG_M, tmp_path)
     content = torch.load(folder / "checkpoints" / "step=00000016.ckpt", weights_only=True)["gaug"]
     assert content["changed"].shape[0] == 2
     assert content["best_predictor"] is None  # already in the network
