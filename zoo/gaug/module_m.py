@@ -62,9 +62,8 @@ class GAugM(LightningModule):
     """GAug-M: a classifier on the graph that an edge predictor changed by rank (Zhao et al., AAAI 2021).
 
     An optimiser step is an epoch of the paper: ``predictor_epochs`` steps of the edge predictor, then, on the
-    changed graph and with a fresh optimiser, ``epochs`` steps of the classifier. Set ``trainer.max_steps`` to
-    their sum (to ``epochs`` where nothing is predicted, and once more per round for ``adaedge``). The
-    defaults are the released values for Cora with a GCN.
+    changed graph and with a fresh optimiser, ``epochs`` steps of the classifier (once more per round for
+    ``adaedge``). ``trainer.max_steps`` is their sum, or more. The defaults are the released values for Cora with a GCN.
 
     ``val/score`` is the validation micro-F1 of the epochs that count and 0 before: what selects the epoch.
 
@@ -235,6 +234,8 @@ class GAugM(LightningModule):
             return self._classifier()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.trainer.global_step + 1 >= self.start + self.rounds * self.hparams["epochs"]:
+            self.trainer.should_stop = True  # the last epoch, whatever trainer.max_steps says
         graph, g = self._given(batch), step_generator(self, batch_idx)
         if self.round_of(self.trainer.global_step) < 0:
             return self._predictor_step(graph, g)

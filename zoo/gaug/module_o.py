@@ -62,7 +62,7 @@ class GAugO(LightningModule):
 
     An optimiser step is an epoch of the paper: ``pretrain_ep`` steps of the edge predictor alone,
     ``pretrain_nc`` of the classifier on the given graph, then ``epochs`` joint ones with a fresh optimiser.
-    Set ``trainer.max_steps`` to their sum. Validation, test and prediction use the given graph. The defaults
+    ``trainer.max_steps`` is their sum, or more. Validation, test and prediction use the given graph. The defaults
     are the released values for Cora with a GCN.
 
     ``val/score`` is the validation micro-F1 of the joint epochs and 0 before: what selects the epoch.
@@ -212,6 +212,8 @@ class GAugO(LightningModule):
         edges["lr"] = nodes["lr"] * factor
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.trainer.global_step + 1 >= self.joint_start + self.hparams["epochs"]:
+            self.trainer.should_stop = True  # the last epoch, whatever trainer.max_steps says
         graph, g, phase = (
             self._given(batch),
             step_generator(self, batch_idx),
