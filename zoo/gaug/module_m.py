@@ -63,7 +63,8 @@ class GAugM(LightningModule):
 
     An optimiser step is an epoch of the paper: ``predictor_epochs`` steps of the edge predictor, then, on the
     changed graph and with a fresh optimiser, ``epochs`` steps of the classifier (once more per round for
-    ``adaedge``). ``trainer.max_steps`` is their sum, or more. The defaults are the released values for Cora with a GCN.
+    ``adaedge``). ``trainer.max_steps`` is their sum, or more. The
+    defaults are the released values for Cora with a GCN.
 
     ``val/score`` is the validation micro-F1 of the epochs that count and 0 before: what selects the epoch.
 

@@ -62,8 +62,8 @@ class GAugO(LightningModule):
 
     An optimiser step is an epoch of the paper: ``pretrain_ep`` steps of the edge predictor alone,
     ``pretrain_nc`` of the classifier on the given graph, then ``epochs`` joint ones with a fresh optimiser.
-    ``trainer.max_steps`` is their sum, or more. Validation, test and prediction use the given graph. The defaults
-    are the released values for Cora with a GCN.
+    ``trainer.max_steps`` is their sum, or more. Validation, test and prediction use the given graph. The
+    defaults are the released values for Cora with a GCN.
 
     ``val/score`` is the validation micro-F1 of the joint epochs and 0 before: what selects the epoch.
 
