@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 _NAMES: dict[str, str] = {
     "Digits": "datamodules.digits",
+    "DigitsGraph": "datamodules.digits_graph",
+    "GAugGraph": "datamodules.gaug",
     "MNIST": "datamodules.digits",
     "ImageNetLatents": "datamodules.latents.module",
     "ImageFolder": "datamodules.image_folder",
@@ -22,6 +24,8 @@ __all__ = [
     "MNIST",
     "BlockModel",
     "Digits",
+    "DigitsGraph",
+    "GAugGraph",
     "ImageFolder",
     "ImageNetLatents",
     "KNNGraph",
@@ -33,6 +37,8 @@ __all__ = [
 if TYPE_CHECKING:
     from datamodules.block_model import BlockModel
     from datamodules.digits import MNIST, Digits
+    from datamodules.digits_graph import DigitsGraph
+    from datamodules.gaug import GAugGraph
     from datamodules.image_folder import ImageFolder
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph

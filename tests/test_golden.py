@@ -24,9 +24,21 @@ EMBEDDED = (
     "digit_classifier_digits",
     "digit_classifier_mnist",
 )
-# Configs whose batch is one whole graph: they have no batch size.
-WHOLE_GRAPH = ("lds_cancer", "lds_karate", "lds_sbm", "lds_wine", "lds_wine_dense", "lds_wine_dense_gcn")
-WHOLE_GRAPH += ("lds_wine_knn_gcn", "lds_wine_rbf_gcn", "lds_wine_sparse_gcn")
+# Configs whose batch is one whole graph, and the flags in the place of the batch size: all phases of GAug
+# within the few steps.
+WHOLE_GRAPH: dict[str, dict[str, int]] = {
+    "gaug_m_digits": {"model.init_args.predictor_epochs": 6},
+    "gaug_o_digits": {"model.init_args.pretrain_ep": 4, "model.init_args.pretrain_nc": 4},
+    "lds_cancer": {},
+    "lds_karate": {},
+    "lds_sbm": {},
+    "lds_wine": {},
+    "lds_wine_dense": {},
+    "lds_wine_dense_gcn": {},
+    "lds_wine_knn_gcn": {},
+    "lds_wine_rbf_gcn": {},
+    "lds_wine_sparse_gcn": {},
+}
 STEPS = 12
 
 
@@ -39,17 +51,15 @@ def curve(config: str, root: Path) -> list[dict[str, float]]:
         "trainer.default_root_dir": root,
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": "false",
-        "data.init_args.batch_size": 16,
         "previews.count": 0,
+        **WHOLE_GRAPH.get(config, {"data.init_args.batch_size": 16}),
     }
-    if config in WHOLE_GRAPH:
-        del flags["data.init_args.batch_size"]
     arguments = [f"--{key}={value}" for key, value in flags.items()]
     assert cli.main(["fit", "--config", config, *arguments]) == 0
     return read_metrics(root / config / "version_0" / "metrics.csv")
 
 
-@pytest.mark.parametrize("config", EMBEDDED + WHOLE_GRAPH)
+@pytest.mark.parametrize("config", (*EMBEDDED, *WHOLE_GRAPH))
 def test_first_steps_follow_the_golden_curve(config: str, tmp_path: Path) -> None:
     expected = json.loads((GOLDEN / f"{config}.json").read_text())
     rows = curve(config, tmp_path)
@@ -66,7 +76,8 @@ def test_every_config_is_trained_by_a_test() -> None:
     ``adm_evaluation`` trains nothing: tests/test_adm_evaluation.py runs it.
     """
     names = {n for n in config_names() if "/" not in n}
-    full_size = ("ImageNetLatents", "ImageFolder")  # the latter: test_extraction, test_unet_recipes
+    # also in test_extraction, test_unet_recipes and test_gaug_configs
+    full_size = ("ImageNetLatents", "ImageFolder", "GAugGraph")
     texts = {n: (config_folder() / f"{n}.yaml").read_text() for n in names}
     recipes = {n for n, text in texts.items() if any(word in text for word in full_size)}
     # tests/test_lds_configs.py
@@ -76,6 +87,6 @@ def test_every_config_is_trained_by_a_test() -> None:
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for name in sys.argv[1:] or EMBEDDED + WHOLE_GRAPH:
+    for name in sys.argv[1:] or (*EMBEDDED, *WHOLE_GRAPH):
         with tempfile.TemporaryDirectory() as folder:
             (GOLDEN / f"{name}.json").write_text(json.dumps(curve(name, Path(folder)), indent=1) + "\n")

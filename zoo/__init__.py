@@ -17,6 +17,8 @@ _METHODS: dict[str, str] = {
     "DTR": "zoo.dtr.module",
     "DigitClassifier": "zoo.metrics.digits",
     "LDS": "zoo.lds.module",
+    "GAugM": "zoo.gaug.module_m",
+    "GAugO": "zoo.gaug.module_o",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -34,6 +36,8 @@ __all__ = [
     "LDS",
     "ADMEvaluation",
     "DigitClassifier",
+    "GAugM",
+    "GAugO",
     "LatentExtractor",
     "WarmupStableDecay",
     "load",
@@ -42,6 +46,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from zoo.dtr.module import DTR
+    from zoo.gaug.module_m import GAugM
+    from zoo.gaug.module_o import GAugO
     from zoo.hub import load, save
     from zoo.latents.module import LatentExtractor
     from zoo.lds.module import LDS

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 
 import zoo
 from datamodules import Digits, KarateClub
@@ -28,6 +29,14 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"num_nodes": 34, "num_features": 34, "num_classes": 4, **extra}
         for extra in ({}, {"num_candidates": 300, "hidden": [8, 8]})
     ],
+    "GAugM": [{"features": 34, "num_classes": 4, "predictor": p} for p in ("vgae", "gae")],
+    "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
+}
+# Data of those that do not take images.
+DATA: dict[str, Callable[[], LightningDataModule]] = {
+    "GAugM": KarateClub,
+    "GAugO": KarateClub,
+    "LDS": lambda: KarateClub(early_stopping=True),
 }
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
 
@@ -56,8 +65,7 @@ def test_a_module_built_in_python_survives_a_checkpoint(
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    data = KarateClub(early_stopping=True) if name == "LDS" else Digits(batch_size=16)
-    trainer.fit(module, data)
+    trainer.fit(module, DATA.get(name, lambda: Digits(batch_size=16))())
     path = tmp_path / "module.ckpt"
     trainer.save_checkpoint(path)
 

@@ -1,0 +1,181 @@
+"""What both GAug modules derive from the batch, once per run: a batch is one PyG ``Data``, the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional
+
+from zoo.gaug.adjacency import EdgeList, sparse_if_thin, symmetrically_normalised, with_self_loops
+from zoo.gaug.predictor import EdgePredictor, pair_logits, ranking_quality
+from zoo.gaug.ranking import random_new_pairs, undirected_pairs
+from zoo.randomness import generator, global_seed
+
+_MONITORED_PAIRS = 110
+Split = Literal["train", "val", "test"]
+
+
+@dataclass
+class Graph:
+    """The given graph.
+
+    Attributes:
+        x: features (N, F), sparse where few are not 0.
+        y: int64 (N,), or float (N, C) multi-hot.
+        pairs: edges i < j (2, m).
+        looped: A~, the diagonal set to 1.
+        normalised: A^ = D^{-1/2} A~ D^{-1/2}, what edge predictors see.
+        monitored: edges (2, K) and non-edges (2, K) that the reported edge AUC ranks; training uses them too.
+        masks: bool (N,) of each split.
+        degree: number of neighbours (N,).
+    """
+
+    x: Tensor
+    y: Tensor
+    pairs: Tensor
+    looped: EdgeList
+    normalised: EdgeList
+    monitored: tuple[Tensor, Tensor]
+    masks: dict[str, Tensor]
+    degree: Tensor
+
+    @property
+    def nodes(self) -> int:
+        """N."""
+        return self.looped.nodes
+
+
+def prepare(batch: Any, monitored_share: float | None = None) -> Graph:
+    """The graph of a batch.
+
+    Args:
+        batch: ``Data`` with ``x``, ``y``, ``edge_index`` and the three masks.
+        monitored_share: share of the edges whose AUC is reported; None is GAug-O's 10 %, 1 % of more than
+            5,000 nodes.
+    """
+    nodes = len(batch.x)
+    pairs = undirected_pairs(batch.edge_index)
+    looped = with_self_loops(batch.edge_index, nodes)
+    normalised = symmetrically_normalised(looped)
+    assert isinstance(normalised, EdgeList)
+    share = (0.01 if nodes > 5000 else 0.1) if monitored_share is None else monitored_share
+    g = generator(_MONITORED_PAIRS, global_seed())
+    chosen = torch.randperm(pairs.shape[1], generator=g)[: max(1, int(share * pairs.shape[1]))]
+    free = random_new_pairs(pairs, nodes, len(chosen), g)
+    masks = {s: getattr(batch, f"{s}_mask") for s in ("train", "val", "test")}
+    degree = torch.zeros(nodes, device=pairs.device).index_add(
+        0, pairs.flatten(), torch.ones(pairs.numel(), device=pairs.device)
+    )
+    edges = pairs[:, chosen.to(pairs.device)]
+    x = sparse_if_thin(batch.x)
+    return Graph(x, batch.y, pairs, looped, normalised, (edges, free), masks, degree)
+
+
+def edge_quality(z: Tensor, graph: Graph) -> tuple[float, float]:
+    """(ROC AUC, average precision) of the monitored pairs; not held out of training."""
+    edges, others = graph.monitored
+    return ranking_quality(pair_logits(z, edges), pair_logits(z, others))
+
+
+@torch.no_grad()
+def predictor_quality(predictor: EdgePredictor, graph: Graph) -> tuple[float, float]:
+    """:func:`edge_quality` of a predictor's mean code."""
+    return edge_quality(predictor.embed(graph.x, graph.normalised), graph)
+
+
+def classification_loss(logits: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of the masked nodes; multi-hot labels: BCE-with-logits, mean over nodes and labels."""
+    if y.ndim == 2:
+        return functional.binary_cross_entropy_with_logits(logits[mask].float(), y[mask])
+    return functional.cross_entropy(logits[mask].float(), y[mask])
+
+
+def micro_f1(logits: Tensor, y: Tensor) -> float:
+    """Accuracy, which is micro-F1 for single labels; multi-hot: micro-F1 at sigmoid 0.5 over all entries.
+
+    0 without true positives, where the released code divides by zero. A plain function: one process sees
+    the whole graph, there is nothing to gather.
+    """
+    if not len(y):
+        return 0.0
+    if y.ndim == 1:
+        return float((logits.argmax(dim=1) == y).float().mean())
+    predicted, truth = logits > 0, y > 0
+    hits = int((predicted & truth).sum())
+    return 2 * hits / int(predicted.sum() + truth.sum()) if hits else 0.0
+
+
+def f1_by_degree(logits: Tensor, graph: Graph, split: Split, parts: int = 4) -> dict[str, float]:
+    """Micro-F1 of a split's nodes in ``parts`` equal groups, from the fewest neighbours to the most."""
+    nodes = graph.masks[split].nonzero()[:, 0]
+    order = nodes[graph.degree[nodes].argsort(stable=True)]
+    groups = order.tensor_split(parts)
+    return {f"f1_degree_q{i + 1}": micro_f1(logits[n], graph.y[n]) for i, n in enumerate(groups)}
+
+
+@dataclass
+class Selection:
+    """The epoch that counts: the best validation score, strictly greater than all before and than 0.
+
+    Attributes:
+        patience: epochs without improvement after which training stops.
+    """
+
+    patience: int
+    best: float = 0.0
+    waited: int = 0
+
+    def stops(self, score: float) -> bool:
+        """Take in the score of an epoch; whether the training has waited long enough."""
+        self.waited = 0 if score > self.best else self.waited + 1
+        self.best = max(self.best, score)
+        return self.waited >= self.patience
+
+    def state(self) -> dict[str, float]:
+        return {"best": self.best, "waited": self.waited}
+
+    def restore(self, state: dict[str, float]) -> None:
+        self.best, self.waited = float(state["best"]), int(state["waited"])
+
+
+def forget_logged(module: LightningModule) -> None:
+    """Drop what the phase before logged.
+
+    Lightning repeats it in every row until the loader's epoch ends; a run resumed in between would not.
+    """
+    results = module.trainer._results
+    if results is not None:
+        results.reset()
+
+
+def check_fit(module: LightningModule) -> None:
+    """Refuse several processes and data of other sizes before anything runs.
+
+    Raises:
+        ValueError: naming both numbers and both YAML keys.
+    """
+    name = type(module).__name__
+    if module.trainer.world_size > 1:
+        raise ValueError(
+            f"zoo.{name} trains on one graph, which is one batch: {module.trainer.world_size} processes "
+            "would do the same work; set trainer.devices: 1 and trainer.num_nodes: 1"
+        )
+    if module.trainer.accumulate_grad_batches > 1:
+        raise ValueError(
+            f"zoo.{name} makes one optimiser step per batch, which is an epoch; set "
+            "trainer.accumulate_grad_batches: 1"
+        )
+    data = getattr(module.trainer, "datamodule", None)
+    where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
+    h = module.hparams
+    for key, of_data, what in (("features", "num_features", "features"), ("num_classes",) * 2 + ("classes",)):
+        found = getattr(data, of_data, None)
+        if found is not None and found != h[key]:
+            raise ValueError(
+                f"model.init_args.{key} is {h[key]}, but {where} has {found} {what}; set "
+                f"model.init_args.{key}: {found}, or choose other data with data.class_path"
+            )
