@@ -22,7 +22,9 @@ usage: zoo VERB [options]
   predict    write what the method makes: samples, masks, text, ...
   list       methods, configs, data and weights: zoo list [methods|configs|data|weights] [--json]
   convert    official weights <-> zoo weights: zoo convert FILE --method dtr --out X.safetensors
+  export     a network as torch.export or ONNX: zoo export NAME|FILE --out X.pt2|X.onnx
   compare    re-test a paper's claim over seeds, with a verdict: zoo compare configs/claims/dtr.yaml
+  sweep      search hyperparameters by a W&B sweep file, no account: zoo sweep dtr_dit_digits --count 12
 
 options of fit, validate, test and predict:
   --config NAME|FILE     shipped config or YAML file; repeat to lay one over the other (--config trainer/ddp)
@@ -35,7 +37,7 @@ options of fit, validate, test and predict:
   --version  version and where it runs from
 """
 RUN_VERBS = ("fit", "validate", "test", "predict")
-VERBS = (*RUN_VERBS, "list", "convert", "compare")
+VERBS = (*RUN_VERBS, "list", "convert", "export", "compare", "sweep")
 
 
 class CommandError(Exception):
@@ -108,6 +110,20 @@ def convert_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def export_command(argv: Sequence[str]) -> int:
+    """``zoo export``: the network of weights as a ``torch.export`` program or as ONNX, checked."""
+    parser = _Parser(prog="zoo export", description="Write a network for use without the zoo.")
+    parser.add_argument("weights", help="a name of `zoo list weights`, .ckpt, .safetensors, hf://...")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: X.pt2 or X.onnx")
+    parser.add_argument("--force", action="store_true", help="overwrite --out")
+    options = parser.parse_args(argv)
+    from zoo.export import export
+
+    for line in export(options.weights, options.out, options.force):
+        print(f"zoo: {line}", flush=True)
+    return 0
+
+
 def compare_command(argv: Sequence[str]) -> int:
     """``zoo compare``: run the arms of a claim file over its seeds and judge its predicates."""
     parser = _Parser(prog="zoo compare", description="Re-test a paper's claim. A stopped comparison goes on.")
@@ -127,6 +143,34 @@ def compare_command(argv: Sequence[str]) -> int:
 
     path = find_config(options.claim, CLAIMS)
     compare(path, options.out, options.jobs, options.quick, options.manifest, say)
+    return 0
+
+
+def sweep_command(argv: Sequence[str]) -> int:
+    """``zoo sweep``: run the trials of a W&B sweep file locally."""
+    parser = _Parser(
+        prog="zoo sweep",
+        description="Search by a W&B sweep file, locally. A stopped sweep goes on; the same command in a "
+        "second terminal joins in.",
+    )
+    parser.add_argument("file", help="sweep file, or the name of a shipped one: dtr_dit_digits")
+    parser.add_argument("--count", type=int, help="completed trials in all (run_cap, or the whole grid)")
+    parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="folder (runs/sweep)")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at the same time (1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the search, not of the runs (0)")
+    parser.add_argument("--manifest", type=Path, help="results file to add the best trial and the table to")
+    options = parser.parse_args(argv)
+    for name, least in (("jobs", 1), ("count", 1), ("seed", 0)):
+        if getattr(options, name) is not None and getattr(options, name) < least:
+            raise CommandError(f"--{name} must be at least {least}, got {getattr(options, name)}")
+    from zoo.catalog import SWEEPS, find_config
+    from zoo.sweep import sweep
+
+    def say(line: str) -> None:
+        print(f"zoo: {line}", flush=True)
+
+    path = find_config(options.file, SWEEPS)
+    sweep(path, options.out, options.count, options.jobs, options.seed, options.manifest, say)
     return 0
 
 
@@ -166,7 +210,9 @@ def _dispatch(argv: list[str]) -> int:
     commands: dict[str, Any] = {
         "list": list_command,
         "convert": convert_command,
+        "export": export_command,
         "compare": compare_command,
+        "sweep": sweep_command,
     }
     return int(commands.get(verb, _run_command(verb))(rest))
 

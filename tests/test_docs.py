@@ -41,7 +41,8 @@ def test_tables_take_their_numbers_from_the_manifest(page: Path) -> None:
 
 
 def test_readme_table_numbers_are_in_the_manifest() -> None:
-    values = {entry["value"] for path in RESULTS for entry in manifest.read(path)}
+    entries = [entry for path in RESULTS for entry in manifest.read(path)]
+    values = {entry["value"] for entry in entries if isinstance(entry["value"], int | float)}
     for cell in unaccounted_numbers((ROOT / "README.md").read_text()):
         digits = len(cell.partition(".")[2])
         assert any(f"{value:.{digits}f}" == cell for value in values), f"{cell} is in no docs/results file"

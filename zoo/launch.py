@@ -10,11 +10,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _STOP_WITH_PARENT = "ZOO_STOP_WITH_PARENT"
+
+
+class RunFailed(RuntimeError):
+    """A run that ended with an exit code.
+
+    Args:
+        code: exit code, negative for a signal.
+        last: last line of its output.
+        log: the whole output.
+    """
+
+    def __init__(self, code: int, last: str, log: Path) -> None:
+        super().__init__(f"a run failed with exit code {code}: {last} (log {log})")
+        self.code, self.last = code, last
+
+
 _children: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
 
 Launch = Callable[[Sequence[str], Path, int], None]
-"""``launch(arguments, log, threads)`` runs the command line, or raises RuntimeError with its last line."""
+"""``launch(arguments, log, threads)`` runs the command line, or raises RunFailed with its last line."""
 
 
 def run_command(arguments: Sequence[str], log: Path, threads: int) -> None:
@@ -24,7 +40,7 @@ def run_command(arguments: Sequence[str], log: Path, threads: int) -> None:
     included, the pipe closes and the child leaves (:func:`stop_with_parent`).
 
     Raises:
-        RuntimeError: when it fails, with the last line of its output.
+        RunFailed: when it fails, with the last line of its output.
     """
     command = [sys.executable, str(Path(__file__).resolve().parent.parent / "cli.py"), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), _STOP_WITH_PARENT: "1"}
@@ -40,7 +56,7 @@ def run_command(arguments: Sequence[str], log: Path, threads: int) -> None:
         process.stdin.close()
     if code:
         last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
-        raise RuntimeError(f"a run failed with exit code {code}: {last[0]} (log {log})")
+        raise RunFailed(code, last[0], log)
 
 
 def stop_children() -> None:

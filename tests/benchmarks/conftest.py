@@ -1,41 +1,47 @@
-"""``--manifest FILE``: add what a benchmark measured to a file of docs/results."""
+"""Benchmarks: `pytest tests/benchmarks/test_dtr.py -s [--quick] [--manifest FILE]`.
+
+Each measures ratios in one process, its sides interleaved, and prints what it found. No time decides a test:
+what is asserted is that the sides did the same work.
+"""
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from zoo import manifest
 from zoo.callbacks.run import versions
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--manifest", help="results file to add the numbers to")
+    parser.addoption("--quick", action="store_true", help="tiny sizes: does it still run?")
+    parser.addoption("--manifest", type=Path, default=None, help="results file to add the numbers to")
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
-    """Prints a number, and adds it to the manifest if one is asked for."""
+def record(request: pytest.FixtureRequest) -> Iterator[Callable[[str, float], None]]:
+    """record(metric, value): prints a number and, with --manifest, keeps it with its command and date."""
+    entries: list[dict[str, Any]] = []
+    file = Path(str(request.node.path)).relative_to(request.config.rootpath)
+    shared = {
+        "seeds": [0],
+        "command": f"pytest {file} -s",
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
-    def add(metric: str, value: float) -> None:
-        print(f"{metric} {value:,.4g}")
-        path = request.config.getoption("--manifest")
-        if path is None:
-            return
-        words = [w for w in sys.argv[1:] if "manifest" not in w and w != path]
-        entry = {
-            "metric": metric,
-            "value": value,
-            "seeds": [0],
-            "command": shlex.join(["pytest", *words]),
-            "versions": versions(),
-            "date": time.strftime("%Y-%m-%d"),
-        }
-        manifest.update(Path(path), [entry])
+    def keep(metric: str, value: float) -> None:
+        print(f"\n{metric}: {value:.4g}", end="", file=sys.stderr)
+        entries.append({"metric": metric, "value": value, **shared})
 
-    return add
+    torch.set_num_threads(1)
+    yield keep
+    results = request.config.getoption("--manifest")
+    if results is not None and entries:
+        manifest.update(results, entries)

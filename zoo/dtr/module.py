@@ -198,6 +198,16 @@ class DTR(LightningModule):
     def configure_model(self) -> None:
         shard_blocks(self, [*self.network.blocks, self.network, self.uncertainty])
 
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """Random inputs of the network: images or latents, timesteps 0..T-1, labels with the null class."""
+        noise = torch.randn(batch, *self.shape, device=self.device)
+        labels = self.network.null_label + 1
+        return {
+            "x": noise.to(next(self.network.parameters()).dtype),
+            "t": torch.randint(self.timesteps, (batch,), device=self.device),
+            "y": torch.randint(labels, (batch,), device=self.device),
+        }
+
     def setup(self, stage: str) -> None:
         self._check_data()
         if self.hparams["compile"]:

@@ -83,7 +83,8 @@ class PatchEmbedder(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)  # (B, N, D)
+        # Contiguous, or the residual stream keeps the convolution's order and is copied by each norm.
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()  # (B, N, D)
 
 
 class Attention(nn.Module):
@@ -95,7 +96,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        # Three slices, not one permuted view: their gradients then join in one copy.
+        q, k, v = (
+            part.view(b, n, self.heads, d // self.heads).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, dim=2)
+        )
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, D / heads)
         return self.proj(x.transpose(1, 2).reshape(b, n, d))
 

@@ -62,6 +62,12 @@ class DigitClassifier(LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.distance = FrechetDistance(feature_size)
 
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """Random images (batch, 1, S, S) in [-1, 1] for the network, which gives class scores (batch, K)."""
+        size = self.hparams["input_size"]
+        images = 2 * torch.rand(batch, 1, size, size, device=self.device) - 1
+        return {"input": images.to(next(self.network.parameters()).dtype)}
+
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 1, S, S) in [-1, 1] -> hidden layer (B, F) and class scores (B, K)."""
         features = self.network[:-1](images.to(next(self.network.parameters()).dtype))

@@ -83,7 +83,8 @@ class FakeRuns:
             "checkpoint": str(folder / "last.ckpt"),
             "finished": True,
         }
-        (folder / "summary.json").write_text(json.dumps(summary | self.change))
+        name = "summary.json" if arguments[0] == "fit" else f"summary_{arguments[0]}.json"
+        (folder / name).write_text(json.dumps(summary | self.change))
 
 
 def better_when_learning(arguments: Sequence[str], seed: int) -> float:
@@ -134,10 +135,10 @@ def test_claims_true_false_and_undecided_get_their_verdicts(
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     """Seeds differ by more than the arms do: only the pairing shows the gain."""
     runs = FakeRuns(
-        lambda a, s: 10.0 * s + (0.1 + s / 1000 if flag(a, "model.init_args.width") is None else 0.0)
+        lambda a, s: 5.0 * s % 7 + (0.1 + s / 500 if flag(a, "model.init_args.width") is None else 0.0)
     )
     assert compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs) == "reproduced"
-    assert "| +0.102 | +0.101 to +0.104 | 6 of 6 | 0.031 | reproduced |" in table(tmp_path)
+    assert "| +0.105 | +0.101 to +0.109 | 6 of 6 | 0.031 | reproduced |" in table(tmp_path)
 
 
 def table(folder: Path) -> str:
@@ -197,11 +198,11 @@ def test_plot_shows_every_seed(tmp_path: Path) -> None:
 
 
 def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
-    runs = FakeRuns(better_when_learning)
-    compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs)
+    runs, path = FakeRuns(better_when_learning), claim_file(tmp_path, verbs=["fit", "test"])
+    compare(path, tmp_path, say=silent, launch=runs)
     first, before = table(tmp_path), runs.calls
-    compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs)
-    assert (before, runs.calls, table(tmp_path)) == (12, 12, first)
+    compare(path, tmp_path, say=silent, launch=runs)
+    assert (before, runs.calls, table(tmp_path)) == (24, 24, first)
 
 
 def test_a_failed_comparison_goes_on_where_it_stopped(tmp_path: Path) -> None:
