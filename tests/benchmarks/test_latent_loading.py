@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_latents import fake_latents
-from fake_pictures import fake_pictures
 
-from datamodules.image_folder import FolderImages
 from datamodules.latents import LAYOUTS, ImageNetLatents, open_latents
 
 ITEMS, BATCH, BATCHES = 4096, 256, 24
@@ -70,10 +68,3 @@ def test_training_loader(tmp_path: Path, record: Record) -> None:
     start = time.perf_counter()
     count = sum(len(batch["label"]) for _ in range(3) for batch in loader)
     record("loader_2_workers/per_second", count / (time.perf_counter() - start))
-
-
-def test_pictures(tmp_path: Path, record: Record) -> None:
-    """JPEG and PNG of about 500 x 400 pixels to 256 x 256 crops: what bounds an extraction, per core."""
-    root = fake_pictures(tmp_path / "x", classes=4, per_class=16, side=400)
-    cpu, _ = measure(FolderImages(root, 256).__getitems__, 64)
-    record("pictures/per_cpu_second", cpu)
