@@ -59,7 +59,7 @@ def curve(config: str, root: Path) -> list[dict[str, float]]:
     return read_metrics(root / config / "version_0" / "metrics.csv")
 
 
-@pytest.mark.parametrize("config", (*EMBEDDED, *WHOLE_GRAPH))
+@pytest.mark.parametrize("config", [*EMBEDDED, *WHOLE_GRAPH])
 def test_first_steps_follow_the_golden_curve(config: str, tmp_path: Path) -> None:
     expected = json.loads((GOLDEN / f"{config}.json").read_text())
     rows = curve(config, tmp_path)
