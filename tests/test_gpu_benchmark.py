@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,9 @@ def test_an_arm_that_fails_does_not_stop_the_others(
     assert gpu.main(["--tiny", "--arms", "ours", "sampling"]) == 1
     out = capsys.readouterr().out
     assert "| DTR | OutOfMemoryError: CUDA out of memory | | | |" in out
-    assert "| sampling, 250 guided steps | 0." in out or "| sampling, 250 guided steps | 1" in out
+    assert re.search(r"\| sampling, 250 guided steps \| \d", out)
     assert gpu.main(["--tiny", "--arms", "ours", "--minutes", "-1"]) == 1
-    assert "not begun: 0 s were spent" in capsys.readouterr().out
+    assert re.search(r"not begun: \d+ s were spent", capsys.readouterr().out)
 
 
 @pytest.mark.usefixtures("on_a_cpu")
