@@ -83,7 +83,8 @@ def export(source: str, out: Path, force: bool = False) -> Iterator[str]:
     metadata = {
         "method": str(weights.class_path),
         "config": weights.config or "",
-        "hparams": json.dumps(weights.hparams, sort_keys=True),
+        # the module's, not the file's: weights older than an argument lack it
+        "hparams": json.dumps(dict(module.hparams), sort_keys=True),
         "weights": held,
         "source": path.name,
     }

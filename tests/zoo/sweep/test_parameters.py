@@ -258,7 +258,7 @@ def test_shipped_sweeps_are_valid_for_wandb(path: Path) -> None:
     assert load_sweep_config(str(path)) == content
     assert _validate_config_and_fill_distribution(content)["parameters"] == content["parameters"]
     sweep = read_sweep(path)
-    values = sweep.values({p.name: p.low or p.choices[0] for p in sweep.searched})
+    values = sweep.values({p.name: p.choices[0] if p.choices else p.low for p in sweep.searched})
     assert sweep.arguments(values)[0] == "fit"
     assert not any("wandb" in word for word in sweep.arguments(values))
     assert any("wandb" in word for word in sweep.command)
