@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,12 +33,12 @@ def markdown(claim: Claim, results: Results, judged: Sequence[Outcome]) -> str:
     """The comparison as Markdown: arms (rows) by metrics (columns), then the predicates."""
     runs = [run for arm in results.values() for run in arm.values()]
     metrics = [m for m in claim.shown_metrics if any(m in run["metrics"] for run in runs)]
-    cells = {(r["metric"], r["arm"]): f"{r['mean']:.4g} ± {r['sd']:.2g}" for r in arm_rows(claim, results)}
-    seeds = ", ".join(map(str, claim.seeds))
+    cells = {(r["metric"], r["arm"]): _spread(r["mean"], r["sd"]) for r in arm_rows(claim, results)}
+    over = f"over seeds {', '.join(map(str, claim.seeds))}"
     training = _duration(sum(run["seconds"] for run in runs))
     columns = ["predicate", "mean difference", "95 % interval", "as claimed", "sign test p", "verdict"]
     lines = [
-        f"Mean ± standard deviation over seeds {seeds}.",
+        f"Mean ± standard deviation {over}." if len(claim.seeds) > 1 else f"One seed, {claim.seeds[0]}.",
         "",
         _row(["arm", "steps", "batch", *metrics]),
         _row(["---"] * (len(metrics) + 3)),
@@ -58,9 +59,13 @@ def markdown(claim: Claim, results: Results, judged: Sequence[Outcome]) -> str:
 
 def _predicate_cells(outcome: Outcome) -> list[str]:
     s = outcome.statistics
-    interval = f"{s.low:+.3g} to {s.high:+.3g}"
+    interval = f"{s.low:+.3g} to {s.high:+.3g}" if s.n > 1 else ""
     counted = [f"{s.positive} of {s.n}", f"{s.sign_p:.2g}", outcome.verdict or "none"]
     return [outcome.predicate.text, f"{s.mean:+.3g}", interval, *counted]
+
+
+def _spread(mean: float, sd: float) -> str:
+    return f"{mean:.4g} ± {sd:.2g}" if math.isfinite(sd) else f"{mean:.4g}"
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -189,4 +194,6 @@ def manifest_entries(claim: Claim, results: Results, judged: Sequence[Outcome]) 
         values |= {f"{name}/difference": s.mean, f"{name}/low": s.low, f"{name}/high": s.high}
         values |= {f"{name}/as_claimed": s.positive, f"{name}/sign_p": s.sign_p, f"{name}/verdict": o.verdict}
     values |= {"verdict": verdict_text(judged), "runs": len(runs), "table": markdown(claim, results, judged)}
-    return [{"metric": name, "value": value, **shared} for name, value in values.items()]
+    # one seed has neither spread nor interval, and JSON has no infinity
+    finite = {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
+    return [{"metric": name, "value": value, **shared} for name, value in finite.items()]

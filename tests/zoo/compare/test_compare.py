@@ -499,3 +499,16 @@ def test_quick_look_at_the_flagship_claim(tmp_path: Path) -> None:
     assert "no verdict (quick)" in done.stdout
     assert len(list(csv.reader((tmp_path / "runs/compare/dtr_quick/runs.csv").open()))) == 10
     shutil.rmtree(tmp_path / "runs")
+
+
+def test_one_seed_has_neither_spread_nor_interval(tmp_path: Path) -> None:
+    """JSON has no infinity, a table no nan."""
+    path, results = claim_file(tmp_path, quick={"seeds": [0]}), tmp_path / "results.json"
+    compare(
+        path, tmp_path, quick=True, results_file=results, say=silent, launch=FakeRuns(better_when_learning)
+    )
+    text = (tmp_path / "claim_quick" / "table.md").read_text()
+    assert "One seed, 0." in text
+    assert "nan" not in text
+    assert "inf" not in text
+    json.loads(results.read_text(), parse_constant=lambda name: pytest.fail(name))
