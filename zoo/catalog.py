@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +96,24 @@ def listing(data: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
             for n, e in sorted(registry().items())
         ],
     }
+
+
+def read_mapping(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Args:
+        path: of the file.
+        keys: it may have, for the error.
+
+    Raises:
+        ValueError: with the line, for a file that is no YAML or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping with {', '.join(keys)}")
+    return content

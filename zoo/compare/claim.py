@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from zoo.catalog import find_config
+from zoo.catalog import find_config, read_mapping
 from zoo.compare.statistics import least_seeds
 
 SIGNIFICANCE = 0.05
@@ -125,14 +123,7 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping with {', '.join(_KEYS)}")
+    content = read_mapping(path, _KEYS)
     unknown = [k for k in content if k not in _KEYS]
     missing = [k for k in _REQUIRED if k not in content]
     if unknown or missing:

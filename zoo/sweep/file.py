@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import zoo
-from zoo.catalog import find_config
+from zoo.catalog import find_config, read_mapping
 from zoo.sweep.parameters import Parameter, read_parameters
 
 METHODS = ("grid", "random", "bayes")
@@ -188,14 +186,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping with {', '.join(_READ)}")
+    content = read_mapping(path, _READ)
     for key in content:
         if key in _REFUSED:
             raise ValueError(f"{path}: {key} belongs to W&B's own search and is not run locally")
