@@ -18,11 +18,15 @@ _NAMES: dict[str, str] = {
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
     "Planetoid": "datamodules.planetoid",
+    "Chickenpox": "datamodules.chickenpox",
+    "SensorDiffusion": "datamodules.sensor_diffusion",
+    "Traffic": "datamodules.traffic",
 }
 
 __all__ = [
     "MNIST",
     "BlockModel",
+    "Chickenpox",
     "Digits",
     "DigitsGraph",
     "GAugGraph",
@@ -32,10 +36,13 @@ __all__ = [
     "KarateClub",
     "Planetoid",
     "SampleFiles",
+    "SensorDiffusion",
+    "Traffic",
 ]
 
 if TYPE_CHECKING:
     from datamodules.block_model import BlockModel
+    from datamodules.chickenpox import Chickenpox
     from datamodules.digits import MNIST, Digits
     from datamodules.digits_graph import DigitsGraph
     from datamodules.gaug import GAugGraph
@@ -45,6 +52,8 @@ if TYPE_CHECKING:
     from datamodules.latents.module import ImageNetLatents
     from datamodules.planetoid import Planetoid
     from datamodules.samples import SampleFiles
+    from datamodules.sensor_diffusion import SensorDiffusion
+    from datamodules.traffic import Traffic
 
 
 def __getattr__(name: str) -> Any:
