@@ -1,1 +1,1 @@
-"""Graph neural networks of the survey of Wu et al. (2021), a file per task and operator."""
+"""Graph neural networks by output level, after the survey of Wu et al. (2021)."""
