@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 import zoo
-from datamodules import Digits, KarateClub
+from datamodules import Digits, KarateClub, SensorDiffusion
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -30,6 +30,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         for extra in ({}, {"num_candidates": 300, "hidden": [8, 8]})
     ],
     "GAugM": [{"features": 34, "num_classes": 4, "predictor": p} for p in ("vgae", "gae")],
+    "SpatioTemporalForecaster": [
+        {"arch": arch, "num_nodes": 5, "hidden": 4, "period": 100}
+        for arch in ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "ha", "last")
+    ],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
 }
 # Data of those that do not take images.
@@ -37,6 +41,7 @@ DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GAugM": KarateClub,
     "GAugO": KarateClub,
     "LDS": lambda: KarateClub(early_stopping=True),
+    "SpatioTemporalForecaster": lambda: SensorDiffusion(sensors=5, steps=200),
 }
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
 
