@@ -17,9 +17,9 @@ _SOURCE = "github.com/benedekrozemberczki/pytorch_geometric_temporal, dataset/ch
 class Chickenpox(ForecastModule):
     """521 weeks (2005-2015) of 20 counties, 102 directed edges including self-loops of weight 1.
 
-    The file is ``<root>/chickenpox.json`` with ``FX`` (521, 20), standardised per county by its makers over all
-    weeks (so the test weeks have had a hand in the unit), ``edges`` and ``node_ids``. No value means missing.
-    The batch is described in :mod:`datamodules.forecast`, without a time of day.
+    The file is ``<root>/chickenpox.json`` with ``FX`` (521, 20), standardised per county by its makers over
+    all weeks (so the test weeks have had a hand in the unit), ``edges`` and ``node_ids``. No value means
+    missing. The batch is described in :mod:`datamodules.forecast`, without a time of day.
 
     Args:
         root: folder of the file; defaults to ``$ZOO_DATA/graphs/chickenpox`` or ``data/graphs/chickenpox``.

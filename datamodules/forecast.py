@@ -1,9 +1,10 @@
 """Forecasting on a graph: windows of a series of N sensors.
 
-A batch is a dict: ``x`` float32 (B, lags, N, C), the past in the unit of the data, channel 0 the value and, with
-``time_of_day``, channel 1 the time as a fraction of the day; ``y`` float32 (B, horizon, N), what follows it;
-``time`` int64 (B, horizon), when ``y`` is, in steps since midnight of the first day; ``index`` int64 (B,). Nothing is normalised here: the model keeps mean and deviation with its weights and takes them from
-:attr:`ForecastModule.mean` and ``std``, which come from training windows alone.
+A batch is a dict: ``x`` float32 (B, lags, N, C), the past in the unit of the data, channel 0 the value and,
+with ``time_of_day``, channel 1 the time as a fraction of the day; ``y`` float32 (B, horizon, N), what
+follows it; ``time`` int64 (B, horizon), when ``y`` is, in steps since midnight of the first day; ``index``
+int64 (B,). Nothing is normalised here: the model keeps mean and deviation with its weights and takes them
+from :attr:`ForecastModule.mean` and ``std``, which come from training windows alone.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class SensorSeries:
     clock: Array | None = None
 
     def __post_init__(self) -> None:
-        rows, nodes = self.values.shape
+        nodes = self.values.shape[1]
         if self.adjacency.shape != (nodes, nodes):
             raise ValueError(
                 f"the series has {nodes} sensors, but the adjacency is "
@@ -105,8 +106,8 @@ def split_starts(
     """First rows of the training, validation and test windows, in the order of time.
 
     ``windows`` shares out the windows, of which neighbours overlap over a border (DCRNN, Graph WaveNet);
-    ``rows`` shares out the rows and makes windows inside each part (STGCN). Test and training have their share
-    rounded, the validation has the rest.
+    ``rows`` shares out the rows and makes windows inside each part (STGCN). Test and training have their
+    share rounded, the validation has the rest.
 
     Raises:
         ValueError: if a part has no window.
@@ -120,8 +121,8 @@ def split_starts(
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
         if not len(part):
             raise ValueError(
-                f"{rows} rows leave the {name} no window of {lags} + {horizon} steps: change data.init_args.lags, "
-                "horizon or split"
+                f"{rows} rows leave the {name} no window of {lags} + {horizon} steps: change "
+                "data.init_args.lags, horizon or split"
             )
     return parts[0], parts[1], parts[2]
 
@@ -129,17 +130,17 @@ def split_starts(
 class ForecastModule(LightningDataModule):
     """Splits, scale and loaders of a series on a graph; the source says how to read it.
 
-    The batch is described in :mod:`datamodules.forecast`. Attributes after ``setup``: ``series``, ``adjacency``
-    (N, N), ``num_nodes``, ``in_channels``, ``mean``, ``std``, ``names``, ``positions``, ``steps_per_day``,
-    ``train_values`` and ``train_clock`` (the rows that training windows touch).
+    The batch is described in :mod:`datamodules.forecast`. Attributes after ``setup``: ``series``,
+    ``adjacency`` (N, N), ``num_nodes``, ``in_channels``, ``mean``, ``std``, ``names``, ``positions``,
+    ``steps_per_day``, ``train_values`` and ``train_clock`` (the rows that training windows touch).
 
     Args:
         lags: steps of the past.
         horizon: steps of the future.
         split: shares of training, validation and test, in the order of time.
         split_by: see :func:`split_starts`.
-        nodes: take so many sensors that lie together, see :func:`datamodules.sensor_graph.neighbourhood`; null
-            takes all.
+        nodes: take so many sensors that lie together, see :func:`datamodules.sensor_graph.neighbourhood`;
+            null takes all.
         time_of_day: second input channel.
         batch_size: global, over all devices.
         eval_batch_size: global batch of validation, test and prediction.
@@ -171,9 +172,7 @@ class ForecastModule(LightningDataModule):
             if value < 1:
                 raise ValueError(f"data.init_args.{key} must be at least 1, got {value}")
         if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
-            raise ValueError(
-                f"data.init_args.split is three shares above 0 that sum to 1, got {list(split)}"
-            )
+            raise ValueError(f"data.init_args.split is three shares above 0 that sum to 1, got {list(split)}")
         if split_by not in ("windows", "rows"):
             raise ValueError(f"data.init_args.split_by must be windows or rows, got {split_by!r}")
         self.lags, self.horizon, self.split, self.split_by = lags, horizon, tuple(split), split_by
@@ -200,10 +199,7 @@ class ForecastModule(LightningDataModule):
             if not series.steps_per_day:
                 raise ValueError("these data have no time of day: set data.init_args.time_of_day: false")
             day = (clock % series.steps_per_day).float() / series.steps_per_day
-        sets = [
-            Windows(values, clock, day, starts, self.lags, self.horizon)
-            for starts in (train, val, test)
-        ]
+        sets = [Windows(values, clock, day, starts, self.lags, self.horizon) for starts in (train, val, test)]
         self.train_set, self.val_set, self.test_set = sets
         self.series, self.num_nodes = series, values.shape[1]
         self.adjacency = torch.from_numpy(np.ascontiguousarray(series.adjacency, dtype=np.float32))

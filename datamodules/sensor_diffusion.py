@@ -34,7 +34,8 @@ def diffused(weights: Array, steps: int, steps_per_day: int, seed: int) -> Array
 
 
 class SensorDiffusion(ForecastModule):
-    """Diffusion on a random geometric graph with a daily sine and AR noise: a generated series, not real data.
+    """Diffusion on a random geometric graph with a daily sine and AR noise: a generated series, not real
+    data.
 
     The batch is described in :mod:`datamodules.forecast`.
 

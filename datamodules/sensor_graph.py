@@ -12,7 +12,9 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-def stgcn_weights(distances: Array, sigma2: float = 0.1, epsilon: float = 0.5, unit: float = 10_000.0) -> Array:
+def stgcn_weights(
+    distances: Array, sigma2: float = 0.1, epsilon: float = 0.5, unit: float = 10_000.0
+) -> Array:
     """Weights of STGCN (Yu et al., IJCAI 2018, eq. 10): w_ij = exp(-d^2 / sigma2) if >= epsilon, i != j.
 
     Args:

@@ -1,16 +1,19 @@
 """Speeds of road sensors: METR-LA, its shared week, PEMS-BAY and PeMSD7(M), in the layouts of their makers.
 
-=============  ==================================  =====================================  ======================
-name           speeds                              adjacency                              size
-=============  ==================================  =====================================  ======================
-metr_la        metr-la.h5 (pandas), .npz, .csv     adj_mx.pkl or .npz                     34,272 x 207, 5 minutes
-pems_bay       pems-bay.h5 (pandas), .npz, .csv    adj_mx_bay.pkl or .npz                 52,116 x 325
-metr_la_week   los_speed.csv                       adj_mx.npz or .pkl, los_adj.csv        2,016 x 207
-pemsd7m        vel.csv without header              adj.npz (SciPy sparse)                 12,672 x 228
-=============  ==================================  =====================================  ======================
+============  =============================  ===========================  =========================
+name          speeds                         adjacency                    size
+============  =============================  ===========================  =========================
+metr_la       metr-la.h5 (pandas), .npz,     adj_mx.pkl or .npz           34,272 x 207, 5 minutes
+              .csv
+pems_bay      pems-bay.h5 (pandas), .npz,    adj_mx_bay.pkl or .npz       52,116 x 325
+              .csv
+metr_la_week  los_speed.csv                  adj_mx.npz or .pkl,          2,016 x 207
+                                             los_adj.csv
+pemsd7m       vel.csv without header         adj.npz (SciPy sparse)       12,672 x 228
+============  =============================  ===========================  =========================
 
-An ``.npz`` twin holds ``values`` (T, N), ``sensor_ids`` (N,) and, unless the rows begin at midnight and have no
-gaps, ``clock`` (T,), the step since midnight of the first day. ``distances.csv`` is either DCRNN's list
+An ``.npz`` twin holds ``values`` (T, N), ``sensor_ids`` (N,) and, unless the rows begin at midnight and have
+no gaps, ``clock`` (T,), the step since midnight of the first day. ``distances.csv`` is either DCRNN's list
 ``from,to,cost`` or STGCN's matrix in metres. ``graph_sensor_locations.csv`` (index, sensor_id, latitude,
 longitude) places the sensors on the map.
 """
@@ -178,7 +181,7 @@ def _npz_speeds(path: Path) -> tuple[Array, list[str] | None, Array | None]:
 def _h5_speeds(path: Path) -> tuple[Array, list[str] | None, Array | None]:
     """The frame that DCRNN published: index of times, a column per sensor."""
     try:
-        import pandas
+        import pandas  # type: ignore[import-untyped,unused-ignore]
         import tables  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
     except ImportError as error:
         raise ValueError(

@@ -1,4 +1,5 @@
-"""Tiny twins of the layouts of METR-LA, its week, PEMS-BAY and PeMSD7(M): made-up speeds, the official files."""
+"""Tiny twins of the layouts of METR-LA, its week, PEMS-BAY and PeMSD7(M): made-up speeds, the official
+files."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def ids(sensors: int) -> list[str]:
 
 
 def fake_traffic(root: Path, name: str, rows: int = 400, sensors: int = 12) -> Path:
-    """Write the files of ``name`` into ``root``; the pickle has the sensors in another order than the speeds."""
+    """Write the files of ``name`` into ``root``; the pickle has the sensors in another order than the
+    speeds."""
     root.mkdir(parents=True, exist_ok=True)
     values, weights, names = speeds(rows, sensors), directed_weights(sensors), ids(sensors)
     if name == "pemsd7m":

@@ -1,5 +1,5 @@
-"""Configs of forecasting: recipes and sizes on the meta device, each on a twin of its official layout, embedded ones
-trained, the real week and chickenpox where they are, claim and sweep valid."""
+"""Configs of forecasting: recipes and sizes on the meta device, each on a twin of its official layout,
+embedded ones trained, the real week and chickenpox where they are, claim and sweep valid."""
 
 from __future__ import annotations
 
@@ -107,12 +107,23 @@ def test_sizes_and_recipes_are_the_papers(name: str, monkeypatch: pytest.MonkeyP
     kind, rate, batch, epochs, clip = RECIPES[name]
     schedule: Any = model.configure_optimizers()
     optimizer = schedule["optimizer"] if isinstance(schedule, dict) else schedule
-    assert (type(optimizer).__name__, optimizer.param_groups[0]["initial_lr" if isinstance(schedule, dict) else "lr"]) == (kind, rate)
+    assert (
+        type(optimizer).__name__,
+        optimizer.param_groups[0]["initial_lr" if isinstance(schedule, dict) else "lr"],
+    ) == (kind, rate)
     trainer = built.config["fit"].trainer
-    assert (built.datamodule.batch_size, trainer.max_epochs, trainer.gradient_clip_val) == (batch, epochs, clip)
+    assert (built.datamodule.batch_size, trainer.max_epochs, trainer.gradient_clip_val) == (
+        batch,
+        epochs,
+        clip,
+    )
     if kind == "RMSprop":
         scheduler = schedule["lr_scheduler"]["scheduler"]
-        assert (scheduler.step_size, scheduler.gamma, schedule["lr_scheduler"]["interval"]) == (5, 0.7, "epoch")
+        assert (scheduler.step_size, scheduler.gamma, schedule["lr_scheduler"]["interval"]) == (
+            5,
+            0.7,
+            "epoch",
+        )
         assert (model.hparams["loss"], model.hparams["target_step"]) == ("mse", 3)
     if "dcrnn" in name:
         scheduler = schedule["lr_scheduler"]["scheduler"]
@@ -148,7 +159,9 @@ def test_chickenpox_runs_on_a_twin(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", ["stgcn_cheb", "stgcn_1st", "dcrnn", "fclstm", "ha", "last"])
 def test_one_line_swaps_the_architecture(arch: str, tmp_path: Path) -> None:
     summary = run("gnn_traffic_synthetic", tmp_path, f"--model.init_args.arch={arch}")
-    assert {f"val/{e}{s}" for e in ("mae", "rmse", "mape") for s in ("", "_3", "_6", "_12")} <= set(summary["final"])
+    assert {f"val/{e}{s}" for e in ("mae", "rmse", "mape") for s in ("", "_3", "_6", "_12")} <= set(
+        summary["final"]
+    )
 
 
 @pytest.mark.slow

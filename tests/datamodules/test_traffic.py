@@ -1,4 +1,5 @@
-"""Traffic and chickenpox: layouts, kernels, windows, splits, the scale (trap 10), and the shared real files."""
+"""Traffic and chickenpox: layouts, kernels, windows, splits, the scale (trap 10), and the shared real
+files."""
 
 from __future__ import annotations
 
@@ -74,7 +75,9 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_an_hdf5_file_without_its_reader_is_one_clear_line(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "tables", None)  # as where it is not installed
     (tmp_path / "metr-la.h5").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"needs the package tables: pip install 'lightning-zoo\[hdf5\]', or"):
+    with pytest.raises(
+        ValueError, match=r"needs the package tables: pip install 'lightning-zoo\[hdf5\]', or"
+    ):
         ready(Traffic(root=str(tmp_path)))
 
 
@@ -96,7 +99,9 @@ def test_an_hdf5_frame_gives_its_columns_and_clock(tmp_path: Path, monkeypatch: 
     assert data.names == ids(12)
     assert np.allclose(data.adjacency.numpy(), directed_weights(12))
     batch = data.train_set.__getitems__([0, 80])
-    assert batch["x"][0, :, 0, 1].tolist() == pytest.approx([(12 + i) / 288 for i in range(12)])  # from 1 o'clock
+    assert batch["x"][0, :, 0, 1].tolist() == pytest.approx(
+        [(12 + i) / 288 for i in range(12)]
+    )  # from 1 o'clock
     assert batch["time"][1].tolist() == [12 + 92 + i + (92 + i >= 100) for i in range(12)]
 
 

@@ -38,9 +38,10 @@ class SpatioTemporalForecaster(LightningModule):
     ============  ==========================================================================================
 
     A batch has ``x`` (B, lags, N, C), the past in the unit of the data, channel 0 the value; ``y``
-    (B, horizon, N), what follows; ``time`` (B, horizon), when that is, in steps; ``index`` (B,). Mean and deviation
-    of the training inputs, the graph, and the table of ``ha`` come from the data module when training begins and
-    travel with the weights. Errors are of de-normalised forecasts, missing targets left out.
+    (B, horizon, N), what follows; ``time`` (B, horizon), when that is, in steps; ``index`` (B,). Mean and
+    deviation of the training inputs, the graph, and the table of ``ha`` come from the data module when
+    training begins and travel with the weights. Errors are of de-normalised forecasts, missing targets left
+    out.
 
     Args:
         arch: see above.
@@ -49,17 +50,17 @@ class SpatioTemporalForecaster(LightningModule):
         horizon: steps of the future in the data.
         target_step: predict this step alone, as STGCN's paper and port do (one model per horizon); null
             predicts all steps at once.
-        in_channels: of the past that the network reads; by default 1 for STGCN and 2 (value, time of day) for the
-            others, as in their papers.
-        hidden: width; by default 64 (dcrnn), 32 (gwnet), 256 (fclstm), and 64-16-64 for STGCN, of which it is the
-            outer width.
+        in_channels: of the past that the network reads; by default 1 for STGCN and 2 (value, time of day)
+            for the others, as in their papers.
+        hidden: width; by default 64 (dcrnn), 32 (gwnet), 256 (fclstm), and 64-16-64 for STGCN, of which it
+            is the outer width.
         layers: of the recurrent encoder and decoder.
         dropout: by default .5 (STGCN) and .3 (gwnet).
         cheb_terms: Ks of stgcn_cheb.
         diffusion_steps: K of dcrnn, order of gwnet.
         embedding: size of gwnet's node embeddings; 0 has no learned graph.
-        teaching_decay: c of dcrnn's scheduled sampling, the truth with probability c / (c + exp(i / c)) at step i;
-            0 never teaches.
+        teaching_decay: c of dcrnn's scheduled sampling, the truth with probability c / (c + exp(i / c)) at
+            step i; 0 never teaches.
         period: of ha, in steps.
         unused_aligns: keep the 1 x 1 convolutions of STGCN's port that nothing reads, frozen.
         null_value: what a missing measurement is written as; null where there is no such value.
@@ -116,12 +117,16 @@ class SpatioTemporalForecaster(LightningModule):
         if arch in _UNTRAINED:
             # an optimiser needs a parameter, and a run needs optimiser steps to be compared by; it stays 0
             self.anchor = nn.Parameter(torch.zeros(()))
-        steps = [target_step] if target_step else report or [s for s in (3, 6, 12) if s <= horizon] or [horizon]
+        steps = (
+            [target_step] if target_step else report or [s for s in (3, 6, 12) if s <= horizon] or [horizon]
+        )
         self.report = list(steps)
         errors: dict[str, Any] = {"mae": MaskedMAE, "rmse": MaskedRMSE, "mape": MaskedMAPE}
         if null_value is None:  # values around 0 have no percentage
             del errors["mape"]
-        names = {f"{e}{suffix}": cls for e, cls in errors.items() for suffix in ("", *(f"_{s}" for s in steps))}
+        names = {
+            f"{e}{suffix}": cls for e, cls in errors.items() for suffix in ("", *(f"_{s}" for s in steps))
+        }
         self.metrics = nn.ModuleDict({name: cls(null_value) for name, cls in names.items()})
         self._forecasts: list[dict[str, Tensor]] = []
 
@@ -142,7 +147,9 @@ class SpatioTemporalForecaster(LightningModule):
             ("report", h["report"] or []),
         ):
             if any(not 1 <= s <= h["horizon"] for s in steps):
-                raise ValueError(f"{key} counts steps of the future, 1..horizon = {h['horizon']}, got {h[key]}")
+                raise ValueError(
+                    f"{key} counts steps of the future, 1..horizon = {h['horizon']}, got {h[key]}"
+                )
         if h["arch"] == "dcrnn" and h["target_step"] is not None:
             raise ValueError("dcrnn reaches a step through all before it: leave target_step out")
 
@@ -215,7 +222,8 @@ class SpatioTemporalForecaster(LightningModule):
         for key in ("mean", "std", "adjacency"):
             if getattr(data, key, None) is None:
                 raise ValueError(
-                    f"{type(data).__name__} has no {key}: a forecaster takes mean, std and adjacency from its data"
+                    f"{type(data).__name__} has no {key}: a forecaster takes mean, std and adjacency from "
+                    "its data"
                 )
         self.mean.fill_(data.mean)
         self.std.fill_(data.std)
@@ -253,7 +261,7 @@ class SpatioTemporalForecaster(LightningModule):
             out = self.network(inputs, self._target(time))
         else:
             out = self.network(inputs)
-        return out.float() * self.std + self.mean  # type: ignore[no-any-return]
+        return out.float() * self.std + self.mean
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Normalised pasts (batch, lags, N, channels) for the network, which gives normalised futures."""
@@ -284,16 +292,14 @@ class SpatioTemporalForecaster(LightningModule):
         random = step_generator(self, batch_idx)
         coins = torch.rand(target.shape[1], generator=random, device=self.device)
         out = self.network(self._inputs(batch["x"]), self._normalised(target), coins < probability)
-        return out.float() * self.std + self.mean  # type: ignore[no-any-return]
+        return out.float() * self.std + self.mean
 
     def _loss(self, forecast: Tensor, target: Tensor) -> Tensor:
         """Mean over the known targets of the global batch: each rank's sum over its share of their number."""
         mask = known(target, self.hparams["null_value"])
         difference = torch.where(mask, forecast - target, torch.zeros_like(forecast))
-        if self.hparams["loss"] == "mse":
-            error = (difference / self.std).square()
-        else:
-            error = difference.abs()
+        squared = self.hparams["loss"] == "mse"
+        error = (difference / self.std).square() if squared else difference.abs()
         count = mask.sum().float()
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(count)

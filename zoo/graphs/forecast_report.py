@@ -46,7 +46,8 @@ class Forecasts:
     complete: bool
 
     def write(self, folder: Path) -> list[Path]:
-        """``forecasts.npz``, ``errors.csv``, ``sensors.csv``, ``forecasts.png``, ``errors.png`` in ``folder``."""
+        """``forecasts.npz``, ``errors.csv``, ``sensors.csv``, ``forecasts.png``, ``errors.png`` in
+        ``folder``."""
         if not self.complete:
             return []
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,12 @@ class Forecasts:
         sensors = self.chosen_sensors()
         mae = self.by_sensor()
         figure, axes = plt.subplots(
-            len(sensors), 1, figsize=(11, 2.3 * len(sensors)), sharex=True, layout="constrained", squeeze=False
+            len(sensors),
+            1,
+            figsize=(11, 2.3 * len(sensors)),
+            sharex=True,
+            layout="constrained",
+            squeeze=False,
         )
         rows = min(len(self.forecast), _ROWS)
         for axis, sensor in zip(axes[:, 0], sensors, strict=True):
@@ -127,7 +133,9 @@ class Forecasts:
                     linewidth=0.9,
                     label=f"forecast {step} step{'s' if step > 1 else ''} before",
                 )
-            axis.set_title(f"sensor {self.names[sensor]}, MAE {mae[sensor][0]:.2f} over all windows", fontsize=10)
+            axis.set_title(
+                f"sensor {self.names[sensor]}, MAE {mae[sensor][0]:.2f} over all windows", fontsize=10
+            )
             axis.set_ylabel(self.unit)
         axes[0, 0].legend(fontsize=8, ncols=4)
         axes[-1, 0].set_xlabel("time, steps since midnight of the first day")

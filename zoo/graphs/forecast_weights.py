@@ -1,8 +1,8 @@
 """STGCN weights of the PyTorch port (github.com/hazdzz/stgcn) <-> ours.
 
-Our parameter names are the port's under ``network.``. Its files have neither the graph nor the scale of the data:
-a converted model takes both from the data module at its first ``fit``, ``test`` or ``predict``. Nothing is
-unpickled but tensors.
+Our parameter names are the port's under ``network.``. Its files have neither the graph nor the scale of the
+data: a converted model takes both from the data module at its first ``fit``, ``test`` or ``predict``.
+Nothing is unpickled but tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _BLOCK = "st_blocks.0."
 
 
 def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
-    """A state dict of the port as weights of :class:`zoo.SpatioTemporalForecaster`, and lines on what was found.
+    """A state dict of the port as weights of :class:`zoo.SpatioTemporalForecaster`, and lines on what was
+    found.
 
     Args:
         path: ``.pt`` or ``.pth`` with a state dict.
@@ -48,8 +49,8 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
             raise ValueError(f"{path}: its {key} is {found[key]}, which contradicts --set {key}={value}")
     if given.get("target_step") is None:
         raise ValueError(
-            f"{path}: the port trains one model per horizon and its weights do not tell which: give n_pred as "
-            "--set target_step=3 (or 6, 9)"
+            f"{path}: the port trains one model per horizon and its weights do not tell which: give n_pred "
+            "as --set target_step=3 (or 6, 9)"
         )
     hparams = {"horizon": given["target_step"], "loss": "mse"} | found | given
     module = SpatioTemporalForecaster(**hparams)
@@ -82,7 +83,9 @@ def write(module: SpatioTemporalForecaster, out: Path, to: str) -> list[str]:
     if not isinstance(module.network, STGCN):
         raise ValueError(f"{module.hparams['arch']} has no other format; the port has STGCN alone")
     if module.hparams["target_step"] is None:
-        raise ValueError("the port predicts one step; this model has target_step: null and predicts all at once")
+        raise ValueError(
+            "the port predicts one step; this model has target_step: null and predicts all at once"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -115,8 +118,8 @@ def _load(path: Path) -> State:
     except Exception as error:
         text = " ".join(str(error).split())[:80]
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors ({text}); refused, nothing was run. Save the model's "
-            "state_dict() alone"
+            f"{path} is damaged, or holds more than tensors ({text}); refused, nothing was run. Save the "
+            "model's state_dict() alone"
         ) from None
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} is not a state dict of tensors")

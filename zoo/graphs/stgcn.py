@@ -58,7 +58,8 @@ class TemporalGate(nn.Module):
 
 
 class KernelWeight(nn.Module):
-    """Theta of a graph convolution and its bias: (Ks, C, C) for Chebyshev terms, (C, C) for the first order."""
+    """Theta of a graph convolution and its bias: (Ks, C, C) for Chebyshev terms, (C, C) for the first
+    order."""
 
     def __init__(self, channels: int, terms: int | None) -> None:
         super().__init__()
@@ -189,8 +190,8 @@ class STGCN(nn.Module):
         frames = lags - 4 * (kernel_time - 1)
         if frames < 1:
             raise ValueError(
-                f"STGCN takes {4 * (kernel_time - 1)} frames away in its two blocks, so lags must be at least "
-                f"{4 * (kernel_time - 1) + 1}, got {lags}"
+                f"STGCN takes {4 * (kernel_time - 1)} frames away in its two blocks, so lags must be at "
+                f"least {4 * (kernel_time - 1) + 1}, got {lags}"
             )
         self.num_nodes, self.kernel, self.terms = num_nodes, kernel, terms
         inner = (kernel, terms, kernel_time, dropout, unused_aligns)
@@ -212,8 +213,8 @@ class STGCN(nn.Module):
         """(B, lags, N, C) -> (B, outputs, N)."""
         if x.shape[2] != self.num_nodes:
             raise ValueError(
-                f"this STGCN is for {self.num_nodes} sensors, to which its LayerNorm weights belong; the data have "
-                f"{x.shape[2]}"
+                f"this STGCN is for {self.num_nodes} sensors, to which its LayerNorm weights belong; the "
+                f"data have {x.shape[2]}"
             )
         x = x.permute(0, 3, 1, 2)  # (B, C, T, N)
         for block in self.st_blocks:

@@ -1,6 +1,6 @@
 """Matrices that forecasting networks multiply a signal with, made from a weighted graph.
 
-``adjacency[i, j]`` is the weight of the edge i -> j; a support P acts from the left, (P x)_i = sum_j P_ij x_j.
+``adjacency[i, j]`` is the weight of the edge i -> j; a support acts from the left, (P x)_i = sum_j P_ij x_j.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def diffusion_supports(adjacency: Tensor, order: int) -> Tensor:
 
 
 def undirected(adjacency: Tensor) -> Tensor:
-    """The elementwise larger of W and W^T, without self-loops (the METR matrices have ones on the diagonal)."""
+    """The elementwise larger of W and W^T, without self-loops (the METR matrices have ones on the
+    diagonal)."""
     both = torch.maximum(adjacency, adjacency.T)
     return both - torch.diag(both.diagonal())
 

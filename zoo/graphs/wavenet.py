@@ -1,4 +1,5 @@
-"""Graph WaveNet (Wu et al., IJCAI 2019): dilated gated convolutions and graph convolutions with a learned graph.
+"""Graph WaveNet (Wu et al., IJCAI 2019): dilated gated convolutions and graph convolutions with a learned
+graph.
 
 Signals are (N, B, T, C): a graph convolution is one matrix product over the nodes, a dilated convolution of
 kernel 2 one over the channels of two frames side by side.
@@ -28,9 +29,7 @@ class Layer(nn.Module):
         dropout: after the graph convolution.
     """
 
-    def __init__(
-        self, channels: int, dilation: int, skip: int, matrices: int | None, dropout: float
-    ) -> None:
+    def __init__(self, channels: int, dilation: int, skip: int, matrices: int | None, dropout: float) -> None:
         super().__init__()
         self.dilation, self.dropout = dilation, dropout
         self.taps = nn.Linear(2 * channels, 2 * channels)  # of [x_{t - d}, x_t]: filter, gate
@@ -60,8 +59,8 @@ class Layer(nn.Module):
 class GraphWaveNet(nn.Module):
     """Eight layers of dilations 1, 2, 1, 2, ...; predicts all steps at once.
 
-    Z = sum_k P_f^k X W_k1 + P_b^k X W_k2 + A^k X W_k3 with A = softmax(relu(E_1 E_2^T)), the identity once. The
-    released code multiplies by the transposed matrices and keeps weights that nothing reads (309,400 for
+    Z = sum_k P_f^k X W_k1 + P_b^k X W_k2 + A^k X W_k3 with A = softmax(relu(E_1 E_2^T)), the identity once.
+    The released code multiplies by the transposed matrices and keeps weights that nothing reads (309,400 for
     METR-LA; 8 residual convolutions and the last graph convolution with its norm are 15,712 of them).
 
     Args:

@@ -68,7 +68,8 @@ class MaskedRMSE(_MaskedMean):
 
 
 class MaskedMAPE(_MaskedMean):
-    """Mean absolute error in per cent of the known targets; a target of 0 has no such error and is left out."""
+    """Mean absolute error in per cent of the known targets; a target of 0 has no such error and is left
+    out."""
 
     def error(self, forecast: Tensor, target: Tensor) -> Tensor:
         return 100 * ((forecast - target) / target).abs()

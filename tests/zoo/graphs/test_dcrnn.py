@@ -25,7 +25,8 @@ def dcrnn(nodes: int = 3, **options: int) -> DCRNN:
 
 
 def convolution(x: Tensor, weights: Tensor, w: Tensor, order: int) -> Tensor:
-    """X th_0 + sum_k (D_O^-1 W)^k X th_k + (D_I^-1 W^T)^k X th'_k for x (N, C), one matrix after the other."""
+    """X th_0 + sum_k (D_O^-1 W)^k X th_k + (D_I^-1 W^T)^k X th'_k for x (N, C), one matrix after the
+    other."""
     nodes, channels = x.shape
     out, inn = torch.zeros(nodes, nodes).double(), torch.zeros(nodes, nodes).double()
     for i in range(nodes):

@@ -133,13 +133,15 @@ def test_a_single_target_step_trains_on_it_alone() -> None:
     assert torch.equal(module._target(batch["y"]), batch["y"][:, 8:9])
     average, _ = taken("ha", target_step=9)
     assert torch.allclose(
-        average.forecast(batch["x"], batch["time"]), taken("ha")[0].forecast(batch["x"], batch["time"])[:, 8:9]
+        average.forecast(batch["x"], batch["time"]),
+        taken("ha")[0].forecast(batch["x"], batch["time"])[:, 8:9],
     )
 
 
 @pytest.mark.parametrize("arch", LEARNED)
 def test_a_permutation_of_the_sensors_permutes_the_forecast(arch: str) -> None:
-    """Trap 1 of the survey, for what the sensors' own weights leave of it (LayerNorm, embeddings, LSTM do not)."""
+    """Trap 1 of the survey, for what the sensors' own weights leave of it (LayerNorm, embeddings, LSTM do
+    not)."""
     if arch in ("fclstm",):
         pytest.skip("its weights belong to the sensors")
     module, data = taken(arch, embedding=0, data={"missing": 0.0})
@@ -184,7 +186,7 @@ def refused(model: dict[str, Any], **data: Any) -> str:
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, max_epochs=1,
     )  # fmt: skip
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         trainer.fit(module, source)
     return str(caught.value)
 

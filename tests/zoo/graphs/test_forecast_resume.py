@@ -107,17 +107,25 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         assert content["lr_schedulers"][0]["last_epoch"] == 2
 
 
-@pytest.mark.parametrize("arch", ["gwnet", "dcrnn", "stgcn_1st"])
+@pytest.mark.parametrize(
+    "arch", ["gwnet", *(pytest.param(a, marks=pytest.mark.slow) for a in ("dcrnn", "stgcn_1st"))]
+)
 def test_two_processes_train_what_one_trains(arch: str, tmp_path: Path) -> None:
-    """Batch norm over both, the loss over the known targets of both, the same coins; no dropout, whose draws are
-    each process's own."""
+    """Batch norm over both, the loss over the known targets of both, the same coins. Without dropout, whose
+    draws are each process's own, and with SGD: Adam makes whole steps of the rounding noise of a bias before
+    a batch norm."""
     flags = [f"--model.init_args.arch={arch}", "--model.init_args.dropout=0.0", "--trainer.max_steps=12"]
+    flags += ["--model.init_args.optimizer=torch.optim.SGD", "--model.init_args.optimizer.init_args.lr=0.02"]
     one = fit(tmp_path / "one", *flags)
     path = Path(cli.__file__).resolve()
     stale = ("PL_", "ZOO_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
     command = [sys.executable, str(path), "fit", *SETTINGS, *flags]
-    command += [f"--trainer.default_root_dir={tmp_path / 'two'}", "--config=trainer/ddp", "--trainer.devices=2"]
+    command += [
+        f"--trainer.default_root_dir={tmp_path / 'two'}",
+        "--config=trainer/ddp",
+        "--trainer.devices=2",
+    ]
     (tmp_path / "two").mkdir()
     done = subprocess.run(
         command,
@@ -132,6 +140,11 @@ def test_two_processes_train_what_one_trains(arch: str, tmp_path: Path) -> None:
     two = tmp_path / "two" / CONFIG / "version_0"
     a, b = (torch.load(newest_checkpoint(f), weights_only=True) for f in (one, two))
     assert a["global_step"] == b["global_step"] == 12
-    distance = max(float((a["state_dict"][k].double() - v.double()).abs().max()) for k, v in b["state_dict"].items())
-    print(f"{arch}: {distance:.1e}")
-    assert distance < 2e-4
+    distance = max(
+        float((a["state_dict"][k].double() - v.double()).abs().max()) for k, v in b["state_dict"].items()
+    )
+    early = torch.load(two / "checkpoints/step=00000005.ckpt", weights_only=True)["state_dict"]
+    name = {"gwnet": "end.1.weight", "dcrnn": "projection.weight", "stgcn_1st": "output.fc1.weight"}[arch]
+    moved = float((early[f"network.{name}"] - b["state_dict"][f"network.{name}"]).abs().max())
+    print(f"{arch}: {distance:.1e} of {moved:.1e}")
+    assert distance < 1e-5 < 1e-3 < moved

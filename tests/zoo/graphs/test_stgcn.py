@@ -196,7 +196,8 @@ def test_a_later_value_changes_no_earlier_output() -> None:
     assert difference[:6].tolist() == [0.0] * 6
     assert bool((difference[6:9] > 1e-3).all())
     assert difference[9:].tolist() == [0.0]
-    # of all blocks together: frames 0-7 of the input make frame 0 of the 4 left, the last input frame only frame 3
+    # of all blocks together: frames 0-7 of the input make frame 0 of the 4 left, the last input frame only
+    # frame 3
     changed = x.clone()
     changed[:, :, 11] += 1
 
@@ -212,7 +213,7 @@ def test_a_later_value_changes_no_earlier_output() -> None:
 
 def test_another_number_of_sensors_is_refused() -> None:
     """Trap 12: LayerNorm over (N, C) ties the weights to N."""
-    with pytest.raises(ValueError, match="for 7 sensors.* have 8"):
+    with pytest.raises(ValueError, match=r"for 7 sensors.* have 8"):
         stgcn("cheb")(torch.randn(1, 12, 8, 1))
 
 
@@ -279,7 +280,9 @@ def test_a_model_without_unused_aligns_is_written_with_zeros_there(tmp_path: Pat
     assert torch.equal(state["output.fc1.weight"], module.network.state_dict()["output.fc1.weight"])
 
 
-def test_port_weights_that_do_not_fit_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_weights_that_do_not_fit_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = port_file(tmp_path / "port.pth", "cheb")
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
     torch.save({**state, "output.fc1.weight": torch.zeros(3, 3)}, tmp_path / "shape.pth")

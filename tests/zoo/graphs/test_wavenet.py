@@ -1,4 +1,5 @@
-"""Graph WaveNet against a straightforward version written from the equations; its size, causality, batch norm."""
+"""Graph WaveNet against a straightforward version written from the equations; its size, causality, batch
+norm."""
 
 from __future__ import annotations
 
@@ -75,7 +76,11 @@ def test_twelve_frames_are_padded_on_the_left_to_thirteen() -> None:
     x = torch.randn(2, 12, 3, 2)
     assert torch.allclose(network(x), network(functional.pad(x, (0, 0, 0, 0, 1, 0))), atol=1e-6)
     # more than the receptive field: frames before the last 13 do not matter
-    assert torch.allclose(network(torch.cat([torch.randn(2, 5, 3, 2), x, x[:, :1]], 1)), network(torch.cat([x, x[:, :1]], 1)), atol=1e-6)
+    assert torch.allclose(
+        network(torch.cat([torch.randn(2, 5, 3, 2), x, x[:, :1]], 1)),
+        network(torch.cat([x, x[:, :1]], 1)),
+        atol=1e-6,
+    )
 
 
 def test_the_learned_graph_is_a_row_softmax() -> None:
@@ -90,8 +95,8 @@ def test_the_learned_graph_is_a_row_softmax() -> None:
 
 
 def test_size_is_the_released_one_less_what_it_never_reads() -> None:
-    """309,400 for METR-LA, of which 8 residual convolutions (1,056 each), the last graph convolution (7,200) and
-    its norm (64) have no part in the output; such weights would stop DDP."""
+    """309,400 for METR-LA, of which 8 residual convolutions (1,056 each), the last graph convolution (7,200)
+    and its norm (64) have no part in the output; such weights would stop DDP."""
     with torch.device("meta"):
         network = GraphWaveNet(207)
     assert sum(p.numel() for p in network.parameters()) == 309_400 - 8 * 1_056 - 7_200 - 64 == 293_688

@@ -22,7 +22,9 @@ TARGET = torch.tensor([[12.0, 16], [40, 0]])  # the last is missing
         (MaskedMAPE(), 100 * (2 / 12 + 4 / 16 + 10 / 40) / 3, None),
     ],
 )
-def test_missing_targets_are_left_out_of_both_sums(metric: Any, expected: float, unmasked: float | None) -> None:
+def test_missing_targets_are_left_out_of_both_sums(
+    metric: Any, expected: float, unmasked: float | None
+) -> None:
     metric.update(FORECAST, TARGET)
     assert float(metric.compute()) == pytest.approx(expected, rel=1e-6)
     if unmasked is not None:
