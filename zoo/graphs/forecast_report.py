@@ -164,6 +164,8 @@ class Forecasts:
             if np.abs(y).max() > 1:  # degrees: a degree of longitude is shorter by the cosine of the latitude
                 axes[0, 1].set(xlabel="longitude", ylabel="latitude")
                 axes[0, 1].set_aspect(1 / np.cos(np.radians(y.mean())))
+                axes[0, 1].ticklabel_format(useOffset=False)
+                axes[0, 1].tick_params(axis="x", rotation=30)
         figure.savefig(path, dpi=100)
         plt.close(figure)
 
