@@ -304,7 +304,7 @@ class NodeClassifier(LightningModule):
         return len(counts) * nodes / counts.sum()
 
     def _contrast(self, batch: Any, g: torch.Generator) -> Tensor:
-        """DGI: -mean log D(h_i, s) - mean log(1 - D(h~_i, s)), h~ of shuffled features, s the graph's mean."""
+        """DGI: -mean log D(h_i, s) - mean log(1 - D(h~_i, s)), h~ of shuffled x, s the graph's mean."""
         structure = self._structure(batch)
         order = torch.randperm(len(batch.x), generator=g, device=g.device)
         real = self.encoder(batch.x, structure)
