@@ -50,8 +50,8 @@ def fetch(folder: Path, files: Sequence[str], url: str, download: bool) -> None:
         missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"no file {folder / missing[0]}: needed are {', '.join(files)} there, from {url}; put them there, "
-            "set the root to where they are, or set download: true"
+            f"no file {folder / missing[0]}: needed are {', '.join(files)} there, from {url}; put them "
+            "there, set the root to where they are, or set download: true"
         )
 
 
@@ -75,9 +75,10 @@ class Graphs(Dataset[Data]):
 class PPI(LightningDataModule):
     """24 graphs of proteins in human tissues, 20 train, 2 validate, 2 test (Zitnik and Leskovec, 2017).
 
-    The files are ``<root>/raw/{train,valid,test}_{feats.npy,graph_id.npy,graph.json,labels.npy}``. A batch is a
-    PyG ``Batch`` of whole graphs: ``x`` float32 (N, 50), ``y`` float32 (N, 121) of 0 and 1, ``edge_index`` int64
-    (2, E) both ways without self-loops, ``batch`` (N,). Validation and test go graph by graph.
+    The files are ``<root>/raw/{train,valid,test}_{feats.npy,graph_id.npy,graph.json,labels.npy}``. A batch
+    is a PyG ``Batch`` of whole graphs: ``x`` float32 (N, 50), ``y`` float32 (N, 121) of 0 and 1,
+    ``edge_index`` int64 (2, E) both ways without self-loops, ``batch`` (N,). Validation and test go graph by
+    graph.
 
     Attributes:
         num_classes: C, known after ``setup``.

@@ -23,7 +23,7 @@ _FILES = ("reddit_data.npz", "reddit_graph.npz")
 
 
 class Reddit(FullGraphModule):
-    """Posts of 41 communities: 232,965 nodes, 114,615,892 directed edges, 602 features (Hamilton et al., 2017).
+    """Posts of 41 communities: 232,965 nodes, 114,615,892 directed edges, 602 features (GraphSAGE, 2017).
 
     ``<root>/raw/reddit_data.npz`` (``feature`` (N, F), ``label`` (N,), ``node_types`` (N,) of 1 train, 2 val,
     3 test) and ``reddit_graph.npz`` (SciPy sparse matrix). The batch is described in
@@ -57,7 +57,9 @@ class Reddit(FullGraphModule):
             adjacency: Any = load_npz(graph_file).tocoo()
         except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
             text = " ".join(str(error).split())[:120]
-            raise ValueError(f"the files in {nodes_file.parent} are damaged ({text}); take both anew") from None
+            raise ValueError(
+                f"the files in {nodes_file.parent} are damaged ({text}); take both anew"
+            ) from None
         if not len(x) == len(y) == len(kind) == adjacency.shape[0]:
             raise ValueError(
                 f"the files in {nodes_file.parent} do not fit together: {len(x)} rows of features, {len(y)} "

@@ -9,7 +9,9 @@ import numpy as np
 from scipy.sparse import coo_matrix, save_npz
 
 
-def fake_ppi(root: Path, graphs: tuple[int, int, int] = (4, 2, 2), features: int = 50, labels: int = 121) -> Path:
+def fake_ppi(
+    root: Path, graphs: tuple[int, int, int] = (4, 2, 2), features: int = 50, labels: int = 121
+) -> Path:
     """Write ``root/raw``; graphs of 30 to 40 nodes whose labels follow the features. One node has no edge."""
     folder = root / "raw"
     folder.mkdir(parents=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 from torch_geometric.nn import DeepGraphInfomax
@@ -329,7 +330,7 @@ class NodeClassifier(LightningModule):
         if self.arch == "dgi":
             del values["micro_f1"]
         self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=1)
-        if self.trainer.sanity_checking or not self.trainer.training:
+        if self.trainer.sanity_checking or self.trainer.state.fn != TrainerFn.FITTING:
             return
         score = float(values["score"])
         self.waited = 0 if score > self.best else self.waited + 1
@@ -384,6 +385,9 @@ class NodeClassifier(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> NodeScores:
         hidden, scores = self._classified(batch)
         counted = self._counted(batch, "test") if "batch_size" in batch else slice(None)
+        title = f"{self.arch}, {len(scores[counted]):,} nodes"
+        if batch.y.ndim == 1:
+            title += f", edge homophily {edge_homophily(batch.edge_index, batch.y):.2f}"
         split = np.full(len(scores), "", dtype=object)
         for name in _SPLITS:
             if f"{name}_mask" in batch:
@@ -394,9 +398,9 @@ class NodeClassifier(LightningModule):
             labels=batch.y[counted].cpu(),
             split=split[counted],
             embedding=hidden[counted].float().cpu(),
-            title=f"{self.arch}, {len(scores):,} nodes, edge homophily "
-            f"{edge_homophily(batch.edge_index, batch.y):.2f}",
+            title=title,
             number=batch_idx * self.trainer.world_size + self.global_rank,
+            nodes=batch.n_id[counted].cpu() if "n_id" in batch else None,
         )
 
     # --- checkpoints ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _DRAWN = 20_000  # points of a scatter; larger graphs show so many nodes, evenly spaced
+_PICTURES = 4
 
 
 @dataclass
@@ -25,6 +26,7 @@ class NodeScores:
         embedding: (N, H) the last hidden layer.
         title: of the picture.
         number: of the batch; graphs after the first have it in their files' names.
+        nodes: (N,) numbers of the nodes in the whole graph; None counts from 0.
     """
 
     scores: Tensor
@@ -33,13 +35,16 @@ class NodeScores:
     embedding: Tensor
     title: str
     number: int = 0
+    nodes: Tensor | None = None
 
     def write(self, folder: Path) -> list[Path]:
-        """``scores.csv`` and ``nodes.png`` in ``folder``."""
+        """``scores.csv`` and, of the first batches, ``nodes.png`` in ``folder``."""
         end = f"_{self.number}" if self.number else ""
-        paths = [folder / f"scores{end}.csv", folder / f"nodes{end}.png"]
+        paths = [folder / f"scores{end}.csv"]
         self._write_scores(paths[0])
-        self._draw(paths[1])
+        if self.number < _PICTURES:
+            paths.append(folder / f"nodes{end}.png")
+            self._draw(paths[1])
         return paths
 
     @property
@@ -52,10 +57,11 @@ class NodeScores:
             writer = csv.writer(file, lineterminator="\n")
             classes = [f"class_{c}" for c in range(self.scores.shape[1])]
             writer.writerow(["node", "split", "label", "predicted", *classes])
-            for i, row in enumerate(self.scores):
+            names = range(len(self.scores)) if self.nodes is None else self.nodes.tolist()
+            for i, (name, row) in enumerate(zip(names, self.scores, strict=True)):
                 truth = _set_of(self.labels[i] > 0) if self.several else int(self.labels[i])
                 predicted = _set_of(row > 0.5) if self.several else int(row.argmax())
-                writer.writerow([i, self.split[i], truth, predicted, *(f"{p:.6f}" for p in row.tolist())])
+                writer.writerow([name, self.split[i], truth, predicted, *(f"{p:.6f}" for p in row.tolist())])
 
     def _shown(self) -> Tensor:
         """Nodes that are judged: the test nodes, or all where there are none."""
@@ -128,6 +134,8 @@ class NodeScores:
                     number = f"{int(counts[row, column])}"
                     axis.text(column, row, number, ha="center", va="center", color=colour, fontsize=8)
         figure.colorbar(image, ax=axis, label="share of the class")
+        axis.set_xticks(range(classes))
+        axis.set_yticks(range(classes))
         accuracy = float(counts.trace() / counts.sum().clamp(min=1))
         axis.set_title(f"confusion, accuracy {accuracy:.1%}")
         axis.set_xlabel("predicted")
@@ -142,6 +150,7 @@ class NodeScores:
         axis.set_ylim(0, 1)
         axis.set_title(f"F1 of each of the {len(f1)} labels")
         axis.set_xlabel("share of nodes with the label")
+        axis.set_ylabel("F1")
 
 
 def _set_of(mask: Tensor) -> str:

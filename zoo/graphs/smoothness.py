@@ -34,7 +34,7 @@ def dirichlet_energy(h: Tensor, edge_index: Tensor) -> float:
     The sum of Cai and Wang (2020) over directed edges of a mirrored graph, divided by the squared norm, so
     that small features are not taken for smooth ones.
     """
-    h = h.float()
+    h = h.detach().float()
     scaled = h * (1 + degree(edge_index[1], len(h))).rsqrt()[:, None]
     difference = (scaled[edge_index[0]] - scaled[edge_index[1]]).square().sum()
     return float(difference / (2 * h.square().sum()).clamp(min=1e-30))
