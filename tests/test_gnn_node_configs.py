@@ -27,18 +27,18 @@ SIZES = {
     "gnn_node_gcn_cora": 23_063,
     "gnn_node_cheb_cora": 69_143,
     "gnn_node_gat_cora": 92_373,
-    "gnn_node_gatv2_cora": 184_599,
+    "gnn_node_gatv2_cora": 184_604,
     "gnn_node_sage_cora": 184_391,
-    "gnn_node_gin_cora": 96_454,
+    "gnn_node_gin_cora": 96_447,
     "gnn_node_sgc_cora": 10_038,
     "gnn_node_appnp_cora": 92_231,
-    "gnn_node_monet_cora": 92_216,
+    "gnn_node_monet_cora": 92_207,
     "gnn_node_gcnii_cora": 1433 * 64 + 64 + 64 * 64 * 64 + 64 * 7 + 7,
-    "gnn_node_pna_cora": 74_021,
+    "gnn_node_pna_cora": 67_487,
     "gnn_node_ggnn_cora": 1433 * 64 + 64 + 64 * 64 + 24_960 + 64 * 7 + 7,
     "gnn_node_mlp_cora": 92_231,
     "gnn_node_dgi_cora": 1433 * 512 + 512 + 1 + 512 * 512,
-    "gnn_node_gat_ppi": 3_653_596,
+    "gnn_node_gat_ppi": 3_074_597,
     "gnn_node_sage_reddit": 329_513,
 }
 CORA = [n for n in SIZES if n.endswith("_cora")]
@@ -138,7 +138,7 @@ def test_reddit_trains_on_sampled_neighbourhoods(tmp_path: Path) -> None:
     flags = [f"--data.init_args.source.init_args.root={root}", "--data.init_args.batch_size=50"]
     flags += ["--data.init_args.num_workers=0"]
     summary = small("fit", "gnn_node_sage_reddit", tmp_path, *flags, "--trainer.max_steps=12")
-    assert summary["best"]["val/score"] > 0.2  # of 41 classes
+    assert summary["final"]["val/score"] > 0.2  # of 41 classes
     saved = f"--ckpt_path={tmp_path}/gnn_node_sage_reddit/version_0/checkpoints/best.ckpt"
     assert "test/micro_f1" in small("test", "gnn_node_sage_reddit", tmp_path, *flags, saved)["final"]
 
@@ -207,7 +207,7 @@ def test_two_processes_on_one_graph_get_one_line(tmp_path: Path) -> None:
     assert "2 processes would repeat the same work; set trainer.devices: 1" in lines[0]
 
 
-# --- claims and sweep -----------------------------------------------------------------------------------------
+# --- claims and sweep --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gnn_node_cora", "gnn_oversmoothing_cora"])

@@ -283,7 +283,7 @@ class NodeNetwork(nn.Module):
         if self.arch == "monet":
             return GMMConv(inputs, outputs, dim=2, kernel_size=o.get("kernels", 3))
         if self.arch == "pna":
-            histogram = torch.tensor(o.get("degree_histogram", [0, 1]))
+            histogram = torch.tensor(o.get("degree_histogram", [0, 1]), device="cpu")
             return PNAConv(
                 inputs,
                 outputs,

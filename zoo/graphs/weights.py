@@ -84,6 +84,8 @@ def _read_state(path: Path) -> State:
         return dict(load_file(path))
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged or no PyTorch file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
