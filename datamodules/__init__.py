@@ -17,7 +17,10 @@ _NAMES: dict[str, str] = {
     "BlockModel": "datamodules.block_model",
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
+    "NeighborSampling": "datamodules.neighbors",
+    "PPI": "datamodules.ppi",
     "Planetoid": "datamodules.planetoid",
+    "Reddit": "datamodules.reddit",
     "Chickenpox": "datamodules.chickenpox",
     "SensorDiffusion": "datamodules.sensor_diffusion",
     "Traffic": "datamodules.traffic",
@@ -25,6 +28,7 @@ _NAMES: dict[str, str] = {
 
 __all__ = [
     "MNIST",
+    "PPI",
     "BlockModel",
     "Chickenpox",
     "Digits",
@@ -34,7 +38,9 @@ __all__ = [
     "ImageNetLatents",
     "KNNGraph",
     "KarateClub",
+    "NeighborSampling",
     "Planetoid",
+    "Reddit",
     "SampleFiles",
     "SensorDiffusion",
     "Traffic",
@@ -50,7 +56,10 @@ if TYPE_CHECKING:
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
+    from datamodules.neighbors import NeighborSampling
     from datamodules.planetoid import Planetoid
+    from datamodules.ppi import PPI
+    from datamodules.reddit import Reddit
     from datamodules.samples import SampleFiles
     from datamodules.sensor_diffusion import SensorDiffusion
     from datamodules.traffic import Traffic

@@ -191,13 +191,20 @@ def _class(class_path: str) -> type[LightningModule]:
 def _room_of(class_path: str) -> Any:
     """The method's weights room, or None."""
     _, name = _place(class_path)
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    return importlib.import_module(name) if _owns(name, class_path) else None
+
+
+def _owns(room: str, class_path: str) -> bool:
+    """Whether the class has this room; that of a package with several classes names its own in ``METHOD``."""
+    if not importlib.util.find_spec(room):
+        return False
+    return getattr(importlib.import_module(room), "METHOD", class_path) in (class_path, class_path[4:])
 
 
 def _rooms() -> dict[str, tuple[str, str]]:
     """Method with a weights room -> its public class and the room."""
     places = {f"zoo.{name}": _place(f"zoo.{name}") for name in zoo._METHODS}
-    return {m: (c, room) for c, (m, room) in places.items() if importlib.util.find_spec(room)}
+    return {method: (c, room) for c, (method, room) in places.items() if _owns(room, c)}
 
 
 def _class_of(method: str | None) -> type[LightningModule]:
