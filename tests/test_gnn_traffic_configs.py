@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,20 @@ SHORT = [
     "--trainer.accelerator=cpu",
     "--trainer.log_every_n_steps=1",
 ]
+
+
+def some_slow(names: Iterable[str], fast: set[str]) -> list[Any]:
+    """Parameters of which only ``fast`` run by default."""
+    return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+TWINS = {
+    "gnn_traffic_stgcn_cheb_metr_la",
+    "gnn_traffic_dcrnn_pems_bay",
+    "gnn_traffic_ha_metr_la",
+    "gnn_traffic_stgcn_pemsd7m_port",
+    "gnn_traffic_fclstm_metr_la_week",
+}
 
 
 class Instantiated(Exception):
@@ -133,7 +148,7 @@ def test_sizes_and_recipes_are_the_papers(name: str, monkeypatch: pytest.MonkeyP
         assert optimizer.param_groups[0]["weight_decay"] == 1e-4
 
 
-@pytest.mark.parametrize("name", [*SIZES, *WEEK])
+@pytest.mark.parametrize("name", some_slow([*SIZES, *WEEK], TWINS))
 def test_each_config_runs_on_a_twin_of_its_layout(name: str, tmp_path: Path) -> None:
     if "pemsd7m" in name:
         layout = "pemsd7m"
@@ -156,7 +171,9 @@ def test_chickenpox_runs_on_a_twin(tmp_path: Path) -> None:
     assert not any("mape" in k for k in summary["final"])
 
 
-@pytest.mark.parametrize("arch", ["stgcn_cheb", "stgcn_1st", "dcrnn", "fclstm", "ha", "last"])
+@pytest.mark.parametrize(
+    "arch", some_slow(["stgcn_cheb", "stgcn_1st", "dcrnn", "fclstm", "ha", "last"], {"stgcn_1st", "dcrnn"})
+)
 def test_one_line_swaps_the_architecture(arch: str, tmp_path: Path) -> None:
     summary = run("gnn_traffic_synthetic", tmp_path, f"--model.init_args.arch={arch}")
     assert {f"val/{e}{s}" for e in ("mae", "rmse", "mape") for s in ("", "_3", "_6", "_12")} <= set(
@@ -177,7 +194,7 @@ def test_the_embedded_config_beats_last_value_and_average(tmp_path: Path) -> Non
 
 
 @needs_week
-@pytest.mark.parametrize("name", WEEK)
+@pytest.mark.parametrize("name", some_slow(WEEK, {"gnn_traffic_gwnet_metr_la_week"}))
 def test_the_real_week_runs(name: str, tmp_path: Path) -> None:
     assert run(name, tmp_path)["steps"] == 2
 

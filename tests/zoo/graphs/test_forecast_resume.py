@@ -79,12 +79,18 @@ def references() -> dict[str, Path]:
     ("arch", "moment", "step"),
     [
         ("gwnet", "batch", 13),
-        ("gwnet", "saved", 10),  # the end of an epoch
-        ("dcrnn", "batch", 8),
-        ("dcrnn", "saved", 15),
-        ("stgcn_cheb", "batch", 22),
-        ("fclstm", "saved", 20),
-        ("ha", "batch", 7),
+        ("dcrnn", "saved", 10),  # the end of an epoch
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("gwnet", "saved", 10),
+                ("dcrnn", "batch", 8),
+                ("dcrnn", "saved", 15),
+                ("stgcn_cheb", "batch", 22),
+                ("fclstm", "saved", 20),
+                ("ha", "batch", 7),
+            )
+        ),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bits(
