@@ -42,16 +42,23 @@ class LastValue(nn.Module):
     """The last measurement of each sensor that is not missing, for all horizons."""
 
     null: Tensor
+    has_null: Tensor
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
         self.outputs = outputs
-        self.register_buffer("null", torch.tensor(float("nan")))
+        self.register_buffer("null", torch.tensor(0.0))
+        self.register_buffer("has_null", torch.tensor(False))
+
+    def set_null(self, value: Tensor) -> None:
+        """What a missing measurement is written as, normalised."""
+        self.null.copy_(value)
+        self.has_null.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, lags, N, C) -> (B, outputs, N)."""
         values = x[..., 0]
-        known = (values - self.null).abs().nan_to_num(1.0) > 1e-6
+        known = ((values - self.null).abs() > 1e-6) | ~self.has_null
         steps = torch.arange(1, values.shape[1] + 1, device=x.device)[:, None]
         last = (known * steps).amax(dim=1).clamp(min=1) - 1  # (B, N)
         return values.gather(1, last[:, None]).expand(-1, self.outputs, -1)

@@ -235,7 +235,7 @@ class SpatioTemporalForecaster(LightningModule):
             mask = known(values, self.hparams["null_value"])
             network.set_history(self._normalised(values), data.train_clock, mask)
         elif self.hparams["arch"] == "last" and self.hparams["null_value"] is not None:
-            network.null.copy_(self._normalised(torch.tensor(self.hparams["null_value"])))
+            network.set_null(self._normalised(torch.tensor(self.hparams["null_value"])))
         self.taken.fill_(True)
 
     def _normalised(self, values: Tensor) -> Tensor:

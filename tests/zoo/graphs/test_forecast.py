@@ -41,7 +41,7 @@ def test_last_value_passes_over_missing_measurements() -> None:
     model = LastValue(2)
     x = torch.tensor([[1.0, 0], [2, 5], [0, 0]])[None, ..., None]
     assert model(x)[0].tolist() == [[0, 0], [0, 0]]  # no value means missing
-    model.null.fill_(0.0)
+    model.set_null(torch.tensor(0.0))
     assert model(x)[0].tolist() == [[2, 5], [2, 5]]
     assert model(torch.zeros(1, 3, 2, 1)).tolist() == [[[0, 0], [0, 0]]]
 
