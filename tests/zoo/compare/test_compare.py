@@ -266,25 +266,6 @@ def test_two_comparisons_in_one_folder_are_refused(tmp_path: Path) -> None:
     assert runs.calls == 12
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_runs_end_with_the_process_that_started_them(tmp_path: Path) -> None:
-    """Else a comparison that goes on would meet the orphan in its run folder."""
-    code = (
-        "import sys; from pathlib import Path; from zoo.launch import run_command; "
-        f"run_command(['fit', '--config=dtr_dit_digits'], Path({str(tmp_path / 'log')!r}), 1)"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    child = wait_for(lambda: children.read_text().strip())
-    wait_for(lambda: b"cli.py" in Path(f"/proc/{child}/cmdline").read_bytes())
-    time.sleep(1.0)  # the child has begun to listen long before torch is loaded
-    parent.kill()
-    parent.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists())
-
-
 def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     end = time.monotonic() + seconds
     while not (value := condition()):
