@@ -16,7 +16,7 @@ from typing import Any
 import zoo
 from zoo.catalog import find_config
 from zoo.compare.claim import Arm, Claim
-from zoo.launch import Launch, run_command, stop_children
+from zoo.launch import Launch, run_command, stop_children, threads_per_run
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """arm -> seed -> what ``result.json`` of a run holds: metrics, steps, effective_batch, seconds, ..."""
@@ -99,7 +99,7 @@ def run_all(
     claim: Claim, folder: Path, jobs: int, say: Callable[[str], None], launch: Launch = run_command
 ) -> Results:
     """All arms over all seeds, seed by seed, so that a stopped comparison is balanced."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = threads_per_run(jobs)
     tasks = [(arm, seed) for seed in claim.seeds for arm in claim.arms]
     results: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in claim.arms}
     with _only_one(folder), ThreadPoolExecutor(jobs) as pool:
