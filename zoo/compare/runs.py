@@ -19,7 +19,7 @@ import zoo
 from zoo.catalog import find_config
 from zoo.compare.claim import Arm, Claim
 from zoo.compare.selection import Choice, choose
-from zoo.launch import Launch, run_command, stop_children
+from zoo.launch import Launch, run_command, stop_children, threads_per_run
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """arm -> seed -> what ``result.json`` of a run holds: metrics, steps, effective_batch, seconds, ..."""
@@ -213,7 +213,7 @@ def _final_tasks(claim: Claim, folder: Path, choices: Mapping[str, Mapping[int, 
 def _run_tasks(
     tasks: Sequence[Task], jobs: int, shown: Sequence[str], say: Callable[[str], None], launch: Launch
 ) -> list[dict[str, Any]]:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = threads_per_run(jobs)
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(run_one, task, threads, launch) for task in tasks]
         try:
