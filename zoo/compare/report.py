@@ -57,7 +57,8 @@ def markdown(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> str:
         *(_row(_predicate_cells(o)) for o in judged),
         "",
         *_choice_lines(claim, made),
-        f"Overall: **{verdict_text(judged)}**. {_count(runs)} runs, {_duration(seconds)} of training{_commits(runs)}.",
+        f"Overall: **{verdict_text(judged)}**. {_count(runs)} runs, {_duration(seconds)} of training"
+        f"{_commits(runs)}.",
         "",
     ]
     return "\n".join(lines)
