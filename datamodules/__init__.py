@@ -17,11 +17,15 @@ _NAMES: dict[str, str] = {
     "BlockModel": "datamodules.block_model",
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
+    "NeighborSampling": "datamodules.neighbors",
+    "PPI": "datamodules.ppi",
     "Planetoid": "datamodules.planetoid",
+    "Reddit": "datamodules.reddit",
 }
 
 __all__ = [
     "MNIST",
+    "PPI",
     "BlockModel",
     "Digits",
     "DigitsGraph",
@@ -30,7 +34,9 @@ __all__ = [
     "ImageNetLatents",
     "KNNGraph",
     "KarateClub",
+    "NeighborSampling",
     "Planetoid",
+    "Reddit",
     "SampleFiles",
 ]
 
@@ -43,7 +49,10 @@ if TYPE_CHECKING:
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
+    from datamodules.neighbors import NeighborSampling
     from datamodules.planetoid import Planetoid
+    from datamodules.ppi import PPI
+    from datamodules.reddit import Reddit
     from datamodules.samples import SampleFiles
 
 
