@@ -17,6 +17,7 @@ _NAMES: dict[str, str] = {
     "BlockModel": "datamodules.block_model",
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
+    "LinkSplit": "datamodules.links",
     "Planetoid": "datamodules.planetoid",
 }
 
@@ -30,6 +31,7 @@ __all__ = [
     "ImageNetLatents",
     "KNNGraph",
     "KarateClub",
+    "LinkSplit",
     "Planetoid",
     "SampleFiles",
 ]
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
+    from datamodules.links import LinkSplit
     from datamodules.planetoid import Planetoid
     from datamodules.samples import SampleFiles
 
