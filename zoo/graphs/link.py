@@ -28,7 +28,7 @@ from zoo.graphs.networks import NodeArch, Structure
 from zoo.randomness import global_seed, step_generator
 
 LinkModel = Literal[
-    "gae", "vgae", "arga", "arvga", "common_neighbours", "jaccard", "adamic_adar", "features"
+    "gae", "vgae", "arga", "arvga", "common_neighbours", "jaccard", "adamic_adar", "features", "chance"
 ]
 LINK_MODELS: tuple[LinkModel, ...] = get_args(LinkModel)
 _ADVERSARIAL, _VARIATIONAL = ("arga", "arvga"), ("vgae", "arvga")
@@ -46,8 +46,9 @@ class LinkPredictor(LightningModule):
     ``gae``, ``vgae``, ``arga`` and ``arvga`` encode the nodes by any architecture of the survey and decode a
     pair by sigmoid(z_u . z_v) (``decoder: mlp`` makes it a supervised edge classifier). Each step scores the
     training edges and as many sampled non-edges of the training graph, a function of (seed, step).
-    ``common_neighbours``, ``jaccard``, ``adamic_adar`` and ``features`` (dot product) are baselines, of which
-    only the slope and offset of the probability are fitted; the ranking has nothing to learn.
+    ``common_neighbours``, ``jaccard``, ``adamic_adar``, ``features`` (dot product) and ``chance`` (all pairs
+    equal) are baselines, of which only the slope and offset of the probability are fitted; the ranking has
+    nothing to learn.
 
     The batch is a PyG ``Data`` of ``datamodules.LinkSplit``. It runs on one device.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-Heuristic = Literal["common_neighbours", "jaccard", "adamic_adar", "features"]
-HEURISTICS: tuple[Heuristic, ...] = ("common_neighbours", "jaccard", "adamic_adar", "features")
+Heuristic = Literal["common_neighbours", "jaccard", "adamic_adar", "features", "chance"]
+HEURISTICS: tuple[Heuristic, ...] = get_args(Heuristic)
 _STEPS = 1 << 22  # neighbours looked at in one block
 
 
@@ -68,7 +68,9 @@ class CalibratedHeuristic(nn.Module):
 
     @torch.no_grad()
     def scores(self, x: Tensor, edge_index: Tensor, pairs: Tensor) -> Tensor:
-        """Raw scores (P,) in float64; ``features`` is the dot product of the two nodes' features."""
+        """Raw scores (P,) in float64; ``features`` is the dot product of the two nodes' features, ``chance`` 0."""
+        if self.kind == "chance":
+            return torch.zeros(pairs.shape[1], dtype=torch.double, device=pairs.device)
         if self.kind == "features":
             parts = (x[a] * x[b] for a, b in zip(*(p.split(65536) for p in pairs), strict=True))
             return torch.cat([part.double().sum(dim=1) for part in parts])
