@@ -61,7 +61,13 @@ def test_recipe_and_size(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     _, _, model, graph = name.split("_")
     built = build(name, monkeypatch, tmp_path)
     h, data = built.model.hparams, built.datamodule
-    assert (h["model"], h["arch"], h["hidden"], h["embedding"], h["kl_weight"]) == (model, "gcn", 32, 16, None)
+    assert (h["model"], h["arch"], h["hidden"], h["embedding"], h["kl_weight"]) == (
+        model,
+        "gcn",
+        32,
+        16,
+        None,
+    )
     expected = GAE[graph] + SIGMA * (model in ("vgae", "arvga")) + DISCRIMINATOR * model.startswith("ar")
     assert sum(p.numel() for p in built.model.parameters()) == expected
     assert {p.device.type for p in built.model.parameters()} == {"meta"}
@@ -72,7 +78,13 @@ def test_recipe_and_size(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert rates == ([0.01, 0.001] if model.startswith("ar") else [0.01])
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if n.endswith("citeseer")] + BASELINES)
+OFTEN = {*(f"gnn_link_{m}_citeseer" for m in ("vgae", "arvga")), "gnn_link_supervised_cora"}
+TWINS = [n for n in RECIPES if n.endswith("citeseer")] + BASELINES
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in TWINS]
+)
 def test_config_runs_on_a_twin_of_the_layout(name: str, tmp_path: Path) -> None:
     graph = name.rpartition("_")[2]
     root = fake_planetoid(tmp_path / "data", GRAPHS[graph][0], nodes=720)
@@ -134,5 +146,7 @@ def test_every_point_of_the_sweep_is_a_run(tmp_path: Path) -> None:
     sweep = yaml.safe_load(find_config("gnn_link_sbm", "sweeps").read_text())
     values = {k: p["values"][-1] for k, p in sweep["parameters"].items() if "values" in p}
     flags = [f"--{k}={v}" for k, v in values.items()]
-    summary = fitted("gnn_link_sbm", tmp_path, *flags, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    summary = fitted(
+        "gnn_link_sbm", tmp_path, *flags, "--trainer.max_steps=2", "--trainer.val_check_interval=2"
+    )
     assert sweep["metric"]["name"] in summary["final"]

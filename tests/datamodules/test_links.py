@@ -135,7 +135,7 @@ def test_impossible_shares_are_refused(val: float, test: float) -> None:
 
 
 def test_too_few_edges_or_free_pairs_are_refused() -> None:
-    with pytest.raises(ValueError, match="78 edges.* hold out 0 and 7"):
+    with pytest.raises(ValueError, match=r"78 edges.* hold out 0 and 7"):
         split(KarateClub(), val=0.01)
     complete = torch.triu_indices(5, 5, 1)
     with pytest.raises(ValueError, match="the graph has 1 free pairs"):

@@ -5,6 +5,7 @@ Probabilities are p_uv = sigmoid(z_u . z_v). The sampled losses are PyG's, to th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -82,7 +83,7 @@ def dense_reconstruction_loss(z: Tensor, edges: Tensor) -> Tensor:
 
 
 def kl_loss(mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """KL(N(mu, sigma^2) || N(0, 1)), the mean over nodes of -1/2 sum_j (1 + 2 s - mu^2 - e^2s); (N, D) each."""
+    """KL(N(mu, sigma^2) || N(0, 1)), a mean over nodes of -1/2 sum_j (1 + 2 s - mu^2 - e^2s); (N, D) each."""
     return -0.5 * (1 + 2 * log_sigma - mean.square() - log_sigma.exp().square()).sum(dim=1).mean()
 
 
@@ -102,7 +103,7 @@ def regularisation_loss(fake: Tensor) -> Tensor:
 def perceptron(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given widths with ReLU between them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

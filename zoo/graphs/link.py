@@ -146,8 +146,8 @@ class LinkPredictor(LightningModule):
             h["decoder"] != "dot" or h["model"] in HEURISTICS or h["disjoint_share"]
         ):
             raise ValueError(
-                "loss: dense scores all pairs of one code; it needs decoder: dot, disjoint_share: 0 and a model "
-                f"that learns, got {h['decoder']}, {h['disjoint_share']} and {h['model']}"
+                "loss: dense scores all pairs of one code; it needs decoder: dot, disjoint_share: 0 and a "
+                f"model that learns, got {h['decoder']}, {h['disjoint_share']} and {h['model']}"
             )
 
     def setup(self, stage: str) -> None:
@@ -194,17 +194,20 @@ class LinkPredictor(LightningModule):
     # --- training -----------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self.trainer.global_step == 0 and isinstance(self.network, LinkAutoencoder):
-            if self.network.encoder.arch == "pna":
-                degree = torch.bincount(batch.edge_index[1], minlength=len(batch.x))
-                self.network.encoder.set_degrees(torch.bincount(degree))
+        if self.trainer.global_step or not isinstance(self.network, LinkAutoencoder):
+            return
+        if self.network.encoder.arch == "pna":  # scales its messages by the degrees it is trained on
+            degree = torch.bincount(batch.edge_index[1], minlength=len(batch.x))
+            self.network.encoder.set_degrees(torch.bincount(degree))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         random = step_generator(self, batch_idx)
         graph, edges = self._messages(batch, random)
         non_edges = sample_non_edges(batch.train_edges, len(batch.x), edges.shape[1], random)
         if isinstance(self.network, CalibratedHeuristic):
-            scores = [self.network(batch.x, batch.edge_index, batch.train_edges, p) for p in (edges, non_edges)]
+            scores = [
+                self.network(batch.x, batch.edge_index, batch.train_edges, p) for p in (edges, non_edges)
+            ]
             loss = reconstruction_loss(*scores)
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
             return loss.float()
@@ -269,7 +272,9 @@ class LinkPredictor(LightningModule):
     def _step_encoder(self, loss: Tensor) -> None:
         optimizers: Any = self.optimizers()
         optimizers[0].zero_grad()
-        self.manual_backward(loss)  # the discriminator's share of this gradient is dropped before its next step
+        self.manual_backward(
+            loss
+        )  # the discriminator's share of this gradient is dropped before its next step
         optimizers[0].step()
         if self.lr_scheduler is not None:
             scheduler: Any = self.lr_schedulers()

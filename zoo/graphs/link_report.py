@@ -58,8 +58,8 @@ def top_new_links(
 def embedding_quality(z: Tensor, batch: Any, seed: int) -> dict[str, float]:
     """What an unsupervised embedding z (N, D) knows of labels that it has not seen.
 
-    ``kmeans_nmi`` and ``kmeans_ari``: normalised mutual information and adjusted Rand index of k-means with as
-    many clusters as classes. ``probe_accuracy``: of a logistic regression fitted on the training nodes, on
+    ``kmeans_nmi`` and ``kmeans_ari``: normalised mutual information and adjusted Rand index of k-means with
+    as many clusters as classes. ``probe_accuracy``: of a logistic regression fitted on the training nodes, on
     the test nodes. Without labels (or masks) empty.
     """
     if "y" not in batch or batch.y.ndim != 1:
@@ -172,9 +172,10 @@ class LinkPredictions:
     def _draw_histogram(self, axis: Any) -> None:
         kinds = {k: torch.cat([self.logits[s][k] for s in _SPLITS]).float() for k in ("edges", "non_edges")}
         every = torch.cat(list(kinds.values()))
-        bins = np.linspace(*torch.quantile(every, torch.tensor([0.002, 0.998])).tolist(), 41)
-        if bins[0] == bins[-1]:
-            bins = np.linspace(bins[0] - 0.5, bins[0] + 0.5, 41)
+        low, high = torch.quantile(every, torch.tensor([0.002, 0.998])).tolist()
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        bins = np.linspace(low, high, 41)
         for name, colour in (("edges", "tab:blue"), ("non_edges", "tab:orange")):
             values = kinds[name].clamp(bins[0], bins[-1]).numpy()
             label = f"held-out {name.replace('_', '-')} ({len(values):,})"

@@ -68,7 +68,7 @@ class CalibratedHeuristic(nn.Module):
 
     @torch.no_grad()
     def scores(self, x: Tensor, edge_index: Tensor, pairs: Tensor) -> Tensor:
-        """Raw scores (P,) in float64; ``features`` is the dot product of the two nodes' features, ``chance`` 0."""
+        """Raw scores (P,) in float64; ``features`` is x_u . x_v, ``chance`` 0."""
         if self.kind == "chance":
             return torch.zeros(pairs.shape[1], dtype=torch.double, device=pairs.device)
         if self.kind == "features":

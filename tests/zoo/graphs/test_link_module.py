@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -97,7 +96,10 @@ def test_steps_are_those_of_pygs_argva_example(discriminator_steps: int) -> None
     fit = trainer(6)
     fit.fit(model, data)
     assert fit.global_step == 6  # the discriminator's steps are not counted
-    optimizers = [torch.optim.Adam(encoder.parameters(), lr=0.01), torch.optim.Adam(disc.parameters(), lr=0.001)]
+    optimizers = [
+        torch.optim.Adam(encoder.parameters(), lr=0.01),
+        torch.optim.Adam(disc.parameters(), lr=0.001),
+    ]
     for step in range(6):
         random = generator(100, global_seed(), step, 0)
         non_edges = sample_non_edges(graph.train_edges, 34, graph.train_edges.shape[1], random)
@@ -318,9 +320,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     # a second process would do the same; setup refuses before one is started
     with mock.patch("lightning.pytorch.strategies.ddp.DDPStrategy.setup_environment"):
-        code = cli.main(
-            ["fit", "--config=gnn_link_karate", f"--trainer.default_root_dir={tmp_path}", *flags]
-        )
+        code = cli.main(["fit", "--config=gnn_link_karate", f"--trainer.default_root_dir={tmp_path}", *flags])
     lines = [x for x in capfd.readouterr().err.splitlines() if x.startswith("zoo: error")]
     assert code != 0
     assert len(lines) == 1
@@ -330,9 +330,9 @@ def test_mistakes_are_one_line(
 def test_two_optimisers_refuse_a_loss_scaler() -> None:
     model = LinkPredictor(**KARATE, model="arga")  # type: ignore[arg-type]
     fit = trainer()
-    with mock.patch.object(type(fit), "precision", "16-mixed"):
-        with pytest.raises(ValueError, match="one loss scaler cannot serve"):
-            fit.fit(model, karate())
+    scaled = mock.patch.object(type(fit), "precision", "16-mixed")
+    with scaled, pytest.raises(ValueError, match="one loss scaler cannot serve"):
+        fit.fit(model, karate())
 
 
 # --- resume -----------------------------------------------------------------------------------------------
@@ -356,7 +356,9 @@ def fit(root: Path, *flags: str) -> Path:
 
 
 @pytest.mark.parametrize(("name", "steps"), [("arvga", (5, 8)), ("vgae", (6,)), ("jaccard", (7,))])
-def test_a_killed_training_goes_on_to_the_same_bits(name: str, steps: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_same_bits(
+    name: str, steps: tuple[int, ...], tmp_path: Path
+) -> None:
     flag = f"--model.init_args.model={name}"
     whole = fit(tmp_path / "whole", flag)
     # dies after the discriminator's steps, before the encoder's
@@ -389,6 +391,5 @@ def test_every_model_is_public() -> None:
 
 
 @pytest.fixture(autouse=True)
-def seed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    yield
