@@ -196,4 +196,4 @@ class LinkPredictions:
             points, name = PCA(2, random_state=0).fit_transform(codes), "two principal directions"
         colours = None if self.labels is None or self.labels.ndim != 1 else self.labels.numpy()
         axis.scatter(points[:, 0], points[:, 1], c=colours, s=6, cmap="tab10", linewidths=0)
-        axis.set(title=f"embedding, {name}, colour: class (not trained on)", xticks=[], yticks=[])
+        axis.set(title=f"embedding ({name}), coloured by class", xticks=[], yticks=[])
