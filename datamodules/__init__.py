@@ -19,6 +19,7 @@ _NAMES: dict[str, str] = {
     "KarateClub": "datamodules.karate",
     "NeighborSampling": "datamodules.neighbors",
     "PPI": "datamodules.ppi",
+    "LinkSplit": "datamodules.links",
     "Planetoid": "datamodules.planetoid",
     "Reddit": "datamodules.reddit",
 }
@@ -35,6 +36,7 @@ __all__ = [
     "KNNGraph",
     "KarateClub",
     "NeighborSampling",
+    "LinkSplit",
     "Planetoid",
     "Reddit",
     "SampleFiles",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
     from datamodules.neighbors import NeighborSampling
+    from datamodules.links import LinkSplit
     from datamodules.planetoid import Planetoid
     from datamodules.ppi import PPI
     from datamodules.reddit import Reddit

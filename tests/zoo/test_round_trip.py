@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 import zoo
-from datamodules import Digits, KarateClub
+from datamodules import Digits, KarateClub, LinkSplit
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -29,6 +29,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"num_nodes": 34, "num_features": 34, "num_classes": 4, **extra}
         for extra in ({}, {"num_candidates": 300, "hidden": [8, 8]})
     ],
+    "LinkPredictor": [
+        {"features": 34, "model": m, **extra}
+        for m, extra in (("vgae", {}), ("arvga", {"decoder": "mlp"}), ("adamic_adar", {}))
+    ],
     "GAugM": [{"features": 34, "num_classes": 4, "predictor": p} for p in ("vgae", "gae")],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
     "NodeClassifier": [
@@ -40,6 +44,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
 DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GAugM": KarateClub,
     "GAugO": KarateClub,
+    "LinkPredictor": lambda: LinkSplit(KarateClub()),
     "LDS": lambda: KarateClub(early_stopping=True),
     "NodeClassifier": KarateClub,
 }
