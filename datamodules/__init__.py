@@ -11,6 +11,7 @@ _NAMES: dict[str, str] = {
     "DigitsGraph": "datamodules.digits_graph",
     "GAugGraph": "datamodules.gaug",
     "MNIST": "datamodules.digits",
+    "GraphSet": "datamodules.graph_sets",
     "ImageNetLatents": "datamodules.latents.module",
     "ImageFolder": "datamodules.image_folder",
     "SampleFiles": "datamodules.samples",
@@ -18,6 +19,7 @@ _NAMES: dict[str, str] = {
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
     "Planetoid": "datamodules.planetoid",
+    "TUGraphSet": "datamodules.graph_sets",
 }
 
 __all__ = [
@@ -26,12 +28,14 @@ __all__ = [
     "Digits",
     "DigitsGraph",
     "GAugGraph",
+    "GraphSet",
     "ImageFolder",
     "ImageNetLatents",
     "KNNGraph",
     "KarateClub",
     "Planetoid",
     "SampleFiles",
+    "TUGraphSet",
 ]
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from datamodules.digits import MNIST, Digits
     from datamodules.digits_graph import DigitsGraph
     from datamodules.gaug import GAugGraph
+    from datamodules.graph_sets import GraphSet, TUGraphSet
     from datamodules.image_folder import ImageFolder
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph
