@@ -190,7 +190,8 @@ class GraphSetModule(LightningDataModule):
         super().__init__()
         if order not in get_args(Order):
             raise ValueError(f"data.init_args.order must be bfs or canonical, got {order!r}")
-        if min(batch_size, eval_batch_size, predict_samples, items_per_epoch or 1) < 1 or bfs_draws < 0:
+        epoch = 1 if items_per_epoch is None else items_per_epoch
+        if min(batch_size, eval_batch_size, predict_samples, epoch) < 1 or bfs_draws < 0:
             raise ValueError(
                 "data.init_args.batch_size, eval_batch_size, predict_samples and items_per_epoch must be at "
                 f"least 1, got {batch_size}, {eval_batch_size}, {predict_samples} and {items_per_epoch}"
@@ -382,8 +383,8 @@ class TUGraphSet(GraphSetModule):
         path = self._path(part)
         if not path.is_file():
             raise FileNotFoundError(
-                f"no file {path}: {self.set_name} needs raw/{self.set_name}_{{A,graph_indicator}}.txt; take them "
-                f"from {_TU_SOURCE}, then set data.init_args.root (or the environment variable ZOO_DATA)"
+                f"no file {path}: {self.set_name} needs raw/{self.set_name}_{{A,graph_indicator}}.txt; take "
+                f"them from {_TU_SOURCE}, then set data.init_args.root (or the environment variable ZOO_DATA)"
             )
         try:
             values = np.loadtxt(path, delimiter=",", dtype=np.int64, ndmin=2)

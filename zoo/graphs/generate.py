@@ -155,7 +155,7 @@ class GraphGenerator(LightningModule):
                 f"zoo predict draws one set of graphs, {self.trainer.world_size} processes would draw it as "
                 "often; use one device (--trainer.devices=1)"
             )
-        self.quality.set_training(data.graphs["train"])
+        self.quality.set_reference(data.graphs["train"])
         if isinstance(self.network, RandomGraphs) and stage == "fit":
             sizes = [(len(g), int(g.sum()) // 2) for g in data.graphs["train"]]
             self.network.fit(*torch.tensor(sizes).T)

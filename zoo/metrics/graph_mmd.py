@@ -230,7 +230,7 @@ class GraphQuality(Metric):
         self.add_state("bits", [], dist_reduce_fx="cat")
         self.add_state("nodes", [], dist_reduce_fx="cat")
 
-    def set_training(self, graphs: Sequence[Array]) -> None:
+    def set_reference(self, graphs: Sequence[Array]) -> None:
         """The graphs that novelty is measured against."""
         self.reference = IsomorphismClasses(graphs)
 
