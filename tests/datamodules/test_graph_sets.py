@@ -55,9 +55,7 @@ def test_orders_are_queue_bfs_after_a_permutation() -> None:
     a = community(16, 0.6, 0.1, np.random.default_rng(3))
     for seed in range(20):
         permutation = np.random.default_rng(seed).permutation(len(a))
-        expected = permutation[
-            slow_bfs(a[np.ix_(permutation, permutation)], int(_second_draw(seed, len(a))))
-        ]
+        expected = permutation[slow_bfs(a[np.ix_(permutation, permutation)], int(_second_draw(seed, len(a))))]
         assert bfs_order(a, np.random.default_rng(seed)).tolist() == expected.tolist()
 
 

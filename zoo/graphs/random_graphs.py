@@ -64,7 +64,7 @@ class RandomGraphs(nn.Module):
 
     def _one(self, weight: np.ndarray, random: np.random.Generator) -> np.ndarray:
         n = int(random.choice(self.max_nodes + 1, p=weight))
-        edges = float(self.edges[n])
+        edges = float(self.edges.detach()[n])
         if self.kind == "er":
             upper = np.triu(random.random((n, n)) < edges / max(1.0, n * (n - 1) / 2), 1)
             return (upper | upper.T).astype(np.uint8)

@@ -134,9 +134,7 @@ def test_clustering_is_networkxs(seed: int) -> None:
 def test_clustering_bins_are_exact_at_their_edges() -> None:
     # a wheel of five: rim nodes have 2 of 3 pairs joined; the hub 5 of 10, which opens the sixth bin
     wheel = adjacency(nx.wheel_graph(6))
-    assert clustering_histogram(wheel, 10).tolist() == pytest.approx(
-        [0, 0, 0, 0, 0, 1 / 6, 5 / 6, 0, 0, 0]
-    )
+    assert clustering_histogram(wheel, 10).tolist() == pytest.approx([0, 0, 0, 0, 0, 1 / 6, 5 / 6, 0, 0, 0])
     assert clustering_histogram(adjacency(nx.complete_graph(4)), 10)[9] == 1  # 1 is in the last bin
 
 
@@ -225,7 +223,9 @@ def test_graphs_with_the_same_colours_are_told_apart() -> None:
 
 def test_validity_uniqueness_and_novelty() -> None:
     quality = GraphQuality(max_nodes=9, rule="grid")
-    ladder, square, path = (adjacency(g) for g in (nx.ladder_graph(3), nx.grid_2d_graph(3, 3), nx.path_graph(4)))
+    ladder, square, path = (
+        adjacency(g) for g in (nx.ladder_graph(3), nx.grid_2d_graph(3, 3), nx.path_graph(4))
+    )
     quality.set_reference([square])
     order = np.random.default_rng(0).permutation(9)
     with pytest.raises(ValueError, match="got none"):
