@@ -77,16 +77,28 @@ def largest_component(adjacency: Array) -> Array:
     return adjacency[np.ix_(kept, kept)]
 
 
-def bfs_order(adjacency: Array, random: np.random.Generator) -> Array:
+def neighbours(adjacency: Array) -> list[list[int]]:
+    """The neighbours of each node, in ascending index."""
+    return [np.flatnonzero(row).tolist() for row in adjacency]
+
+
+def bfs_order(near: Sequence[Sequence[int]], random: np.random.Generator) -> Array:
     """Breadth-first order (n,) from a random start after a random permutation of the nodes (GraphRNN).
 
-    A queue; the neighbours of a node enter it in ascending index after the permutation. The graph is
-    connected.
+    A queue; the neighbours of a node enter it in ascending index after the permutation. The graph, given by
+    its :func:`neighbours`, is connected.
     """
-    permutation = random.permutation(len(adjacency))
-    permuted = csr_matrix(adjacency[np.ix_(permutation, permutation)])
-    start = int(random.integers(len(adjacency)))
-    return permutation[breadth_first_order(permuted, start, return_predecessors=False)]
+    permutation = random.permutation(len(near)).tolist()
+    rank = [0] * len(near)
+    for place, node in enumerate(permutation):
+        rank[node] = place
+    start = permutation[int(random.integers(len(near)))]
+    order, seen = [start], {start}
+    for node in order:  # grows while it is gone through: the queue
+        new = sorted((u for u in near[node] if u not in seen), key=rank.__getitem__)
+        order += new
+        seen.update(new)
+    return np.array(order)
 
 
 def canonical_order(adjacency: Array) -> Array:
@@ -120,6 +132,7 @@ class OrderedGraphs(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.graphs, self.order, self.seed, self.split = graphs, order, seed, split
         self.items = len(graphs) if items is None else items
+        self._neighbours = [neighbours(g) for g in graphs]
         self._canonical = [canonical_order(g) for g in graphs] if order == "canonical" else []
 
     def __len__(self) -> int:
@@ -131,7 +144,8 @@ class OrderedGraphs(Dataset[dict[str, Tensor]]):
         if self.order == "canonical":
             order = self._canonical[index % len(self.graphs)]
         else:
-            order = bfs_order(graph, item_generator(self.seed, _ORDER, self.split, epoch, index))
+            near = self._neighbours[index % len(self.graphs)]
+            order = bfs_order(near, item_generator(self.seed, _ORDER, self.split, epoch, index))
         return graph[np.ix_(order, order)]
 
     def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
@@ -232,9 +246,11 @@ class GraphSetModule(LightningDataModule):
         if self.order == "canonical":
             return max(span(g[np.ix_(o, o)]) for g in graphs for o in [canonical_order(g)])
         random = item_generator(0, _ORDER)  # not the run's: the same answer for every seed
-        draws = max(len(graphs), self.bfs_draws)
-        orders = ((graphs[i % len(graphs)], random) for i in range(draws))
-        return max(span(g[np.ix_(o, o)]) for g, r in orders for o in [bfs_order(g, r)])
+        near, needed = [neighbours(g) for g in graphs], 0
+        for i in range(max(len(graphs), self.bfs_draws)):
+            order = bfs_order(near[i % len(graphs)], random)
+            needed = max(needed, span(graphs[i % len(graphs)][np.ix_(order, order)]))
+        return needed
 
     def train_dataloader(self) -> Any:
         return train_loader(self, self.sets["train"], self.batch_size, self.num_workers)

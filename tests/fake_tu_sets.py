@@ -10,8 +10,8 @@ import numpy as np
 def fake_tu_set(root: Path, name: str = "ENZYMES", graphs: int = 15, seed: int = 0) -> Path:
     """Write ``<root>/<name>/raw/<name>_{A,graph_indicator}.txt``; returns ``root``.
 
-    Graph i is a ring of 10 + i nodes with a chord; graph 1 has a second component of two nodes, graph 2 only 5
-    nodes. Both directions of an edge are in the file, and one self-loop.
+    Graph i is a ring of 10 + i nodes with a chord; graph 1 has a second component of two nodes, graph 2 only
+    5 nodes. Both directions of an edge are in the file, and one self-loop.
     """
     random = np.random.default_rng(seed)
     folder = root / name / "raw"

@@ -101,7 +101,7 @@ def test_training_lowers_the_loss(arch: str) -> None:
 
 
 def test_the_loss_is_the_mean_over_all_valid_entries_of_the_batch() -> None:
-    module, data, trainer = trained("graphrnn_s")
+    module, data, _ = trained("graphrnn_s")
     batch = data.sets["train"].__getitems__([(0, i) for i in range(8)])
     with mock.patch.object(module, "log"):
         loss = module.training_step(batch, 0)
