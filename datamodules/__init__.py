@@ -11,6 +11,7 @@ _NAMES: dict[str, str] = {
     "DigitsGraph": "datamodules.digits_graph",
     "GAugGraph": "datamodules.gaug",
     "MNIST": "datamodules.digits",
+    "GraphSet": "datamodules.graph_sets",
     "ImageNetLatents": "datamodules.latents.module",
     "ImageFolder": "datamodules.image_folder",
     "SampleFiles": "datamodules.samples",
@@ -22,6 +23,7 @@ _NAMES: dict[str, str] = {
     "LinkSplit": "datamodules.links",
     "Planetoid": "datamodules.planetoid",
     "Reddit": "datamodules.reddit",
+    "TUGraphSet": "datamodules.graph_sets",
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Digits",
     "DigitsGraph",
     "GAugGraph",
+    "GraphSet",
     "ImageFolder",
     "ImageNetLatents",
     "KNNGraph",
@@ -40,6 +43,7 @@ __all__ = [
     "Planetoid",
     "Reddit",
     "SampleFiles",
+    "TUGraphSet",
 ]
 
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from datamodules.digits import MNIST, Digits
     from datamodules.digits_graph import DigitsGraph
     from datamodules.gaug import GAugGraph
+    from datamodules.graph_sets import GraphSet, TUGraphSet
     from datamodules.image_folder import ImageFolder
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph

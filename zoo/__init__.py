@@ -21,6 +21,7 @@ _METHODS: dict[str, str] = {
     "GAugO": "zoo.gaug.module_o",
     "NodeClassifier": "zoo.graphs.node",
     "LinkPredictor": "zoo.graphs.link",
+    "GraphGenerator": "zoo.graphs.generate",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -40,6 +41,7 @@ __all__ = [
     "DigitClassifier",
     "GAugM",
     "GAugO",
+    "GraphGenerator",
     "LatentExtractor",
     "NodeClassifier",
     "LinkPredictor",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from zoo.gaug.module_o import GAugO
     from zoo.graphs.node import NodeClassifier
     from zoo.graphs.link import LinkPredictor
+    from zoo.graphs.generate import GraphGenerator
     from zoo.hub import load, save
     from zoo.latents.module import LatentExtractor
     from zoo.lds.module import LDS

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 import zoo
 from datamodules import Digits, KarateClub, LinkSplit
+from datamodules import Digits, GraphSet, KarateClub
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -34,6 +35,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         for m, extra in (("vgae", {}), ("arvga", {"decoder": "mlp"}), ("adamic_adar", {}))
     ],
     "GAugM": [{"features": 34, "num_classes": 4, "predictor": p} for p in ("vgae", "gae")],
+    "GraphGenerator": [
+        {"arch": arch, "matching": "pooling", "max_nodes": 20, "bandwidth": 18, "hidden": 8, "num_layers": 2}
+        for arch in ("graphrnn_s", "graphrnn", "graphvae", "er", "ba")
+    ],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
     "NodeClassifier": [
         {"features": 34, "num_classes": 4, "arch": a, **extra}
@@ -45,6 +50,7 @@ DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GAugM": KarateClub,
     "GAugO": KarateClub,
     "LinkPredictor": lambda: LinkSplit(KarateClub()),
+    "GraphGenerator": GraphSet,
     "LDS": lambda: KarateClub(early_stopping=True),
     "NodeClassifier": KarateClub,
 }
