@@ -24,12 +24,16 @@ _NAMES: dict[str, str] = {
     "Planetoid": "datamodules.planetoid",
     "Reddit": "datamodules.reddit",
     "TUGraphSet": "datamodules.graph_sets",
+    "Chickenpox": "datamodules.chickenpox",
+    "SensorDiffusion": "datamodules.sensor_diffusion",
+    "Traffic": "datamodules.traffic",
 }
 
 __all__ = [
     "MNIST",
     "PPI",
     "BlockModel",
+    "Chickenpox",
     "Digits",
     "DigitsGraph",
     "GAugGraph",
@@ -44,10 +48,13 @@ __all__ = [
     "Reddit",
     "SampleFiles",
     "TUGraphSet",
+    "SensorDiffusion",
+    "Traffic",
 ]
 
 if TYPE_CHECKING:
     from datamodules.block_model import BlockModel
+    from datamodules.chickenpox import Chickenpox
     from datamodules.digits import MNIST, Digits
     from datamodules.digits_graph import DigitsGraph
     from datamodules.gaug import GAugGraph
@@ -62,6 +69,8 @@ if TYPE_CHECKING:
     from datamodules.ppi import PPI
     from datamodules.reddit import Reddit
     from datamodules.samples import SampleFiles
+    from datamodules.sensor_diffusion import SensorDiffusion
+    from datamodules.traffic import Traffic
 
 
 def __getattr__(name: str) -> Any:

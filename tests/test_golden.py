@@ -23,6 +23,7 @@ EMBEDDED = (
     "dtr_unet_digits",
     "digit_classifier_digits",
     "digit_classifier_mnist",
+    "gnn_traffic_synthetic",
 )
 # Configs whose batch is one whole graph, and the flags in the place of the batch size: all phases of GAug
 # within the few steps.
@@ -86,6 +87,8 @@ def test_every_config_is_trained_by_a_test() -> None:
     large = {n for n in names if n.startswith(("lds_cora", "lds_citeseer"))} | {"lds_digits", "lds_sbm_20k"}
     # tests/test_gnn_node_configs.py
     large |= {n for n in names if n.startswith("gnn_node_") and n.endswith(("_cora", "_ppi", "_reddit"))}
+    # tests/test_gnn_traffic_configs.py
+    large |= {n for n in names if n.startswith(("gnn_traffic", "gnn_chickenpox"))} - {*EMBEDDED}
     assert names - recipes - large - {"adm_evaluation"} == {*EMBEDDED, *WHOLE_GRAPH}
 
 

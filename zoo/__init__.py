@@ -22,6 +22,7 @@ _METHODS: dict[str, str] = {
     "NodeClassifier": "zoo.graphs.node",
     "LinkPredictor": "zoo.graphs.link",
     "GraphGenerator": "zoo.graphs.generate",
+    "SpatioTemporalForecaster": "zoo.graphs.forecast",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -45,6 +46,7 @@ __all__ = [
     "LatentExtractor",
     "NodeClassifier",
     "LinkPredictor",
+    "SpatioTemporalForecaster",
     "WarmupStableDecay",
     "load",
     "save",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from zoo.dtr.module import DTR
     from zoo.gaug.module_m import GAugM
     from zoo.gaug.module_o import GAugO
+    from zoo.graphs.forecast import SpatioTemporalForecaster
     from zoo.graphs.node import NodeClassifier
     from zoo.graphs.link import LinkPredictor
     from zoo.graphs.generate import GraphGenerator

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 import zoo
 from datamodules import Digits, KarateClub, LinkSplit
 from datamodules import Digits, GraphSet, KarateClub
+from datamodules import Digits, KarateClub, SensorDiffusion
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -38,6 +39,9 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "GraphGenerator": [
         {"arch": arch, "matching": "pooling", "max_nodes": 20, "bandwidth": 18, "hidden": 8, "num_layers": 2}
         for arch in ("graphrnn_s", "graphrnn", "graphvae", "er", "ba")
+    "SpatioTemporalForecaster": [
+        {"arch": arch, "num_nodes": 5, "hidden": 4, "period": 100}
+        for arch in ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "ha", "last")
     ],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
     "NodeClassifier": [
@@ -53,6 +57,7 @@ DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GraphGenerator": GraphSet,
     "LDS": lambda: KarateClub(early_stopping=True),
     "NodeClassifier": KarateClub,
+    "SpatioTemporalForecaster": lambda: SensorDiffusion(sensors=5, steps=200),
 }
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
 
