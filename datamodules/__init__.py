@@ -18,6 +18,8 @@ _NAMES: dict[str, str] = {
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
     "Planetoid": "datamodules.planetoid",
+    "SyntheticGraphs": "datamodules.synthetic_graphs",
+    "TUGraphs": "datamodules.tu_graphs",
 }
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "KarateClub",
     "Planetoid",
     "SampleFiles",
+    "SyntheticGraphs",
+    "TUGraphs",
 ]
 
 if TYPE_CHECKING:
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from datamodules.latents.module import ImageNetLatents
     from datamodules.planetoid import Planetoid
     from datamodules.samples import SampleFiles
+    from datamodules.synthetic_graphs import SyntheticGraphs
+    from datamodules.tu_graphs import TUGraphs
 
 
 def __getattr__(name: str) -> Any:
