@@ -227,6 +227,11 @@ class GraphLevelModule(LightningDataModule):
         )
         self.train_sizes = self.store.sizes[self.train_set.index].tolist()
 
+    def train_degrees(self) -> Tensor:
+        """Number of training nodes by in-degree, int64 (largest degree + 1,); PNA's layers scale by it."""
+        batch = self.store.batch(self.train_set.index)
+        return torch.bincount(torch.bincount(batch.edge_index[1], minlength=len(batch.x)))
+
     def splits(self) -> dict[str, list[int]]:
         """The graphs of ``train``, ``val`` and ``test``."""
         labels = self.store.y.numpy()
