@@ -1,0 +1,1 @@
+"""Graph neural networks by output level, after the survey of Wu et al. (2021)."""
