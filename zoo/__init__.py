@@ -19,6 +19,7 @@ _METHODS: dict[str, str] = {
     "LDS": "zoo.lds.module",
     "GAugM": "zoo.gaug.module_m",
     "GAugO": "zoo.gaug.module_o",
+    "GraphClassifier": "zoo.graphs.graph",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -38,6 +39,7 @@ __all__ = [
     "DigitClassifier",
     "GAugM",
     "GAugO",
+    "GraphClassifier",
     "LatentExtractor",
     "WarmupStableDecay",
     "load",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from zoo.dtr.module import DTR
     from zoo.gaug.module_m import GAugM
     from zoo.gaug.module_o import GAugO
+    from zoo.graphs.graph import GraphClassifier
     from zoo.hub import load, save
     from zoo.latents.module import LatentExtractor
     from zoo.lds.module import LDS
