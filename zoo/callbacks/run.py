@@ -48,6 +48,12 @@ def _peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def parameter_count(module: LightningModule) -> int:
+    """Parameters that a run trains; of sharded ones the whole, of lazy ones that were never met none."""
+    trained = (p for p in module.parameters() if p.requires_grad)
+    return sum(p.numel() for p in trained if not torch.nn.parameter.is_lazy(p))
+
+
 def _git_hash() -> str | None:
     """Commit of the zoo's own checkout; None when installed from a wheel."""
     folder = Path(__file__).resolve().parents[2]
@@ -241,6 +247,7 @@ class Run(Callback):
             "seconds": self.seconds,
             "samples_per_second": rate,
             "effective_batch": effective_batch(trainer),
+            "parameters": parameter_count(trainer.lightning_module),
             "peak_memory_bytes": memory,
         }
 
