@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 import zoo
-from datamodules import Digits, KarateClub
+from datamodules import Digits, KarateClub, SyntheticGraphs
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -30,12 +30,22 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         for extra in ({}, {"num_candidates": 300, "hidden": [8, 8]})
     ],
     "GAugM": [{"features": 34, "num_classes": 4, "predictor": p} for p in ("vgae", "gae")],
+    "GraphClassifier": [
+        {"hidden": 8, "num_layers": 2, **extra}
+        for extra in (
+            {"layers": "sum", "norm": "batch"},
+            {"arch": "dgcnn", "readout": "sort", "pool_nodes": 12, "head": 8},
+            {"arch": "sage", "readout": "diffpool", "pool_nodes": 4},
+            {"arch": "ecc", "readout": "sagpool"},
+        )
+    ],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
 }
 # Data of those that do not take images.
 DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GAugM": KarateClub,
     "GAugO": KarateClub,
+    "GraphClassifier": lambda: SyntheticGraphs(graphs=80, batch_size=8),
     "LDS": lambda: KarateClub(early_stopping=True),
 }
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
