@@ -74,7 +74,9 @@ class TUGraphs(GraphLevelModule):
             fold, folds, holdout, holdout_share, split_seed, batch_size, eval_batch_size, num_workers
         )
         if features not in FEATURES:
-            raise ValueError(f"data.init_args.features must be one of {', '.join(FEATURES)}, got {features!r}")
+            raise ValueError(
+                f"data.init_args.features must be one of {', '.join(FEATURES)}, got {features!r}"
+            )
         if max_degree < 1:
             raise ValueError(f"data.init_args.max_degree must be at least 1, got {max_degree}")
         self.set_name, self.features, self.max_degree = name, features, max_degree

@@ -37,7 +37,11 @@ MODELS = {
         "diffpool",
         2 * (43 * 64 + 2 * 129 * 64 + 3 * 128) + 193 * 36 + (2 * 192 + 1) * 64 + 128 + 257 * 50 + 51 * 6,
     ),
-    "ecc": ("ecc", "mean", 32 + 17 * 21 * 64 + 21 * 64 + 64 + 32 + 18 * 64 * 64 + 64 + 256 + 65 * 64 + 65 * 6),
+    "ecc": (
+        "ecc",
+        "mean",
+        32 + 17 * 21 * 64 + 21 * 64 + 64 + 32 + 18 * 64 * 64 + 64 + 256 + 65 * 64 + 65 * 6,
+    ),
     "baseline": ("mlp", "sum", 22 * 128 + 129 * 128 + 129 * 6),
 }
 
@@ -167,9 +171,7 @@ def test_the_embedded_config_learns_and_predicts(tmp_path: Path) -> None:
     with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 80
-    assert all(
-        sum(float(r[f"class_{c}"]) for c in range(4)) == pytest.approx(1, abs=1e-4) for r in rows
-    )
+    assert all(sum(float(r[f"class_{c}"]) for c in range(4)) == pytest.approx(1, abs=1e-4) for r in rows)
     right = sum(r["label"] == r["predicted"] for r in rows) / 80
     assert cli.main(["test", *words]) == 0
     found = json.loads((tmp_path / "p/gnn_graph_synthetic/version_1/summary_test.json").read_text())["final"]

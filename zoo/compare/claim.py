@@ -52,7 +52,10 @@ class Predicate:
     def text(self) -> str:
         """The predicate in words."""
         if self.least_effect < 0:
-            return self.name or f"{self.metric}: {self.better} at most {-self.least_effect:g} behind {self.worse}"
+            return (
+                self.name
+                or f"{self.metric}: {self.better} at most {-self.least_effect:g} behind {self.worse}"
+            )
         effect = f" by more than {self.least_effect:g}" if self.least_effect else ""
         return self.name or f"{self.metric}: {self.better} {self.direction} than {self.worse}{effect}"
 

@@ -45,7 +45,9 @@ class EdgeConditionedConv(NNConv):
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         first, second = self.nn[0], self.nn[2]
         # (H + 1, F F'): the bias of the second layer belongs to a hidden unit that is always 1
-        filters = torch.cat([second.weight.T, second.bias[None]]).view(-1, self.in_channels, self.out_channels)
+        filters = torch.cat([second.weight.T, second.bias[None]]).view(
+            -1, self.in_channels, self.out_channels
+        )
         if edge_attr is None:
             hidden = first(x.new_ones(1, first.in_features)).relu()[0]
             matrix = torch.tensordot(torch.cat([hidden, hidden.new_ones(1)]), filters, dims=1)

@@ -92,7 +92,9 @@ class GraphPredictions:
             truth, guess = self.class_names[int(self.labels[i])], self.class_names[int(predicted[i])]
             text = f"{truth}" if good else f"{truth}, taken for {guess}"
             axis.set_title(
-                f"{text} ({float(self.scores[i].max()):.2f})", fontsize=9, color="black" if good else "tab:red"
+                f"{text} ({float(self.scores[i].max()):.2f})",
+                fontsize=9,
+                color="black" if good else "tab:red",
             )
         top, bottom = right.subplots(2, 1)
         self._draw_confusion(top)

@@ -39,7 +39,11 @@ TINY = (
     "--checkpoint.every_n_train_steps=3",
     "--checkpoint.keep=-1",
 )  # 86 training graphs: five batches an epoch
-DIFFPOOL = ("--model.init_args.layers=cat", "--model.init_args.readout=diffpool", "--model.init_args.arch=sage")
+DIFFPOOL = (
+    "--model.init_args.layers=cat",
+    "--model.init_args.readout=diffpool",
+    "--model.init_args.arch=sage",
+)
 SORT = ("--model.init_args.layers=cat", "--model.init_args.readout=sort", "--model.init_args.head=8")
 
 
@@ -70,12 +74,20 @@ def test_both_auxiliary_losses_of_diffpool_are_in_the_loss() -> None:
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
     module = zoo.GraphClassifier(
-        arch="sage", readout="diffpool", pool_nodes=3, hidden=8, num_layers=2, link_weight=2.0, entropy_weight=0.5
+        arch="sage",
+        readout="diffpool",
+        pool_nodes=3,
+        hidden=8,
+        num_layers=2,
+        link_weight=2.0,
+        entropy_weight=0.5,
     )
     module.log = lambda *a, **k: None  # type: ignore[method-assign]
     module.eval()
     scores, _, extra = module._embed(batch)
-    expected = nn.functional.cross_entropy(scores, batch.y) + 2 * extra["link_loss"] + extra["entropy_loss"] / 2
+    expected = (
+        nn.functional.cross_entropy(scores, batch.y) + 2 * extra["link_loss"] + extra["entropy_loss"] / 2
+    )
     assert float(module.training_step(batch, 0).detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     assert float(extra["link_loss"]) > 1e-3
     assert 0 < float(extra["entropy_loss"]) <= 1.0987
@@ -102,7 +114,13 @@ def test_no_patience_trains_to_the_end() -> None:
 def test_pooled_sizes_come_from_the_training_graphs_and_travel_with_the_weights(tmp_path: Path) -> None:
     data = SyntheticGraphs(graphs=80)
     module = zoo.GraphClassifier(
-        arch="dgcnn", readout="sort", hidden=4, num_layers=1, head=4, pool_ratio=0.9, optimizer=torch.optim.Adam
+        arch="dgcnn",
+        readout="sort",
+        hidden=4,
+        num_layers=1,
+        head=4,
+        pool_ratio=0.9,
+        optimizer=torch.optim.Adam,
     )
     trained(module, data, max_steps=1)
     sizes = sorted(data.train_sizes)
@@ -150,7 +168,11 @@ def test_impossible_settings_are_one_line(settings: dict[str, Any], words: str) 
         (["--model.init_args.num_features=5"], "model.init_args.num_features is 5, but the data"),
         (["--model.init_args.num_classes=6"], "model.init_args.num_classes is 6, but the data"),
         (
-            ["--model.init_args.arch=ecc", "--model.init_args.norm=null", "--model.init_args.num_edge_features=2"],
+            [
+                "--model.init_args.arch=ecc",
+                "--model.init_args.norm=null",
+                "--model.init_args.num_edge_features=2",
+            ],
             "model.init_args.num_edge_features is 2, but the data",
         ),
         (["--config=trainer/fsdp"], "zoo.GraphClassifier is not sharded: use trainer/ddp"),
@@ -242,7 +264,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("readout", [(), DIFFPOOL])
 def test_two_processes_train_what_one_trains(readout: tuple[str, ...], tmp_path: Path) -> None:
     """Batch statistics are those of the global batch; dropout draws on each process, hence none here."""
+    # SGD: Adam would blow the rounding of vanishing gradients up
     flags = ["--model.init_args.dropout=0.0", "--trainer.max_epochs=2", *readout]
+    flags += ["--model.init_args.optimizer=torch.optim.SGD", "--model.init_args.optimizer.init_args.lr=0.02"]
     one = fit(tmp_path / "one", *flags)
     command = [str(CLI), "fit", *TINY, *flags, "--config=trainer/ddp", "--trainer.devices=2"]
     (tmp_path / "two").mkdir()
@@ -263,7 +287,7 @@ def test_two_processes_train_what_one_trains(readout: tuple[str, ...], tmp_path:
     for key in a:
         distance = float((a[key].double() - b[key].double()).abs().max())
         scale = max(1.0, float(a[key].double().abs().max()))
-        assert distance <= 2e-5 * scale, (key, distance)
+        assert distance <= 2e-6 * scale, (key, distance)
     finals = [json.loads((folder / "summary.json").read_text())["final"] for folder in (one, two)]
     assert finals[1] == pytest.approx(finals[0], rel=1e-3, abs=1e-4)
 

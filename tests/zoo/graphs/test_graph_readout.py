@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
-from torch_geometric.nn import NNConv, SortAggregation
+from torch_geometric.nn import GINConv, NNConv, SortAggregation
 from torch_geometric.nn import dense_diff_pool as pyg_diff_pool
 from torch_geometric.utils import to_dense_adj, to_undirected
 
@@ -58,9 +58,11 @@ def shuffled(given: Data, seed: int) -> Data:
 
 def network(arch: str, readout: str, **changes: Any) -> GraphNetwork:
     torch.manual_seed(1)
-    options: dict[str, Any] = {"cheb": {"lambda_max": "graph"}, "gat": {"heads": 2}, "gatv2": {"heads": 2}}.get(
-        arch, {}
-    )
+    options: dict[str, Any] = {
+        "cheb": {"lambda_max": "graph"},
+        "gat": {"heads": 2},
+        "gatv2": {"heads": 2},
+    }.get(arch, {})
     settings: dict[str, Any] = {
         "layers": "cat",
         "head": 6,
@@ -111,7 +113,9 @@ def test_a_graph_in_a_batch_is_the_graph_alone(arch: str, readout: str) -> None:
 
 @pytest.mark.parametrize("readout", READOUTS)
 def test_a_graph_without_edges_at_the_end_is_counted(readout: str) -> None:
-    lone = Data(x=torch.randn(1, 3), edge_index=torch.empty(2, 0, dtype=torch.long), edge_attr=torch.empty(0, 2))
+    lone = Data(
+        x=torch.randn(1, 3), edge_index=torch.empty(2, 0, dtype=torch.long), edge_attr=torch.empty(0, 2)
+    )
     scores, _, _ = embed(network("gin", readout), [GRAPHS[0], lone])
     assert scores.shape == (2, 4)
     assert scores.isfinite().all()
@@ -275,9 +279,7 @@ def test_without_edge_features_every_edge_has_the_feature_one() -> None:
     ours = EdgeConditionedConv(3, 5, 1)
     given = GRAPHS[0]
     ones = torch.ones(given.num_edges, 1)
-    assert torch.allclose(
-        ours(given.x, given.edge_index), ours(given.x, given.edge_index, ones), atol=1e-5
-    )
+    assert torch.allclose(ours(given.x, given.edge_index), ours(given.x, given.edge_index, ones), atol=1e-5)
 
 
 @pytest.mark.parametrize("arch", [a for a in GRAPH_ARCHS if a in EDGE_ARCHS])
@@ -307,7 +309,8 @@ def test_the_baseline_sees_no_edge() -> None:
     for arch in ("none", "mlp"):
         net = network(arch, "sum")
         other = [
-            Data(x=g.x, edge_index=torch.zeros(2, 1, dtype=torch.long), edge_attr=torch.zeros(1, 2)) for g in GRAPHS
+            Data(x=g.x, edge_index=torch.zeros(2, 1, dtype=torch.long), edge_attr=torch.zeros(1, 2))
+            for g in GRAPHS
         ]
         assert torch.equal(embed(net, GRAPHS)[0], embed(net, other)[0])
 
@@ -327,7 +330,9 @@ def test_parameters_of_the_named_models_on_enzymes() -> None:
             )
 
     with torch.device("meta"):
-        assert parameters(GraphEncoder("gin", 21, 64, 5, 0.0, 0, {})) == 38_848  # the survey's, without a head
+        assert (
+            parameters(GraphEncoder("gin", 21, 64, 5, 0.0, 0, {})) == 38_848
+        )  # the survey's, without a head
         # batch norm inside and behind each MLP: 2 x 64 x 2 a layer
         assert parameters(GraphEncoder("gin", 21, 64, 5, 0.0, 0, {"norm": "batch"})) == 38_848 + 5 * 256
     linear = 21 * 6 + 6 + 5 * (64 * 6 + 6)
@@ -342,3 +347,17 @@ def test_parameters_of_the_named_models_on_enzymes() -> None:
     assert count("mlp", "sum", 128, 1, head=128) == 22 * 128 + 129 * 128 + 129 * 6
     filters = (2 * 16 + 17 * 21 * 64 + 21 * 64 + 64) + (2 * 16 + 17 * 64 * 64 + 64 * 64 + 64) + 2 * 128
     assert count("ecc", "mean", 64, 2, layers="last", head=64) == filters + 65 * 64 + 65 * 6
+
+
+def test_weights_loaded_into_gin_are_those_it_uses() -> None:
+    """GINConv re-initialises the MLP that it is given: weights must be loaded after it is built."""
+    source, target = network("gin", "sum"), network("gin", "sum")
+    for p in target.parameters():
+        nn.init.normal_(p)
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(embed(target, GRAPHS)[0], embed(source, GRAPHS)[0])
+    # the trap itself: what was loaded before the layer is built is lost
+    mlp = nn.Sequential(nn.Linear(3, 3))
+    with torch.no_grad():
+        mlp[0].weight.fill_(7.0)
+    assert not torch.equal(GINConv(mlp).nn[0].weight, torch.full((3, 3), 7.0))
