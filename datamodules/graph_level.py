@@ -123,7 +123,7 @@ def stratified_folds(labels: np.ndarray[Any, Any], folds: int, seed: int) -> lis
 def stratified_holdout(
     labels: np.ndarray[Any, Any], index: np.ndarray[Any, Any], share: float, *key: int
 ) -> tuple[list[int], list[int]]:
-    """(rest, held out) of ``index``: the share of each class, rounded by largest remainder; seeded by ``key``.
+    """(rest, held out) of ``index``: a share of each class, by largest remainder; seeded by ``key``.
 
     At least one graph is held out and one is left.
     """
@@ -196,9 +196,7 @@ class GraphLevelModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if folds < 2 or not 0 <= fold < folds:
-            raise ValueError(
-                f"need data.init_args.folds >= 2 and data.init_args.fold in 0..folds-1, got {folds} and {fold}"
-            )
+            raise ValueError(f"need data.init_args.folds >= 2 and fold in 0..folds-1, got {folds} and {fold}")
         if not 0 < holdout_share < 1 or holdout < 0 or split_seed < 0:
             raise ValueError(
                 "need data.init_args.holdout_share in (0, 1), holdout >= 0 and split_seed >= 0, got "
@@ -280,8 +278,8 @@ class GraphLevelModule(LightningDataModule):
 def read_splits(path: Path, graphs: int, folds: int) -> list[dict[str, Any]]:
     """Splits in the JSON layout of Errica et al.'s release.
 
-    A list with a mapping per fold: ``test`` and ``model_selection``, a list whose first entry has ``train`` and
-    ``validation``; all are lists of graph numbers from 0.
+    A list with a mapping per fold: ``test`` and ``model_selection``, a list whose first entry has ``train``
+    and ``validation``; all are lists of graph numbers from 0.
 
     Raises:
         ValueError: for a file that is damaged or does not fit the data.
@@ -297,7 +295,7 @@ def read_splits(path: Path, graphs: int, folds: int) -> list[dict[str, Any]]:
                 raise ValueError(f"a fold does not hold each of the {graphs} graphs once")
     except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
         raise ValueError(
-            f"{path} holds no splits of these data ({' '.join(str(error).split())}); delete it or give another "
-            "file"
+            f"{path} holds no splits of these data ({' '.join(str(error).split())}); delete it or "
+            "give another file"
         ) from None
     return list(content)

@@ -31,13 +31,13 @@ class TUGraphs(GraphLevelModule):
         name: of the set and its files.
         root: folder of the sets; defaults to ``$ZOO_DATA/graphs/tu`` or ``data/graphs/tu``.
         features: ``given``: attributes and labels of the nodes; ``degree``: one number; ``degree_onehot``;
-            ``constant``: ones; ``auto``: given where the set has them, else degree, as in the fair comparison.
+            ``constant``: ones; ``auto``: given where the set has them, else degree, as in the paper.
         use_node_attr: take the node attributes into ``given`` and ``auto``, else the labels alone.
         use_edge_attr: take the edge attributes into ``edge_attr``, else the edge labels alone.
         max_degree: of ``degree_onehot``: larger degrees share its last column, max_degree + 1 columns in all.
         splits: a JSON file of splits in the layout of Errica et al.'s release; null makes them, see ``fold``,
             and keeps them in ``cache``.
-        cache: folder for parsed data and splits, defaults to ``$ZOO_CACHE`` or ``~/.cache/zoo``.
+        cache: folder of parsed data and splits; defaults to ``$ZOO_CACHE`` or ``~/.cache/zoo``.
         fold: which fold is the test set.
         folds: number of folds.
         holdout: which hold-out validates: 0 is the one of model selection, each other one of a retraining.
@@ -120,8 +120,8 @@ class TUGraphs(GraphLevelModule):
         if kind == "given":
             if not given.shape[1]:
                 raise ValueError(
-                    f"{self.set_name} has no node {'attributes or ' if self.use_node_attr else ''}labels; set "
-                    "data.init_args.features: degree (or degree_onehot, constant)"
+                    f"{self.set_name} has no node {'attributes or ' if self.use_node_attr else ''}labels; "
+                    "set data.init_args.features: degree (or degree_onehot, constant)"
                 )
             return given
         if kind == "constant":
@@ -141,9 +141,9 @@ class TUGraphs(GraphLevelModule):
         for part in ("A", "graph_indicator", "graph_labels"):
             if f"{self.set_name}_{part}.txt" not in names:
                 raise FileNotFoundError(
-                    f"no file {self.raw / f'{self.set_name}_{part}.txt'}: unpack {_SOURCE}/{self.set_name}.zip "
-                    f"so that its files lie in <root>/{self.set_name}/raw, then set data.init_args.root (or the "
-                    "environment variable ZOO_DATA) to where they are"
+                    f"no file {self.raw / f'{self.set_name}_{part}.txt'}: unpack {_SOURCE}/{self.set_name}."
+                    f"zip so that its files lie in <root>/{self.set_name}/raw, then set data.init_args.root "
+                    "(or the environment variable ZOO_DATA) to where they are"
                 )
         stamp = [_FORMAT, *(n for p in files for n in (p.stat().st_size, p.stat().st_mtime_ns))]
         path = self.cache / "data.pt"

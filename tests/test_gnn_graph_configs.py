@@ -1,4 +1,4 @@
-"""The graph-level configs: the embedded one, the fair comparison's on a twin of their layout, real ENZYMES."""
+"""The graph-level configs: the embedded one, the fair comparison's on a twin, real ENZYMES."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_embedded_config_learns_and_predicts(tmp_path: Path) -> None:
 
 
 def test_without_the_graph_the_embedded_classes_are_alike(tmp_path: Path) -> None:
-    """Features are constant and sizes the same in all classes: what a classifier learns, it learns from edges."""
+    """Constant features, the same sizes in all classes: what is learned is learned from edges."""
     flags = ["--model.init_args.arch=none", "--model.init_args.norm=null", "--trainer.max_epochs=10"]
     assert fit("gnn_graph_synthetic", tmp_path, *flags)["final"]["val/accuracy"] < 0.5
 
@@ -195,7 +195,7 @@ def test_real_enzymes_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert losses[-1] < losses[0]
 
 
-# --- claims and sweep ------------------------------------------------------------------------------------------
+# --- claims and sweep -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gnn_enzymes", "gnn_enzymes_fair"])

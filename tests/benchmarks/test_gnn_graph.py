@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from benchmarks.interleaved import interleaved, ratio
 from torch import nn
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GIN, NNConv, global_add_pool
 from torch_geometric.utils import to_undirected
 
+from benchmarks.interleaved import interleaved, ratio
 from datamodules import SyntheticGraphs
 from zoo.graphs.graph_network import EdgeConditionedConv, GraphNetwork
 

@@ -1,4 +1,4 @@
-"""Graph sets: what PyG reads, what a batch is, the splits of the fair protocol, order and sharing of batches."""
+"""Graph sets: what PyG reads, what a batch is, the splits of the fair protocol, sharing of batches."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def small(tmp_path: Path) -> Path:
     return fake_tu(tmp_path, attributes=2, edge_labels=2)
 
 
-# --- reading ---------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------------
 
 
 @needs_enzymes
@@ -156,7 +156,7 @@ def test_missing_and_damaged_files_are_one_line(small: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-# --- splits ----------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------------
 
 
 def test_folds_are_stratified_and_hold_each_graph_once() -> None:
@@ -219,8 +219,8 @@ def test_a_split_file_that_does_not_fit_is_one_line(damage: str, small: Path, tm
         tu(small, splits=str(path))
 
 
-def test_labels_of_test_graphs_do_not_move_the_training_order(small: Path) -> None:
-    """Splits, pooled sizes and degrees come from the training graphs: the seed of a run changes none of them."""
+def test_sizes_and_degrees_are_those_of_the_training_graphs(small: Path) -> None:
+    """Pooled sizes and degrees come from the training graphs alone."""
     data = tu(small)
     assert data.train_sizes == data.store.sizes[data.train_set.index].tolist()
     batch = data.store.batch(data.train_set.index)
@@ -228,7 +228,7 @@ def test_labels_of_test_graphs_do_not_move_the_training_order(small: Path) -> No
     assert torch.equal(data.train_degrees(), torch.bincount(degrees))
 
 
-# --- batches ---------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------------
 
 
 def test_two_processes_share_the_batches_of_one(small: Path) -> None:
@@ -249,7 +249,7 @@ def test_loaders_give_finished_batches(small: Path) -> None:
     assert test.graph_number.tolist() == data.test_set.index.tolist()
 
 
-# --- generated graphs ------------------------------------------------------------------------------------------
+# --- generated graphs -----------------------------------------------------------------------------------
 
 
 def synthetic(**settings: Any) -> SyntheticGraphs:

@@ -208,8 +208,8 @@ def _predicate(path: Path, entry: Any, arms: Mapping[str, Any]) -> Predicate:
     effect, margin = predicate.least_effect, predicate.test == "t"
     if not isinstance(effect, int | float) or (effect < 0 and not margin):
         raise ValueError(
-            f"{path}: predicate on {predicate.metric}: least_effect must be a number >= 0, or a margin < 0 with "
-            "test: t"
+            f"{path}: predicate on {predicate.metric}: least_effect must be a number >= 0, or a margin < 0 "
+            "with test: t"
         )
     return predicate
 

@@ -22,8 +22,12 @@ from zoo.graphs.readout import FLAT, POOL_RATIOS, READOUTS, SIZED, Readout, pool
 _ARCH_OPTIONS = ("heads", "act", "norm", "aggr", "train_eps", "K", "alpha", "lambda_max")
 
 
+def _at_least_float32(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
 class GraphClassifier(LightningModule):
-    """Classification of graphs: node architecture x readout x classifier (Wu et al., 2021; Errica et al., 2020).
+    """Graph classification: node architecture x readout x classifier (Wu et al., 2021; Errica et al., 2020).
 
     Named models are settings: GIN is ``arch: gin, readout: sum, layers: sum``; GraphSAGE ``sage, max, cat``;
     DGCNN ``dgcnn, sort``; DiffPool ``sage, diffpool``; ECC ``ecc, mean``; the structure-free baselines are
@@ -126,12 +130,13 @@ class GraphClassifier(LightningModule):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {h[name]!r}")
         if h["layers"] == "sum" and (h["readout"] not in FLAT or h["head"]):
             raise ValueError(
-                "layers: sum adds linear scores of each layer's readout: it needs readout sum, mean or max and "
-                f"head 0, got {h['readout']} and {h['head']}"
+                "layers: sum adds linear scores of each layer's readout: it needs readout sum, mean or max "
+                f"and head 0, got {h['readout']} and {h['head']}"
             )
         if h["num_edge_features"] and h["arch"] not in EDGE_ARCHS:
             raise ValueError(
-                f"arch {h['arch']} takes no edge features; {', '.join(EDGE_ARCHS)} do, or set num_edge_features: 0"
+                f"arch {h['arch']} takes no edge features; {', '.join(EDGE_ARCHS)} do, or set "
+                "num_edge_features: 0"
             )
         ratio = h["pool_ratio"]
         if ratio is not None and not 0 < ratio <= 1:
@@ -144,7 +149,8 @@ class GraphClassifier(LightningModule):
                 raise ValueError(f"{name} must lie in [0, 1), got {h[name]}")
         if h["patience_on"] not in ("accuracy", "loss") or (h["patience"] or 1) < 1:
             raise ValueError(
-                f"patience must be at least 1 and on accuracy or loss, got {h['patience']} on {h['patience_on']}"
+                f"patience must be at least 1 and on accuracy or loss, got {h['patience']} "
+                f"on {h['patience_on']}"
             )
         given = [k for k in _ARCH_OPTIONS if h[k] is not None]
         if given and h["arch"] in ("dgcnn", "ecc", "mpnn", "none"):
@@ -185,8 +191,8 @@ class GraphClassifier(LightningModule):
             sizes = getattr(data, "train_sizes", None)
             if not sizes:
                 raise ValueError(
-                    f"readout {h['readout']} needs the sizes of the training graphs, which the data do not tell; "
-                    "set model.init_args.pool_nodes"
+                    f"readout {h['readout']} needs the sizes of the training graphs, which the data do not "
+                    "tell; set model.init_args.pool_nodes"
                 )
             h["pool_nodes"] = pool_nodes(h["readout"], self.pool_ratio, sizes)
             self._build()
@@ -210,8 +216,8 @@ class GraphClassifier(LightningModule):
             if found is None or found == own or (key == "num_edge_features" and own == 0):
                 continue
             raise ValueError(
-                f"model.init_args.{key} is {own}, but {where} has {found}; set model.init_args.{key}: {found}, or "
-                "choose other data with data.class_path"
+                f"model.init_args.{key} is {own}, but {where} has {found}; set model.init_args.{key}: {found}, "
+                "or choose other data with data.class_path"
             )
 
     def forward(self, batch: Any) -> Tensor:
@@ -219,14 +225,15 @@ class GraphClassifier(LightningModule):
         return self._embed(batch)[0]
 
     def _embed(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        attr = batch.edge_attr if self.hparams["num_edge_features"] else None
-        return self.network.embed(batch.x, batch.edge_index, batch.batch, batch.num_graphs, attr)
+        dtype = next(self.network.parameters()).dtype
+        attr = batch.edge_attr.to(dtype) if self.hparams["num_edge_features"] else None
+        return self.network.embed(batch.x.to(dtype), batch.edge_index, batch.batch, batch.num_graphs, attr)
 
     # --- steps ----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         scores, _, extra = self._embed(batch)
-        loss = functional.cross_entropy(scores.float(), batch.y)
+        loss = functional.cross_entropy(_at_least_float32(scores), batch.y)
         values = {"loss": loss.detach(), "accuracy": (scores.argmax(dim=1) == batch.y).float().mean()}
         values |= {name: value.detach() for name, value in extra.items()}
         for name, value in values.items():
@@ -245,7 +252,7 @@ class GraphClassifier(LightningModule):
         self._evaluate(batch, "test", loss=self.test_loss, **metrics)
 
     def _evaluate(self, batch: Any, stage: str, **metrics: Any) -> None:
-        scores = self(batch).float()
+        scores = _at_least_float32(self(batch))
         for name, metric in metrics.items():
             if name == "loss":
                 each = functional.cross_entropy(scores, batch.y, reduction="none")

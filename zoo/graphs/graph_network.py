@@ -196,7 +196,7 @@ class GraphNetwork(nn.Module):
             self.readout = DiffPool(channels, pool_nodes, hidden, pool_levels, pool_ratio)
         elif readout not in FLAT:
             self.readout = TopK(channels, pool_ratio, attention=readout == "sagpool")
-        width = channels if self.readout is None else int(self.readout.width)  # type: ignore[arg-type]
+        width = channels if self.readout is None else int(self.readout.width)
         if layers == "sum":
             self.heads = nn.ModuleList(nn.Linear(w, classes) for w in [inputs, *widths])
         elif head:

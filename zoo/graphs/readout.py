@@ -1,14 +1,15 @@
-"""From node states to one vector per graph: sums, sorting (DGCNN), learned clusters (DiffPool), top-k choices.
+"""One vector per graph from node states: sums, sorting (DGCNN), learned clusters (DiffPool), top-k choices.
 
-Graphs of a batch lie beside each other; ``batch`` (N,) says whose a node is and ``graphs`` how many there are,
-also where the last ones have no edges.
+Graphs of a batch lie beside each other; ``batch`` (N,) says whose a node is and ``graphs`` how many there
+are, also where the last ones have no edges.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +56,11 @@ def pool_nodes(kind: Readout, ratio: float, sizes: list[int]) -> int:
     return max(1, math.ceil(ratio * ordered[-1]))
 
 
-# --- SortPool ------------------------------------------------------------------------------------------------
+# --- SortPool -------------------------------------------------------------------------------------------
 
 
 def sort_pool(x: Tensor, batch: Tensor, graphs: int, k: int) -> Tensor:
-    """The first ``k`` nodes of each graph, sorted downwards by the last channel, (B, k, F); 0 where none is left.
+    """The first ``k`` nodes of each graph, by the last channel downwards, (B, k, F); 0 where none is left.
 
     Ties of the last channel are broken by the one before it, and so on (DGCNN, section 3.3); PyG leaves them
     to the order of the nodes, which an invariant readout must not see.
@@ -103,7 +104,7 @@ class SortPool(nn.Module):
         return Pooled(self.neighbours(out).relu().flatten(1))
 
 
-# --- DiffPool ------------------------------------------------------------------------------------------------
+# --- DiffPool -------------------------------------------------------------------------------------------
 
 
 def assignment_entropy(s: Tensor) -> Tensor:
@@ -121,8 +122,8 @@ def sparse_diff_pool(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""DiffPool of sparse graphs: X' = S^T X, A' = S^T A S, no (N, N) matrix and no padded node anywhere.
 
-    The link loss of a graph of N nodes is :math:`||A - S S^T||_F / N^2`, by :math:`||A||^2 - 2 \sum_{uv \in E}
-    s_u \cdot s_v + ||S^T S||^2`; its entropy is the mean of its nodes'. Both are means over the graphs, so
+    The link loss of a graph of N nodes is :math:`||A - S S^T||_F / N^2`, by :math:`||A||^2 - 2 \sum_{uv
+    \in E} s_u \cdot s_v + ||S^T S||^2`; its entropy is the mean of its nodes'. Both are means over the graphs, so
     that a graph's losses do not depend on what else is in the batch (PyG's take the padded size for N).
 
     Shapes: x (N, F), s (N, C) rows of a softmax, edge_index (2, E) without double edges -> x' (B, C, F),
@@ -156,7 +157,7 @@ class DenseStack(nn.Module):
     def __init__(self, inputs: int, hidden: int, layers: int) -> None:
         super().__init__()
         widths = [inputs, *[hidden] * layers]
-        self.convs = nn.ModuleList(DenseSAGEConv(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(DenseSAGEConv(a, b) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(hidden) for _ in range(layers))
 
     def forward(self, x: Tensor, a: Tensor) -> Tensor:
@@ -207,14 +208,18 @@ class DiffPool(nn.Module):
             dense = embed(dense, a)
             vectors.append(dense.max(dim=1).values)
             if level < len(self.assign):
-                stack, linear = self.assign[level]  # type: ignore[misc]
-                s = linear(stack(dense, a)).softmax(dim=-1)
+                s = self._assignment(level, dense, a)
                 dense, a, next_link, next_entropy = dense_diff_pool(dense, a, s)
                 link, entropy = link + next_link, entropy + next_entropy
         return Pooled(torch.cat(vectors, dim=1), {"link_loss": link, "entropy_loss": entropy})
 
+    def _assignment(self, level: int, x: Tensor, a: Tensor) -> Tensor:
+        part: Any = self.assign[level]
+        s: Tensor = part[1](part[0](x, a)).softmax(dim=-1)
+        return s
 
-# --- choosing nodes ------------------------------------------------------------------------------------------
+
+# --- choosing nodes -------------------------------------------------------------------------------------
 
 
 class TopK(nn.Module):
@@ -236,5 +241,5 @@ class TopK(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, graphs: int) -> Pooled:
         kept, _, _, owner, _, _ = self.pool(x, edge_index, batch=batch)
-        parts = [flat_readout(kept, owner, graphs, kind) for kind in ("mean", "max")]  # type: ignore[arg-type]
+        parts = [flat_readout(kept, owner, graphs, kind) for kind in ("mean", "max")]
         return Pooled(torch.cat(parts, dim=1))

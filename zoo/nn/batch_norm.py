@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; the gradient of each process is the sum of all gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
@@ -17,13 +35,11 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
         together = distributed.is_available() and distributed.is_initialized()
         if not (self.training and together and distributed.get_world_size() > 1) or input.ndim != 2:
             return super().forward(input)
-        from torch.distributed.nn.functional import all_reduce
-
-        rows = input.float()
-        count = torch.tensor([float(len(rows))], device=rows.device)
-        total = all_reduce(torch.cat([rows.sum(dim=0), count]))
+        rows = input if input.dtype == torch.float64 else input.float()
+        count = rows.new_tensor([len(rows)])
+        total = _Sum.apply(torch.cat([rows.sum(dim=0), count]))
         mean, count = total[:-1] / total[-1], total[-1]
-        variance = all_reduce((rows - mean).square().sum(dim=0)) / count
+        variance = _Sum.apply((rows - mean).square().sum(dim=0)) / count
         if self.track_running_stats:
             self._follow(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         out = (rows - mean) * (variance + self.eps).rsqrt()

@@ -85,7 +85,7 @@ def embed(net: GraphNetwork, graphs: list[Data]) -> tuple[Tensor, Tensor, dict[s
 GRAPHS = [graph(n, p, s) for s, (n, p) in enumerate([(12, 0.3), (17, 0.2), (9, 0.4), (30, 0.1)])]
 
 
-# --- invariance ------------------------------------------------------------------------------------------------
+# --- invariance -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("arch", "readout"), CASES)
@@ -133,7 +133,7 @@ def test_added_layer_scores_are_invariant_and_linear_in_the_readouts(readout: st
     assert torch.allclose(scores, vectors @ weight.T + bias, atol=1e-5)
 
 
-# --- flat ------------------------------------------------------------------------------------------------------
+# --- flat -----------------------------------------------------------------------------------------------
 
 
 def test_flat_readouts() -> None:
@@ -154,7 +154,7 @@ def test_gin_of_constant_features_counts_degrees() -> None:
     assert torch.equal(out[:, 0], degrees + 1.0)
 
 
-# --- SortPool --------------------------------------------------------------------------------------------------
+# --- SortPool -------------------------------------------------------------------------------------------
 
 
 def test_sort_pool_is_pygs_where_nothing_ties() -> None:
@@ -200,7 +200,7 @@ def test_pooled_sizes_come_from_the_quantile_and_the_largest_graph() -> None:
     assert pool_nodes("diffpool", 0.1, [126]) == 13
 
 
-# --- DiffPool --------------------------------------------------------------------------------------------------
+# --- DiffPool -------------------------------------------------------------------------------------------
 
 
 def one_graph() -> tuple[Tensor, Tensor, Tensor]:
@@ -260,7 +260,7 @@ def test_a_perfect_assignment_has_no_infinite_gradient() -> None:
     assert logits.grad.isfinite().all()
 
 
-# --- layers ----------------------------------------------------------------------------------------------------
+# --- layers ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("root", [True, False])
@@ -315,7 +315,7 @@ def test_the_baseline_sees_no_edge() -> None:
         assert torch.equal(embed(net, GRAPHS)[0], embed(net, other)[0])
 
 
-# --- sizes -----------------------------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------------------------
 
 
 def parameters(module: nn.Module) -> int:
