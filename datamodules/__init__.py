@@ -27,6 +27,8 @@ _NAMES: dict[str, str] = {
     "Chickenpox": "datamodules.chickenpox",
     "SensorDiffusion": "datamodules.sensor_diffusion",
     "Traffic": "datamodules.traffic",
+    "SyntheticGraphs": "datamodules.synthetic_graphs",
+    "TUGraphs": "datamodules.tu_graphs",
 }
 
 __all__ = [
@@ -42,13 +44,15 @@ __all__ = [
     "ImageNetLatents",
     "KNNGraph",
     "KarateClub",
-    "NeighborSampling",
     "LinkSplit",
+    "NeighborSampling",
     "Planetoid",
     "Reddit",
     "SampleFiles",
-    "TUGraphSet",
     "SensorDiffusion",
+    "SyntheticGraphs",
+    "TUGraphSet",
+    "TUGraphs",
     "Traffic",
 ]
 
@@ -63,14 +67,16 @@ if TYPE_CHECKING:
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
-    from datamodules.neighbors import NeighborSampling
     from datamodules.links import LinkSplit
+    from datamodules.neighbors import NeighborSampling
     from datamodules.planetoid import Planetoid
     from datamodules.ppi import PPI
     from datamodules.reddit import Reddit
     from datamodules.samples import SampleFiles
     from datamodules.sensor_diffusion import SensorDiffusion
+    from datamodules.synthetic_graphs import SyntheticGraphs
     from datamodules.traffic import Traffic
+    from datamodules.tu_graphs import TUGraphs
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ _METHODS: dict[str, str] = {
     "LinkPredictor": "zoo.graphs.link",
     "GraphGenerator": "zoo.graphs.generate",
     "SpatioTemporalForecaster": "zoo.graphs.forecast",
+    "GraphClassifier": "zoo.graphs.graph",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -42,10 +43,11 @@ __all__ = [
     "DigitClassifier",
     "GAugM",
     "GAugO",
+    "GraphClassifier",
     "GraphGenerator",
     "LatentExtractor",
-    "NodeClassifier",
     "LinkPredictor",
+    "NodeClassifier",
     "SpatioTemporalForecaster",
     "WarmupStableDecay",
     "load",
@@ -57,9 +59,10 @@ if TYPE_CHECKING:
     from zoo.gaug.module_m import GAugM
     from zoo.gaug.module_o import GAugO
     from zoo.graphs.forecast import SpatioTemporalForecaster
-    from zoo.graphs.node import NodeClassifier
-    from zoo.graphs.link import LinkPredictor
     from zoo.graphs.generate import GraphGenerator
+    from zoo.graphs.graph import GraphClassifier
+    from zoo.graphs.link import LinkPredictor
+    from zoo.graphs.node import NodeClassifier
     from zoo.hub import load, save
     from zoo.latents.module import LatentExtractor
     from zoo.lds.module import LDS

@@ -14,6 +14,7 @@ import zoo
 from datamodules import Digits, KarateClub, LinkSplit
 from datamodules import Digits, GraphSet, KarateClub
 from datamodules import Digits, KarateClub, SensorDiffusion
+from datamodules import Digits, KarateClub, SyntheticGraphs
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -42,6 +43,14 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "SpatioTemporalForecaster": [
         {"arch": arch, "num_nodes": 5, "hidden": 4, "period": 100}
         for arch in ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "ha", "last")
+    "GraphClassifier": [
+        {"hidden": 8, "num_layers": 2, **extra}
+        for extra in (
+            {"layers": "sum", "norm": "batch"},
+            {"arch": "dgcnn", "readout": "sort", "pool_nodes": 12, "head": 8},
+            {"arch": "sage", "readout": "diffpool", "pool_nodes": 4},
+            {"arch": "ecc", "readout": "sagpool"},
+        )
     ],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
     "NodeClassifier": [
@@ -55,6 +64,7 @@ DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GAugO": KarateClub,
     "LinkPredictor": lambda: LinkSplit(KarateClub()),
     "GraphGenerator": GraphSet,
+    "GraphClassifier": lambda: SyntheticGraphs(graphs=80, batch_size=8),
     "LDS": lambda: KarateClub(early_stopping=True),
     "NodeClassifier": KarateClub,
     "SpatioTemporalForecaster": lambda: SensorDiffusion(sensors=5, steps=200),

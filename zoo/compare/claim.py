@@ -32,6 +32,7 @@ _KEYS = (*_REQUIRED, *_OPTIONAL)
 class Predicate:
     """``better`` beats ``worse`` in ``metric`` by more than ``least_effect`` (in the metric's unit).
 
+    With ``test: t`` a negative ``least_effect`` is a margin: ``better`` is at most that much behind.
     ``test: sign`` asks that the seeds agree too (two-sided exact sign test), ``t`` for the interval alone.
     """
 
@@ -50,6 +51,11 @@ class Predicate:
     @property
     def text(self) -> str:
         """The predicate in words."""
+        if self.least_effect < 0:
+            return (
+                self.name
+                or f"{self.metric}: {self.better} at most {-self.least_effect:g} behind {self.worse}"
+            )
         effect = f" by more than {self.least_effect:g}" if self.least_effect else ""
         return self.name or f"{self.metric}: {self.better} {self.direction} than {self.worse}{effect}"
 
@@ -199,8 +205,12 @@ def _predicate(path: Path, entry: Any, arms: Mapping[str, Any]) -> Predicate:
         raise ValueError(
             f"{path}: predicate on {predicate.metric}: direction is lower or higher, test is sign or t"
         )
-    if not isinstance(predicate.least_effect, int | float) or predicate.least_effect < 0:
-        raise ValueError(f"{path}: predicate on {predicate.metric}: least_effect must be a number >= 0")
+    effect, margin = predicate.least_effect, predicate.test == "t"
+    if not isinstance(effect, int | float) or (effect < 0 and not margin):
+        raise ValueError(
+            f"{path}: predicate on {predicate.metric}: least_effect must be a number >= 0, or a margin < 0 "
+            "with test: t"
+        )
     return predicate
 
 
