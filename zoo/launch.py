@@ -34,7 +34,7 @@ Launch = Callable[[Sequence[str], Path, int], None]
 
 
 def threads_per_run(jobs: int) -> int:
-    """CPU threads of one of ``jobs`` runs at a time: ``OMP_NUM_THREADS`` where it is set, else a fair share."""
+    """CPU threads of each of ``jobs`` runs at a time: ``OMP_NUM_THREADS`` where it is set, else a share."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdecimal() and int(given) else max(1, (os.cpu_count() or 1) // jobs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"num_nodes": 34, "num_features": 34, "num_classes": 4, **extra}
         for extra in ({}, {"num_candidates": 300, "hidden": [8, 8]})
     ],
+    "FeatureBaseline": [{"num_features": 34, "num_classes": 4, "method": m} for m in ("logreg", "ffnn")],
     "GAugM": [{"features": 34, "num_classes": 4, "predictor": p} for p in ("vgae", "gae")],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
 }
 # Data of those that do not take images.
 DATA: dict[str, Callable[[], LightningDataModule]] = {
+    "FeatureBaseline": lambda: KarateClub(early_stopping=True),
     "GAugM": KarateClub,
     "GAugO": KarateClub,
     "LDS": lambda: KarateClub(early_stopping=True),
@@ -50,11 +53,12 @@ def test_a_module_built_in_python_survives_a_checkpoint(
     name: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     cls = getattr(zoo, name)
-    module = cls(
-        **arguments,
-        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3),
-        lr_scheduler=lambda o: zoo.WarmupStableDecay(o, total_steps=4),
-    )
+    callables = {
+        "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-3),
+        "lr_scheduler": lambda o: zoo.WarmupStableDecay(o, total_steps=4),
+    }
+    takes = inspect.signature(cls).parameters  # scikit-learn's classifiers have no optimiser
+    module = cls(**arguments, **{k: v for k, v in callables.items() if k in takes})
     trainer = Trainer(
         accelerator="cpu",
         devices=1,

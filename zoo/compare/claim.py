@@ -143,6 +143,8 @@ def _arms(path: Path, content: Mapping[str, Any], shortened: Mapping[str, Any]) 
                 f"{path}: arm {name!r} must be a mapping of flags ({{}} for none), got {given!r}"
             )
         flags = {**(content.get("overrides") or {}), **(given or {}), **shortened}
+        for unwanted in flags.pop("without", None) or []:
+            flags.pop(unwanted, None)  # of another method than the others
         config = flags.pop("config", content.get("config"))
         if not config:
             raise ValueError(f"{path}: arm {name!r} has no config; give `config` for all arms or in the arm")
