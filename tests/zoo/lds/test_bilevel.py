@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -200,19 +201,37 @@ def test_a_graph_of_its_edges_alone_gives_the_gradient_of_all_pairs(edges: Any, 
     values = torch.zeros(pairs.shape[1])
     chosen = torch.randperm(pairs.shape[1], generator=random)[: int(share * pairs.shape[1])]
     values[chosen] = torch.rand(len(chosen), generator=random)
-    graph, leaf = possible.drawn(values), possible.leaf(values).requires_grad_()
-    signal = torch.randn(nodes, 4, generator=random, requires_grad=True)
-    expected = possible.propagate(leaf, signal)
-    assert torch.allclose(graph.propagate(signal), expected, rtol=0, atol=1e-14)
-    weight = torch.randn(nodes, 4, generator=random)
-    by_leaf, by_signal = torch.autograd.grad((expected * weight).sum(), (leaf, signal))
-    factors = Factors()
-    with graph.noting(factors):
-        loss = (graph.propagate(signal) * weight).sum()
-        found, rows = torch.autograd.grad(loss, (signal, graph.degree))
-    factors.rows.append(rows)
-    assert torch.allclose(found, by_signal, rtol=0, atol=1e-13)
-    assert torch.allclose(possible.gradient(factors), by_leaf, rtol=0, atol=1e-13)
+    assert_same_gradients(possible, possible.drawn(values), possible.leaf(values))
+
+
+@pytest.mark.parametrize("edges", [dense, candidate])
+def test_a_leaf_need_not_be_symmetric(edges: Any) -> None:
+    random = torch.Generator().manual_seed(2)
+    possible = edges()
+    leaf = torch.rand(possible.leaf(torch.zeros(possible.count)).shape, generator=random)
+    assert_same_gradients(possible, possible.graph(leaf), leaf)
+
+
+def assert_same_gradients(possible: Any, graph: Any, leaf: Tensor) -> None:
+    """Products and factors of ``graph`` against plain differentiation of ``leaf``, to the second order."""
+    random = torch.Generator().manual_seed(3)
+    start, weight = (torch.randn(possible.num_nodes, 4, generator=random) for _ in range(2))
+    found = []
+    for way in (leaf.clone().requires_grad_(), graph):
+        propagate = way.propagate if way is graph else partial(possible.propagate, way)
+        signal, factors = start.clone().requires_grad_(), Factors()
+        loss = (propagate(signal).tanh() * weight).sum()
+        (first,) = torch.autograd.grad(loss, signal, create_graph=True)
+        if way is graph:
+            with graph.noting(factors):
+                second, rows = torch.autograd.grad(first.pow(2).sum(), (signal, graph.degree))
+            factors.rows.append(rows)
+            found.append([loss, first, second, possible.gradient(factors)])
+        else:
+            second, by_leaf = torch.autograd.grad(first.pow(2).sum(), (signal, way))
+            found.append([loss, first, second, by_leaf])
+    for plain, ours in zip(*found, strict=True):
+        assert torch.allclose(plain, ours, rtol=0, atol=1e-12)
 
 
 def test_float32_candidates_equal_dense_at_300_nodes() -> None:
