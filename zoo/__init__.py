@@ -17,6 +17,7 @@ _METHODS: dict[str, str] = {
     "DTR": "zoo.dtr.module",
     "DigitClassifier": "zoo.metrics.digits",
     "LDS": "zoo.lds.module",
+    "FeatureBaseline": "zoo.lds.baselines",
     "GAugM": "zoo.gaug.module_m",
     "GAugO": "zoo.gaug.module_o",
     "NodeClassifier": "zoo.graphs.node",
@@ -41,6 +42,7 @@ __all__ = [
     "LDS",
     "ADMEvaluation",
     "DigitClassifier",
+    "FeatureBaseline",
     "GAugM",
     "GAugO",
     "GraphClassifier",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from zoo.graphs.node import NodeClassifier
     from zoo.hub import load, save
     from zoo.latents.module import LatentExtractor
+    from zoo.lds.baselines import FeatureBaseline
     from zoo.lds.module import LDS
     from zoo.metrics.adm import ADMEvaluation
     from zoo.metrics.digits import DigitClassifier

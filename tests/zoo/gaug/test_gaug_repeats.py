@@ -21,9 +21,9 @@ parts = {
     "gaug_m_digits": ["--model.init_args.predictor_epochs=5", "--model.init_args.predictor=vgae"],
 }
 torch.rand(int(sys.argv[2]))  # what was drawn before must not matter
+flags.append("--trainer.default_root_dir=" + sys.argv[1])
 for config, own in parts.items():
-    place = f"--trainer.default_root_dir={sys.argv[1]}"
-    assert cli.main(["fit", "--config", config, *flags, *own, place]) == 0
+    assert cli.main(["fit", "--config", config, *flags, *own]) == 0
 """
 
 
