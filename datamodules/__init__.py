@@ -11,6 +11,7 @@ _NAMES: dict[str, str] = {
     "DigitsGraph": "datamodules.digits_graph",
     "GAugGraph": "datamodules.gaug",
     "MNIST": "datamodules.digits",
+    "GraphSet": "datamodules.graph_sets",
     "ImageNetLatents": "datamodules.latents.module",
     "ImageFolder": "datamodules.image_folder",
     "SampleFiles": "datamodules.samples",
@@ -19,11 +20,15 @@ _NAMES: dict[str, str] = {
     "KarateClub": "datamodules.karate",
     "NeighborSampling": "datamodules.neighbors",
     "PPI": "datamodules.ppi",
+    "LinkSplit": "datamodules.links",
     "Planetoid": "datamodules.planetoid",
     "Reddit": "datamodules.reddit",
+    "TUGraphSet": "datamodules.graph_sets",
     "Chickenpox": "datamodules.chickenpox",
     "SensorDiffusion": "datamodules.sensor_diffusion",
     "Traffic": "datamodules.traffic",
+    "SyntheticGraphs": "datamodules.synthetic_graphs",
+    "TUGraphs": "datamodules.tu_graphs",
 }
 
 __all__ = [
@@ -34,15 +39,20 @@ __all__ = [
     "Digits",
     "DigitsGraph",
     "GAugGraph",
+    "GraphSet",
     "ImageFolder",
     "ImageNetLatents",
     "KNNGraph",
     "KarateClub",
+    "LinkSplit",
     "NeighborSampling",
     "Planetoid",
     "Reddit",
     "SampleFiles",
     "SensorDiffusion",
+    "SyntheticGraphs",
+    "TUGraphSet",
+    "TUGraphs",
     "Traffic",
 ]
 
@@ -52,17 +62,21 @@ if TYPE_CHECKING:
     from datamodules.digits import MNIST, Digits
     from datamodules.digits_graph import DigitsGraph
     from datamodules.gaug import GAugGraph
+    from datamodules.graph_sets import GraphSet, TUGraphSet
     from datamodules.image_folder import ImageFolder
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
+    from datamodules.links import LinkSplit
     from datamodules.neighbors import NeighborSampling
     from datamodules.planetoid import Planetoid
     from datamodules.ppi import PPI
     from datamodules.reddit import Reddit
     from datamodules.samples import SampleFiles
     from datamodules.sensor_diffusion import SensorDiffusion
+    from datamodules.synthetic_graphs import SyntheticGraphs
     from datamodules.traffic import Traffic
+    from datamodules.tu_graphs import TUGraphs
 
 
 def __getattr__(name: str) -> Any:

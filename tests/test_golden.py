@@ -24,6 +24,7 @@ EMBEDDED = (
     "digit_classifier_digits",
     "digit_classifier_mnist",
     "gnn_traffic_synthetic",
+    "gnn_graph_synthetic",
 )
 # Configs whose batch is one whole graph, and the flags in the place of the batch size: all phases of GAug
 # within the few steps.
@@ -33,9 +34,12 @@ WHOLE_GRAPH: dict[str, dict[str, int]] = {
     "gnn_node_karate": {},
     "gnn_node_sbm": {},
     "lds_cancer": {},
+    "lds_cancer_baseline": {},
+    "lds_digits_baseline": {},
     "lds_karate": {},
     "lds_sbm": {},
     "lds_wine": {},
+    "lds_wine_baseline": {},
     "lds_wine_dense": {},
     "lds_wine_dense_gcn": {},
     "lds_wine_knn_gcn": {},
@@ -79,8 +83,8 @@ def test_every_config_is_trained_by_a_test() -> None:
     ``adm_evaluation`` trains nothing: tests/test_adm_evaluation.py runs it.
     """
     names = {n for n in config_names() if "/" not in n}
-    # also in test_extraction, test_unet_recipes and test_gaug_configs
-    full_size = ("ImageNetLatents", "ImageFolder", "GAugGraph")
+    # also in test_extraction, test_unet_recipes, test_gaug_configs and test_gnn_graph_configs
+    full_size = ("ImageNetLatents", "ImageFolder", "GAugGraph", "TUGraphs")
     texts = {n: (config_folder() / f"{n}.yaml").read_text() for n in names}
     recipes = {n for n, text in texts.items() if any(word in text for word in full_size)}
     # tests/test_lds_configs.py

@@ -1,8 +1,8 @@
 """Node classification: an epoch of NodeClassifier under Lightning against the loop of PyG's own example.
 
 Both train a step on the whole graph and evaluate it, in one process and in turns: Cora where ZOO_DATA has it,
-else a twin. The loop is PyG's ``examples/gcn.py`` and ``gat.py``, with dense features, for cached and uncached
-layers as there. What Lightning needs once (building the trainer, the sanity check) does not count.
+else a twin. The loop is PyG's ``examples/gcn.py`` and ``gat.py``, with dense features, for cached and
+uncached layers as there. What Lightning needs once (building the trainer, the sanity check) does not count.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.interleaved import median
 from lightning.pytorch import Callback, Trainer
 from torch.nn import functional
 from torch_geometric.nn import GATConv, GCNConv
 
+from benchmarks.interleaved import median
 from datamodules import Planetoid
 from zoo.graphs.node import NodeClassifier
 

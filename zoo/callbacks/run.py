@@ -48,6 +48,12 @@ def _peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def parameter_count(module: LightningModule) -> int:
+    """Parameters that a run trains; of sharded ones the whole, of lazy ones that were never met none."""
+    trained = (p for p in module.parameters() if p.requires_grad)
+    return sum(p.numel() for p in trained if not torch.nn.parameter.is_lazy(p))
+
+
 def _git_hash() -> str | None:
     """Commit of the zoo's own checkout; None when installed from a wheel."""
     folder = Path(__file__).resolve().parents[2]
@@ -241,6 +247,7 @@ class Run(Callback):
             "seconds": self.seconds,
             "samples_per_second": rate,
             "effective_batch": effective_batch(trainer),
+            "parameters": parameter_count(trainer.lightning_module),
             "peak_memory_bytes": memory,
         }
 
@@ -265,7 +272,12 @@ class Run(Callback):
 def _device_text(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{trainer.world_size} x {name}"
+    text = f"{trainer.world_size} x {name}"
+    if device.type != "cpu":
+        return text
+    # the order of a sum, and so the last bits of a result, depends on it
+    threads = torch.get_num_threads()
+    return f"{text} ({threads} thread{'s' if threads > 1 else ''})"
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoo import manifest
 from zoo.compare.claim import read_claim
-from zoo.compare.report import csv_text, manifest_entries, markdown, plot, plot_differences
+from zoo.compare.report import choices_csv, csv_text, manifest_entries, markdown, plot, plot_differences
 from zoo.compare.runs import run_all
 from zoo.compare.statistics import Verdict
 from zoo.compare.verdict import judge_claim, overall_verdict
@@ -26,6 +26,7 @@ def compare(
     results_file: Path | None = None,
     say: Callable[[str], None] = print,
     launch: Launch = run_command,
+    runs_file: Path | None = None,
 ) -> Verdict | None:
     """Run a claim file to its verdict.
 
@@ -37,6 +38,7 @@ def compare(
         results_file: results manifest to add the numbers to.
         say: gets the progress, a line at a time.
         launch: runs the command line.
+        runs_file: finished runs are kept in this file too, and those that it holds are not made again.
 
     Returns:
         The overall verdict, or None for a quick look.
@@ -49,14 +51,16 @@ def compare(
     folder = out / (claim.name + ("_quick" if quick else ""))
     say(f"{claim.title}: {len(claim.arms)} arms x {len(claim.seeds)} seeds, results in {folder}")
     started = time.monotonic()
-    results = run_all(claim, folder, jobs, say, launch)
-    judged = judge_claim(claim, results)
-    text = markdown(claim, results, judged)
+    made = run_all(claim, folder, jobs, say, launch, runs_file)
+    judged = judge_claim(claim, made.results)
+    text = markdown(claim, made, judged)
     (folder / "table.md").write_text(f"## {claim.title}\n\n{claim.paper}\n\n{text}")
-    (folder / "runs.csv").write_text(csv_text(claim, results))
-    plot(claim, results, folder / "plot.png")
+    (folder / "runs.csv").write_text(csv_text(claim, made))
+    if made.choices:
+        (folder / "choices.csv").write_text(choices_csv(claim, made))
+    plot(claim, made.results, folder / "plot.png")
     plot_differences(judged, folder / "differences.png")
-    entries = manifest_entries(claim, results, judged)
+    entries = manifest_entries(claim, made, judged)
     (folder / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
     if results_file is not None:
         manifest.update(results_file, entries)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.catalog import find_config, read_mapping
+from zoo.compare.selection import Selection, read_grid, read_selection
 from zoo.compare.statistics import least_seeds
 
 SIGNIFICANCE = 0.05
@@ -23,13 +24,15 @@ _BUDGET_FLAGS = (
     "data.init_args.batch_size",
 )
 _REQUIRED = ("title", "arms", "seeds", "predicates")
-_KEYS = (*_REQUIRED, "paper", "config", "overrides", "verbs", "metrics", "budget", "quick")
+_OPTIONAL = ("paper", "config", "overrides", "verbs", "metrics", "budget", "quick", "selection", "repeats")
+_KEYS = (*_REQUIRED, *_OPTIONAL)
 
 
 @dataclass(frozen=True)
 class Predicate:
     """``better`` beats ``worse`` in ``metric`` by more than ``least_effect`` (in the metric's unit).
 
+    With ``test: t`` a negative ``least_effect`` is a margin: ``better`` is at most that much behind.
     ``test: sign`` asks that the seeds agree too (two-sided exact sign test), ``t`` for the interval alone.
     """
 
@@ -48,16 +51,33 @@ class Predicate:
     @property
     def text(self) -> str:
         """The predicate in words."""
+        if self.least_effect < 0:
+            return (
+                self.name
+                or f"{self.metric}: {self.better} at most {-self.least_effect:g} behind {self.worse}"
+            )
         effect = f" by more than {self.least_effect:g}" if self.least_effect else ""
         return self.name or f"{self.metric}: {self.better} {self.direction} than {self.worse}{effect}"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: a config and the flags laid over it."""
+    """One side of a comparison: a config and the flags laid over it.
+
+    Attributes:
+        grid: settings of more flags to choose from; empty for an arm with nothing to choose.
+    """
 
     config: str
     flags: dict[str, Any]
+    grid: tuple[dict[str, Any], ...] = ()
+
+    def with_flags(self, *more: Mapping[str, Any]) -> Arm:
+        """The same config, nothing left to choose."""
+        flags = dict(self.flags)
+        for given in more:
+            flags |= given
+        return Arm(self.config, flags)
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,8 @@ class Claim:
         name: of the file.
         metrics: shown beside those of the predicates.
         budget: keys of summary.json that the arms of a predicate must agree on.
+        selection: how arms with a grid choose their setting.
+        repeats: runs of an arm at a seed, whose metrics are averaged.
         quick: a look without verdict: fewer seeds and the overrides of section ``quick``.
     """
 
@@ -81,6 +103,8 @@ class Claim:
     metrics: list[str]
     budget: list[str]
     quick: bool = False
+    selection: Selection | None = None
+    repeats: int = 1
 
     @property
     def shown_metrics(self) -> list[str]:
@@ -99,11 +123,15 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
     shortened: dict[str, Any] = {}
     if quick:
         section = content.get("quick")
-        if not isinstance(section, dict) or set(section) - {"seeds", "overrides"}:
-            raise ValueError(f"{path}: --quick needs a section `quick` with seeds and overrides")
+        if not isinstance(section, dict) or set(section) - {"seeds", "overrides", "settings", "repeats"}:
+            raise ValueError(
+                f"{path}: --quick needs a section `quick` with seeds, overrides, settings or repeats"
+            )
         shortened = section.get("overrides") or {}
         seeds = section.get("seeds", seeds[:2])
-    arms = _arms(path, content, shortened)
+        content["repeats"] = section.get("repeats", content.get("repeats", 1))
+    settings = content["quick"].get("settings") if quick else None
+    arms = _arms(path, content, shortened, settings)
     if not isinstance(content["predicates"], list) or not content["predicates"]:
         raise ValueError(f"{path}: predicates must be a list with at least one entry")
     claim = Claim(
@@ -117,6 +145,8 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
         metrics=list(content.get("metrics", [])),
         budget=list(content.get("budget", BUDGET)),
         quick=quick,
+        selection=read_selection(path, content.get("selection"), any(a.grid for a in arms.values()), quick),
+        repeats=content.get("repeats", 1),
     )
     _check(path, claim)
     return claim
@@ -135,19 +165,28 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _arms(path: Path, content: Mapping[str, Any], shortened: Mapping[str, Any]) -> dict[str, Arm]:
+def _arms(
+    path: Path, content: Mapping[str, Any], shortened: Mapping[str, Any], settings: int | None
+) -> dict[str, Arm]:
     arms = {}
     for name, given in content["arms"].items():
         if not isinstance(given or {}, dict):
             raise ValueError(
                 f"{path}: arm {name!r} must be a mapping of flags ({{}} for none), got {given!r}"
             )
-        flags = {**(content.get("overrides") or {}), **(given or {}), **shortened}
+        flags = {**(content.get("overrides") or {}), **(given or {})}
+        grid = read_grid(f"{path}: arm {name!r}", flags.pop("grid", None))[:settings]
+        clash = [key for setting in grid for key in setting if key in (given or {})]
+        if clash:
+            raise ValueError(f"{path}: arm {name!r} gives {clash[0]} both as a flag and in its grid")
+        flags |= shortened
+        for unwanted in flags.pop("without", None) or []:
+            flags.pop(unwanted, None)  # of another method than the others
         config = flags.pop("config", content.get("config"))
         if not config:
             raise ValueError(f"{path}: arm {name!r} has no config; give `config` for all arms or in the arm")
         find_config(config)
-        arms[str(name)] = Arm(str(config), flags)
+        arms[str(name)] = Arm(str(config), flags, grid)
     return arms
 
 
@@ -168,8 +207,12 @@ def _predicate(path: Path, entry: Any, arms: Mapping[str, Any]) -> Predicate:
         raise ValueError(
             f"{path}: predicate on {predicate.metric}: direction is lower or higher, test is sign or t"
         )
-    if not isinstance(predicate.least_effect, int | float) or predicate.least_effect < 0:
-        raise ValueError(f"{path}: predicate on {predicate.metric}: least_effect must be a number >= 0")
+    effect, margin = predicate.least_effect, predicate.test == "t"
+    if not isinstance(effect, int | float) or (effect < 0 and not margin):
+        raise ValueError(
+            f"{path}: predicate on {predicate.metric}: least_effect must be a number >= 0, or a margin < 0 "
+            "with test: t"
+        )
     return predicate
 
 
@@ -190,6 +233,8 @@ def _check(path: Path, claim: Claim) -> None:
         raise ValueError(
             f"{path}: budget names keys of summary.json ({', '.join(BUDGET_KEYS)}), got {claim.budget}"
         )
+    if type(claim.repeats) is not int or claim.repeats < 1:
+        raise ValueError(f"{path}: repeats must be an integer >= 1, got {claim.repeats}")
     _check_budget_flags(path, claim)
     needed = least_seeds(SIGNIFICANCE) if any(p.test == "sign" for p in claim.predicates) else T_TEST_SEEDS
     if not claim.quick and len(seeds) < needed:

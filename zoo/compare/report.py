@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import statistics
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.compare.claim import Claim
-from zoo.compare.runs import Results
+from zoo.compare.runs import Results, Runs
+from zoo.compare.selection import setting_text
 from zoo.compare.verdict import Outcome, overall_verdict
 
 
@@ -29,21 +31,24 @@ def arm_rows(claim: Claim, results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(claim: Claim, results: Results, judged: Sequence[Outcome]) -> str:
-    """The comparison as Markdown: arms (rows) by metrics (columns), then the predicates."""
+def markdown(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> str:
+    """The comparison as Markdown: arms (rows) by costs and metrics (columns), then predicates and choices."""
+    results = made.results
     runs = [run for arm in results.values() for run in arm.values()]
     metrics = [m for m in claim.shown_metrics if any(m in run["metrics"] for run in runs)]
     cells = {(r["metric"], r["arm"]): _spread(r["mean"], r["sd"]) for r in arm_rows(claim, results)}
     over = f"over seeds {', '.join(map(str, claim.seeds))}"
-    training = _duration(sum(run["seconds"] for run in runs))
+    seconds = sum(run["seconds"] for run in runs)
+    many = f" {claim.repeats} runs a seed, averaged." if claim.repeats > 1 else ""
     columns = ["predicate", "mean difference", "95 % interval", "as claimed", "sign test p", "verdict"]
     lines = [
-        f"Mean ± standard deviation {over}." if len(claim.seeds) > 1 else f"One seed, {claim.seeds[0]}.",
+        (f"Mean ± standard deviation {over}." if len(claim.seeds) > 1 else f"One seed, {claim.seeds[0]}.")
+        + many,
         "",
-        _row(["arm", "steps", "batch", *metrics]),
-        _row(["---"] * (len(metrics) + 3)),
+        _row(["arm", *_SPENT, *metrics]),
+        _row(["---"] * (len(metrics) + len(_SPENT) + 1)),
         *(
-            _row([arm, *_budget(results[arm].values()), *(cells.get((m, arm), "") for m in metrics)])
+            _row([arm, *_spent(list(results[arm].values())), *(cells.get((m, arm), "") for m in metrics)])
             for arm in claim.arms
         ),
         "",
@@ -51,10 +56,43 @@ def markdown(claim: Claim, results: Results, judged: Sequence[Outcome]) -> str:
         _row(["---"] * len(columns)),
         *(_row(_predicate_cells(o)) for o in judged),
         "",
-        f"Overall: **{verdict_text(judged)}**. {len(runs)} runs, {training} of training.",
+        *_choice_lines(claim, made),
+        f"Overall: **{verdict_text(judged)}**. {_count(runs)} runs, {_duration(seconds)} of training"
+        f"{_commits(runs)}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _commits(runs: Iterable[Mapping[str, Any]]) -> str:
+    """Named where runs of several versions of the code are side by side."""
+    commits = sorted({str(run["git"]) for of_seed in runs for run in _each(of_seed)})
+    return f", of commits {', '.join(commits)}" if len(commits) > 1 else ""
+
+
+def _count(runs: Iterable[Mapping[str, Any]]) -> int:
+    return sum(len(run.get("runs", [run])) for run in runs)
+
+
+def _choice_lines(claim: Claim, made: Runs) -> list[str]:
+    """What the grids came to: an arm a line, the seeds of a setting together."""
+    if claim.selection is None:
+        return []
+    by = ", then ".join(f"{c.metric} ({c.direction})" for c in claim.selection.by)
+    spent, lines = 0.0, []
+    for name, choices in made.choices.items():
+        texts: dict[str, list[int]] = {}
+        for seed, choice in choices.items():
+            texts.setdefault(setting_text(choice.setting), []).append(seed)
+        parts = [
+            text if len(texts) == 1 else f"{text} (seeds {', '.join(map(str, seeds))})"
+            for text, seeds in texts.items()
+        ]
+        lines.append(f"- {name}: {len(claim.arms[name].grid)} tried; {'; '.join(parts)}")
+        different = {id(choice): choice for choice in choices.values()}
+        spent += sum(choice.seconds for choice in different.values())
+    each = "for each seed" if claim.selection.per == "seed" else "once for all seeds"
+    return [f"Settings chosen {each} by {by}, in {_duration(spent)} of training:", "", *lines, ""]
 
 
 def _predicate_cells(outcome: Outcome) -> list[str]:
@@ -72,12 +110,20 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _budget(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Steps (a range where they differ) and effective batch of an arm."""
+_SPENT = ("parameters", "steps", "batch", "seconds", "MiB")
+
+
+def _spent(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What an arm costs: parameters, steps (a range where they differ), effective batch, seconds of a run."""
     steps = sorted({run["steps"] for run in runs})
-    batch = next(iter(runs))["effective_batch"]
+    batch = runs[0]["effective_batch"]
     text = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-    return [text, "full" if batch is None else str(batch)]
+    sizes = sorted({run["parameters"] for run in runs if run.get("parameters") is not None})
+    size = " to ".join(f"{n:,}" for n in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
+    seconds = sum(run["seconds"] for run in runs) / _count(runs)
+    memory = [run["peak_memory_bytes"] for run in runs if run.get("peak_memory_bytes")]
+    peak = f"{max(memory) / 2**20:,.0f}" if memory else ""
+    return [size, text, "full" if batch is None else str(batch), f"{seconds:.3g}", peak]
 
 
 def _duration(seconds: float) -> str:
@@ -89,19 +135,38 @@ def verdict_text(judged: Sequence[Outcome]) -> str:
     return overall_verdict(judged) or "no verdict (quick)"
 
 
-def csv_text(claim: Claim, results: Results) -> str:
+def csv_text(claim: Claim, made: Runs) -> str:
     """Every run as a row."""
-    runs = [run for arm in results.values() for run in arm.values()]
-    metrics = sorted({m for run in runs for m in run["metrics"]})
+    rows = [(a, s, run) for a in claim.arms for s in claim.seeds for run in _each(made.results[a][s])]
+    metrics = sorted({m for _, _, run in rows for m in run["metrics"]})
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["arm", "seed", "steps", "effective_batch", "seconds", *metrics, "command"])
-    for arm in claim.arms:
-        for seed in claim.seeds:
-            run = results[arm][seed]
-            values = [run["metrics"].get(m, "") for m in metrics]
-            spent = [run["steps"], run["effective_batch"], round(run["seconds"], 1)]
-            writer.writerow([arm, seed, *spent, *values, run["command"]])
+    spent = ("steps", "effective_batch", "seconds", "parameters", "peak_memory_bytes")
+    writer.writerow(["arm", "seed", *spent, *metrics, "command"])
+    for arm, seed, run in rows:
+        values = [run["metrics"].get(m, "") for m in metrics]
+        costs = ["" if run.get(key) is None else run[key] for key in spent]
+        costs[2] = round(run["seconds"], 1)
+        writer.writerow([arm, seed, *costs, *values, run["command"]])
+    return buffer.getvalue()
+
+
+def _each(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(run.get("runs", [run]))
+
+
+def choices_csv(claim: Claim, made: Runs) -> str:
+    """Every setting that was tried as a row, with the criteria's values and whether it was chosen."""
+    criteria = [c.metric for c in claim.selection.by] if claim.selection else []
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["arm", "seed", "setting", *criteria, "chosen"])
+    once = claim.selection is not None and claim.selection.per == "claim"
+    for name, choices in made.choices.items():
+        for seed, choice in list(choices.items())[: 1 if once else None]:
+            for index, (setting, scores) in enumerate(zip(claim.arms[name].grid, choice.scores, strict=True)):
+                chosen = int(index == choice.index)
+                writer.writerow([name, "all" if once else seed, json.dumps(setting), *scores, chosen])
     return buffer.getvalue()
 
 
@@ -174,8 +239,9 @@ def plot_differences(judged: Sequence[Outcome], path: Path) -> None:
     plt.close(figure)
 
 
-def manifest_entries(claim: Claim, results: Results, judged: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Entries for docs/results: means and sds of the arms, paired differences, verdicts."""
+def manifest_entries(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Entries for docs/results: of the arms mean, sd, cost and choice; differences, verdicts."""
+    results = made.results
     first = next(iter(next(iter(results.values())).values()))
     runs = [run for arm in results.values() for run in arm.values()]
     shared = {
@@ -188,12 +254,16 @@ def manifest_entries(claim: Claim, results: Results, judged: Sequence[Outcome]) 
     values: dict[str, Any] = {}
     for row in arm_rows(claim, results):
         values |= {f"{row['arm']}/{row['metric']}/{key}": row[key] for key in ("mean", "sd")}
+    for arm, of_arm in results.items():
+        values[f"{arm}/seconds"] = statistics.fmean(run["seconds"] for run in of_arm.values())
+    for arm, choices in made.choices.items():
+        values[f"{arm}/chosen"] = json.dumps({str(s): choice.setting for s, choice in choices.items()})
     for o in judged:
         name = f"{o.predicate.better}-{o.predicate.worse}/{o.predicate.metric}"
         s = o.statistics
         values |= {f"{name}/difference": s.mean, f"{name}/low": s.low, f"{name}/high": s.high}
         values |= {f"{name}/as_claimed": s.positive, f"{name}/sign_p": s.sign_p, f"{name}/verdict": o.verdict}
-    values |= {"verdict": verdict_text(judged), "runs": len(runs), "table": markdown(claim, results, judged)}
+    values |= {"verdict": verdict_text(judged), "runs": _count(runs), "table": markdown(claim, made, judged)}
     # one seed has neither spread nor interval, and JSON has no infinity
     finite = {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
     return [{"metric": name, "value": value, **shared} for name, value in finite.items()]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from claim_files import SEEDS, FakeRuns, better_when_learning, claim_file, flag, predicate, silent
 from PIL import Image
 
 import cli
@@ -29,70 +30,6 @@ from zoo.compare.runs import run_arguments
 
 ROOT = Path(cli.__file__).resolve().parent
 SHIPPED = sorted((config_folder() / "claims").glob("*.yaml"))
-SEEDS = [0, 1, 2, 3, 4, 5]
-
-
-def claim_file(folder: Path, **changes: Any) -> Path:
-    """A claim over a few steps of the digit classifier; ``None`` takes a key away."""
-    content: dict[str, Any] = {
-        "title": "learning beats not learning",
-        "config": "digit_classifier_digits",
-        "overrides": {"trainer.max_steps": 5, "trainer.val_check_interval": 5},
-        "arms": {"learns": {}, "frozen": {"model.init_args.width": 4}},
-        "seeds": SEEDS,
-        "predicates": [predicate()],
-    } | changes
-    path = folder / "claim.yaml"
-    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}, sort_keys=False))
-    return path
-
-
-def predicate(**changes: Any) -> dict[str, Any]:
-    entry = {"metric": "val/accuracy", "better": "learns", "worse": "frozen", "direction": "higher"}
-    return entry | changes
-
-
-def flag(arguments: Sequence[str], name: str) -> str | None:
-    """Value of ``--name=value``."""
-    return next((a.partition("=")[2] for a in arguments if a.startswith(f"--{name}=")), None)
-
-
-class FakeRuns:
-    """Stands for the command line: leaves the summary that a run would leave."""
-
-    def __init__(self, value: Callable[[Sequence[str], int], float]) -> None:
-        self.value, self.calls, self.threads = value, 0, set[int]()
-        self.change: dict[str, Any] = {}
-
-    def __call__(self, arguments: Sequence[str], log: Path, threads: int) -> None:
-        self.calls += 1
-        self.threads.add(threads)
-        log.write_text("ran")
-        folder = Path(flag(arguments, "trainer.default_root_dir") or "") / "x" / "version_0"
-        folder.mkdir(parents=True, exist_ok=True)
-        seed = int(flag(arguments, "seed_everything") or 0)
-        summary = {
-            "final": {"val/accuracy": self.value(arguments, seed)},
-            "steps": 5,
-            "epochs": 0,
-            "effective_batch": 64,
-            "seconds": 1.5,
-            "git": "abc",
-            "device": "1 x cpu",
-            "versions": {"torch": "2"},
-            "checkpoint": str(folder / "last.ckpt"),
-            "finished": True,
-        }
-        name = "summary.json" if arguments[0] == "fit" else f"summary_{arguments[0]}.json"
-        (folder / name).write_text(json.dumps(summary | self.change))
-
-
-def better_when_learning(arguments: Sequence[str], seed: int) -> float:
-    return 0.5 + seed / 100 + (0.1 if flag(arguments, "model.init_args.width") is None else 0.0)
-
-
-def silent(line: str) -> None:
-    pass
 
 
 # --- verdicts
@@ -233,9 +170,26 @@ def test_a_changed_claim_runs_again(tmp_path: Path, change: dict[str, Any]) -> N
 
 def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     runs = FakeRuns(better_when_learning)
     compare(claim_file(tmp_path), tmp_path, jobs=3, say=silent, launch=runs)
     assert runs.threads == {2}
+
+
+def test_an_arm_of_another_method_leaves_overrides_out(tmp_path: Path) -> None:
+    flag = "model.init_args.routing_seed"
+    arms = {"learns": {}, "frozen": {"model.init_args.width": 3, "without": [flag, "unknown.flag"]}}
+    arms = read_claim(claim_file(tmp_path, overrides={flag: 1}, arms=arms)).arms
+    assert arms["learns"].flags == {flag: 1}
+    assert arms["frozen"].flags == {"model.init_args.width": 3}
+
+
+def test_threads_that_the_user_set_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    runs = FakeRuns(better_when_learning)
+    compare(claim_file(tmp_path), tmp_path, jobs=3, say=silent, launch=runs)
+    assert runs.threads == {1}
 
 
 def test_seed_reaches_a_flag(tmp_path: Path) -> None:
@@ -264,25 +218,6 @@ def test_two_comparisons_in_one_folder_are_refused(tmp_path: Path) -> None:
 
     compare(claim_file(tmp_path), tmp_path, say=silent, launch=starts_another)
     assert runs.calls == 12
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_runs_end_with_the_process_that_started_them(tmp_path: Path) -> None:
-    """Else a comparison that goes on would meet the orphan in its run folder."""
-    code = (
-        "import sys; from pathlib import Path; from zoo.launch import run_command; "
-        f"run_command(['fit', '--config=dtr_dit_digits'], Path({str(tmp_path / 'log')!r}), 1)"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    child = wait_for(lambda: children.read_text().strip())
-    wait_for(lambda: b"cli.py" in Path(f"/proc/{child}/cmdline").read_bytes())
-    time.sleep(1.0)  # the child has begun to listen long before torch is loaded
-    parent.kill()
-    parent.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists())
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
