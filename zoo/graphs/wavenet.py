@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.graphs.supports import transition
-from zoo.nn.normalisation import GlobalBatchNorm
+from zoo.nn.batch_norm import GlobalBatchNorm1d
 
 
 class Layer(nn.Module):
@@ -36,7 +36,7 @@ class Layer(nn.Module):
         self.skip = nn.Linear(channels, skip)
         if matrices is not None:
             self.graph = nn.Linear(matrices * channels, channels)
-            self.norm = GlobalBatchNorm(channels)
+            self.norm = GlobalBatchNorm1d(channels)
 
     def gated(self, x: Tensor) -> Tensor:
         """(N, B, T, C) -> (N, B, T - dilation, C)."""
@@ -53,7 +53,8 @@ class Layer(nn.Module):
             last = torch.bmm(supports, last)
             powers += [p.view(nodes, *rest) for p in last]
         out = functional.dropout(self.graph(torch.cat(powers, dim=-1)), self.dropout, self.training)
-        return self.norm(out + residual[:, :, -out.shape[2] :])  # type: ignore[no-any-return]
+        out = out + residual[:, :, -out.shape[2] :]
+        return self.norm(out.flatten(0, 2)).view_as(out)  # type: ignore[no-any-return]
 
 
 class GraphWaveNet(nn.Module):

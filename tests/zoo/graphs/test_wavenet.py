@@ -106,12 +106,3 @@ def test_every_weight_has_a_gradient() -> None:
     network = wavenet().train()
     network(torch.randn(4, 12, 3, 2)).square().sum().backward()
     assert all(p.grad is not None for p in network.parameters())
-
-
-def test_batch_norm_trains_as_torchs() -> None:
-    from zoo.nn.normalisation import GlobalBatchNorm
-
-    ours, theirs = GlobalBatchNorm(5), torch.nn.BatchNorm1d(5)
-    x = torch.randn(3, 4, 2, 5)
-    assert torch.allclose(ours(x).view(-1, 5), theirs(x.view(-1, 5)), atol=1e-6)
-    assert torch.equal(ours.running_var, theirs.running_var)
