@@ -62,7 +62,7 @@ class SampledNeighborhoods(Dataset[Data]):
         return len(self.nodes)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Data:
-        return self.__getitems__([key])  # type: ignore[list-item]
+        return self.__getitems__([key if isinstance(key, tuple) else (0, key)])
 
     def __getitems__(self, keys: Sequence[int] | Sequence[tuple[int, int]]) -> Data:
         epochs, index = batch_keys(keys)

@@ -17,6 +17,7 @@ from torch_geometric.utils import degree
 
 from zoo.graphs.networks import (
     ACCEPTS,
+    OPTIONS,
     Activation,
     Aggregation,
     Jumping,
@@ -139,7 +140,6 @@ class NodeClassifier(LightningModule):
             raise ValueError(f"patience must be null or at least 1, got {patience}")
         if num_classes < 1 or features < 1:
             raise ValueError(f"need features and num_classes of at least 1, got {features}, {num_classes}")
-        h = dict(self.hparams)
         settings = {
             "in_channels": features,
             "hidden_channels": hidden,
@@ -147,7 +147,8 @@ class NodeClassifier(LightningModule):
             "dropout": dropout,
             "heads": heads,
             "input_dropout": dropout if input_dropout is None else input_dropout,
-            **{k: h[k] for k in list(h)[list(h).index("input_linear") : list(h).index("multi_label")]},
+            "input_linear": input_linear,
+            **{k: self.hparams[k] for k in OPTIONS if k != "degree_histogram"},
         }
         self.arch, self.optimizer, self.lr_scheduler = arch, optimizer, lr_scheduler
         self.network: NodeNetwork | DeepGraphInfomax
@@ -167,7 +168,8 @@ class NodeClassifier(LightningModule):
     @property
     def encoder(self) -> NodeNetwork:
         """The graph network."""
-        found: NodeNetwork = self.network.encoder if self.arch == "dgi" else self.network
+        network: Any = self.network
+        found: NodeNetwork = network.encoder if self.arch == "dgi" else network
         return found
 
     # --- set-up -----------------------------------------------------------------------------------------
@@ -310,7 +312,8 @@ class NodeClassifier(LightningModule):
         order = torch.randperm(len(batch.x), generator=g, device=g.device)
         real = self.encoder(batch.x, structure)
         shuffled = self.encoder(batch.x[order], replace(structure, features=None))
-        loss: Tensor = self.network.loss(real, shuffled, _mean_of_the_graph(real))
+        network: Any = self.network
+        loss: Tensor = network.loss(real, shuffled, _mean_of_the_graph(real))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -329,7 +332,7 @@ class NodeClassifier(LightningModule):
         values["score"] = -values["loss"] if by_loss else values["micro_f1"]
         if self.arch == "dgi":
             del values["micro_f1"]
-        self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=1)
+        self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=1, sync_dist=not self._whole)
         if self.trainer.sanity_checking or self.trainer.state.fn != TrainerFn.FITTING:
             return
         score = float(values["score"])
@@ -377,10 +380,11 @@ class NodeClassifier(LightningModule):
         self.log_dict({f"test/{k}": v for k, v in values.items()}, batch_size=1)
 
     def on_test_epoch_end(self) -> None:
-        values = self.test_metrics.compute()
+        values: dict[str, Any] = self.test_metrics.compute()
         self.test_metrics.reset()
         count = sum(p.numel() for p in self.parameters())
-        self.log_dict({f"test/{k}": v for k, v in values.items()} | {"test/parameters": float(count)})
+        values = {f"test/{k}": v for k, v in values.items()} | {"test/parameters": float(count)}
+        self.log_dict(values, sync_dist=not self._whole)
 
     def predict_step(self, batch: Any, batch_idx: int) -> NodeScores:
         hidden, scores = self._classified(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch_geometric.nn import ChebConv, GatedGraphConv
+from torch_geometric.nn import ChebConv, GatedGraphConv, GINConv, SAGEConv
 from torch_geometric.nn import models as pyg
 from torch_geometric.utils import degree, to_undirected
 
@@ -309,3 +309,28 @@ def test_parameter_parts_are_all_parameters_once():
         assert sorted(found) == sorted(id(p) for p in built.parameters())
     gcnii = network("gcnii", 12, 16, 5, num_layers=3).parameter_parts()
     assert [len(gcnii[k]) for k in ("first", "middle", "last")] == [2, 3, 2]
+
+
+@pytest.mark.parametrize("outputs", [5, 20])
+@pytest.mark.parametrize("aggr", ["mean", "sum", "max"])
+def test_multiplying_before_aggregating_gives_what_pyg_gives(outputs, aggr):
+    x, edges = graph()
+    torch.manual_seed(3)
+    sage = network("sage", 12, 16, outputs, num_layers=1, aggr=aggr)
+    reference = SAGEConv(12, outputs, aggr=aggr)
+    reference.load_state_dict(sage.convs[0].state_dict())
+    torch.testing.assert_close(sage(x, edges), reference(x, edges), atol=1e-5, rtol=1e-5)
+    gin = network("gin", 12, 16, outputs, num_layers=1, aggr=aggr, eps=0.3)
+    mlp = GINConv(pyg.MLP([12, outputs, outputs], norm=None), eps=0.3, aggr=aggr)
+    mlp.load_state_dict(gin.convs[0].state_dict())
+    torch.testing.assert_close(gin(x, edges), mlp(x, edges), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("arch", NODE_ARCHS)
+def test_a_compiled_network_gives_the_same(arch):
+    x, edges = graph()
+    built = network(arch, 12, 16, 5)
+    structure = built.prepare(edges, len(x))
+    expected = built(x, structure)
+    built.compile(backend="eager")
+    torch.testing.assert_close(built(x, structure), expected, atol=1e-5, rtol=1e-5)
