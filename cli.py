@@ -132,6 +132,9 @@ def compare_command(argv: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (1)")
     parser.add_argument("--quick", action="store_true", help="a look at few seeds, without verdict")
     parser.add_argument("--manifest", type=Path, help="results file to add the numbers to")
+    parser.add_argument(
+        "--runs", type=Path, help="file of finished runs: read, so that they are not repeated, and kept"
+    )
     options = parser.parse_args(argv)
     if options.jobs < 1:
         raise CommandError(f"--jobs must be at least 1, got {options.jobs}")
@@ -142,7 +145,7 @@ def compare_command(argv: Sequence[str]) -> int:
         print(f"zoo: {line}", flush=True)
 
     path = find_config(options.claim, CLAIMS)
-    compare(path, options.out, options.jobs, options.quick, options.manifest, say)
+    compare(path, options.out, options.jobs, options.quick, options.manifest, say, runs_file=options.runs)
     return 0
 
 

@@ -11,45 +11,71 @@ _NAMES: dict[str, str] = {
     "DigitsGraph": "datamodules.digits_graph",
     "GAugGraph": "datamodules.gaug",
     "MNIST": "datamodules.digits",
+    "GraphSet": "datamodules.graph_sets",
     "ImageNetLatents": "datamodules.latents.module",
     "ImageFolder": "datamodules.image_folder",
     "SampleFiles": "datamodules.samples",
     "BlockModel": "datamodules.block_model",
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
+    "NeighborSampling": "datamodules.neighbors",
+    "PPI": "datamodules.ppi",
+    "LinkSplit": "datamodules.links",
     "Planetoid": "datamodules.planetoid",
+    "Reddit": "datamodules.reddit",
+    "TUGraphSet": "datamodules.graph_sets",
+    "Chickenpox": "datamodules.chickenpox",
+    "SensorDiffusion": "datamodules.sensor_diffusion",
+    "Traffic": "datamodules.traffic",
     "SyntheticGraphs": "datamodules.synthetic_graphs",
     "TUGraphs": "datamodules.tu_graphs",
 }
 
 __all__ = [
     "MNIST",
+    "PPI",
     "BlockModel",
+    "Chickenpox",
     "Digits",
     "DigitsGraph",
     "GAugGraph",
+    "GraphSet",
     "ImageFolder",
     "ImageNetLatents",
     "KNNGraph",
     "KarateClub",
+    "LinkSplit",
+    "NeighborSampling",
     "Planetoid",
+    "Reddit",
     "SampleFiles",
+    "SensorDiffusion",
     "SyntheticGraphs",
+    "TUGraphSet",
     "TUGraphs",
+    "Traffic",
 ]
 
 if TYPE_CHECKING:
     from datamodules.block_model import BlockModel
+    from datamodules.chickenpox import Chickenpox
     from datamodules.digits import MNIST, Digits
     from datamodules.digits_graph import DigitsGraph
     from datamodules.gaug import GAugGraph
+    from datamodules.graph_sets import GraphSet, TUGraphSet
     from datamodules.image_folder import ImageFolder
     from datamodules.karate import KarateClub
     from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
+    from datamodules.links import LinkSplit
+    from datamodules.neighbors import NeighborSampling
     from datamodules.planetoid import Planetoid
+    from datamodules.ppi import PPI
+    from datamodules.reddit import Reddit
     from datamodules.samples import SampleFiles
+    from datamodules.sensor_diffusion import SensorDiffusion
     from datamodules.synthetic_graphs import SyntheticGraphs
+    from datamodules.traffic import Traffic
     from datamodules.tu_graphs import TUGraphs
 
 

@@ -23,6 +23,7 @@ EMBEDDED = (
     "dtr_unet_digits",
     "digit_classifier_digits",
     "digit_classifier_mnist",
+    "gnn_traffic_synthetic",
     "gnn_graph_synthetic",
 )
 # Configs whose batch is one whole graph, and the flags in the place of the batch size: all phases of GAug
@@ -30,10 +31,15 @@ EMBEDDED = (
 WHOLE_GRAPH: dict[str, dict[str, int]] = {
     "gaug_m_digits": {"model.init_args.predictor_epochs": 6},
     "gaug_o_digits": {"model.init_args.pretrain_ep": 4, "model.init_args.pretrain_nc": 4},
+    "gnn_node_karate": {},
+    "gnn_node_sbm": {},
     "lds_cancer": {},
+    "lds_cancer_baseline": {},
+    "lds_digits_baseline": {},
     "lds_karate": {},
     "lds_sbm": {},
     "lds_wine": {},
+    "lds_wine_baseline": {},
     "lds_wine_dense": {},
     "lds_wine_dense_gcn": {},
     "lds_wine_knn_gcn": {},
@@ -83,6 +89,10 @@ def test_every_config_is_trained_by_a_test() -> None:
     recipes = {n for n, text in texts.items() if any(word in text for word in full_size)}
     # tests/test_lds_configs.py
     large = {n for n in names if n.startswith(("lds_cora", "lds_citeseer"))} | {"lds_digits", "lds_sbm_20k"}
+    # tests/test_gnn_node_configs.py
+    large |= {n for n in names if n.startswith("gnn_node_") and n.endswith(("_cora", "_ppi", "_reddit"))}
+    # tests/test_gnn_traffic_configs.py
+    large |= {n for n in names if n.startswith(("gnn_traffic", "gnn_chickenpox"))} - {*EMBEDDED}
     assert names - recipes - large - {"adm_evaluation"} == {*EMBEDDED, *WHOLE_GRAPH}
 
 

@@ -131,9 +131,54 @@ def test_claims_are_valid_and_the_baseline_has_the_same_initial_graph(name: str)
     path = find_config(name, "claims")
     for quick in (False, True):
         claim = read_claim(path, quick)
-        assert "lds" in claim.arms
+        assert "lds" in claim.arms or "lds_25" in claim.arms
         for arm in claim.arms.values():
             assert arm.flags["data.init_args.seed"] == "{seed}"
+
+
+FEATURES = ("logreg", "linear_svm", "rbf_svm", "random_forest", "ffnn", "label_propagation")
+
+
+@pytest.mark.parametrize("name", ["lds_wine", "lds_cancer", "lds_digits"])
+def test_claims_have_the_rows_of_the_table_that_see_features_alone(name: str) -> None:
+    arms = read_claim(find_config(name, "claims"), quick=True).arms
+    assert list(arms) == ["gcn_max", "gcn_upper", "lds", *FEATURES]
+    for method in FEATURES:
+        assert arms[method].config == f"{name}_baseline"
+        assert arms[method].flags["model.init_args.method"] == method
+        assert "model.init_args.max_outer_epochs" not in arms[method].flags
+    assert arms["lds"].flags["model.init_args.max_outer_epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["lds_cora", "lds_citeseer", "lds_cora_candidates", "lds_citeseer_candidates"]
+)
+def test_claims_on_missing_edges_add_as_many_random_edges_as_are_given(name: str) -> None:
+    claim = read_claim(find_config(name, "claims"))
+    edges = {"lds_cora": 5278, "lds_citeseer": 4552}[name.removesuffix("_candidates")]
+    pairs = 60_000 if "candidates" in name else SIZES[name][0]
+    for percent in (25, 50, 75, 100):
+        gcn, rnd, lds = (claim.arms[f"{arm}_{percent}"].flags for arm in ("gcn", "gcn_rnd", "lds"))
+        assert {f["data.init_args.edges_retained"] for f in (gcn, rnd, lds)} == {percent / 100}
+        assert (gcn["model.init_args.learn_graph"], rnd["model.init_args.learn_graph"]) == (False, False)
+        assert "model.init_args.learn_graph" not in lds
+        added = rnd["model.init_args.est_p_edge"] * pairs
+        assert added == pytest.approx(edges * percent / 100, rel=0.01)
+
+
+@needs_data
+def test_the_random_edges_of_gcn_rnd_are_drawn_anew_at_each_step(tmp_path: Path) -> None:
+    flags = read_claim(find_config("lds_cora_candidates", "claims")).arms["gcn_rnd_50"].flags
+    given = [f"--{k}={v}" for k, v in flags.items() if "seed" not in k]
+    summary = small("lds_cora_candidates", tmp_path, *given, "--trainer.max_steps=2")
+    assert summary["final"]["graph/expected_edges"] == pytest.approx(2 * 2639, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["lds_cancer", "lds_digits"])
+def test_the_other_sweeps_are_the_grid_of_wine(name: str) -> None:
+    wine, other = (yaml.safe_load(find_config(n, "sweeps").read_text()) for n in ("lds_wine", name))
+    assert other["parameters"] == wine["parameters"]
+    assert other["command"][4] == name
 
 
 def test_every_point_of_the_sweep_is_a_run(tmp_path: Path) -> None:

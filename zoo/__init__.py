@@ -17,8 +17,13 @@ _METHODS: dict[str, str] = {
     "DTR": "zoo.dtr.module",
     "DigitClassifier": "zoo.metrics.digits",
     "LDS": "zoo.lds.module",
+    "FeatureBaseline": "zoo.lds.baselines",
     "GAugM": "zoo.gaug.module_m",
     "GAugO": "zoo.gaug.module_o",
+    "NodeClassifier": "zoo.graphs.node",
+    "LinkPredictor": "zoo.graphs.link",
+    "GraphGenerator": "zoo.graphs.generate",
+    "SpatioTemporalForecaster": "zoo.graphs.forecast",
     "GraphClassifier": "zoo.graphs.graph",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
@@ -37,10 +42,15 @@ __all__ = [
     "LDS",
     "ADMEvaluation",
     "DigitClassifier",
+    "FeatureBaseline",
     "GAugM",
     "GAugO",
     "GraphClassifier",
+    "GraphGenerator",
     "LatentExtractor",
+    "LinkPredictor",
+    "NodeClassifier",
+    "SpatioTemporalForecaster",
     "WarmupStableDecay",
     "load",
     "save",
@@ -50,9 +60,14 @@ if TYPE_CHECKING:
     from zoo.dtr.module import DTR
     from zoo.gaug.module_m import GAugM
     from zoo.gaug.module_o import GAugO
+    from zoo.graphs.forecast import SpatioTemporalForecaster
+    from zoo.graphs.generate import GraphGenerator
     from zoo.graphs.graph import GraphClassifier
+    from zoo.graphs.link import LinkPredictor
+    from zoo.graphs.node import NodeClassifier
     from zoo.hub import load, save
     from zoo.latents.module import LatentExtractor
+    from zoo.lds.baselines import FeatureBaseline
     from zoo.lds.module import LDS
     from zoo.metrics.adm import ADMEvaluation
     from zoo.metrics.digits import DigitClassifier

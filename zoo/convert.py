@@ -1,7 +1,9 @@
 """``zoo convert``: weights from one format into another.
 
 Files of the zoo are read by :mod:`zoo.hub`; those of other projects are read and written by the weights room
-of their method (``zoo/<method>/weights.py``: ``read``, ``write`` and ``FORMATS``).
+of their method (``zoo/<method>/weights.py``: ``read``, ``write`` and ``FORMATS``). In a package of several
+modules, as the graph survey, it is the file beside the module: ``zoo/graphs/forecast_weights.py``, method
+``forecast``.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def convert(
         if weights.class_path is None:
             raise ValueError(f"{path} does not name its class; it was not written by the zoo")
         room = _room_of(weights.class_path)
-        if method is not None and method != _package(weights.class_path):
+        if method is not None and method != _method(weights.class_path):
             raise ValueError(f"{path} holds a {weights.class_path}, not weights of method {method!r}")
         weights.hparams |= parse_settings(_class(weights.class_path), given)
         which = "" if path.suffix == ".safetensors" else "averaged " if weights.averaged else "raw "
@@ -168,9 +170,17 @@ def _check_out(out: Path, to: str, force: bool) -> None:
         raise ValueError(f"{out} exists; choose another --out or add --force")
 
 
-def _package(class_path: str) -> str:
-    """``dtr`` of ``zoo.DTR``."""
-    return zoo._METHODS[class_path.removeprefix("zoo.")].split(".")[1]
+def _place(class_path: str) -> tuple[str, str]:
+    """Method and weights room of a class: ``dtr`` and ``zoo.dtr.weights`` of ``zoo.DTR``."""
+    module = zoo._METHODS[class_path.removeprefix("zoo.")]
+    _, package, name = module.split(".")
+    if importlib.util.find_spec(f"{module}_weights"):
+        return name, f"{module}_weights"
+    return package, f"zoo.{package}.weights"
+
+
+def _method(class_path: str) -> str:
+    return _place(class_path)[0]
 
 
 def _class(class_path: str) -> type[LightningModule]:
@@ -180,18 +190,25 @@ def _class(class_path: str) -> type[LightningModule]:
 
 def _room_of(class_path: str) -> Any:
     """The method's weights room, or None."""
-    name = f"zoo.{_package(class_path)}.weights"
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    _, name = _place(class_path)
+    return importlib.import_module(name) if _owns(name, class_path) else None
 
 
-def _rooms() -> dict[str, str]:
-    """Package name of each method with a weights room -> its public class."""
-    packages = {_package(f"zoo.{name}"): f"zoo.{name}" for name in zoo._METHODS}
-    return {p: c for p, c in packages.items() if importlib.util.find_spec(f"zoo.{p}.weights")}
+def _owns(room: str, class_path: str) -> bool:
+    """Whether the class has this room; that of a package with several classes names its own in ``METHOD``."""
+    if not importlib.util.find_spec(room):
+        return False
+    return getattr(importlib.import_module(room), "METHOD", class_path) in (class_path, class_path[4:])
+
+
+def _rooms() -> dict[str, tuple[str, str]]:
+    """Method with a weights room -> its public class and the room."""
+    places = {f"zoo.{name}": _place(f"zoo.{name}") for name in zoo._METHODS}
+    return {method: (c, room) for c, (method, room) in places.items() if _owns(room, c)}
 
 
 def _class_of(method: str | None) -> type[LightningModule]:
-    return _class(_rooms()[str(method)])
+    return _class(_rooms()[str(method)][0])
 
 
 def _room(method: str | None, path: Path) -> Any:
@@ -199,4 +216,4 @@ def _room(method: str | None, path: Path) -> Any:
     if method not in rooms:
         asked = f"{path} was not written by the zoo" if method is None else f"no method {method!r} to convert"
         raise ValueError(f"{asked}; say whose weights it holds: --method {' or '.join(sorted(rooms))}")
-    return importlib.import_module(f"zoo.{method}.weights")
+    return importlib.import_module(rooms[method][1])

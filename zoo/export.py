@@ -1,8 +1,8 @@
 """``zoo export``: the network of a module as a ``torch.export`` program (.pt2) or as ONNX.
 
-The batch is the one free dimension. A file is written in a folder of its own beside the target, loaded
-again, compared with the eager network, and only then moved to its place: what has the target's name has been
-checked.
+The batch is the one free dimension, unless the module's ``dynamic_dims`` names others (nodes, edges). A file
+is written in a folder of its own beside the target, loaded again, compared with the eager network, and only
+then moved to its place: what has the target's name has been checked.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ OPSET = 20
 EXTERNAL_BYTES = 2**31 - 2**27
 """Tensors of this size together go into a file beside the .onnx: a protobuf message ends at 2 GiB."""
 
+BATCH = {0: "batch"}
 _TRACED_BATCH = 3  # torch.export treats 1 as a constant, and 2 needs luck
 Inputs = dict[str, Tensor]
+Dims = dict[str, dict[int, str]]
+"""Input -> dimension -> name: what is free in a file. Dimensions of one name have one size."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def write(module: LightningModule, out: Path, metadata: dict[str, str] | None = 
     with torch.random.fork_rng(devices=[]):
         inputs = example_inputs(module, _TRACED_BATCH)
     network: nn.Module = module.network  # type: ignore[assignment]
-    program = _traced(network, inputs, type(module).__name__)
+    dims = free_dims(module, inputs)
+    program = _traced(module, inputs, dims)
     names = output_names(network, inputs)
     metadata = (metadata or {}) | {"zoo_version": zoo.__version__, "torch_version": torch.__version__}
     if out.suffix == ".onnx":
@@ -119,7 +123,7 @@ def write(module: LightningModule, out: Path, metadata: dict[str, str] | None = 
         if out.suffix == ".pt2":
             torch.export.save(program, staged, extra_files={METADATA: json.dumps(metadata, indent=1)})
         else:
-            _write_onnx(program, staged, list(inputs), names, metadata, network)
+            _write_onnx(program, staged, dims, names, metadata, network)
         difference = compare(module, staged)
         if not difference.relative <= TOLERANCE:
             raise ValueError(
@@ -138,9 +142,9 @@ def write(module: LightningModule, out: Path, metadata: dict[str, str] | None = 
     kind = "torch.export program" if out.suffix == ".pt2" else f"ONNX, opset {OPSET}"
     beside = f", tensors in {data[0].name} beside it" if data else ""
     yield f"wrote {out}: {kind}, {size / 1e6:.1f} MB{beside}"
-    yield f"inputs {', '.join(_shape(n, v) for n, v in inputs.items())}; outputs {', '.join(names)}"
+    yield f"inputs {', '.join(_shape(n, v, dims[n]) for n, v in inputs.items())}; outputs {', '.join(names)}"
     yield (
-        f"largest difference to the network at batches {', '.join(map(str, BATCHES))}: "
+        f"largest difference to the network at {_sizes_text(module)}: "
         f"{difference.absolute:.1e}, {difference.relative:.1e} of the largest output"
     )
     if difference.scale == 0:
@@ -188,12 +192,72 @@ def example_inputs(module: LightningModule, batch: int) -> Inputs:
             f"{name}.example_inputs gives {', '.join(inputs)}, but the network's forward takes "
             f"{', '.join(takes)}, in this order"
         )
-    if wrong := [k for k, v in inputs.items() if v.ndim == 0 or len(v) != batch]:
-        raise ValueError(
-            f"{name}.example_inputs({batch}): {wrong[0]} has shape {list(inputs[wrong[0]].shape)}, its first "
-            f"dimension must be the batch, {batch}"
-        )
+    for key, free in free_dims(module, inputs).items():
+        shape = list(inputs[key].shape)
+        if free == BATCH and shape[:1] != [batch]:
+            raise ValueError(
+                f"{name}.example_inputs({batch}): {key} has shape {shape}, its first dimension must be the "
+                f"batch, {batch}"
+            )
+    sizes(module, inputs)
     return inputs
+
+
+def free_dims(module: LightningModule, inputs: Inputs) -> Dims:
+    """``module.dynamic_dims`` of each input, {} where it names none; without it the batch of each.
+
+    Raises:
+        ValueError: for names that are no inputs, or dimensions that they do not have.
+    """
+    given: Dims | None = getattr(module, "dynamic_dims", None)
+    if given is None:
+        return {key: dict(BATCH) for key in inputs}
+    for key, free in given.items():
+        if key not in inputs or any(not 0 <= d < inputs[key].ndim for d in free):
+            shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
+            raise ValueError(
+                f"{type(module).__name__}.dynamic_dims has {key!r}: {free}, but its example_inputs are "
+                f"{shapes}"
+            )
+    return {key: dict(given.get(key, {})) for key in inputs}
+
+
+def sizes(module: LightningModule, inputs: Inputs) -> dict[str, int]:
+    """Size of each free dimension.
+
+    Raises:
+        ValueError: for two sizes under one name.
+    """
+    found: dict[str, int] = {}
+    for key, free in free_dims(module, inputs).items():
+        for dim, label in free.items():
+            size = inputs[key].shape[dim]
+            if found.setdefault(label, size) != size:
+                raise ValueError(
+                    f"{type(module).__name__}.example_inputs: {label} is {found[label]} before and {size} in "
+                    f"dimension {dim} of {key}"
+                )
+    return found
+
+
+def _sizes_text(module: LightningModule) -> str:
+    """``batches 1, 2, 5``, or every free dimension with the sizes that were tried."""
+    seen = _seen_sizes(module)
+    if list(seen) == list(BATCH.values()):
+        return f"batches {', '.join(map(str, BATCHES))}"
+    return "; ".join(f"{k} {', '.join(map(str, v))}" for k, v in seen.items()) or "the one size"
+
+
+def _compared_inputs(module: LightningModule) -> list[Inputs]:
+    """The inputs on which a file is compared with the network, the same at each call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [example_inputs(module, batch) for batch in BATCHES]
+
+
+def _seen_sizes(module: LightningModule) -> dict[str, list[int]]:
+    tried = [sizes(module, inputs) for inputs in _compared_inputs(module)]
+    return {label: [t[label] for t in tried] for label in tried[0]}
 
 
 def output_names(network: nn.Module, inputs: Inputs) -> list[str]:
@@ -211,30 +275,27 @@ def compare(module: LightningModule, path: Path) -> Difference:
     network: nn.Module = module.network  # type: ignore[assignment]
     run = load(path)
     absolute, relative, scale = 0.0, 0.0, 0.0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for batch in BATCHES:
-            inputs = example_inputs(module, batch)
-            expected = _flat(network(**inputs))
-            try:
-                found = run(inputs)
-            except Exception as error:
-                reason = " ".join(str(error).split())[:200]
-                raise ValueError(
-                    f"{path.name} was not kept: it does not run at batch {batch} ({reason})"
-                ) from error
-            if [v.shape for v in found] != [v.shape for v in expected]:
-                return Difference(float("inf"), float("inf"), scale)
-            for a, b in zip(found, expected, strict=True):
-                size = float(b.double().abs().max()) if b.numel() else 0.0
-                off = float((a.double() - b.double()).abs().max()) if b.numel() else 0.0
-                share = off / size if size else (float("inf") if off else 0.0)
-                # a NaN must win, and max() keeps whichever comes first
-                absolute = off if off != off else max(absolute, off)
-                relative = share if share != share else max(relative, share)
-                scale = max(scale, size)
-                if relative != relative:
-                    return Difference(absolute, relative, scale)
+    for inputs in _compared_inputs(module):
+        expected = _flat(network(**inputs))
+        try:
+            found = run(inputs)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{path.name} was not kept: it does not run at {_text_of(sizes(module, inputs))} ({reason})"
+            ) from error
+        if [v.shape for v in found] != [v.shape for v in expected]:
+            return Difference(float("inf"), float("inf"), scale)
+        for a, b in zip(found, expected, strict=True):
+            size = float(b.double().abs().max()) if b.numel() else 0.0
+            off = float((a.double() - b.double()).abs().max()) if b.numel() else 0.0
+            share = off / size if size else (float("inf") if off else 0.0)
+            # a NaN must win, and max() keeps whichever comes first
+            absolute = off if off != off else max(absolute, off)
+            relative = share if share != share else max(relative, share)
+            scale = max(scale, size)
+            if relative != relative:
+                return Difference(absolute, relative, scale)
     return Difference(absolute, relative, scale)
 
 
@@ -256,24 +317,31 @@ def load(path: Path) -> Any:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def _traced(network: nn.Module, inputs: Inputs, name: str) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
+def _traced(module: LightningModule, inputs: Inputs, dims: Dims) -> torch.export.ExportedProgram:
+    # a size may be 0 where the examples show that it may
+    free = {
+        label: torch.export.Dim(label, min=min(1, *found)) for label, found in _seen_sizes(module).items()
+    }
+    network: nn.Module = module.network  # type: ignore[assignment]
     try:
         with _quiet():
             return torch.export.export(
-                network, tuple(inputs.values()), dynamic_shapes=tuple({0: batch} for _ in inputs)
+                network,
+                tuple(inputs.values()),
+                dynamic_shapes=tuple({d: free[label] for d, label in dims[k].items()} for k in inputs),
             )
     except Exception as error:
         reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())[:200]
         raise ValueError(
-            f"{name}'s network cannot be exported with a free batch ({type(error).__name__}: {reason})"
+            f"{type(module).__name__}'s network cannot be exported with a free "
+            f"{' and '.join(free) or 'nothing'} ({type(error).__name__}: {reason})"
         ) from error
 
 
 def _write_onnx(
     program: torch.export.ExportedProgram,
     path: Path,
-    inputs: Sequence[str],
+    inputs: Dims,
     outputs: Sequence[str],
     metadata: dict[str, str],
     network: nn.Module,
@@ -287,7 +355,7 @@ def _write_onnx(
                 input_names=list(inputs),
                 output_names=list(outputs),
                 opset_version=OPSET,
-                dynamic_shapes=tuple({0: "batch"} for _ in inputs),  # the name in the file
+                dynamic_shapes=tuple(inputs.values()),  # the names in the file
                 dynamo=True,
                 verbose=False,
             )
@@ -350,8 +418,12 @@ def _flat(result: Any) -> list[Tensor]:
     return list(result.values()) if isinstance(result, dict) else list(result)
 
 
-def _shape(name: str, value: Tensor) -> str:
-    sides = ", ".join(["batch", *map(str, value.shape[1:])])
+def _text_of(found: dict[str, int]) -> str:
+    return ", ".join(f"{label} {size}" for label, size in found.items()) or "its one size"
+
+
+def _shape(name: str, value: Tensor, free: dict[int, str]) -> str:
+    sides = ", ".join(free.get(d, str(size)) for d, size in enumerate(value.shape))
     return f"{name} {str(value.dtype).removeprefix('torch.')} ({sides})"
 
 

@@ -50,6 +50,12 @@ Launch = Callable[[Sequence[str], Path, int], None]
 """``launch(arguments, log, threads)`` runs the command line, or raises RunFailed with its last line."""
 
 
+def threads_per_run(jobs: int) -> int:
+    """CPU threads of one of ``jobs`` runs: ``OMP_NUM_THREADS`` where it is set, else a fair share."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) else max(1, (os.cpu_count() or 1) // jobs)
+
+
 def run_command(arguments: Sequence[str], log: Path, threads: int) -> None:
     """Run ``zoo *arguments`` with ``threads`` CPU threads, its output appended to ``log``.
 

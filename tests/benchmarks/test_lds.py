@@ -1,7 +1,8 @@
 """LDS: one chunk (five inner steps and their hypergradient) over candidates, over all pairs, and unrolled.
 
-Each side runs in a process of its own, so that its peak memory is its own; the peak of the imports is taken
-off. The unrolled side is the straightforward dense version that keeps the graph of all steps.
+An outer epoch is up to 80 such chunks, all alike. Each side runs in a process of its own, so that its peak
+memory is its own; the peak of the imports is taken off. The unrolled side is the straightforward dense
+version that keeps the graph of all steps.
 """
 
 from __future__ import annotations
@@ -9,12 +10,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+
+import cli
+from zoo import LDS
+from zoo.callbacks import run
 
 ROOT = Path(__file__).parents[2]
 SIDES = ("candidates", "dense", "unrolled")
@@ -45,7 +54,8 @@ problem = Problem(network, Features(x), y, split[:100], split[100:300], edges)
 rate = torch.tensor(0.02)
 def draw(k):
     r = torch.Generator().manual_seed(k)
-    return Draw(edges.leaf(draw_edges(theta, torch.rand(len(theta), generator=r))), None)
+    values = draw_edges(theta, torch.rand(len(theta), generator=r))
+    return Draw(edges.leaf(values) if side == "unrolled" else edges.drawn(values), None)
 start = problem.fresh_state(network.initial(g))
 def chunk():
     if side == "unrolled":
@@ -74,7 +84,7 @@ def measure(side: str, nodes: int, rounds: int) -> dict[str, float]:
 
 def test_chunk(record: Callable[[str, float], None], request: pytest.FixtureRequest) -> None:
     quick = request.config.getoption("--quick")
-    sizes, rounds = ((200, 400), 1) if quick else ((1000, 2000, 4000), 2)
+    sizes, rounds = ((200, 400), 1) if quick else ((1000, 2000, 4000), 1)
     found = {}
     for nodes in sizes:
         for side in SIDES:
@@ -90,3 +100,35 @@ def test_chunk(record: Callable[[str, float], None], request: pytest.FixtureRequ
     # reverse loop and unroll did the same work: their draws are the same
     for nodes in sizes:
         assert found["dense", nodes]["loss"] == pytest.approx(found["unrolled", nodes]["loss"], rel=1e-4)
+
+
+UPDATES = {"wine": 60, "cancer": 20, "digits": 5, "cora": 4, "cora_candidates": 6}
+
+
+def test_outer_update(
+    record: Callable[[str, float], None], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """CPU seconds of an outer update (draws, inner steps, hypergradient, projection) of shipped configs."""
+    quick = request.config.getoption("--quick")
+    for name, count in ({"wine": 3} if quick else UPDATES).items():
+        if (
+            "cora" in name
+            and not (Path(os.environ.get("ZOO_DATA", "data")) / "graphs/planetoid/Cora").is_dir()
+        ):
+            continue
+        times: list[float] = []
+        original = LDS.training_step
+
+        def timed(self: LDS, *args: Any, times: list[float] = times, original: Any = original) -> None:
+            began = time.process_time()
+            original(self, *args)
+            times.append(time.process_time() - began)
+
+        flags = [f"--trainer.max_steps={count}", "--trainer.limit_val_batches=0"]
+        quiet = ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}"]
+        with mock.patch.object(LDS, "training_step", timed), mock.patch.object(run, "plot_curves"):
+            assert cli.main(["fit", "--config", f"lds_{name}", *flags, *quiet]) == 0
+        assert len(times) == count
+        record(
+            f"update/{name}/seconds", statistics.median(times[1:])
+        )  # the first one also prepares the graph

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,11 +20,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 import cli
+import datamodules
 import zoo
 from zoo import export as room
 from zoo import hub
 from zoo.diffusion.samplers import ddim, guided
 from zoo.diffusion.schedules import space_timesteps
+from zoo.lds.module import _TEST
+from zoo.randomness import global_seed
 
 PAGE = Path(zoo.__file__).parent.parent / "docs" / "pages" / "export.md"
 NEEDS_ONNX = "onnxruntime"
@@ -412,6 +416,121 @@ def test_force_overwrites(tmp_path: Path) -> None:
     out.write_text("old")
     assert cli.main(["export", "digit_classifier_digits", "--out", str(out), "--force"]) == 0
     assert largest(zoo.load("digit_classifier_digits"), out, 2) <= 1e-5
+
+
+# --- graphs: nodes and edges are free -----------------------------------------------------------------------
+
+
+def graph_module(method: str, backbone: str = "") -> Any:
+    torch.manual_seed(0)
+    if method == "LDS":
+        module: Any = zoo.LDS(num_nodes=9, num_features=6, num_classes=3, hidden=(8, 8))
+        nn.init.normal_(module.network.weights)
+    else:
+        module = getattr(zoo, method)(features=6, num_classes=3, hidden=16, heads=2, backbone=backbone)
+    awake(module)
+    return module.eval()
+
+
+GRAPHS = [
+    pytest.param("LDS", "", id="lds"),
+    *(
+        pytest.param(m, b, id=f"{m}-{b}", marks=() if b in ("gcn", "gat") else pytest.mark.slow)
+        for m in ("GAugM", "GAugO")
+        for b in ("gcn", "gsage", "gat", "jknet")
+    ),
+]
+
+
+@pytest.mark.parametrize("suffix", room.SUFFIXES)
+@pytest.mark.parametrize(("method", "backbone"), GRAPHS)
+def test_graph_network_takes_graphs_of_any_size(
+    method: str, backbone: str, suffix: str, tmp_path: Path
+) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip(NEEDS_ONNX)
+    module, out = graph_module(method, backbone), tmp_path / f"x{suffix}"
+    lines = list(room.write(module, out))
+    assert "inputs x float32 (nodes, 6), edge_index int64 (2, edges)" in lines[1]
+    assert re.search(r"network at nodes 1, 2, 5; edges 0, 2, (6|8|10|12): ", lines[2])
+    assert [largest(module, out, nodes) <= 1e-5 for nodes in (1, 4, 7, 60)] == [True] * 4
+
+
+@pytest.mark.parametrize("suffix", room.SUFFIXES)
+def test_exported_lds_gives_the_scores_of_the_zoo(suffix: str, tmp_path: Path) -> None:
+    """Logits of the file on the drawn graphs, averaged, are what zoo test scores."""
+    if suffix == ".onnx":
+        pytest.importorskip(NEEDS_ONNX)
+    out = tmp_path / f"x{suffix}"
+    assert cli.main(["export", "lds_wine", "--out", str(out)]) == 0
+    module: Any = zoo.load("lds_wine")
+    graph = datamodules.KNNGraph(name="wine", k=10, metric="cosine")
+    graph.setup("test")
+    batch, run, logits = graph.graph, room.load(out), []
+    problem = module._problem(batch)
+    for i in range(module.hparams["samples"]):
+        adjacency = module._graph(problem, module.kept_theta, _TEST, global_seed(), i)
+        edge_index = adjacency.matrix.to_dense().nonzero().T.contiguous()
+        (found,) = run(
+            {"x": batch.x, "edge_index": edge_index, "edge_weight": torch.ones(edge_index.shape[1])}
+        )
+        logits.append(found)
+    torch.testing.assert_close(torch.stack(logits).mean(dim=0), module.scores(batch), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", room.SUFFIXES)
+def test_exported_gaug_gives_the_scores_of_the_zoo(suffix: str, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip(NEEDS_ONNX)
+    out = tmp_path / f"x{suffix}"
+    assert cli.main(["export", "gaug_m_digits", "--out", str(out)]) == 0
+    module: Any = zoo.load("gaug_m_digits")
+    data = datamodules.DigitsGraph()
+    data.setup("predict")
+    module.trainer = mock.Mock()
+    module._changed = data.graph.edge_index[:, data.graph.edge_index[0] < data.graph.edge_index[1]]
+    expected = module(data.graph).detach()
+    (found,) = room.load(out)({"x": data.graph.x, "edge_index": data.graph.edge_index})
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+class FixedGraph(nn.Module):
+    """A graph network whose graph is a part of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones(4, 4).triu() @ x.reshape(4, 3)
+
+
+def test_no_free_dimension_is_a_choice_too(tmp_path: Path) -> None:
+    module = Toy(FixedGraph(), lambda size: {"x": torch.randn(4, 3)})
+    module.dynamic_dims = {}
+    lines = list(room.write(module, tmp_path / "x.pt2"))
+    assert "inputs x float32 (4, 3); outputs output" in lines[1]
+    assert "network at the one size" in lines[2]
+
+
+def test_a_size_that_is_fixed_after_all_is_refused(tmp_path: Path) -> None:
+    module = Toy(FixedGraph(), lambda size: {"x": torch.randn(4, size)})
+    module.dynamic_dims = {"x": {1: "features"}}
+    with pytest.raises(ValueError, match="Toy's network cannot be exported with a free features"):
+        list(room.write(module, tmp_path / "x.pt2"))
+
+
+@pytest.mark.parametrize(
+    ("dims", "text"),
+    [
+        ({"z": {0: "nodes"}}, "Toy.dynamic_dims has 'z': {0: 'nodes'}, but its example_inputs are x [3, 4]"),
+        ({"x": {2: "nodes"}}, "Toy.dynamic_dims has 'x': {2: 'nodes'}"),
+        ({"x": {0: "n", 1: "n"}}, "Toy.example_inputs: n is 3 before and 4 in dimension 1 of x"),
+    ],
+)
+def test_wrong_dynamic_dims_are_refused(dims: Any, text: str, tmp_path: Path) -> None:
+    module = Toy(nn.Identity(), lambda size: {"input": torch.randn(size, 4)})
+    module.inputs = lambda size: {"x": torch.randn(size, 4)}
+    module.network = TwoFaced(0.0)
+    module.dynamic_dims = dims
+    with pytest.raises(ValueError, match=re.escape(text)):
+        list(room.write(module, tmp_path / "x.pt2"))
 
 
 # --- killed while writing -----------------------------------------------------------------------------------

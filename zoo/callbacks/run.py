@@ -272,7 +272,12 @@ class Run(Callback):
 def _device_text(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{trainer.world_size} x {name}"
+    text = f"{trainer.world_size} x {name}"
+    if device.type != "cpu":
+        return text
+    # the order of a sum, and so the last bits of a result, depends on it
+    threads = torch.get_num_threads()
+    return f"{text} ({threads} thread{'s' if threads > 1 else ''})"
 
 
 def _duration(seconds: float) -> str:

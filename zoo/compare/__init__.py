@@ -26,6 +26,7 @@ def compare(
     results_file: Path | None = None,
     say: Callable[[str], None] = print,
     launch: Launch = run_command,
+    runs_file: Path | None = None,
 ) -> Verdict | None:
     """Run a claim file to its verdict.
 
@@ -37,6 +38,7 @@ def compare(
         results_file: results manifest to add the numbers to.
         say: gets the progress, a line at a time.
         launch: runs the command line.
+        runs_file: finished runs are kept in this file too, and those that it holds are not made again.
 
     Returns:
         The overall verdict, or None for a quick look.
@@ -49,7 +51,7 @@ def compare(
     folder = out / (claim.name + ("_quick" if quick else ""))
     say(f"{claim.title}: {len(claim.arms)} arms x {len(claim.seeds)} seeds, results in {folder}")
     started = time.monotonic()
-    made = run_all(claim, folder, jobs, say, launch)
+    made = run_all(claim, folder, jobs, say, launch, runs_file)
     judged = judge_claim(claim, made.results)
     text = markdown(claim, made, judged)
     (folder / "table.md").write_text(f"## {claim.title}\n\n{claim.paper}\n\n{text}")

@@ -180,6 +180,8 @@ def _arms(
         if clash:
             raise ValueError(f"{path}: arm {name!r} gives {clash[0]} both as a flag and in its grid")
         flags |= shortened
+        for unwanted in flags.pop("without", None) or []:
+            flags.pop(unwanted, None)  # of another method than the others
         config = flags.pop("config", content.get("config"))
         if not config:
             raise ValueError(f"{path}: arm {name!r} has no config; give `config` for all arms or in the arm")

@@ -57,10 +57,17 @@ def markdown(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> str:
         *(_row(_predicate_cells(o)) for o in judged),
         "",
         *_choice_lines(claim, made),
-        f"Overall: **{verdict_text(judged)}**. {_count(runs)} runs, {_duration(seconds)} of training.",
+        f"Overall: **{verdict_text(judged)}**. {_count(runs)} runs, {_duration(seconds)} of training"
+        f"{_commits(runs)}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _commits(runs: Iterable[Mapping[str, Any]]) -> str:
+    """Named where runs of several versions of the code are side by side."""
+    commits = sorted({str(run["git"]) for of_seed in runs for run in _each(of_seed)})
+    return f", of commits {', '.join(commits)}" if len(commits) > 1 else ""
 
 
 def _count(runs: Iterable[Mapping[str, Any]]) -> int:

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import statistics
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import zoo
 from zoo.catalog import find_config
 from zoo.compare.claim import Arm, Claim
 from zoo.compare.selection import Choice, choose
-from zoo.launch import Launch, run_command, stop_children
+from zoo.launch import Launch, run_command, stop_children, threads_per_run
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """arm -> seed -> what ``result.json`` of a run holds: metrics, steps, effective_batch, seconds, ..."""
@@ -73,7 +74,41 @@ def fingerprint(arguments: Sequence[str], arm: Arm) -> str:
     return hashlib.sha256((text + find_config(arm.config).read_text()).encode()).hexdigest()[:16]
 
 
-def run_one(task: Task, threads: int, launch: Launch = run_command) -> dict[str, Any]:
+class KnownRuns:
+    """Finished runs in a file, so that a comparison can go on elsewhere, or be extended by seeds and arms.
+
+    Args:
+        path: JSON, fingerprint -> result; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._runs: dict[str, dict[str, Any]] = {}
+        if path is not None and path.is_file():
+            try:
+                self._runs = dict(json.loads(path.read_text()))
+            except ValueError as error:
+                raise ValueError(f"--runs {path} is no file of runs: {error}") from None
+
+    def get(self, mark: str, verbs: Sequence[str]) -> dict[str, Any] | None:
+        """The run of that fingerprint, if all ``verbs`` are done."""
+        run = self._runs.get(mark)
+        return run if run is not None and set(verbs) <= set(run["verbs"]) else None
+
+    def add(self, mark: str, run: Mapping[str, Any]) -> None:
+        """Keep a run. Its checkpoint stays where it was made."""
+        if self.path is None:
+            return
+        with self._lock:
+            self._runs[mark] = {key: value for key, value in run.items() if key != "checkpoint"}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self._runs, indent=1, sort_keys=True) + "\n")
+            os.replace(temporary, self.path)
+
+
+def run_one(task: Task, threads: int, launch: Launch, known: KnownRuns) -> dict[str, Any]:
     """One run in its folder. Verbs that it has finished are read, a killed one goes on.
 
     Raises:
@@ -81,6 +116,17 @@ def run_one(task: Task, threads: int, launch: Launch = run_command) -> dict[str,
     """
     place, arguments = task.place, run_arguments(task.arm, task.seed, task.repeat)
     done, marker, mark = place / "result.json", place / "fingerprint", fingerprint(arguments, task.arm)
+    if (finished_before := known.get(mark, task.verbs)) is not None:
+        return finished_before
+    result = _run_verbs(task, arguments, done, marker, mark, threads, launch)
+    known.add(mark, result)
+    return result
+
+
+def _run_verbs(
+    task: Task, arguments: list[str], done: Path, marker: Path, mark: str, threads: int, launch: Launch
+) -> dict[str, Any]:
+    place = task.place
     if place.exists() and (not marker.is_file() or marker.read_text() != mark):
         shutil.rmtree(place)  # of an older claim file, config or version
     place.mkdir(parents=True, exist_ok=True)
@@ -130,21 +176,27 @@ def read_summary(place: Path, name: str) -> dict[str, Any]:
 
 
 def run_all(
-    claim: Claim, folder: Path, jobs: int, say: Callable[[str], None], launch: Launch = run_command
+    claim: Claim,
+    folder: Path,
+    jobs: int,
+    say: Callable[[str], None],
+    launch: Launch = run_command,
+    runs_file: Path | None = None,
 ) -> Runs:
     """All arms over all seeds, seed by seed, so that a stopped comparison is balanced.
 
-    Arms with a grid first run all of its settings and choose.
+    Arms with a grid first run all of its settings and choose. Runs that ``runs_file`` holds are not made.
     """
+    known = KnownRuns(runs_file)
     with _only_one(folder):
         trials = _trials(claim, folder)
         if trials:
             say(f"{len(trials)} runs choose the settings of {len({t.name for t, _ in trials})} arms")
         shown = [c.metric for c in claim.selection.by] if claim.selection else []
-        tried = _run_tasks([task for task, _ in trials], jobs, shown, say, launch)
+        tried = _run_tasks([task for task, _ in trials], jobs, shown, say, launch, known)
         choices = _choices(claim, trials, tried)
         tasks = _final_tasks(claim, folder, choices)
-        made = _run_tasks(tasks, jobs, claim.shown_metrics, say, launch)
+        made = _run_tasks(tasks, jobs, claim.shown_metrics, say, launch, known)
     grouped: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for task, result in zip(tasks, made, strict=True):
         grouped.setdefault(task.name, {}).setdefault(task.seed, []).append(result)
@@ -211,11 +263,16 @@ def _final_tasks(claim: Claim, folder: Path, choices: Mapping[str, Mapping[int, 
 
 
 def _run_tasks(
-    tasks: Sequence[Task], jobs: int, shown: Sequence[str], say: Callable[[str], None], launch: Launch
+    tasks: Sequence[Task],
+    jobs: int,
+    shown: Sequence[str],
+    say: Callable[[str], None],
+    launch: Launch,
+    known: KnownRuns,
 ) -> list[dict[str, Any]]:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = threads_per_run(jobs)
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run_one, task, threads, launch) for task in tasks]
+        futures = [pool.submit(run_one, task, threads, launch, known) for task in tasks]
         try:
             for count, future in enumerate(as_completed(futures), start=1):
                 task, metrics = tasks[futures.index(future)], future.result()["metrics"]

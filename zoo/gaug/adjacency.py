@@ -63,6 +63,10 @@ class EdgeList:
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """(N, N) times (N, F), in float32: sparse products know no half precision on a CPU."""
+        if torch.compiler.is_exporting():  # neither torch.export nor ONNX has sparse matrices
+            row, column = self.index
+            messages = self.weight[:, None] * x.index_select(0, column)
+            return x.new_zeros(self.nodes, x.shape[1]).index_add(0, row, messages)
         product: Tensor = _WeightedSum.apply(self.index, self.weight.float(), x.float())
         return product
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch.cli import LRSchedulerCallable
+from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.gaug.adjacency import EdgeList, sparse_if_thin, symmetrically_normalised, with_self_loops
@@ -150,6 +152,35 @@ def forget_logged(module: LightningModule) -> None:
     results = module.trainer._results
     if results is not None:
         results.reset()
+
+
+def check_choices(**given: tuple[str, Sequence[str]]) -> None:
+    """Refuse a value that is none of its choices.
+
+    Raises:
+        ValueError: naming the argument and the choices.
+    """
+    for name, (value, known) in given.items():
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def parameter_groups(classifier: nn.Module, predictor: nn.Module | None) -> list[dict[str, Any]]:
+    """What the optimiser gets: the classifier and, without weight decay, the edge predictor."""
+    groups: list[dict[str, Any]] = [{"params": list(classifier.parameters())}]
+    if predictor is not None:
+        groups.append({"params": list(predictor.parameters()), "weight_decay": 0.0})
+    return groups
+
+
+def scheduled(optimizer: Any, lr_scheduler: LRSchedulerCallable | None) -> Any:
+    """What ``configure_optimizers`` returns; the scheduler moves at each step."""
+    if lr_scheduler is None:
+        return optimizer
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": lr_scheduler(optimizer), "interval": "step"},
+    }
 
 
 def check_fit(module: LightningModule) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,15 +17,18 @@ from zoo.gaug.adjacency import sparse_if_thin
 from zoo.gaug.graph import (
     Graph,
     Selection,
+    check_choices,
     check_fit,
     classification_loss,
     edge_quality,
     f1_by_degree,
     forget_logged,
     micro_f1,
+    parameter_groups,
     prepare,
+    scheduled,
 )
-from zoo.gaug.network import BACKBONES, Backbone, GAugMNetwork, ModifiedClassifier
+from zoo.gaug.network import BACKBONES, Backbone, GAugMNetwork, ModifiedClassifier, dropout_rate
 from zoo.gaug.predictor import (
     EdgePredictor,
     PredictorKind,
@@ -48,6 +51,7 @@ from zoo.gaug.ranking import (
     random_new_pairs,
 )
 from zoo.gaug.report import NodePredictions
+from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.randomness import generator, global_seed, step_generator
 
 # First words of the keys of this module's random streams.
@@ -135,14 +139,12 @@ class GAugM(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        for name, value, known in (
-            ("backbone", backbone, BACKBONES),
-            ("augmentation", augmentation, AUGMENTATIONS),
-            ("predictor", predictor, ("vgae", "gae", "file")),
-            ("eval_on", eval_on, ("modified", "original")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        check_choices(
+            backbone=(backbone, BACKBONES),
+            augmentation=(augmentation, AUGMENTATIONS),
+            predictor=(predictor, ("vgae", "gae", "file")),
+            eval_on=(eval_on, ("modified", "original")),
+        )
         if not 0 <= remove <= 100 or add < 0:
             raise ValueError(f"need remove in [0, 100] and add >= 0 percent, got {remove} and {add}")
         if not 0 <= drop_rate < 1 or not 0 < validation_share <= 1 or ada_rounds < 1:
@@ -153,7 +155,7 @@ class GAugM(LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         learns = augmentation == "gaug" and predictor != "file"
         self.start = predictor_epochs if learns else 0
-        rate = (0.6 if backbone == "gat" else 0.5) if dropout is None else dropout
+        rate = dropout_rate(backbone, dropout)
         self._classifier = partial(ModifiedClassifier, backbone, features, num_classes, hidden, heads, rate)
         kind: PredictorKind = "gae" if predictor == "gae" else "vgae"
         edge_predictor = EdgePredictor(features, predictor_hidden, predictor_embedding, kind, form="m")
@@ -181,14 +183,8 @@ class GAugM(LightningModule):
         return min((step - self.start) // self.hparams["epochs"], self.rounds - 1)
 
     def configure_optimizers(self) -> Any:
-        groups: list[dict[str, Any]] = [{"params": list(self.network.classifier.parameters())}]
-        if self.network.predictor is not None:
-            groups.append({"params": list(self.network.predictor.parameters()), "weight_decay": 0.0})
-        optimizer = self.optimizer(groups)
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        groups = parameter_groups(self.network.classifier, self.network.predictor)
+        return scheduled(self.optimizer(groups), self.lr_scheduler)
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -428,6 +424,13 @@ class GAugM(LightningModule):
             probability=probability,
             title=f"GAug-M ({h['augmentation']}), {h['backbone']}: the given and the modified graph",
         )
+
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = GRAPH_DIMS
+
+    def example_inputs(self, nodes: int) -> dict[str, Tensor]:
+        """Features and edges for the classifier, which gives class scores (nodes, C)."""
+        x = torch.rand(nodes, self.hparams["features"], device=self.device)
+        return {"x": x, "edge_index": example_edges(nodes, self.device)}
 
     # --- checkpoints ----------------------------------------------------------------------------------------
 

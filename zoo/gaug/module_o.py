@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -27,15 +27,25 @@ from zoo.gaug.edges import (
 from zoo.gaug.graph import (
     Graph,
     Selection,
+    check_choices,
     check_fit,
     classification_loss,
     f1_by_degree,
     forget_logged,
     micro_f1,
+    parameter_groups,
     predictor_quality,
     prepare,
+    scheduled,
 )
-from zoo.gaug.network import BACKBONES, AugmentedClassifier, Backbone, GAugONetwork, normalised_for
+from zoo.gaug.network import (
+    BACKBONES,
+    AugmentedClassifier,
+    Backbone,
+    GAugONetwork,
+    dropout_rate,
+    normalised_for,
+)
 from zoo.gaug.predictor import (
     EdgePredictor,
     PredictorKind,
@@ -48,6 +58,7 @@ from zoo.gaug.predictor import (
 )
 from zoo.gaug.ranking import edge_homophily, random_new_pairs
 from zoo.gaug.report import NodePredictions
+from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.randomness import generator, global_seed, step_generator
 
 # First word of the key of the draws of `zoo predict`.
@@ -135,14 +146,12 @@ class GAugO(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        for name, value, known in (
-            ("backbone", backbone, BACKBONES),
-            ("sampler", sampler, SAMPLERS),
-            ("predictor", predictor, ("gae", "vgae")),
-            ("probability", probability, ("max", "sigmoid")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        check_choices(
+            backbone=(backbone, BACKBONES),
+            sampler=(sampler, SAMPLERS),
+            predictor=(predictor, ("gae", "vgae")),
+            probability=(probability, ("max", "sigmoid")),
+        )
         if not 0 <= alpha <= 1 or beta < 0 or temperature <= 0 or warmup < 0 or negatives < 0:
             raise ValueError(
                 "need alpha in [0, 1], temperature > 0 and beta, warmup, negatives >= 0; got alpha "
@@ -161,7 +170,7 @@ class GAugO(LightningModule):
             num_classes,
             hidden,
             heads,
-            (0.6 if backbone == "gat" else 0.5) if dropout is None else dropout,
+            dropout_rate(backbone, dropout),
             layers,
             batch_norm,
         )
@@ -183,19 +192,12 @@ class GAugO(LightningModule):
         return "nodes" if step < self.joint_start else "joint"
 
     def configure_optimizers(self) -> Any:
-        groups = [
-            {"params": list(self.network.classifier.parameters())},
-            {"params": list(self.network.predictor.parameters()), "weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer(groups)
+        if self.lr_scheduler is not None and self.hparams["pretrain_lr"] is not None:
+            raise ValueError("give either pretrain_lr or lr_scheduler, not both")
+        optimizer: Any = self.optimizer(parameter_groups(self.network.classifier, self.network.predictor))
         for group in optimizer.param_groups:
             group["joint_lr"] = group["lr"]
-        if self.lr_scheduler is None:
-            return optimizer
-        if self.hparams["pretrain_lr"] is not None:
-            raise ValueError("give either pretrain_lr or lr_scheduler, not both")
-        scheduler = self.lr_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return scheduled(optimizer, self.lr_scheduler)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         step, h = self.trainer.global_step, self.hparams
@@ -383,6 +385,13 @@ class GAugO(LightningModule):
             probability=probability.cpu(),
             title=f"GAug-O, {h['backbone']}: the given graph and one sampled in training",
         )
+
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = GRAPH_DIMS
+
+    def example_inputs(self, nodes: int) -> dict[str, Tensor]:
+        """Features and edges for the classifier, which gives class scores (nodes, C)."""
+        x = torch.rand(nodes, self.hparams["features"], device=self.device)
+        return {"x": x, "edge_index": example_edges(nodes, self.device)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gaug"] = {"selection": self.selection.state()}

@@ -22,11 +22,19 @@ from zoo.gaug.adjacency import (
     feature_product,
     row_normalised,
     symmetrically_normalised,
+    with_self_loops,
 )
 from zoo.gaug.predictor import EdgePredictor, glorot
 
 Backbone = Literal["gcn", "gsage", "gat", "jknet"]
 BACKBONES: tuple[Backbone, ...] = ("gcn", "gsage", "gat", "jknet")
+
+
+def dropout_rate(backbone: Backbone, given: float | None) -> float:
+    """``given``, or the paper's: .6 of GAT, .5 of the others."""
+    if given is not None:
+        return given
+    return 0.6 if backbone == "gat" else 0.5
 
 
 def normalised_for(backbone: Backbone, adjacency: Adjacency) -> Adjacency:
@@ -199,7 +207,7 @@ class ModifiedClassifier(nn.Module):
     def embed(self, x: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
         """What the last layer sees, (N, H) before its propagation, and class scores (N, C)."""
         if self.backbone in ("gsage", "jknet"):
-            loop = torch.arange(len(x), device=x.device).expand(2, -1)
+            loop = torch.arange(x.shape[0], device=x.device).expand(2, -1)  # len(x) would fix N in an export
             edge_index = torch.cat([edge_index, loop, loop], dim=1)
         activation = functional.elu if self.backbone == "gat" else functional.relu
         hidden: list[Tensor] = []
@@ -222,6 +230,12 @@ class GAugONetwork(nn.Module):
         super().__init__()
         self.classifier, self.predictor = classifier, predictor
 
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Class scores (N, C) on the given graph, its edges in both directions (2, E)."""
+        looped = with_self_loops(edge_index, x.shape[0])
+        scores: Tensor = self.classifier(x, normalised_for(self.classifier.backbone, looped))
+        return scores
+
 
 class GAugMNetwork(nn.Module):
     """What GAug-M trains one after the other; the baselines have no predictor."""
@@ -229,6 +243,11 @@ class GAugMNetwork(nn.Module):
     def __init__(self, classifier: ModifiedClassifier, predictor: EdgePredictor | None) -> None:
         super().__init__()
         self.classifier, self.predictor = classifier, predictor
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Class scores (N, C) on a graph, modified or not, its edges in both directions (2, E)."""
+        scores: Tensor = self.classifier(x, edge_index)
+        return scores
 
 
 def _uniform_by_outputs(layer: nn.Module) -> None:

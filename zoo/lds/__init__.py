@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.lds.baselines import FeatureBaseline
 from zoo.lds.module import LDS
 
-__all__ = ["LDS"]
+__all__ = ["LDS", "FeatureBaseline"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo.lds.edges import Edges
+from zoo.lds.edges import Edges, Factors, Graph
 from zoo.lds.network import GCN, Features
 
 InnerOptimizer = Literal["adam", "sgd"]
@@ -27,9 +27,9 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-5
 
 @dataclass(frozen=True)
 class Draw:
-    """What is random in one inner step: the graph's leaf and the dropout masks."""
+    """What is random in one inner step: the graph (or its leaf) and the dropout masks."""
 
-    leaf: Tensor
+    leaf: Tensor | Graph
     dropout: Sequence[Tensor] | None
 
 
@@ -57,14 +57,14 @@ class Problem:
 
     def inner_loss(self, weights: Tensor, draw: Draw) -> Tensor:
         """L = mean cross-entropy of the training nodes + l2 / 2 ||W_0||^2."""
-        logits = self.network(weights, self.x, self.edges, draw.leaf, draw.dropout)
+        logits = self.network.logits(weights, self.x, self.edges, draw.leaf, draw.dropout)
         first = self.network.matrices(weights)[0]
         loss = functional.cross_entropy(logits[self.train], self.labels[self.train])
         return loss + 0.5 * self.l2 * first.pow(2).sum()
 
-    def outer_loss(self, weights: Tensor, leaf: Tensor) -> Tensor:
+    def outer_loss(self, weights: Tensor, leaf: Tensor | Graph) -> Tensor:
         """F = mean cross-entropy of the validation nodes; no dropout, no regulariser."""
-        logits = self.network(weights, self.x, self.edges, leaf)
+        logits = self.network.logits(weights, self.x, self.edges, leaf)
         return functional.cross_entropy(logits[self.val], self.labels[self.val])
 
     def fresh_state(self, weights: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def hypergradient(
     final: Tensor,
     first_number: int,
     draws: Callable[[int], Draw],
-    last_leaf: Tensor,
+    last_leaf: Tensor | Graph,
     rate: Tensor,
     truncation: int,
 ) -> Hypergradient:
@@ -126,7 +126,7 @@ def hypergradient(
 
     With p_T = dF/ds and G = dF/dA at (s_T, A_T), for t = T-1, ..., T-truncation:
     G += p_t+1 dPhi/dA(s_t, A_t); p_t = p_t+1 dPhi/ds(s_t, A_t). Each step is computed anew from its stored
-    state, so the memory is that of one step, whatever T is.
+    state, so the memory is that of one step, whatever T is; G stays factors until the end.
 
     Args:
         states: s_0 .. s_T-1 of the chunk, (3, size) each.
@@ -137,21 +137,28 @@ def hypergradient(
         rate: inner learning rate.
         truncation: steps to go back; 0 is the direct term alone.
     """
-    leaf = last_leaf.detach().requires_grad_()
+    factors, graph = Factors(), _graph(problem.edges, last_leaf)
     weights = final[0].detach().requires_grad_()
-    loss = problem.outer_loss(weights, leaf)
-    gradient, adjoint_weights = torch.autograd.grad(loss, (leaf, weights))
+    loss = problem.outer_loss(weights, graph)
+    with graph.noting(factors):
+        adjoint_weights, from_degree = torch.autograd.grad(loss, (weights, graph.degree))
+    factors.rows.append(from_degree)
     adjoint = problem.fresh_state(adjoint_weights)
     rate_gradient = torch.zeros_like(rate)
     for k in range(len(states) - 1, max(-1, len(states) - 1 - truncation), -1):
         draw = draws(k)
-        state, leaf = states[k].detach().requires_grad_(), draw.leaf.detach().requires_grad_()
-        free = rate.detach().requires_grad_()
-        after, _ = problem.step(state, first_number + k, Draw(leaf, draw.dropout), free, True)
-        adjoint, from_leaf, from_rate = torch.autograd.grad(after, (state, leaf, free), adjoint)
-        gradient += from_leaf
+        graph = _graph(problem.edges, draw.leaf)
+        state, free = states[k].detach().requires_grad_(), rate.detach().requires_grad_()
+        after, _ = problem.step(state, first_number + k, Draw(graph, draw.dropout), free, True)
+        with graph.noting(factors):
+            adjoint, from_rate, from_degree = torch.autograd.grad(after, (state, free, graph.degree), adjoint)
+        factors.rows.append(from_degree)
         rate_gradient = rate_gradient + from_rate
-    return Hypergradient(gradient, rate_gradient, loss.detach())
+    return Hypergradient(problem.edges.gradient(factors), rate_gradient, loss.detach())
+
+
+def _graph(edges: Edges, leaf: Tensor | Graph) -> Graph:
+    return leaf if isinstance(leaf, Graph) else edges.graph(leaf.detach())
 
 
 def unrolled_hypergradient(
@@ -164,12 +171,15 @@ def unrolled_hypergradient(
     truncation: int,
 ) -> Hypergradient:
     """The same by automatic differentiation through all steps at once; memory grows with their number."""
-    leaves = [d.leaf.detach().requires_grad_() for d in draws]
+    given = [d.leaf for d in draws if isinstance(d.leaf, Tensor)]
+    if len(given) < len(draws):
+        raise ValueError("the unrolled version differentiates leaves that are tensors")
+    leaves = [leaf.detach().requires_grad_() for leaf in given]
     last, free = last_leaf.detach().requires_grad_(), rate.detach().requires_grad_()
     state = start.detach()
     for k, draw in enumerate(draws):
         inside = k >= len(draws) - truncation
-        used = Draw(leaves[k] if inside else draw.leaf.detach(), draw.dropout)
+        used = Draw(leaves[k] if inside else given[k].detach(), draw.dropout)
         state, _ = problem.step(state, first_number + k, used, free if inside else rate.detach(), inside)
         state = state if inside else state.detach()
     loss = problem.outer_loss(state[0], last)

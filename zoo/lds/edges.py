@@ -4,14 +4,27 @@ Both classes hold theta (P,) over pairs i < j in row-major order: the diagonal a
 exist. A drawn graph is a *leaf* a of the recursion: the matrix A (N, N) over all pairs, or the directed
 values (2 P,) of the candidates, first row i column j, then row j column i. All entries of a leaf are
 independent, so its gradient has G_ij and G_ji apart (LDS, method 6).
+
+The gradient with respect to A is of low rank: each product A B adds (dL/d(A B)) B^T, and the row sums add
+r 1^T. :class:`Graph` multiplies by the few edges that were drawn and notes these factors; the gradient of
+absent edges is formed from them once, at the end of a chunk (:class:`Factors`).
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+# Above this share of edges among the pairs a dense product is faster.
+_DENSE_SHARE = 0.05
+# Candidates whose gradient is formed at once.
+_BLOCK = 4096
 
 
 def draw_edges(theta: Tensor, uniform: Tensor) -> Tensor:
@@ -24,6 +37,102 @@ def project(theta: Tensor) -> Tensor:
     return theta.clamp(0, 1)
 
 
+@dataclass
+class Factors:
+    """A gradient with respect to every entry of A, as sum_k U_k V_k^T + r 1^T.
+
+    Attributes:
+        left, right: U_k and V_k, (N, width) each.
+        rows: r, (N,) each.
+    """
+
+    left: list[Tensor] = field(default_factory=list)
+    right: list[Tensor] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U and V (N, K) with all widths side by side, and r (N,)."""
+        return torch.cat(self.left, dim=1), torch.cat(self.right, dim=1), torch.stack(self.rows).sum(dim=0)
+
+
+class Graph:
+    """A drawn graph in the recursion: products with A, and where asked for the factors of A's gradient.
+
+    Args:
+        matrix: A (N, N), dense or sparse.
+        transpose: A^T.
+        degree: (N,), row sums of A + I. A leaf of its own.
+    """
+
+    def __init__(self, matrix: Tensor, transpose: Tensor, degree: Tensor) -> None:
+        self.matrix, self.transpose = matrix, transpose
+        self.degree = degree.detach().requires_grad_()
+        self.factors: Factors | None = None
+
+    def propagate(self, signal: Tensor) -> Tensor:
+        """D^-1/2 (A + I) D^-1/2 B for a signal B (N, C)."""
+        scale = self.degree.rsqrt()[:, None]
+        scaled = scale * signal
+        product: Tensor = _Product.apply(scaled, self, False)
+        return scale * (scaled + product)
+
+    @contextmanager
+    def noting(self, factors: Factors) -> Iterator[None]:
+        """Backward passes inside add to ``factors``; the gradient of ``degree`` is the caller's to add."""
+        self.factors = factors
+        try:
+            yield
+        finally:
+            self.factors = None
+
+
+class _Product(torch.autograd.Function):
+    """A B or A^T B. Its backward is itself, so it differentiates twice; A's gradient stays factors."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, graph: Graph, transposed: bool) -> Tensor:
+        ctx.graph, ctx.transposed = graph, transposed
+        ctx.save_for_backward(signal)
+        return (graph.transpose if transposed else graph.matrix) @ signal
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,), (signal,), factors = gradients, ctx.saved_tensors, ctx.graph.factors
+        if factors is not None:
+            left, right = (signal, gradient) if ctx.transposed else (gradient, signal)
+            factors.left.append(left.detach())
+            factors.right.append(right.detach())
+        return _Product.apply(gradient, ctx.graph, not ctx.transposed), None, None
+
+
+def _sparse(row: Tensor, column: Tensor, values: Tensor, nodes: int) -> Tensor:
+    """Matrix (N, N) from entries in any order."""
+    order = (row * nodes + column).argsort()
+    starts = torch.zeros(nodes + 1, dtype=torch.long, device=row.device)
+    starts[1:] = row.bincount(minlength=nodes).cumsum(0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*CSR tensor support is in beta.*")
+        return torch.sparse_csr_tensor(
+            starts, column[order], values[order], (nodes, nodes), check_invariants=False
+        )
+
+
+def _undirected(pairs: Tensor, values: Tensor, nodes: int) -> Graph:
+    """The symmetric graph of pairs i < j (2, K) with ``values`` (K,)."""
+    row, column, both = torch.cat([pairs[0], pairs[1]]), torch.cat([pairs[1], pairs[0]]), values.repeat(2)
+    matrix = _sparse(row, column, both, nodes)
+    return Graph(matrix, matrix, values.new_ones(nodes).index_add(0, row, both))
+
+
+def propagate_along(row: Tensor, column: Tensor, weight: Tensor, signal: Tensor) -> Tensor:
+    """D^-1/2 (A + I) D^-1/2 B for entries (E,) of A and a signal B (N, C); differentiable twice."""
+    degree = signal.new_ones(signal.shape[0]).index_add(0, row, weight)
+    scale = degree.rsqrt()[:, None]
+    scaled = scale * signal
+    messages = weight[:, None] * scaled.index_select(0, column)
+    return scale * scaled.index_add(0, row, messages)
+
+
 class Edges(Protocol):
     """What the recursion needs of a set of pairs."""
 
@@ -32,6 +141,15 @@ class Edges(Protocol):
 
     def leaf(self, values: Tensor) -> Tensor:
         """The leaf of a symmetric graph with these values (P,) on the pairs."""
+
+    def drawn(self, values: Tensor) -> Graph:
+        """The same graph, holding its edges alone."""
+
+    def graph(self, leaf: Tensor) -> Graph:
+        """The graph of a leaf."""
+
+    def gradient(self, factors: Factors) -> Tensor:
+        """Gradient of a leaf from its factors."""
 
     def propagate(self, leaf: Tensor, signal: Tensor) -> Tensor:
         """D^-1/2 (A + I) D^-1/2 B for a signal B (N, C), D the row sums of A + I; differentiable twice."""
@@ -60,6 +178,28 @@ class AllPairs:
         # reads the values row by row, as triu_indices numbers the pairs, without the indices' 16 bytes a pair
         upper.masked_scatter_(self._upper, values)
         return upper + upper.T
+
+    def drawn(self, values: Tensor) -> Graph:
+        present = values.nonzero()[:, 0]
+        if len(present) > _DENSE_SHARE * self.count:
+            return self.graph(self.leaf(values))
+        return _undirected(self._numbered(present), values[present], self.num_nodes)
+
+    def _numbered(self, index: Tensor) -> Tensor:
+        """Nodes i < j (2, K) of the pairs with these numbers, without the 16 bytes of every pair."""
+        node = torch.arange(self.num_nodes, device=index.device)
+        starts = node * (2 * self.num_nodes - node - 1) // 2
+        row = torch.searchsorted(starts, index, right=True) - 1
+        # the last two rows start at the same number: the last has no pairs
+        row = row.clamp(max=max(self.num_nodes - 2, 0))
+        return torch.stack([row, index - starts[row] + row + 1])
+
+    def graph(self, leaf: Tensor) -> Graph:
+        return Graph(leaf, leaf.T, 1 + leaf.sum(dim=1))
+
+    def gradient(self, factors: Factors) -> Tensor:
+        left, right, rows = factors.whole()
+        return torch.addmm(rows[:, None], left, right.T)
 
     def propagate(self, leaf: Tensor, signal: Tensor) -> Tensor:
         scale = (1 + leaf.sum(dim=1)).rsqrt()[:, None]
@@ -104,12 +244,23 @@ class CandidatePairs:
     def leaf(self, values: Tensor) -> Tensor:
         return torch.cat([values, values])
 
+    def drawn(self, values: Tensor) -> Graph:
+        present = values.nonzero()[:, 0]
+        return _undirected(self._pairs[:, present], values[present], self.num_nodes)
+
+    def graph(self, leaf: Tensor) -> Graph:
+        nodes = self.num_nodes
+        matrix = _sparse(self._row, self._column, leaf, nodes)
+        transpose = _sparse(self._column, self._row, leaf, nodes)
+        return Graph(matrix, transpose, leaf.new_ones(nodes).index_add(0, self._row, leaf))
+
+    def gradient(self, factors: Factors) -> Tensor:
+        left, right, rows = factors.whole()
+        parts = zip(self._row.split(_BLOCK), self._column.split(_BLOCK), strict=True)
+        return torch.cat([(left[i] * right[j]).sum(dim=1) + rows[i] for i, j in parts])
+
     def propagate(self, leaf: Tensor, signal: Tensor) -> Tensor:
-        degree = leaf.new_ones(self.num_nodes).index_add(0, self._row, leaf)
-        scale = degree.rsqrt()[:, None]
-        scaled = scale * signal
-        messages = leaf[:, None] * scaled.index_select(0, self._column)
-        return scale * scaled.index_add(0, self._row, messages)
+        return propagate_along(self._row, self._column, leaf, signal)
 
     def pair_gradient(self, gradient: Tensor, symmetric: bool) -> Tensor:
         forward, backward = gradient[: self.count], gradient[self.count :]

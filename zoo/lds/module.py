@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -27,13 +27,15 @@ from zoo.lds.edges import (
     AllPairs,
     CandidatePairs,
     Edges,
+    Graph,
     choose_candidates,
     draw_edges,
     initial_values,
     project,
 )
 from zoo.lds.network import GCN, Features
-from zoo.lds.pictures import LearnedGraph, write_graph
+from zoo.lds.pictures import LearnedGraph, split_names, write_graph
+from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.randomness import generator, global_seed
 
 # First words of the keys of this module's random streams.
@@ -329,23 +331,23 @@ class LDS(LightningModule):
             return learning_rate(self.inner_lr_logit)
         return self.theta.new_tensor(self.hparams["inner_lr"])
 
-    def _leaf(self, problem: Problem, theta: Tensor, *key: int) -> Tensor:
+    def _graph(self, problem: Problem, theta: Tensor, *key: int) -> Graph:
         """A graph of theta, drawn as a function of the key."""
         if not self.hparams["sample"]:
-            return problem.edges.leaf(theta)
+            return problem.edges.drawn(theta)
         uniform = torch.rand(
             len(theta), generator=generator(_GRAPH, *key, device=theta.device), device=theta.device
         )
-        return problem.edges.leaf(draw_edges(theta, uniform))
+        return problem.edges.drawn(draw_edges(theta, uniform))
 
     def _draw(self, problem: Problem, index: int, *purpose: int) -> Draw:
         """Graph and dropout of inner step ``index`` of this chunk: the same whenever it is asked for."""
         key = (global_seed(), self.trainer.global_step, index, *purpose)
-        leaf = self._leaf(problem, self.theta.detach(), *key)
+        graph = self._graph(problem, self.theta.detach(), *key)
         if not self.hparams["dropout"]:
-            return Draw(leaf, None)
+            return Draw(graph, None)
         random = generator(_DROPOUT, *key, device=self.device)
-        return Draw(leaf, self.network.draw_dropout(problem.edges.num_nodes, random))
+        return Draw(graph, self.network.draw_dropout(problem.edges.num_nodes, random))
 
     def _chunk(self, problem: Problem) -> tuple[Tensor, bool, Tensor]:
         """tau inner steps (fewer when the loss has ceased to fall), then the outer update.
@@ -376,7 +378,7 @@ class LDS(LightningModule):
         h = self.hparams
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        last = self._leaf(problem, self.theta.detach(), global_seed(), self.trainer.global_step, h["tau"])
+        last = self._graph(problem, self.theta.detach(), global_seed(), self.trainer.global_step, h["tau"])
         if h["learn_graph"]:
             purpose = (_BACKWARD,) if h["resample_backward"] else ()
             shortened = h["truncation"] == "farho" and self.progress.chunk > 0
@@ -448,6 +450,17 @@ class LDS(LightningModule):
         if "lds_progress" in checkpoint:
             self.progress = Progress(**checkpoint["lds_progress"])
 
+    # --- export -----------------------------------------------------------------------------------------
+
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = {**GRAPH_DIMS, "edge_weight": {0: "edges"}}
+
+    def example_inputs(self, nodes: int) -> dict[str, Tensor]:
+        """Features and a weighted graph for the GCN, which gives logits (nodes, C) on it."""
+        edge_index = example_edges(nodes, self.device)
+        x = torch.randn(nodes, self.hparams["num_features"], device=self.device)
+        weight = torch.rand(edge_index.shape[1] // 2, device=self.device)
+        return {"x": x, "edge_index": edge_index, "edge_weight": torch.cat([weight, weight])}
+
     # --- evaluation -------------------------------------------------------------------------------------
 
     def _scores(self, batch: Any, theta: Tensor, weights: Tensor, *key: int) -> Tensor:
@@ -456,9 +469,9 @@ class LDS(LightningModule):
         theta = theta.detach()
         fixed = not self.hparams["sample"] or bool(((theta == 0) | (theta == 1)).all())
 
-        def leaves() -> Iterator[Tensor]:
+        def leaves() -> Iterator[Graph]:
             for i in range(1 if fixed else self.hparams["samples"]):
-                yield self._leaf(problem, theta, *key, global_seed(), i)
+                yield self._graph(problem, theta, *key, global_seed(), i)
 
         return self.network.expected(weights, problem.x, problem.edges, leaves(), self.hparams["output"])
 
@@ -520,10 +533,7 @@ class LDS(LightningModule):
     @torch.no_grad()
     def predict_step(self, batch: Any, batch_idx: int) -> LearnedGraph:
         scores = self.scores(batch)
-        split = ["none"] * self.hparams["num_nodes"]
-        for name in _SETS:
-            for node in batch[f"{name}_mask"].nonzero()[:, 0].tolist():
-                split[node] = name
+        split = split_names(batch, _SETS)
         tensors = (scores, batch.y, self._pairs(), self.kept_theta, self._initial_theta(batch))
         scores, labels, pairs, theta, initial = (t.cpu() for t in tensors)
         return LearnedGraph(scores, labels, split, pairs, theta, initial)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from zoo.lds.edges import Edges
+from zoo.lds.edges import Edges, Graph, propagate_along
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -107,32 +108,44 @@ class GCN(nn.Module):
             for width in self.hidden
         ]
 
-    def forward(
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        """Logits (N, C) of the tested weights on one graph, drawn or expected.
+
+        Args:
+            x: (N, F).
+            edge_index: (2, E), both directions of each edge, no self-loops.
+            edge_weight: (E,), 1 for each edge of a drawn graph.
+        """
+        matrices = self.matrices(self.weights)
+        along = partial(propagate_along, edge_index[0], edge_index[1], edge_weight)
+        return self._above(matrices, x @ matrices[0], along)
+
+    def logits(
         self,
         weights: Tensor,
         x: Features,
         edges: Edges,
-        leaf: Tensor,
+        leaf: Tensor | Graph,
         dropout: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Logits (N, C) on the graph of ``leaf``; ``dropout`` holds the masks of a training step."""
-        return self._above(self.matrices(weights), x.project(self.matrices(weights)[0]), edges, leaf, dropout)
+        matrices = self.matrices(weights)
+        return self._above(matrices, x.project(matrices[0]), _along(edges, leaf), dropout)
 
     @staticmethod
     def _above(
         matrices: Sequence[Tensor],
         projected: Tensor,
-        edges: Edges,
-        leaf: Tensor,
+        propagate: Callable[[Tensor], Tensor],
         dropout: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        hidden = edges.propagate(leaf, projected)
+        hidden = propagate(projected)
         for i, matrix in enumerate(matrices[1:]):
             hidden = hidden.relu()
             if dropout is not None:
                 hidden = hidden * dropout[i]
             # W before Ah: the signal that travels is as wide as the next layer, not as this one
-            hidden = edges.propagate(leaf, hidden @ matrix)
+            hidden = propagate(hidden @ matrix)
         return hidden
 
     def expected(
@@ -140,16 +153,20 @@ class GCN(nn.Module):
         weights: Tensor,
         x: Features,
         edges: Edges,
-        leaves: Iterable[Tensor],
+        leaves: Iterable[Tensor | Graph],
         output: Literal["logits", "probs"] = "logits",
     ) -> Tensor:
         """Mean output over graphs, as scores (N, C): mean logits, or the logarithm of mean probabilities."""
         matrices, total, count = self.matrices(weights), torch.zeros(()), 0
         projected = x.project(matrices[0])  # the same for all graphs
         for leaf in leaves:
-            logits = self._above(matrices, projected, edges, leaf)
+            logits = self._above(matrices, projected, _along(edges, leaf))
             total, count = (
                 total.to(logits) + (logits if output == "logits" else logits.softmax(dim=1)),
                 count + 1,
             )
         return total / count if output == "logits" else (total / count).log()
+
+
+def _along(edges: Edges, leaf: Tensor | Graph) -> Callable[[Tensor], Tensor]:
+    return leaf.propagate if isinstance(leaf, Graph) else partial(edges.propagate, leaf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,48 @@ import torch
 from torch import Tensor
 
 _LARGEST_PICTURE = 800
+
+
+@dataclass
+class NodeScores:
+    """Predictions of a node classifier.
+
+    Attributes:
+        scores: (N, C), logits or logarithms of probabilities.
+        labels: (N,).
+        split: (N,) name of each node's set.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    split: list[str]
+
+    def write(self, folder: Path) -> list[Path]:
+        """``scores.csv`` in ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write_csv(folder / "scores.csv")
+        return [folder / "scores.csv"]
+
+    def write_csv(self, path: Path) -> None:
+        """One row per node."""
+        probability = self.scores.softmax(dim=1)
+        classes = self.scores.shape[1]
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["node", "set", "class", "predicted", *(f"p{c}" for c in range(classes))])
+            for node in range(len(self.labels)):
+                row = [f"{p:.6f}" for p in probability[node].tolist()]
+                predicted = int(probability[node].argmax())
+                writer.writerow([node, self.split[node], int(self.labels[node]), predicted, *row])
+
+
+def split_names(batch: Any, sets: Sequence[str]) -> list[str]:
+    """Name of the set of each node, ``none`` for those of no set."""
+    names = ["none"] * len(batch.y)
+    for name in sets:
+        for node in batch[f"{name}_mask"].nonzero()[:, 0].tolist():
+            names[node] = name
+    return names
 
 
 @dataclass
@@ -38,22 +81,11 @@ class LearnedGraph:
         """``scores.csv``, ``graph.npz``, ``adjacency.png`` and ``edge_probabilities.png`` in ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / n for n in ("scores.csv", "graph.npz", "adjacency.png", "edge_probabilities.png")]
-        self._write_scores(paths[0])
+        NodeScores(self.scores, self.labels, self.split).write_csv(paths[0])
         write_graph(paths[1], self.pairs, self.theta, len(self.labels))
         self._plot_adjacency(paths[2])
         self._plot_histogram(paths[3])
         return paths
-
-    def _write_scores(self, path: Path) -> None:
-        probability = self.scores.softmax(dim=1)
-        classes = self.scores.shape[1]
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["node", "set", "class", "predicted", *(f"p{c}" for c in range(classes))])
-            for node in range(len(self.labels)):
-                row = [f"{p:.6f}" for p in probability[node].tolist()]
-                predicted = int(probability[node].argmax())
-                writer.writerow([node, self.split[node], int(self.labels[node]), predicted, *row])
 
     def _plot_adjacency(self, path: Path) -> None:
         """Given and learned matrices, nodes sorted by class, and what was added and taken away."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import threading
 import time
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from zoo.compare.runs import read_summary
-from zoo.launch import Launch, RunFailed, stop_children
+from zoo.launch import Launch, RunFailed, stop_children, threads_per_run
 from zoo.sweep.file import Sweep
 from zoo.sweep.study import Claim, Study
 
@@ -30,7 +29,7 @@ def run_trials(sweep: Sweep, study: Study, jobs: int, say: Callable[[str], None]
         RuntimeError: when most trials fail.
         ValueError: for a metric that the runs do not have.
     """
-    worker = _Worker(sweep, study, max(1, (os.cpu_count() or 1) // jobs), say, launch)
+    worker = _Worker(sweep, study, threads_per_run(jobs), say, launch)
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(worker.work) for _ in range(jobs)]
         try:

@@ -170,9 +170,26 @@ def test_a_changed_claim_runs_again(tmp_path: Path, change: dict[str, Any]) -> N
 
 def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     runs = FakeRuns(better_when_learning)
     compare(claim_file(tmp_path), tmp_path, jobs=3, say=silent, launch=runs)
     assert runs.threads == {2}
+
+
+def test_an_arm_of_another_method_leaves_overrides_out(tmp_path: Path) -> None:
+    flag = "model.init_args.routing_seed"
+    arms = {"learns": {}, "frozen": {"model.init_args.width": 3, "without": [flag, "unknown.flag"]}}
+    arms = read_claim(claim_file(tmp_path, overrides={flag: 1}, arms=arms)).arms
+    assert arms["learns"].flags == {flag: 1}
+    assert arms["frozen"].flags == {"model.init_args.width": 3}
+
+
+def test_threads_that_the_user_set_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    runs = FakeRuns(better_when_learning)
+    compare(claim_file(tmp_path), tmp_path, jobs=3, say=silent, launch=runs)
+    assert runs.threads == {1}
 
 
 def test_seed_reaches_a_flag(tmp_path: Path) -> None:

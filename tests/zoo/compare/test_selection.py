@@ -182,3 +182,45 @@ def test_costs_are_in_the_table(tmp_path: Path) -> None:
     table = (tmp_path / "claim" / "table.md").read_text()
     assert "| arm | parameters | steps | batch | seconds | MiB | val/accuracy |" in table
     assert "| frozen | 1,234 | 5 | 64 | 1.5 | 3 |" in table
+
+
+def test_known_runs_are_not_made_again_and_new_seeds_are(tmp_path: Path) -> None:
+    """A published comparison goes on in another folder, on another machine."""
+    file, runs = tmp_path / "published" / "runs.json", FakeRuns(accuracy)
+    path = claim_file(tmp_path, verbs=["fit", "test"])
+    compare(path, tmp_path / "here", say=silent, launch=runs, runs_file=file)
+    first, before = (tmp_path / "here" / "claim" / "table.md").read_text(), runs.calls
+    compare(path, tmp_path / "there", say=silent, launch=runs, runs_file=file)
+    assert (tmp_path / "there" / "claim" / "table.md").read_text() == first
+    assert (before, runs.calls) == (24, 24)
+    compare(
+        claim_file(tmp_path, verbs=["fit", "test"], seeds=[*SEEDS, 6]),
+        tmp_path / "there",
+        say=silent,
+        launch=runs,
+        runs_file=file,
+    )
+    assert runs.calls == 24 + 4
+    known = json.loads(file.read_text())
+    assert len(known) == 14
+    assert all(set(run["verbs"]) == {"fit", "test"} and "checkpoint" not in run for run in known.values())
+
+
+def test_a_known_run_of_other_settings_does_not_count(tmp_path: Path) -> None:
+    file, runs = tmp_path / "runs.json", FakeRuns(accuracy)
+    compare(claim_file(tmp_path), tmp_path / "a", say=silent, launch=runs, runs_file=file)
+    changed = claim_file(tmp_path, overrides={"trainer.max_steps": 6})
+    compare(changed, tmp_path / "b", say=silent, launch=runs, runs_file=file)
+    assert runs.calls == 24
+    file.write_text("[")
+    with pytest.raises(ValueError, match=r"runs\.json is no file of runs"):
+        compare(changed, tmp_path / "b", say=silent, launch=runs, runs_file=file)
+
+
+def test_runs_of_several_commits_are_named(tmp_path: Path) -> None:
+    file, runs = tmp_path / "runs.json", FakeRuns(accuracy)
+    compare(claim_file(tmp_path), tmp_path / "a", say=silent, launch=runs, runs_file=file)
+    assert "commits" not in (tmp_path / "a" / "claim" / "table.md").read_text()
+    runs.change = {"git": "def"}
+    compare(claim_file(tmp_path, seeds=[*SEEDS, 6]), tmp_path / "b", say=silent, launch=runs, runs_file=file)
+    assert "of training, of commits abc, def." in (tmp_path / "b" / "claim" / "table.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from zoo.lds.bilevel import (
     learning_rate,
     unrolled_hypergradient,
 )
-from zoo.lds.edges import AllPairs, CandidatePairs, Edges
+from zoo.lds.edges import AllPairs, CandidatePairs, Edges, Factors
 from zoo.lds.network import GCN, Features
 
 NODES, WIDTH, CLASSES = 6, 3, 2
@@ -148,7 +149,7 @@ def test_truncation_zero_is_the_direct_term() -> None:
     final, leaf = toy.states()[-1], toy.leaves[-1].clone().requires_grad_()
     (direct,) = torch.autograd.grad(toy.problem.outer_loss(final[0], leaf), leaf)
     found = toy.reverse(0)
-    assert torch.equal(found.leaf, direct)
+    assert torch.allclose(found.leaf, direct, rtol=0, atol=1e-14)
     assert float(found.rate) == 0
     assert (toy.reverse(1).leaf - direct).abs().max() > 1e-4
 
@@ -187,6 +188,50 @@ def test_a_subset_of_candidates_gives_the_dense_gradient_there() -> None:
         toy.draws = [Draw(leaf, draw.dropout) for leaf, draw in zip(toy.leaves, toy.draws, strict=False)]
     expected = whole.edges.pair_gradient(whole.reverse(3).leaf, True)[chosen]
     assert torch.allclose(part.edges.pair_gradient(part.reverse(3).leaf, True), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("edges", [dense, candidate])
+@pytest.mark.parametrize("share", [0.005, 0.02, 0.5, 1.0])
+def test_a_graph_of_its_edges_alone_gives_the_gradient_of_all_pairs(edges: Any, share: float) -> None:
+    """Few edges take the sparse product, many the dense one: the numbers are those of the whole matrix."""
+    nodes = 30
+    pairs = torch.triu_indices(nodes, nodes, 1)
+    possible = AllPairs(nodes) if edges is dense else CandidatePairs(pairs, nodes)
+    random = torch.Generator().manual_seed(1)
+    values = torch.zeros(pairs.shape[1])
+    chosen = torch.randperm(pairs.shape[1], generator=random)[: int(share * pairs.shape[1])]
+    values[chosen] = torch.rand(len(chosen), generator=random)
+    assert_same_gradients(possible, possible.drawn(values), possible.leaf(values))
+
+
+@pytest.mark.parametrize("edges", [dense, candidate])
+def test_a_leaf_need_not_be_symmetric(edges: Any) -> None:
+    random = torch.Generator().manual_seed(2)
+    possible = edges()
+    leaf = torch.rand(possible.leaf(torch.zeros(possible.count)).shape, generator=random)
+    assert_same_gradients(possible, possible.graph(leaf), leaf)
+
+
+def assert_same_gradients(possible: Any, graph: Any, leaf: Tensor) -> None:
+    """Products and factors of ``graph`` against plain differentiation of ``leaf``, to the second order."""
+    random = torch.Generator().manual_seed(3)
+    start, weight = (torch.randn(possible.num_nodes, 4, generator=random) for _ in range(2))
+    found = []
+    for way in (leaf.clone().requires_grad_(), graph):
+        propagate = way.propagate if way is graph else partial(possible.propagate, way)
+        signal, factors = start.clone().requires_grad_(), Factors()
+        loss = (propagate(signal).tanh() * weight).sum()
+        (first,) = torch.autograd.grad(loss, signal, create_graph=True)
+        if way is graph:
+            with graph.noting(factors):
+                second, rows = torch.autograd.grad(first.pow(2).sum(), (signal, graph.degree))
+            factors.rows.append(rows)
+            found.append([loss, first, second, possible.gradient(factors)])
+        else:
+            second, by_leaf = torch.autograd.grad(first.pow(2).sum(), (signal, way))
+            found.append([loss, first, second, by_leaf])
+    for plain, ours in zip(*found, strict=True):
+        assert torch.allclose(plain, ours, rtol=0, atol=1e-12)
 
 
 def test_float32_candidates_equal_dense_at_300_nodes() -> None:
@@ -268,6 +313,8 @@ def test_the_watch_counts_steps_in_a_row_without_a_drop_of_a_thousandth() -> Non
     results = [watch.exhausted(x) for x in (1.0, 0.9995, 0.9991, 0.9989, 0.9985, 5.0, 0.9989)]
     assert results == [False, False, False, False, False, False, True]
     assert (watch.best, watch.count) == (0.9989, 3)
+    exact = DecreaseWatch(1, least=0.5)
+    assert [exact.exhausted(x) for x in (1.0, 0.5, 0.25)] == [False, False, False]  # not above is a decrease
 
 
 # --- the network ----------------------------------------------------------------------------------------
@@ -282,11 +329,13 @@ def test_gcn_is_two_normalised_layers_without_biases() -> None:
     w0, w1 = toy.problem.network.matrices(weights)
     x = toy.problem.x.project(torch.eye(WIDTH))
     expected = ah @ (ah @ x @ w0).relu() @ w1
-    assert torch.allclose(toy.problem.network(weights, toy.problem.x, toy.edges, leaf), expected, atol=1e-12)
+    assert torch.allclose(
+        toy.problem.network.logits(weights, toy.problem.x, toy.edges, leaf), expected, atol=1e-12
+    )
     mask = toy.draws[0].dropout
     assert mask is not None
     dropped = ah @ ((ah @ x @ w0).relu() * mask[0]) @ w1
-    found = toy.problem.network(weights, toy.problem.x, toy.edges, leaf, mask)
+    found = toy.problem.network.logits(weights, toy.problem.x, toy.edges, leaf, mask)
     assert torch.allclose(found, dropped, atol=1e-12)
 
 
@@ -331,7 +380,7 @@ def test_sparse_features_give_the_dense_result_and_second_derivatives() -> None:
 def test_expected_output_averages_logits_or_probabilities() -> None:
     toy = Toy(dense(), 3)
     network, weights = toy.problem.network, toy.start[0]
-    each = torch.stack([network(weights, toy.problem.x, toy.edges, leaf) for leaf in toy.leaves])
+    each = torch.stack([network.logits(weights, toy.problem.x, toy.edges, leaf) for leaf in toy.leaves])
     logits = network.expected(weights, toy.problem.x, toy.edges, toy.leaves)
     probs = network.expected(weights, toy.problem.x, toy.edges, toy.leaves, "probs")
     assert torch.allclose(logits, each.mean(dim=0), atol=1e-12)

@@ -52,6 +52,12 @@ def test_pairs_are_numbered_row_by_row() -> None:
     assert torch.equal(AllPairs(4).pairs(), torch.triu_indices(4, 4, 1))
 
 
+def test_numbers_of_pairs_are_read_back_without_a_table() -> None:
+    for nodes in (1, 2, 3, 7, 40):
+        edges = AllPairs(nodes)
+        assert torch.equal(edges._numbered(torch.arange(edges.count)), edges.pairs())
+
+
 def test_draws_are_certain_at_the_ends_and_have_mean_theta_inside() -> None:
     uniform = torch.rand(200_000)
     assert draw_edges(torch.zeros(()), uniform).sum() == 0

@@ -240,7 +240,7 @@ def test_without_sampling_theta_is_the_weight_of_the_edges() -> None:
     data = KarateClub(edges_retained=0.5, early_stopping=True)
     data.setup("fit")
     problem = model._problem(data.graph)
-    leaf = model._leaf(problem, model.theta.detach(), 0)
+    leaf = model._graph(problem, model.theta.detach(), 0).matrix.to_dense()
     assert torch.equal(leaf.triu(1), theta_matrix(model))
 
 
@@ -250,10 +250,10 @@ def test_samples_are_equal_at_the_ends_and_differ_inside() -> None:
     data.setup("fit")
     model._start(data.graph)
     problem = model._problem(data.graph)
-    draw = [model._leaf(problem, model.theta.detach(), i) for i in range(16)]
+    draw = [model._graph(problem, model.theta.detach(), i).matrix.to_dense() for i in range(16)]
     assert all(torch.equal(leaf, draw[0]) for leaf in draw)
     half = torch.full_like(model.theta.detach(), 0.5)
-    draw = [model._leaf(problem, half, i) for i in range(16)]
+    draw = [model._graph(problem, half, i).matrix.to_dense() for i in range(16)]
     assert not any(torch.equal(draw[0], leaf) for leaf in draw[1:])
     assert torch.stack(draw).sum(dim=(1, 2)).div(2 * 561).mean().item() == pytest.approx(0.5, abs=0.02)
 
