@@ -216,8 +216,8 @@ class GraphClassifier(LightningModule):
             if found is None or found == own or (key == "num_edge_features" and own == 0):
                 continue
             raise ValueError(
-                f"model.init_args.{key} is {own}, but {where} has {found}; set model.init_args.{key}: {found}"
-                ", or choose other data with data.class_path"
+                f"model.init_args.{key} is {own}, but {where} has {found}; set model.init_args.{key}: "
+                f"{found}, or choose other data with data.class_path"
             )
 
     def forward(self, batch: Any) -> Tensor:
