@@ -124,7 +124,7 @@ def sparse_diff_pool(
 
     The link loss of a graph of N nodes is :math:`||A - S S^T||_F / N^2`, by :math:`||A||^2 - 2 \sum_{uv
     \in E} s_u \cdot s_v + ||S^T S||^2`; its entropy is the mean of its nodes'. Both are means over the
-    graphs, so that a graph's losses do not depend on what else is in the batch (PyG's take the padded size for N).
+    graphs, so that a graph's losses do not depend on the others (PyG's take the padded size for N).
 
     Shapes: x (N, F), s (N, C) rows of a softmax, edge_index (2, E) without double edges -> x' (B, C, F),
     a' (B, C, C), link loss, entropy.

@@ -269,7 +269,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("readout", [(), DIFFPOOL])
 def test_two_processes_train_what_one_trains(readout: tuple[str, ...], tmp_path: Path) -> None:
     """Batch statistics are those of the global batch; dropout draws on each process, hence none here."""
-    # float64: on graphs so symmetric, batch norm and Adam blow the rounding of float32 up to 1e-4
+    # SGD in float64: a bias before a batch norm has the gradient 0, and Adam makes steps of its rounding
     flags = [
         "--model.init_args.dropout=0.0",
         "--trainer.max_epochs=2",
