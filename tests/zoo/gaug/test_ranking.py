@@ -126,6 +126,13 @@ def test_adaedge_follows_confident_predictions() -> None:
     assert done.removed.tolist() == [[0], [2]]  # 0 - 3 disagree too, but 3 is not sure
     assert done.added.tolist() == [[0], [1]]
     assert adaedge(pairs, p, 4, 0, 0, 0.7, 0.7).pairs.tolist() == pairs.tolist()
+    # each change has a threshold of its own
+    only_added, only_removed = (
+        adaedge(pairs, p, 4, 100, 100, 0.92, 0.7),
+        adaedge(pairs, p, 4, 100, 100, 0.7, 0.85),
+    )
+    assert (only_added.removed.numel(), only_added.added.tolist()) == (0, [[0], [1]])
+    assert (only_removed.removed.tolist(), only_removed.added.numel()) == ([[0], [2]], 0)
 
 
 def test_homophily_and_class_counts() -> None:
