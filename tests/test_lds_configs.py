@@ -170,7 +170,8 @@ def test_claims_on_missing_edges_add_as_many_random_edges_as_are_given(name: str
 def test_the_random_edges_of_gcn_rnd_are_drawn_anew_at_each_step(tmp_path: Path) -> None:
     flags = read_claim(find_config("lds_cora_candidates", "claims")).arms["gcn_rnd_50"].flags
     given = [f"--{k}={v}" for k, v in flags.items() if "seed" not in k]
-    summary = small("lds_cora_candidates", tmp_path, *given, "--trainer.max_steps=2")
+    logged = ("--trainer.max_steps=2", "--trainer.log_every_n_steps=1")
+    summary = small("lds_cora_candidates", tmp_path, *given, *logged)
     assert summary["final"]["graph/expected_edges"] == pytest.approx(2 * 2639, rel=0.1)
 
 

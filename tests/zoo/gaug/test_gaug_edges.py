@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.distributions import RelaxedBernoulli
 
-from zoo.gaug.adjacency import EdgeList, row_normalised, symmetrically_normalised, with_self_loops
+from zoo.gaug.adjacency import (
+    EdgeList,
+    mean_degree,
+    row_normalised,
+    sparse_if_thin,
+    symmetrically_normalised,
+    with_self_loops,
+)
 from zoo.gaug.edges import (
     EPS,
     change_count,
@@ -123,6 +130,19 @@ def test_symmetrised_uses_the_upper_triangle_and_leaves_the_sample_alone() -> No
 def test_self_loops_are_set_not_added() -> None:
     index = torch.tensor([[0, 0, 1], [0, 1, 0]])
     assert with_self_loops(index, 3).to_dense().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_the_mean_degree_leaves_the_node_itself_out() -> None:
+    path = with_self_loops(torch.cat([PATH, PATH.flip(0)], dim=1), 3)
+    assert float(mean_degree(path)) == pytest.approx(4 / 3)
+    assert float(mean_degree(path.to_dense())) == pytest.approx(4 / 3)
+
+
+def test_thin_features_alone_become_sparse() -> None:
+    thin, full = torch.eye(20), torch.ones(20, 20)
+    assert sparse_if_thin(thin).is_sparse
+    assert not sparse_if_thin(full).is_sparse
+    assert torch.equal(sparse_if_thin(thin).to_dense(), thin)
 
 
 def test_gcn_normalisation_has_the_known_values_on_a_path() -> None:

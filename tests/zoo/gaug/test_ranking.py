@@ -22,6 +22,7 @@ from zoo.gaug.ranking import (
     drop_edges,
     edge_homophily,
     modify_adjacency,
+    modify_by_list,
     modify_pairs,
     random_modification,
 )
@@ -88,6 +89,14 @@ def test_no_more_pairs_are_added_than_there_are() -> None:
     assert int(changed.sum()) == 2 * 190
 
 
+def test_a_list_of_likely_pairs_gives_edges_outside_it_probability_zero() -> None:
+    pairs = torch.tensor([[0, 0, 1, 2], [1, 2, 2, 3]])
+    listed, probability = torch.tensor([[0, 1, 0, 1], [1, 2, 3, 3]]), torch.tensor([0.2, 0.9, 0.6, 0.7])
+    done = modify_by_list(pairs, listed, probability, 5, 50, 25)
+    assert done.removed.tolist() == [[0, 2], [2, 3]]  # neither is listed; 0 - 1 is, with 0.2
+    assert done.added.tolist() == [[1], [3]]
+
+
 def test_the_random_control_changes_as_much_as_gaug_and_nothing_twice() -> None:
     pairs, _ = graph_of(53)
     done = random_modification(pairs, 20, 21, 38, torch.Generator().manual_seed(1))
@@ -126,6 +135,13 @@ def test_adaedge_follows_confident_predictions() -> None:
     assert done.removed.tolist() == [[0], [2]]  # 0 - 3 disagree too, but 3 is not sure
     assert done.added.tolist() == [[0], [1]]
     assert adaedge(pairs, p, 4, 0, 0, 0.7, 0.7).pairs.tolist() == pairs.tolist()
+    # each change has a threshold of its own
+    only_added, only_removed = (
+        adaedge(pairs, p, 4, 100, 100, 0.92, 0.7),
+        adaedge(pairs, p, 4, 100, 100, 0.7, 0.85),
+    )
+    assert (only_added.removed.numel(), only_added.added.tolist()) == (0, [[0], [1]])
+    assert (only_removed.removed.tolist(), only_removed.added.numel()) == ([[0], [2]], 0)
 
 
 def test_homophily_and_class_counts() -> None:
@@ -203,3 +219,24 @@ def test_the_inner_predictor_has_no_activation_on_its_hidden_layer_and_no_negati
     linear = outer.embed(x, a)
     torch.testing.assert_close(linear, a @ (torch.nn.functional.elu(a @ x @ outer.w0) @ outer.w1))
     assert linear.min() < 0
+
+
+def test_the_inner_vgae_has_a_relu_on_both_heads_and_the_outer_on_none() -> None:
+    x, adjacency = torch.rand(5, 4), torch.eye(5)
+    for form, least in (("o", 0.0), ("m", -1.0)):
+        predictor = EdgePredictor(4, 3, 2, "vgae", form=form)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for weight in predictor.parameters():
+                weight.fill_(1.0)
+            predictor.w1.fill_(-1.0)
+            predictor.w2.fill_(-1.0)  # type: ignore[union-attr]
+        heads = predictor(x, adjacency)
+        assert [bool((h >= 0).all()) for h in heads] == [least == 0.0] * 2
+
+
+def test_a_snapshot_is_a_copy() -> None:
+    predictor = EdgePredictor(4, 3, 2, "gae", form="m")
+    before, kept = predictor.w0.detach().clone(), predictor.snapshot()
+    with torch.no_grad():
+        predictor.w0.add_(1)
+    assert torch.equal(kept["w0"], before)

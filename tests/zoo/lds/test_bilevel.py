@@ -362,6 +362,22 @@ def test_dropout_masks_are_inverted() -> None:
     assert mask.mean().item() == pytest.approx(1, abs=0.02)
 
 
+def test_each_hidden_layer_has_a_dropout_mask_of_its_own() -> None:
+    toy = Toy(dense(), 1, hidden=(4, 4))
+    weights, (one, none) = toy.start[0], (torch.ones(NODES, 4), torch.zeros(NODES, 4))
+    logits = [
+        toy.problem.network.logits(weights, toy.problem.x, toy.edges, toy.leaves[0], masks)
+        for masks in ((one, none), (none, one), (one, one))
+    ]
+    assert [bool(v.any()) for v in logits] == [False, False, True]
+    half = torch.cat([torch.ones(NODES, 2), torch.zeros(NODES, 2)], dim=1)
+    first, second = (
+        toy.problem.network.logits(weights, toy.problem.x, toy.edges, toy.leaves[0], masks)
+        for masks in ((half, one), (one, half))
+    )
+    assert not torch.allclose(first, second)
+
+
 def test_sparse_features_give_the_dense_result_and_second_derivatives() -> None:
     x = (torch.rand(30, 40) < 0.05).double()
     sparse, full = Features(x), Features(x, sparse_below=-1)

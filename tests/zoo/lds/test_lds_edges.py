@@ -109,6 +109,9 @@ def test_candidates_hold_the_given_edges_random_ones_and_the_nearest() -> None:
     similarity = unit @ unit.T - 2 * torch.eye(60)
     first = {min(i, j) * 60 + max(i, j) for i, j in enumerate(similarity.argmax(dim=1).tolist())}
     assert first <= set(codes)
+    nearest = choose_candidates(edge_index, features, 200, 0, torch.Generator().manual_seed(0))
+    missing = set(codes) - set((nearest[0] * 60 + nearest[1]).tolist())
+    assert 10 <= len(missing) <= 20  # the random ones, of which a few are near too
     again = choose_candidates(edge_index, features, 200, 20, torch.Generator().manual_seed(0), block=7)
     assert torch.equal(chosen, again)
     everything = choose_candidates(edge_index, features, 60 * 59 // 2, 0, torch.Generator())
