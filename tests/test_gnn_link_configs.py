@@ -79,7 +79,7 @@ def test_recipe_and_size(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 OFTEN = {*(f"gnn_link_{m}_citeseer" for m in ("vgae", "arvga")), "gnn_link_supervised_cora"}
-TWINS = [n for n in RECIPES if n.endswith("citeseer")] + BASELINES
+TWINS = [n for n in RECIPES if n.endswith("citeseer")] + ["gnn_link_arvga_pubmed", *BASELINES]
 
 
 @pytest.mark.parametrize(
