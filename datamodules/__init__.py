@@ -18,11 +18,15 @@ _NAMES: dict[str, str] = {
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
     "LinkSplit": "datamodules.links",
+    "NeighborSampling": "datamodules.neighbors",
+    "PPI": "datamodules.ppi",
     "Planetoid": "datamodules.planetoid",
+    "Reddit": "datamodules.reddit",
 }
 
 __all__ = [
     "MNIST",
+    "PPI",
     "BlockModel",
     "Digits",
     "DigitsGraph",
@@ -32,7 +36,9 @@ __all__ = [
     "KNNGraph",
     "KarateClub",
     "LinkSplit",
+    "NeighborSampling",
     "Planetoid",
+    "Reddit",
     "SampleFiles",
 ]
 
@@ -46,7 +52,10 @@ if TYPE_CHECKING:
     from datamodules.knn_graph import KNNGraph
     from datamodules.latents.module import ImageNetLatents
     from datamodules.links import LinkSplit
+    from datamodules.neighbors import NeighborSampling
     from datamodules.planetoid import Planetoid
+    from datamodules.ppi import PPI
+    from datamodules.reddit import Reddit
     from datamodules.samples import SampleFiles
 
 

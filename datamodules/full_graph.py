@@ -160,13 +160,14 @@ class FullGraphModule(LightningDataModule):
         if steps_per_epoch < 1:
             raise ValueError(f"data.init_args.steps_per_epoch must be at least 1, got {steps_per_epoch}")
         self.steps_per_epoch = steps_per_epoch
+        self._moved: dict[tuple[str, bool], Any] = {}
 
     def read(self) -> Data:
         """The graph, as described above."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        self.graph = self.read()
+        self.graph, self._moved = self.read(), {}
         self.num_classes = int(self.graph.y.max()) + 1
         self.num_features = int(self.graph.x.shape[1])
 
@@ -198,3 +199,10 @@ class FullGraphModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Data]:
         return self._once()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves the graph once, not every step; tensors made in inference mode cannot be trained on."""
+        key = (str(device), torch.is_inference_mode_enabled())
+        if key not in self._moved:
+            self._moved[key] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return self._moved[key]

@@ -20,6 +20,7 @@ _METHODS: dict[str, str] = {
     "GAugM": "zoo.gaug.module_m",
     "GAugO": "zoo.gaug.module_o",
     "LinkPredictor": "zoo.graphs.link",
+    "NodeClassifier": "zoo.graphs.node",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -41,6 +42,7 @@ __all__ = [
     "GAugO",
     "LatentExtractor",
     "LinkPredictor",
+    "NodeClassifier",
     "WarmupStableDecay",
     "load",
     "save",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from zoo.gaug.module_m import GAugM
     from zoo.gaug.module_o import GAugO
     from zoo.graphs.link import LinkPredictor
+    from zoo.graphs.node import NodeClassifier
     from zoo.hub import load, save
     from zoo.latents.module import LatentExtractor
     from zoo.lds.module import LDS

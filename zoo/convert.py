@@ -191,7 +191,11 @@ def _rooms() -> dict[str, str]:
 
 
 def _class_of(method: str | None) -> type[LightningModule]:
-    return _class(_rooms()[str(method)])
+    room = importlib.util.find_spec(f"zoo.{method}.weights") and importlib.import_module(
+        f"zoo.{method}.weights"
+    )
+    own = getattr(room, "METHOD", None)  # of a package with several methods
+    return _class(f"zoo.{own}" if own else _rooms()[str(method)])
 
 
 def _room(method: str | None, path: Path) -> Any:

@@ -35,6 +35,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     ],
     "GAugM": [{"features": 34, "num_classes": 4, "predictor": p} for p in ("vgae", "gae")],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
+    "NodeClassifier": [
+        {"features": 34, "num_classes": 4, "arch": a, **extra}
+        for a, extra in (("gcn", {}), ("gat", {"hidden": 8, "heads": 4}), ("pna", {}), ("dgi", {"layers": 1}))
+    ],
 }
 # Data of those that do not take images.
 DATA: dict[str, Callable[[], LightningDataModule]] = {
@@ -42,6 +46,7 @@ DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GAugO": KarateClub,
     "LinkPredictor": lambda: LinkSplit(KarateClub()),
     "LDS": lambda: KarateClub(early_stopping=True),
+    "NodeClassifier": KarateClub,
 }
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
 

@@ -21,11 +21,9 @@ from torch_geometric.nn import (
     GATv2Conv,
     GCN2Conv,
     GCNConv,
-    GINConv,
     GMMConv,
     JumpingKnowledge,
     PNAConv,
-    SAGEConv,
 )
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.nn.resolver import normalization_resolver
@@ -33,10 +31,14 @@ from torch_geometric.utils import add_self_loops, get_laplacian, remove_self_loo
 
 from zoo.graphs.operators import (
     ChebyshevConv,
+    NarrowGINConv,
+    NarrowSAGEConv,
     RecurrentGatedGraph,
     activation,
     degree_coordinates,
     largest_eigenvalues,
+    sparse_dropout,
+    thin,
 )
 
 NodeArch = Literal[
@@ -101,12 +103,15 @@ class Structure:
         edge_weight: (E,), normalised where the layers want it.
         edge_attr: (E, D), features of edges, or MoNet's pseudo-coordinates.
         batch: graph of each node (N,).
+        features: takes the place of x where given: as a sparse matrix (:meth:`NodeNetwork.keep_features`), or
+            A^^K X of ``sgc``.
     """
 
     edge_index: Tensor
     edge_weight: Tensor | None = None
     edge_attr: Tensor | None = None
     batch: Tensor | None = None
+    features: Tensor | None = None
 
 
 class NodeNetwork(nn.Module):
@@ -254,7 +259,7 @@ class NodeNetwork(nn.Module):
         if self.arch == "cheb":
             return ChebyshevConv(inputs, outputs, o.get("K", 3))
         if self.arch == "sage":
-            return SAGEConv(inputs, outputs, aggr=o.get("aggr", "mean"))
+            return NarrowSAGEConv(inputs, outputs, aggr=o.get("aggr", "mean"))
         if self.arch in _ATTENTION:
             heads = o.get("out_heads", 1) if last else self.heads
             if not last and outputs % heads:
@@ -272,13 +277,13 @@ class NodeNetwork(nn.Module):
             return layer
         if self.arch == "gin":
             mlp = MLP([inputs, outputs, outputs], act=self.act, norm=o.get("norm"))
-            return GINConv(
+            return NarrowGINConv(
                 mlp, o.get("eps", 0.0), o.get("train_eps", False), aggr=o.get("aggr", "sum")
             )  # re-initialises the MLP
         if self.arch == "monet":
             return GMMConv(inputs, outputs, dim=2, kernel_size=o.get("kernels", 3))
         if self.arch == "pna":
-            histogram = torch.tensor(o.get("degree_histogram", [0, 1]))
+            histogram = torch.tensor(o.get("degree_histogram", [0, 1]), device="cpu")
             return PNAConv(
                 inputs,
                 outputs,
@@ -373,6 +378,28 @@ class NodeNetwork(nn.Module):
             return Structure(edge_index, edge_attr=degree_coordinates(edge_index, nodes), batch=batch)
         return Structure(edge_index, edge_weight, edge_attr, batch)
 
+    def keep_features(self, x: Tensor, graph: Structure) -> None:
+        """Add to a kept structure what stays the same while the features x (N, F) stay: A^^K X of ``sgc``,
+        else x as a sparse matrix where it is thin and the first layer takes one."""
+        if self.arch == "sgc":
+            if not self.input_dropout and self.input is None:
+                graph.features = self._spread(x, graph)
+            return
+        first = self.convs[0]
+        if self.input is not None or self.arch in (*_ATTENTION, "gcn", "monet", "mlp", "appnp"):
+            graph.features = thin(x)
+        elif self.arch in ("cheb", "sage", "gin") and getattr(first, "aggr", None) != "max":
+            narrow = self.hidden_channels if self._states else self.out_channels
+            graph.features = thin(x) if self.in_channels > narrow else None
+
+    def _input(self, x: Tensor, graph: Structure) -> Tensor:
+        kept = graph.features
+        if kept is not None and not kept.is_sparse_csr:
+            return kept
+        if kept is None or torch.is_autocast_enabled(x.device.type):  # sparse products know no half precision
+            return functional.dropout(x, self.input_dropout, self.training)
+        return sparse_dropout(kept, self.input_dropout) if self.training and self.input_dropout else kept
+
     def forward(
         self,
         x: Tensor,
@@ -404,7 +431,7 @@ class NodeNetwork(nn.Module):
             graph = edge_index
         else:
             graph = self.prepare(edge_index, len(x), edge_weight, batch, edge_attr)
-        x = functional.dropout(x, self.input_dropout, self.training)
+        x = self._input(x, graph)
         if self.arch == "gcnii":
             return self._initial_residual(x, graph)
         if self.input is not None:
@@ -413,8 +440,7 @@ class NodeNetwork(nn.Module):
             states = self.convs[0](x, graph.edge_index, graph.edge_weight)
             return states, states[-1] if self.lin is None else self.lin(self._drop(states[-1]))
         if self.arch == "sgc":
-            for _ in range(self.options.get("K", self.num_layers)):
-                x = self._spread(x, graph)
+            x = x if graph.features is not None else self._spread(x, graph)
             return [x], self.convs[0](x)
         return self._stack(x, graph)
 
@@ -468,9 +494,12 @@ class NodeNetwork(nn.Module):
         return states, x if self.lin is None else self.lin(self._drop(x))
 
     def _spread(self, x: Tensor, graph: Structure) -> Tensor:
+        """A^^K X."""
         assert graph.edge_weight is not None
         source, target = graph.edge_index
-        return torch.zeros_like(x).index_add(0, target, x[source] * graph.edge_weight[:, None])
+        for _ in range(self.options.get("K", self.num_layers)):
+            x = torch.zeros_like(x).index_add(0, target, x[source] * graph.edge_weight[:, None])
+        return x
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import ChebConv
+from torch.nn import functional
+from torch_geometric.nn import ChebConv, GINConv, SAGEConv
 from torch_geometric.nn.resolver import activation_resolver
 from torch_geometric.utils import degree, get_laplacian, scatter, to_scipy_sparse_matrix
 
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
 _DENSE = 400  # nodes up to which the dense eigenvalue solver is the faster one
 
 
@@ -45,7 +49,7 @@ class RecurrentGatedGraph(nn.Module):
             raise ValueError(
                 f"a gated graph network pads its {x.shape[1]} inputs to its state of {self.channels}"
             )
-        h = nn.functional.pad(x, (0, self.channels - x.shape[1]))
+        h = functional.pad(x, (0, self.channels - x.shape[1]))
         states = []
         for step in range(self.steps):
             message = (h @ self.weight[min(step, len(self.weight) - 1)])[edge_index[0]]
@@ -83,6 +87,38 @@ class ChebyshevConv(ChebConv):
         return out if self.bias is None else out + self.bias
 
 
+class NarrowSAGEConv(SAGEConv):
+    """PyG's ``SAGEConv``, whose linear map goes before the mean where it makes messages narrower.
+
+    x may be sparse. A mean or sum of products is the product of the mean or sum; a maximum is not.
+    """
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """x (N, F), edge_index (2, E) -> (N, C)."""
+        if self.aggr == "max" or self.in_channels <= self.out_channels:
+            wide: Tensor = super().forward(x, edge_index)
+            return wide
+        h = functional.linear(x, self.lin_l.weight)
+        out: Tensor = self.propagate(edge_index, x=(h, h), size=None)
+        return out + self.lin_l.bias + self.lin_r(x)
+
+
+class NarrowGINConv(GINConv):
+    """PyG's ``GINConv`` of a two-layer MLP, whose first linear map goes before the sum where it makes
+    messages narrower; x may be sparse."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """x (N, F), edge_index (2, E) -> (N, C)."""
+        first, second = self.nn.lins
+        if self.aggr == "max" or first.in_channels <= first.out_channels:
+            wide: Tensor = super().forward(x, edge_index)
+            return wide
+        h = functional.linear(x, first.weight)
+        h = self.propagate(edge_index, x=(h, h), size=None) + (1 + self.eps) * h + first.bias
+        out: Tensor = second(self.nn.act(self.nn.norms[0](h)))
+        return out
+
+
 def degree_coordinates(edge_index: Tensor, nodes: int) -> Tensor:
     """MoNet's pseudo-coordinates of each edge u -> v: (deg_u^-1/2, deg_v^-1/2), (E, 2).
 
@@ -91,6 +127,26 @@ def degree_coordinates(edge_index: Tensor, nodes: int) -> Tensor:
     source, target = edge_index
     out, into = degree(source, nodes), degree(target, nodes)
     return torch.stack([out[source], into[target]], dim=1).rsqrt()
+
+
+def thin(x: Tensor) -> Tensor | None:
+    """Features (N, F) as a CSR matrix where less than a tenth of them is not 0 (bags of words), else None.
+
+    Linear layers take it: input dropout draws for the entries alone, and products touch nothing else. On
+    CPUs, in float32; GPUs are fast enough.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.count_nonzero() >= 0.1 * x.numel():
+        return None
+    return x.to_sparse_csr()
+
+
+def sparse_dropout(x: Tensor, rate: float) -> Tensor:
+    """Dropout of a CSR matrix (N, F)."""
+    values = functional.dropout(x.values(), rate)
+    dropped: Tensor = torch.sparse_csr_tensor(
+        x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False
+    )
+    return dropped
 
 
 def largest_eigenvalues(
