@@ -209,7 +209,10 @@ class LinkPredictor(LightningModule):
         graph, edges = self._messages(batch, random)
         non_edges = sample_non_edges(batch.train_edges, len(batch.x), edges.shape[1], random)
         if isinstance(self.network, CalibratedHeuristic):
-            loss = reconstruction_loss(*(self.scores(batch, p, None) for p in (edges, non_edges)))
+            scores = [
+                self.network(batch.x, batch.edge_index, batch.train_edges, p) for p in (edges, non_edges)
+            ]
+            loss = reconstruction_loss(*scores)
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
             return loss.float()
         mean, log_sigma = self.network.encode(batch.x, graph)
@@ -273,8 +276,9 @@ class LinkPredictor(LightningModule):
     def _step_encoder(self, loss: Tensor) -> None:
         optimizers: Any = self.optimizers()
         optimizers[0].zero_grad()
-        # also fills the discriminator's gradients, which its next step drops
-        self.manual_backward(loss)
+        self.manual_backward(
+            loss
+        )  # the discriminator's share of this gradient is dropped before its next step
         optimizers[0].step()
         if self.lr_scheduler is not None:
             scheduler: Any = self.lr_schedulers()
