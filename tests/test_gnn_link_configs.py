@@ -79,7 +79,7 @@ def test_recipe_and_size(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 OFTEN = {*(f"gnn_link_{m}_citeseer" for m in ("vgae", "arvga")), "gnn_link_supervised_cora"}
-TWINS = [n for n in RECIPES if n.endswith("citeseer")] + BASELINES
+TWINS = [n for n in RECIPES if n.endswith("citeseer")] + ["gnn_link_arvga_pubmed", *BASELINES]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_one_line_changes_the_architecture(arch: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_real_cora_reaches_the_nineties(tmp_path: Path) -> None:
     summary = fitted("gnn_link_gae_cora", tmp_path, "--trainer.max_steps=100")
-    assert summary["best"]["val/auc"] > 0.85
+    assert summary["best"]["val/auc"]["max"] > 0.85
 
 
 @pytest.mark.slow

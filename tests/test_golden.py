@@ -31,6 +31,8 @@ EMBEDDED = (
 WHOLE_GRAPH: dict[str, dict[str, int]] = {
     "gaug_m_digits": {"model.init_args.predictor_epochs": 6},
     "gaug_o_digits": {"model.init_args.pretrain_ep": 4, "model.init_args.pretrain_nc": 4},
+    "gnn_link_karate": {},
+    "gnn_link_sbm": {},
     "gnn_node_karate": {},
     "gnn_node_sbm": {},
     "lds_cancer": {},
@@ -93,6 +95,9 @@ def test_every_config_is_trained_by_a_test() -> None:
     large |= {n for n in names if n.startswith("gnn_node_") and n.endswith(("_cora", "_ppi", "_reddit"))}
     # tests/test_gnn_traffic_configs.py
     large |= {n for n in names if n.startswith(("gnn_traffic", "gnn_chickenpox"))} - {*EMBEDDED}
+    # tests/test_gnn_link_configs.py
+    citation = ("_cora", "_citeseer", "_pubmed")
+    large |= {n for n in names if n.startswith("gnn_link_") and n.endswith(citation)}
     assert names - recipes - large - {"adm_evaluation"} == {*EMBEDDED, *WHOLE_GRAPH}
 
 

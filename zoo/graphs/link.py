@@ -40,6 +40,10 @@ def _full(code: Tensor) -> Tensor:
     return code.to(torch.promote_types(code.dtype, torch.float32))
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or torch.equal(a, b)
+
+
 class LinkPredictor(LightningModule):
     """Link prediction and unsupervised embedding on one graph (Kipf & Welling 2016; Pan et al. 2018).
 
@@ -124,7 +128,7 @@ class LinkPredictor(LightningModule):
             )
         self.auc = nn.ModuleDict({s: BinaryAUROC() for s in ("val", "test")})
         self.ap = nn.ModuleDict({s: BinaryAveragePrecision() for s in ("val", "test")})
-        self._structure: tuple[Tensor, Any] | None = None
+        self._structure: tuple[Tensor, Tensor, Structure] | None = None
 
     def _check_settings(self) -> None:
         h = self.hparams
@@ -281,16 +285,18 @@ class LinkPredictor(LightningModule):
             scheduler.step()
 
     def _prepared(self, batch: Any) -> Tensor | Structure:
-        """What the encoder's layers read of the batch's graph, computed once."""
+        """What the encoder's layers read of the batch's graph, and its features, computed once."""
         if not isinstance(self.network, LinkAutoencoder):
             return batch.edge_index
         known = self._structure
-        if known is None or not torch.equal(known[0], batch.edge_index):
+        if known is None or not (_same(known[0], batch.x) and _same(known[1], batch.edge_index)):
             # tensors made in inference mode cannot be trained on
             with torch.inference_mode(False), torch.no_grad():
-                edges = batch.edge_index.clone()
-                known = self._structure = (edges, self.network.encoder.prepare(edges, len(batch.x)))
-        return known[1]
+                x, edges, encoder = batch.x.clone(), batch.edge_index.clone(), self.network.encoder
+                structure = encoder.prepare(edges, len(x))
+                encoder.keep_features(x, structure)
+                known = self._structure = (batch.x, edges, structure)
+        return known[2]
 
     # --- evaluation ---------------------------------------------------------------------------------------
 

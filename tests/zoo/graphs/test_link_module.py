@@ -220,7 +220,7 @@ def test_held_out_edges_change_no_embedding() -> None:
     for name in ("val_edges", "test_edges"):
         graph[name] = graph[name][:, :0]
     assert torch.equal(model.embed(graph), before)  # type: ignore[arg-type]
-    along = {tuple(p) for p in model._structure[0].T.tolist()}  # type: ignore[index]
+    along = {tuple(p) for p in model._structure[1].T.tolist()}  # type: ignore[index]
     held = karate().graph
     for name in ("val_edges", "test_edges"):
         pairs = held[name]
