@@ -85,7 +85,7 @@ SHORT = (
 def test_embedded_configs_train(name: str, tmp_path: Path) -> None:
     summary = small(name, tmp_path, *SHORT, "--data.init_args.bfs_draws=0")
     assert summary["steps"] == 2
-    assert 0 <= summary["final"]["val/mmd_degree"] <= 2
+    assert -0.1 < summary["final"]["val/mmd_degree"] <= 2
 
 
 @pytest.mark.parametrize("name", [n for n in SIZES if "enzymes" in n])
