@@ -211,7 +211,7 @@ def test_two_metrics_by_hand() -> None:
         (["--model.init_args.max_nodes=19", "--model.init_args.bandwidth=18"], "a graph of 20 nodes"),
         (
             ["--data.init_args.order=canonical"],
-            "arch graphrnn_s needs data.init_args.order: bfs, got canonical",
+            "arch graphrnn needs data.init_args.order: bfs, got canonical",
         ),
         (["--model.init_args.arch=graphvae"], "needs data.init_args.order: canonical, got bfs"),
         (["--model.init_args.bandwidth=20"], "1 <= bandwidth < max_nodes, got 20 and 20"),
