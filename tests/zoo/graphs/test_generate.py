@@ -298,13 +298,21 @@ def test_two_processes_give_what_one_gives(arch: str, tmp_path: Path) -> None:
             assert a[key] == pytest.approx(b[key], abs=0.02 if "mmd" in key else 1e-4), key
 
 
-@pytest.mark.slow
-def test_predict_refuses_two_processes(tmp_path: Path) -> None:
-    run_folder = fit(tmp_path, "graphrnn_s")
-    last = run_folder / "checkpoints/step=00000013.ckpt"
-    done = launched("predict", tmp_path, "--config=trainer/ddp", "--trainer.devices=2", f"--ckpt_path={last}")
-    assert done.returncode != 0
-    assert "2 processes would draw it as often; use one device" in done.stdout + done.stderr
+def test_predict_refuses_two_processes() -> None:
+    data = GraphSet(bfs_draws=0)
+    data.setup("predict")
+
+    class Two:
+        world_size, datamodule = 2, data
+
+    module = GraphGenerator(**SMALL)
+    module._trainer = Two()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="2 processes would draw it as often; use one device"):
+        module.setup("predict")
+    module.setup("test")
+    module.hparams["test_samples"] = 1
+    with pytest.raises(ValueError, match="1 graphs cannot be spread over 2 devices"):
+        module.setup("test")
 
 
 # --- predictions ----------------------------------------------------------------------------------------
