@@ -85,7 +85,7 @@ SHORT = (
 def test_embedded_configs_train(name: str, tmp_path: Path) -> None:
     summary = small(name, tmp_path, *SHORT, "--data.init_args.bfs_draws=0")
     assert summary["steps"] == 2
-    assert 0 <= summary["final"]["val/mmd_degree"] <= 2
+    assert -0.1 < summary["final"]["val/mmd_degree"] <= 2
 
 
 @pytest.mark.parametrize("name", [n for n in SIZES if "enzymes" in n])
@@ -98,7 +98,7 @@ def test_enzymes_configs_run_on_a_twin_of_the_layout(name: str, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in SIZES if n.endswith(("_grid", "_community"))])
 def test_full_size_sets_run(name: str, tmp_path: Path) -> None:
-    flags = ["--data.init_args.num_workers=0", "--model.init_args.max_nodes=361"]
+    flags = ["--data.init_args.num_workers=0"]
     assert small(name, tmp_path, *SHORT, *flags)["steps"] == 2
 
 

@@ -155,6 +155,12 @@ class GraphGenerator(LightningModule):
                 f"zoo predict draws one set of graphs, {self.trainer.world_size} processes would draw it as "
                 "often; use one device (--trainer.devices=1)"
             )
+        samples = h["test_samples"] if stage == "test" else h["val_samples"] or self.trainer.world_size
+        if samples < self.trainer.world_size:
+            raise ValueError(
+                f"{samples} graphs cannot be spread over {self.trainer.world_size} devices; raise "
+                f"model.init_args.{'test' if stage == 'test' else 'val'}_samples"
+            )
         self.quality.set_reference(data.graphs["train"])
         if isinstance(self.network, RandomGraphs) and stage == "fit":
             sizes = [(len(g), int(g.sum()) // 2) for g in data.graphs["train"]]
@@ -292,15 +298,11 @@ class GraphGenerator(LightningModule):
             return
         mine = range(self.global_rank, samples, self.trainer.world_size)
         adjacency, nodes = self.sample(mine, global_seed(), prefix)
-        if len(nodes):
-            self.mmd.update(adjacency, nodes, real=False)
-            self.quality.update(adjacency, nodes)
+        self.mmd.update(adjacency, nodes, real=False)
+        self.quality.update(adjacency, nodes)
         values = {f"mmd_{k}": v.float() for k, v in self.mmd.compute().items()}
         values["mmd_mean"] = torch.stack(list(values.values())).mean()
         values |= self.quality.compute()
-        sizes = torch.tensor([len(g) for g in self.quality.graphs()])
-        values["capped"] = (sizes == self.hparams["max_nodes"]).float().mean()
-        values["nodes"] = sizes.float().mean()
         self.log_dict({f"{prefix}/{k}": v for k, v in values.items()})
         self.mmd.reset()
         self.quality.reset()

@@ -210,7 +210,8 @@ class GraphQuality(Metric):
 
     Unique: isomorphism classes over graphs. Novel: graphs that are isomorphic to no training graph, over
     graphs.
-    Valid: what the rule says (``connected`` or ``grid``), over graphs.
+    Also ``nodes``, their mean number, and ``capped``, the share that has ``max_nodes``. Valid: what the rule
+    says (``connected`` or ``grid``), over graphs.
 
     Args:
         max_nodes: of any graph.
@@ -256,7 +257,7 @@ class GraphQuality(Metric):
         return [g[:n, :n] for g, n in zip(full, nodes.tolist(), strict=True)]
 
     def compute(self) -> dict[str, Tensor]:
-        """``validity``, ``uniqueness`` and ``novelty``, float32.
+        """``validity``, ``uniqueness``, ``novelty``, ``nodes`` and ``capped``, float32.
 
         Raises:
             ValueError: without graphs.
@@ -268,5 +269,7 @@ class GraphQuality(Metric):
             "validity": sum(map(self.rule, graphs)),
             "uniqueness": IsomorphismClasses(graphs).count,
             "novelty": sum(g not in self.reference for g in graphs),
+            "nodes": sum(map(len, graphs)),
+            "capped": sum(len(g) == self.max_nodes for g in graphs),
         }
         return {name: torch.tensor(count / len(graphs)) for name, count in shares.items()}

@@ -22,10 +22,12 @@ from lightning.pytorch import Trainer
 import cli
 import zoo
 from datamodules import Digits, GraphSet
+from datamodules.graph_sets import grid
 from zoo import GraphGenerator
 from zoo.callbacks import run
 from zoo.callbacks.checkpoint import Checkpoint
 from zoo.callbacks.metrics_csv import read_metrics
+from zoo.graphs.generation_report import layout
 from zoo.graphs.graphrnn import masked_bce, sequences
 
 SMALL: dict[str, Any] = {
@@ -177,7 +179,8 @@ def test_the_test_reports_every_number(arch: str) -> None:
     if arch != "ba":
         names.add("bce")
     assert set(found) == {f"test/{n}" for n in names}
-    assert all(0 <= found[f"test/{n}"] <= 2 for n in names - {"nodes", "bce"})
+    # exp(-W1^2 / 2) is no positive definite kernel: MMD^2 may be a little below 0
+    assert all(-0.1 < found[f"test/{n}"] <= 2 for n in names - {"nodes", "bce"})
     # training graphs are nearer to the held-out ones than an untrained generator's
     assert found["test/floor_degree"] < found["test/mmd_degree"]
 
@@ -208,7 +211,7 @@ def test_two_metrics_by_hand() -> None:
         (["--model.init_args.max_nodes=19", "--model.init_args.bandwidth=18"], "a graph of 20 nodes"),
         (
             ["--data.init_args.order=canonical"],
-            "arch graphrnn_s needs data.init_args.order: bfs, got canonical",
+            "arch graphrnn needs data.init_args.order: bfs, got canonical",
         ),
         (["--model.init_args.arch=graphvae"], "needs data.init_args.order: canonical, got bfs"),
         (["--model.init_args.bandwidth=20"], "1 <= bandwidth < max_nodes, got 20 and 20"),
@@ -295,13 +298,21 @@ def test_two_processes_give_what_one_gives(arch: str, tmp_path: Path) -> None:
             assert a[key] == pytest.approx(b[key], abs=0.02 if "mmd" in key else 1e-4), key
 
 
-@pytest.mark.slow
-def test_predict_refuses_two_processes(tmp_path: Path) -> None:
-    run_folder = fit(tmp_path, "graphrnn_s")
-    last = run_folder / "checkpoints/step=00000013.ckpt"
-    done = launched("predict", tmp_path, "--config=trainer/ddp", "--trainer.devices=2", f"--ckpt_path={last}")
-    assert done.returncode != 0
-    assert "2 processes would draw it as often; use one device" in done.stdout + done.stderr
+def test_predict_refuses_two_processes() -> None:
+    data = GraphSet(bfs_draws=0)
+    data.setup("predict")
+
+    class Two:
+        world_size, datamodule = 2, data
+
+    module = GraphGenerator(**SMALL)
+    module._trainer = Two()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="2 processes would draw it as often; use one device"):
+        module.setup("predict")
+    module.setup("test")
+    module.hparams["test_samples"] = 1
+    with pytest.raises(ValueError, match="1 graphs cannot be spread over 2 devices"):
+        module.setup("test")
 
 
 # --- predictions ----------------------------------------------------------------------------------------
@@ -348,3 +359,14 @@ def test_a_saved_baseline_keeps_its_fit(tmp_path: Path) -> None:
     module, _, _ = trained("ba")
     again = zoo.load(zoo.save(module, tmp_path / "ba.safetensors"))
     assert torch.equal(again.sample(5)[0], module.sample(5)[0])
+
+
+def test_drawings_keep_neighbours_together() -> None:
+    for graph in (grid(2, 9), grid(4, 5)):
+        places = layout(graph)
+        lengths = np.linalg.norm(places[:, None] - places[None], axis=2)
+        edges, others = lengths[graph == 1], lengths[(graph == 0) & ~np.eye(len(graph), dtype=bool)]
+        assert edges.max() < 1.3 * edges.min()  # neither folded nor twisted
+        assert others.min() > edges.min()
+    assert layout(np.zeros((1, 1), dtype=np.uint8)).shape == (1, 2)
+    assert np.isfinite(layout(np.zeros((4, 4), dtype=np.uint8))).all()

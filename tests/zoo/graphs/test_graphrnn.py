@@ -124,6 +124,9 @@ def test_sampling_uses_the_probabilities_of_teacher_forcing(edge_hidden: int) ->
     with torch.no_grad():  # spread the probabilities, so that the graphs differ
         for p in network.parameters():
             p.add_(torch.randn_like(p) * 0.4)
+        if edge_hidden:  # and let them hang on the entry before
+            network.edge.embed.weight.fill_(2)
+            network.edge.gru.weight_ih_l0.mul_(4)
     uniform = torch.rand(40, 11, 4)
     rows, nodes = network.sample(uniform)
     assert len(set(nodes.tolist())) > 4

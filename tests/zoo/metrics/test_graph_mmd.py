@@ -233,7 +233,7 @@ def test_validity_uniqueness_and_novelty() -> None:
     quality.update(*batch(ladder, square))
     quality.update(*batch(square[np.ix_(order, order)], path))
     found = {k: float(v) for k, v in quality.compute().items()}
-    assert found == {"validity": 0.75, "uniqueness": 0.75, "novelty": 0.5}
+    assert found == {"validity": 0.75, "uniqueness": 0.75, "novelty": 0.5, "nodes": 7.0, "capped": 0.5}
     again = quality.graphs()
     assert [len(g) for g in again] == [6, 9, 9, 4]
     assert (again[1] == square).all()
