@@ -97,7 +97,8 @@ class Windows(Dataset[dict[str, Tensor]]):
         return {"x": x, "y": self.values[following], "time": self.clock[following], "index": index}
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}  # type: ignore[list-item]
+        keys: list[Any] = [key]
+        return {k: v[0] for k, v in self.__getitems__(keys).items()}
 
 
 def split_starts(
