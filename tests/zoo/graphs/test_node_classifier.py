@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from interruption import Killed, run_differences
+from interruption import Killed, newest_checkpoint, run_differences
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.nn import functional
 from torch_geometric.nn import DeepGraphInfomax, GCNConv
@@ -393,4 +393,22 @@ def test_a_killed_run_goes_on_to_the_same_bits(flags, tmp_path):
 
         with mock.patch.object(NodeClassifier, "training_step", die), pytest.raises(Killed):
             fit(tmp_path / "killed", *flags, *(["--ckpt_path=last"] if step > 5 else []))
+    assert run_differences(whole, fit(tmp_path / "killed", *flags, "--ckpt_path=last")) == []
+
+
+def test_patience_goes_on_counting_after_a_resume(tmp_path):
+    """Rate 0: better at step 3 alone, stopped at 9. A count that began anew at step 4 would stop at 12."""
+    flags = ["--model.init_args.patience=2", "--model.init_args.optimizer=torch.optim.Adam"]
+    flags += ["--model.init_args.optimizer.init_args.lr=0.0", "--checkpoint.every_n_train_steps=4"]
+    whole = fit(tmp_path / "whole", *flags)
+    assert newest_checkpoint(whole).name == "step=00000009.ckpt"
+    original = NodeClassifier.training_step
+
+    def die(self: NodeClassifier, *args: Any) -> Any:
+        if self.trainer.global_step == 5:
+            raise Killed
+        return original(self, *args)
+
+    with mock.patch.object(NodeClassifier, "training_step", die), pytest.raises(Killed):
+        fit(tmp_path / "killed", *flags)
     assert run_differences(whole, fit(tmp_path / "killed", *flags, "--ckpt_path=last")) == []
