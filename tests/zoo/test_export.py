@@ -26,6 +26,7 @@ from zoo import export as room
 from zoo import hub
 from zoo.diffusion.samplers import ddim, guided
 from zoo.diffusion.schedules import space_timesteps
+from zoo.graphs.networks import NODE_ARCHS
 from zoo.lds.module import _TEST
 from zoo.randomness import global_seed
 
@@ -48,6 +49,7 @@ VARIANTS = [
 ]
 FAST_PROGRAM = ("dit-dtr-10", "dit-random-1", "dit-none-10", "unet-dtr-10")
 FAST_ONNX = ("dit-dtr-10",)
+FAST_NODE = ("cheb", "gat")
 
 
 def cases(fast: tuple[str, ...]) -> list[Any]:
@@ -426,6 +428,10 @@ def graph_module(method: str, backbone: str = "") -> Any:
     if method == "LDS":
         module: Any = zoo.LDS(num_nodes=9, num_features=6, num_classes=3, hidden=(8, 8))
         nn.init.normal_(module.network.weights)
+    elif method == "NodeClassifier":
+        module = zoo.NodeClassifier(features=6, num_classes=3, arch=backbone, hidden=16, heads=2)
+        if backbone == "pna":
+            module.network.set_degrees(torch.tensor([0, 3, 4, 2]))
     else:
         module = getattr(zoo, method)(features=6, num_classes=3, hidden=16, heads=2, backbone=backbone)
     awake(module)
@@ -438,6 +444,12 @@ GRAPHS = [
         pytest.param(m, b, id=f"{m}-{b}", marks=() if b in ("gcn", "gat") else pytest.mark.slow)
         for m in ("GAugM", "GAugO")
         for b in ("gcn", "gsage", "gat", "jknet")
+    ),
+    *(
+        pytest.param(
+            "NodeClassifier", a, id=f"node-{a}", marks=() if a in ("cheb", "gat") else pytest.mark.slow
+        )
+        for a in NODE_ARCHS
     ),
 ]
 
@@ -454,6 +466,27 @@ def test_graph_network_takes_graphs_of_any_size(
     assert "inputs x float32 (nodes, 6), edge_index int64 (2, edges)" in lines[1]
     assert re.search(r"network at nodes 1, 2, 5; edges 0, 2, (6|8|10|12): ", lines[2])
     assert [largest(module, out, nodes) <= 1e-5 for nodes in (1, 4, 7, 60)] == [True] * 4
+
+
+@pytest.mark.parametrize("suffix", room.SUFFIXES)
+@pytest.mark.parametrize("model", ["vgae", pytest.param("arga", marks=pytest.mark.slow)])
+def test_link_network_takes_any_pairs(model: Any, suffix: str, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip(NEEDS_ONNX)
+    torch.manual_seed(0)
+    module, out = zoo.LinkPredictor(features=6, model=model).eval(), tmp_path / f"x{suffix}"
+    lines = list(room.write(module, out))
+    assert "inputs x float32 (nodes, 6), graph int64 (2, edges), pairs int64 (2, pairs)" in lines[1]
+    assert [largest(module, out, nodes) <= 1e-5 for nodes in (1, 4, 60)] == [True] * 3
+
+
+def test_methods_without_a_network_say_so(tmp_path: Path) -> None:
+    for module, message in (
+        (zoo.NodeClassifier(features=6, num_classes=3, arch="dgi", layers=1), "dgi has no network"),
+        (zoo.LinkPredictor(features=6, model="jaccard"), "jaccard ranks pairs without a network"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(room.write(module, tmp_path / "x.pt2"))
 
 
 @pytest.mark.parametrize("suffix", room.SUFFIXES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -25,6 +25,7 @@ from zoo.graphs.autoencoder import (
 from zoo.graphs.link_report import LinkPredictions, embedding_quality, ranks, top_new_links
 from zoo.graphs.neighbours import HEURISTICS, CalibratedHeuristic
 from zoo.graphs.networks import NodeArch, Structure
+from zoo.nn.graphs import example_edges
 from zoo.randomness import global_seed, step_generator
 
 LinkModel = Literal[
@@ -338,6 +339,24 @@ class LinkPredictor(LightningModule):
             self.log(f"{split}/{name}", metric(order, truth), batch_size=1, prog_bar=True)
         self.log(f"{split}/loss", reconstruction_loss(edges, non_edges), batch_size=1)
         return z
+
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = {
+        "x": {0: "nodes"},
+        "graph": {1: "edges"},
+        "pairs": {1: "pairs"},
+    }
+
+    def example_inputs(self, nodes: int) -> dict[str, Tensor]:
+        """Features, a graph and pairs for ``zoo export``, whose file gives the logits (pairs,) of the means.
+
+        Raises:
+            ValueError: for a baseline, which has no network.
+        """
+        if isinstance(self.network, CalibratedHeuristic):
+            raise ValueError(f"{self.hparams['model']} ranks pairs without a network that could be exported")
+        x = torch.randn(nodes, self.hparams["features"], device=self.device)
+        pairs = torch.randint(nodes, (2, 2 * nodes + 1), device=self.device)
+        return {"x": x, "graph": example_edges(nodes, self.device), "pairs": pairs}
 
     def predict_step(self, batch: Any, batch_idx: int) -> LinkPredictions:
         z, h = self.embed(batch), self.hparams

@@ -430,7 +430,7 @@ class NodeNetwork(nn.Module):
         if isinstance(edge_index, Structure):
             graph = edge_index
         else:
-            graph = self.prepare(edge_index, len(x), edge_weight, batch, edge_attr)
+            graph = self.prepare(edge_index, x.shape[0], edge_weight, batch, edge_attr)
         x = self._input(x, graph)
         if self.arch == "gcnii":
             return self._initial_residual(x, graph)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from zoo.graphs.networks import (
 from zoo.graphs.node_report import NodeScores
 from zoo.graphs.smoothness import dirichlet_energy, edge_homophily, node_homophily
 from zoo.metrics.micro_f1 import MicroF1
+from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.randomness import generator, global_seed, step_generator
 
 Split = Literal["train", "val", "test"]
@@ -385,6 +386,19 @@ class NodeClassifier(LightningModule):
         count = sum(p.numel() for p in self.parameters())
         values = {f"test/{k}": v for k, v in values.items()} | {"test/parameters": float(count)}
         self.log_dict(values, sync_dist=not self._whole)
+
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = GRAPH_DIMS
+
+    def example_inputs(self, nodes: int) -> dict[str, Tensor]:
+        """Features and a graph for ``zoo export``, whose file gives class scores (nodes, C).
+
+        Raises:
+            ValueError: for ``dgi``, which learns an encoder and a probe apart from each other.
+        """
+        if self.arch == "dgi":
+            raise ValueError("dgi has no network from a graph to class scores that could be exported")
+        x = torch.randn(nodes, self.hparams["features"], device=self.device)
+        return {"x": x, "edge_index": example_edges(nodes, self.device)}
 
     def predict_step(self, batch: Any, batch_idx: int) -> NodeScores:
         hidden, scores = self._classified(batch)

@@ -55,7 +55,7 @@ class RecurrentGatedGraph(nn.Module):
             message = (h @ self.weight[min(step, len(self.weight) - 1)])[edge_index[0]]
             if edge_weight is not None:
                 message = message * edge_weight[:, None]
-            h = self.rnn(scatter(message, edge_index[1], dim=0, dim_size=len(x)), h)
+            h = self.rnn(scatter(message, edge_index[1], dim=0, dim_size=x.shape[0]), h)
             states.append(h)
         return states
 
