@@ -36,7 +36,7 @@ class Align(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.growth < 0:
-            return self.align_conv(x)  # type: ignore[no-any-return]
+            return self.align_conv(x)
         return functional.pad(x, (0, 0, 0, 0, 0, self.growth)) if self.growth else x
 
 
@@ -130,7 +130,7 @@ class Block(nn.Module):
         x = self.graph_conv(self.tmp_conv1(x), supports).relu()
         x = self.tmp_conv2(x)
         x = self.tc2_ln(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.dropout(x)  # type: ignore[no-any-return]
+        return self.dropout(x)
 
 
 class Output(nn.Module):
@@ -147,7 +147,7 @@ class Output(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.tc1_ln(self.tmp_conv1(x).permute(0, 2, 3, 1))  # (B, 1, N, C)
-        return self.fc2(self.fc1(x).relu()).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+        return self.fc2(self.fc1(x).relu()).permute(0, 3, 1, 2)
 
 
 class STGCN(nn.Module):
@@ -219,4 +219,4 @@ class STGCN(nn.Module):
         x = x.permute(0, 3, 1, 2)  # (B, C, T, N)
         for block in self.st_blocks:
             x = block(x, self.supports)
-        return self.output(x)[:, :, 0]  # type: ignore[no-any-return]
+        return self.output(x)[:, :, 0]

@@ -54,7 +54,7 @@ class Layer(nn.Module):
             powers += [p.view(nodes, *rest) for p in last]
         out = functional.dropout(self.graph(torch.cat(powers, dim=-1)), self.dropout, self.training)
         out = out + residual[:, :, -out.shape[2] :]
-        return self.norm(out.flatten(0, 2)).view_as(out)  # type: ignore[no-any-return]
+        return self.norm(out.flatten(0, 2)).view_as(out)
 
 
 class GraphWaveNet(nn.Module):
@@ -129,4 +129,4 @@ class GraphWaveNet(nn.Module):
             skip = skip + layer.skip(y[:, :, -1])  # type: ignore[operator]
             if layer is not self.layers[-1]:
                 x = layer.spread(y, x, supports, self.order)  # type: ignore[operator]
-        return self.end(skip).permute(1, 2, 0)  # type: ignore[no-any-return]
+        return self.end(skip).permute(1, 2, 0)
