@@ -139,7 +139,7 @@ def test_two_processes_train_what_one_trains(arch: str, tmp_path: Path) -> None:
         cwd=tmp_path / "two",
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=550,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
