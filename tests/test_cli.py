@@ -219,10 +219,15 @@ def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("runs/printed/version_0/checkpoints/step=00000002.ckpt").exists()
 
 
+def threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
 SUMMARY_KEYS = {
     "config", "command", "seed", "world_size", "device", "precision", "versions", "git", "date", "final",
     "best", "checkpoint", "steps", "epochs", "finished", "resumed_from_step", "seconds", "samples_per_second",
-    "effective_batch", "peak_memory_bytes",
+    "effective_batch", "parameters", "peak_memory_bytes",
 }  # fmt: skip
 
 
@@ -234,8 +239,8 @@ def test_fit_leaves_a_run_folder_and_says_where(capsys: pytest.CaptureFixture[st
 
     folder = Path("runs/dtr_dit_digits/version_0")
     assert lines[0] == (
-        "zoo: fit dtr_dit_digits: effective batch 64 (32 per device, 2 batches accumulated), 1 x cpu, "
-        f"logs in {folder}"
+        "zoo: fit dtr_dit_digits: effective batch 64 (32 per device, 2 batches accumulated), "
+        f"1 x cpu ({threads()}), logs in {folder}"
     )
     assert lines[1].startswith("zoo: 2 steps in ")
     assert f"zoo: checkpoint  {folder}/checkpoints/step=00000002.ckpt" in lines
@@ -254,6 +259,8 @@ def test_fit_leaves_a_run_folder_and_says_where(capsys: pytest.CaptureFixture[st
     assert set(summary) == SUMMARY_KEYS
     assert (summary["steps"], summary["effective_batch"], summary["seed"]) == (2, 64, 3)
     assert summary["finished"] is True
+    state = torch.load(summary["checkpoint"], weights_only=True)["optimizer_states"][0]["state"]
+    assert summary["parameters"] == sum(moments["exp_avg"].numel() for moments in state.values())
     assert summary["command"].startswith("zoo fit --config dtr_dit_digits")
     assert math.isclose(summary["best"]["val/mse"]["min"], summary["final"]["val/mse"])
 

@@ -66,7 +66,7 @@ def markdown(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> str:
 
 def _commits(runs: Iterable[Mapping[str, Any]]) -> str:
     """Named where runs of several versions of the code are side by side."""
-    commits = sorted({str(run["git"]) for of_seed in runs for run in _each(of_seed)})
+    commits = sorted({str(run["git"] or "unknown") for of_seed in runs for run in _each(of_seed)})
     return f", of commits {', '.join(commits)}" if len(commits) > 1 else ""
 
 
