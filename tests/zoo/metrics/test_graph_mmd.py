@@ -229,7 +229,7 @@ def test_validity_uniqueness_and_novelty() -> None:
     quality.set_reference([square])
     order = np.random.default_rng(0).permutation(9)
     with pytest.raises(ValueError, match="got none"):
-        quality.compute()
+        GraphQuality(max_nodes=9).compute()
     quality.update(*batch(ladder, square))
     quality.update(*batch(square[np.ix_(order, order)], path))
     found = {k: float(v) for k, v in quality.compute().items()}
