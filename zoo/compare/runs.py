@@ -87,9 +87,16 @@ class KnownRuns:
         self._runs: dict[str, dict[str, Any]] = {}
         if path is not None and path.is_file():
             try:
-                self._runs = dict(json.loads(path.read_text()))
+                held = json.loads(path.read_text())
             except ValueError as error:
                 raise ValueError(f"--runs {path} is no file of runs: {error}") from None
+            if not isinstance(held, dict) or not all(
+                isinstance(r, dict) and "verbs" in r for r in held.values()
+            ):
+                raise ValueError(
+                    f"--runs {path} is no file of runs, give one that `zoo compare --runs` wrote"
+                )
+            self._runs = held
 
     def get(self, mark: str, verbs: Sequence[str]) -> dict[str, Any] | None:
         """The run of that fingerprint, if all ``verbs`` are done."""

@@ -212,9 +212,10 @@ def test_a_known_run_of_other_settings_does_not_count(tmp_path: Path) -> None:
     changed = claim_file(tmp_path, overrides={"trainer.max_steps": 6})
     compare(changed, tmp_path / "b", say=silent, launch=runs, runs_file=file)
     assert runs.calls == 24
-    file.write_text("[")
-    with pytest.raises(ValueError, match=r"runs\.json is no file of runs"):
-        compare(changed, tmp_path / "b", say=silent, launch=runs, runs_file=file)
+    for text in ("[", "[1]", '{"metric": 1}', '{"a": {"value": 1}}'):  # the last two: a manifest, say
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"runs\.json is no file of runs"):
+            compare(changed, tmp_path / "b", say=silent, launch=runs, runs_file=file)
 
 
 def test_runs_of_several_commits_are_named(tmp_path: Path) -> None:
