@@ -150,6 +150,16 @@ def test_claims_have_the_rows_of_the_table_that_see_features_alone(name: str) ->
     assert arms["lds"].flags["model.init_args.max_outer_epochs"] == 3
 
 
+@pytest.mark.parametrize("name", ["lds_wine_tuned", "lds_cancer_tuned", "lds_digits_tuned"])
+def test_tuned_claims_have_the_papers_sixteen_settings_and_choose_on_early_stopping_nodes(name: str) -> None:
+    claim = read_claim(find_config(name, "claims"))
+    assert [len(claim.arms[a].grid) for a in ("lds", "gcn_max", "gcn_upper")] == [16, 4, 4]
+    assert claim.selection is not None
+    assert [c.metric for c in claim.selection.by] == ["val/es_accuracy", "val/es_loss"]
+    assert claim.arms["gcn_upper"].flags["model.init_args.learn_graph"] is False
+    assert set(FEATURES) < set(claim.arms)
+
+
 @pytest.mark.parametrize(
     "name", ["lds_cora", "lds_citeseer", "lds_cora_candidates", "lds_citeseer_candidates"]
 )

@@ -407,3 +407,18 @@ def test_predict_writes_scores_graph_and_pictures(tmp_path: Path, capsys: pytest
     cells = lines[1].split(",")
     assert cells[:2] == ["0", "train"]
     assert sum(map(float, cells[4:])) == pytest.approx(1, abs=1e-5)
+
+
+def test_digits_are_raw_unless_standardized_and_constant_pixels_become_zero() -> None:
+    raw, standard = KNNGraph("digits").read(), KNNGraph("digits", standardize=True).read()
+    assert (raw.x.min(), raw.x.max()) == (0, 16)
+    spread = raw.x.std(dim=0, correction=0)
+    constant = spread == 0
+    assert constant.sum() == 3  # three corners are never inked
+    assert torch.equal(standard.x[:, constant], torch.zeros(1797, 3))
+    torch.testing.assert_close(
+        standard.x[:, ~constant], ((raw.x - raw.x.mean(dim=0)) / spread)[:, ~constant], atol=1e-4, rtol=1e-4
+    )
+    assert not torch.equal(standard.edge_index, raw.edge_index)  # neighbours are looked for afterwards
+    torch.testing.assert_close(KNNGraph("wine").read().x.mean(dim=0), torch.zeros(13), atol=1e-5, rtol=0)
+    assert KNNGraph("wine", standardize=False).read().x.max() == 1680  # proline
