@@ -480,10 +480,55 @@ def test_link_network_takes_any_pairs(model: Any, suffix: str, tmp_path: Path) -
     assert [largest(module, out, nodes) <= 1e-5 for nodes in (1, 4, 60)] == [True] * 3
 
 
+CLASSIFIERS = [
+    ("gin", {"readout": "sum", "layers": "sum"}),
+    ("ecc", {"readout": "mean", "num_edge_features": 3}),
+    ("sage", {"readout": "max", "head": 8}),
+    *((a, {"readout": "sum"}) for a in ("gcn", "gat", "cheb", "pna", "mpnn", "mlp", "none")),
+]
+
+
+@pytest.mark.parametrize("suffix", room.SUFFIXES)
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [pytest.param(a, o, id=a, marks=() if a in ("gin", "ecc") else pytest.mark.slow) for a, o in CLASSIFIERS],
+)
+def test_graph_classifier_takes_any_number_of_graphs(
+    arch: Any, options: dict[str, Any], suffix: str, tmp_path: Path
+) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip(NEEDS_ONNX)
+    torch.manual_seed(0)
+    module = zoo.GraphClassifier(5, 3, arch, hidden=8, num_layers=2, **options)
+    for encoder in module.network.encoders():
+        if arch == "pna":
+            encoder.nodes.set_degrees(torch.tensor([0, 3, 4, 2]))
+    awake(module)
+    out = tmp_path / f"x{suffix}"
+    lines = list(room.write(module.eval(), out))
+    assert "batch int64 (nodes), graphs int64 (graphs)" in lines[1]
+    assert [largest(module, out, graphs) <= 1e-5 for graphs in (1, 3, 9)] == [True] * 3
+
+
+@pytest.mark.parametrize("suffix", room.SUFFIXES)
+@pytest.mark.parametrize("arch", ["graphvae", "graphrnn_s"])
+def test_generators_take_any_batch(arch: Any, suffix: str, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip(NEEDS_ONNX)
+    torch.manual_seed(0)
+    module, out = zoo.GraphGenerator(arch, max_nodes=9, bandwidth=4), tmp_path / f"x{suffix}"
+    for parameter in module.network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    list(room.write(module, out))
+    assert [largest(module, out, batch) <= 1e-5 for batch in (1, 4, 7)] == [True] * 3
+
+
 def test_methods_without_a_network_say_so(tmp_path: Path) -> None:
     for module, message in (
         (zoo.NodeClassifier(features=6, num_classes=3, arch="dgi", layers=1), "dgi has no network"),
         (zoo.LinkPredictor(features=6, model="jaccard"), "jaccard ranks pairs without a network"),
+        (zoo.GraphClassifier(5, 3, "dgcnn", "sort", pool_nodes=10), "readout sort makes shapes from values"),
+        (zoo.GraphGenerator("graphrnn", 9, 4), "arch graphrnn has no network of fixed shapes"),
     ):
         with pytest.raises(ValueError, match=message):
             list(room.write(module, tmp_path / "x.pt2"))

@@ -329,6 +329,21 @@ class GraphGenerator(LightningModule):
         self.floor.reset()
         self._evaluate("test", self.hparams["test_samples"])
 
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """For ``zoo export``: GraphVAE's codes z (batch, latent), or GraphRNN-S's rows (batch, N, M).
+
+        Raises:
+            ValueError: for ``graphrnn``, whose rows are runs of their own, and graphs without a network.
+        """
+        h = self.hparams
+        if h["arch"] == "graphvae":
+            return {"z": torch.randn(batch, h["latent"], device=self.device)}
+        if h["arch"] == "graphrnn_s":
+            return {
+                "inputs": torch.randint(2, (batch, h["max_nodes"], h["bandwidth"])).float().to(self.device)
+            }
+        raise ValueError(f"arch {h['arch']} has no network of fixed shapes; graphvae and graphrnn_s have one")
+
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> GeneratedGraphs:
         adjacency, nodes = self.sample(batch["index"].tolist(), global_seed(), "predict")
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from zoo.graphs.graph_network import EDGE_ARCHS, GRAPH_ARCHS, GraphArch, GraphNe
 from zoo.graphs.graph_report import GraphPredictions
 from zoo.graphs.networks import Activation, Aggregation, Norm
 from zoo.graphs.readout import FLAT, POOL_RATIOS, READOUTS, SIZED, Readout, pool_nodes
+from zoo.nn.graphs import GRAPH_DIMS, example_edges
 
 _ARCH_OPTIONS = ("heads", "act", "norm", "aggr", "train_eps", "K", "alpha", "lambda_max")
 
@@ -228,6 +229,40 @@ class GraphClassifier(LightningModule):
         dtype = next(self.network.parameters()).dtype
         attr = batch.edge_attr.to(dtype) if self.hparams["num_edge_features"] else None
         return self.network.embed(batch.x.to(dtype), batch.edge_index, batch.batch, batch.num_graphs, attr)
+
+    # --- export ---------------------------------------------------------------------------------------------
+
+    @property
+    def dynamic_dims(self) -> dict[str, dict[int, str]]:
+        """Nodes, edges and graphs are free; one graph's nodes lie side by side."""
+        free = {**GRAPH_DIMS, "batch": {0: "nodes"}, "graphs": {0: "graphs"}}
+        return free | ({"edge_attr": {0: "edges"}} if self.hparams["num_edge_features"] else {})
+
+    def example_inputs(self, graphs: int) -> dict[str, Tensor]:
+        """A batch for ``zoo export``, whose file gives class scores (graphs, C); graph i has i + 2 nodes.
+
+        ``batch`` (N,) says whose a node is, ``graphs`` (B,) holds 0 to B - 1: its length is what counts.
+
+        Raises:
+            ValueError: for readouts whose shapes depend on the values: they sort, pool or choose nodes.
+        """
+        h = self.hparams
+        if h["readout"] not in FLAT:
+            raise ValueError(
+                f"readout {h['readout']} makes shapes from values, which an exported program cannot; "
+                f"{', '.join(FLAT)} can"
+            )
+        sizes = torch.arange(graphs) + 2
+        edges = [example_edges(n) + at for n, at in zip(sizes.tolist(), sizes.cumsum(0) - sizes, strict=True)]
+        inputs = {
+            "x": torch.randn(int(sizes.sum()), h["num_features"]),
+            "edge_index": torch.cat(edges, dim=1),
+            "batch": torch.arange(graphs).repeat_interleave(sizes),
+            "graphs": torch.arange(graphs),
+        }
+        if h["num_edge_features"]:
+            inputs["edge_attr"] = torch.randn(inputs["edge_index"].shape[1], h["num_edge_features"])
+        return {key: value.to(self.device) for key, value in inputs.items()}
 
     # --- steps ----------------------------------------------------------------------------------------------
 

@@ -51,12 +51,12 @@ class EdgeConditionedConv(NNConv):
         if edge_attr is None:
             hidden = first(x.new_ones(1, first.in_features)).relu()[0]
             matrix = torch.tensordot(torch.cat([hidden, hidden.new_ones(1)]), filters, dims=1)
-            out = self.aggr_module(x[edge_index[0]], edge_index[1], dim_size=len(x), dim=0) @ matrix
+            out = self.aggr_module(x[edge_index[0]], edge_index[1], dim_size=x.shape[0], dim=0) @ matrix
         else:
             hidden = first(edge_attr).relu()
-            hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
+            hidden = torch.cat([hidden, hidden.new_ones(hidden.shape[0], 1)], dim=1)
             message = (hidden[:, :, None] * x[edge_index[0]][:, None]).flatten(1)  # (E, (H + 1) F)
-            out = self.aggr_module(message, edge_index[1], dim_size=len(x), dim=0)
+            out = self.aggr_module(message, edge_index[1], dim_size=x.shape[0], dim=0)
             out = out @ filters.flatten(0, 1)
         if self.root_weight:
             out = out + self.lin(x)
@@ -212,10 +212,16 @@ class GraphNetwork(nn.Module):
         return [m for m in self.modules() if isinstance(m, GraphEncoder)]
 
     def forward(
-        self, x: Tensor, edge_index: Tensor, batch: Tensor, graphs: int, edge_attr: Tensor | None = None
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        batch: Tensor,
+        graphs: int | Tensor,
+        edge_attr: Tensor | None = None,
     ) -> Tensor:
-        """Class scores (B, C)."""
-        return self.embed(x, edge_index, batch, graphs, edge_attr)[0]
+        """Class scores (B, C); ``graphs`` is B, or a tensor of B entries (for ``zoo export``)."""
+        count = graphs.shape[0] if isinstance(graphs, Tensor) else graphs
+        return self.embed(x, edge_index, batch, count, edge_attr)[0]
 
     def embed(
         self, x: Tensor, edge_index: Tensor, batch: Tensor, graphs: int, edge_attr: Tensor | None = None

@@ -134,11 +134,16 @@ class GraphRNN(nn.Module):
             self.edge = Recurrent(1, edge_embedding, edge_hidden, layers)
             self.edge_output = two_layers(edge_hidden, edge_embedding, 1)
 
-    def forward(self, inputs: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        """Logits (B, T, M) of every entry under teacher forcing, 0 in rows without a valid entry."""
+    def forward(self, inputs: Tensor, targets: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """Logits (B, T, M) of every entry under teacher forcing, 0 in rows without a valid entry.
+
+        GraphRNN-S needs the inputs alone.
+        """
         h = self.output(self.node(inputs)[0])
         if not self.edge_hidden:
             return h
+        if targets is None or valid is None:
+            raise ValueError("GraphRNN's rows are sequences: it needs targets and valid too")
         real = valid[:, :, 0]
         # the edge GRU runs over the rows of all graphs and nodes at once
         entries = targets[real]

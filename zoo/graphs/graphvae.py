@@ -67,7 +67,7 @@ class GraphVAE(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Logits (B, N_max, N_max), symmetric, of codes z (B, latent)."""
         upper = self.decoder(z)
-        logits = upper.new_zeros(len(z), self.max_nodes, self.max_nodes)
+        logits = upper.new_zeros(z.shape[0], self.max_nodes, self.max_nodes)
         logits[:, self.pairs[0], self.pairs[1]] = upper
         logits[:, self.pairs[1], self.pairs[0]] = upper
         return logits
