@@ -76,8 +76,8 @@ def knn_matrix(features: Any, k: int, metric: str, symmetry: Symmetry) -> Any:
 class KNNGraph(FullGraphModule):
     """Wine (178 x 13, 3 classes), Breast Cancer (569 x 30, 2) or Digits (1797 x 64, 10) with a graph on top.
 
-    Wine and Cancer are standardised over all nodes, Digits keep their raw 0..16 (``standardize``). Train, val and es have 10
-    nodes each (Digits 50), the rest test. The batch is described in
+    Wine and Cancer are standardised over all nodes, Digits keep their raw 0..16 (``standardize``). Train, val
+    and es have 10 nodes each (Digits 50), the rest test. The batch is described in
     :class:`datamodules.full_graph.FullGraphModule`, with ``es_mask`` always and ``edge_weight`` (2 P,) for
     weighted graphs.
 
@@ -87,8 +87,8 @@ class KNNGraph(FullGraphModule):
             (all pairs, weights uniform in [0, 1]) or ``rbf`` (all pairs, weights exp(-||x - y||^2 / F)).
         k: neighbours of a node.
         metric: of the neighbours, ``cosine`` or ``minkowski`` (p = 2).
-        standardize: columns to mean 0 and deviation 1 over all nodes, constant ones to 0, before the neighbours
-            are looked for; by default as the paper does, all but Digits.
+        standardize: columns to mean 0 and deviation 1 over all nodes, constant ones to 0, before the
+            neighbours are looked for; by default as the paper does, all but Digits.
         knn_sym: how the directed graph becomes symmetric, see :func:`knn_matrix`; ``upper`` is LDS's.
         seed: of the split and the random graphs.
         steps_per_epoch: batches (always the same graph) of an epoch.
