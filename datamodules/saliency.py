@@ -330,8 +330,8 @@ class ToBatch(Dataset[dict[str, Any]]):
                 f"pictures of {_few(sizes)} cannot be one batch: set data.init_args.size, or batch_size so "
                 "that each device has 1 (trainer.accumulate_grad_batches makes up for it)"
             )
-        index = torch.tensor([i for _, i in keys])
-        return {"image": torch.stack(images), "mask": torch.stack(masks), "index": index}
+        rows = torch.tensor([i for _, i in keys])
+        return {"image": torch.stack(images), "mask": torch.stack(masks), "index": rows}
 
     def _transformed(
         self, image: Image.Image, mask: Image.Image, rng: np.random.Generator
@@ -370,7 +370,7 @@ class ToBatch(Dataset[dict[str, Any]]):
         return {**batch, "mask": masks} if masks else batch
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        return self.__getitems__([key])  # type: ignore[arg-type,list-item]
+        return self.__getitems__([key])  # type: ignore[arg-type]
 
 
 def _crop_box(width: int, height: int, share: float, draws: Array) -> tuple[int, int, int, int]:

@@ -70,7 +70,7 @@ class RAS(LightningModule):
         backbone_weights: torchvision's ``.pth`` for the trunk, or Caffe's as ``.npz`` or ``.caffemodel``; a
             path, here or under ``$ZOO_DATA``. Read when a training begins without other weights.
         flip_average: evaluate the mean of the picture's and its mirror image's maps.
-        channels_last: memory order of the activations; the weights keep theirs. Same sums, faster on CPUs and GPUs.
+        channels_last: memory order of the activations; the weights keep theirs.
         compile: compile the network with ``torch.compile``.
         lr_interval: whether ``lr_scheduler`` counts optimiser steps or epochs.
         optimizer: called with the parameter groups.

@@ -55,6 +55,8 @@ class _SaliencyNetwork(nn.Module):
 
     sides: tuple[int, ...]
     """Numbers of the side outputs from the global map down."""
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, pixels: Pixels, attention: Attention, residual: bool, refinement: bool) -> None:
         super().__init__()
