@@ -159,25 +159,27 @@ def _filling(rng: np.random.Generator, photo: Array, split: Split, side: int) ->
     return np.clip(photo_patch(rng, photo, split, side) + shift, 0, 255)
 
 
+def _soft(mask: Array) -> Array:
+    """A mask with an edge of one pixel, float in [0, 1]."""
+    soft = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(1))
+    return np.asarray(soft, dtype=np.float64) / 255
+
+
 def composite(seed: int, split: Split, index: int, side: int = 96) -> tuple[Array, Array]:
     """Picture uint8 (S, S, 3) and mask bool (S, S), a function of (seed, split, index)."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     photos = photographs()
     objects = 1 + int(rng.random() < 0.3)
     for _ in range(_TRIES):
-        masks = [object_mask(rng, split, side) for _ in range(objects)]
-        if _AREA[0] <= np.logical_or.reduce(masks).mean() <= _AREA[1]:
+        covers = [_soft(object_mask(rng, split, side)) for _ in range(objects)]
+        if _AREA[0] <= (np.maximum.reduce(covers) > 0.5).mean() <= _AREA[1]:
             break
     behind = int(rng.integers(len(photos)))
     picture = photo_patch(rng, photos[behind], split, side).astype(np.float64)
-    cover = np.zeros((side, side))
-    for mask in masks:
+    for alpha in covers:
         other = (behind + 1 + int(rng.integers(len(photos) - 1))) % len(photos)
-        soft = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(1))
-        alpha = np.asarray(soft, dtype=np.float64) / 255
         picture += alpha[..., None] * (_filling(rng, photos[other], split, side) - picture)
-        cover = np.maximum(cover, alpha)
-    return picture.round().astype(np.uint8), cover > 0.5
+    return picture.round().astype(np.uint8), np.maximum.reduce(covers) > 0.5
 
 
 class SaliencyComposites(LightningDataModule):

@@ -163,8 +163,10 @@ def _has_masks_beside(path: Path) -> bool:
 def _open_set(name: str, root: Path, skip_unpaired: bool) -> FileItems:
     layout = SETS[name]
     tried = []
+    # one folder of everything is always there, so it is the last to be looked for
+    pairs = sorted({layout.pair, ("imgs", "gts")}, key=lambda pair: (pair[0] == ".", pair != layout.pair))
     for folder in layout.folders:
-        for pair in dict.fromkeys((layout.pair, ("imgs", "gts"))):
+        for pair in pairs:
             place = root / folder
             tried.append(" and ".join(dict.fromkeys(str(Path(folder) / part) for part in pair)))
             if all((place / part).is_dir() for part in pair):
@@ -185,12 +187,13 @@ def _open_set(name: str, root: Path, skip_unpaired: bool) -> FileItems:
 def _names_of_split(path: Path) -> set[str]:
     """Stems of the file names in one of HKU-IS's lists, a Matlab cell array."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: HKU-IS's split comes with the set, or name hku_is for all of it")
     try:
         content = loadmat(path)
-    except (ValueError, OSError, NotImplementedError, TypeError) as error:
+    except (ValueError, OSError, NotImplementedError, TypeError, MatReadError) as error:
         raise ValueError(f"{path} is no Matlab file ({type(error).__name__})") from None
     cells = [v for k, v in content.items() if not k.startswith("__")]
     names: set[str] = set()

@@ -261,6 +261,8 @@ class RAS(LightningModule):
             metric.reset()
             scalars = found.items() if isinstance(found, dict) else [(name, found)]
             values |= {k: v for k, v in scalars if v.ndim == 0}
+        if prefix.startswith("test/"):
+            values["log_mae"] = values["mae"].log()  # a difference of it is a ratio: what claims are made of
         empty = values.pop("empty_masks")
         if empty > 0:
             rank_zero_warn(f"{int(empty):,} masks of {prefix.rstrip('/')} have no object: their F is 0")
