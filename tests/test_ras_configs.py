@@ -249,3 +249,11 @@ def test_the_claim_changes_one_thing_per_arm() -> None:
         "no_residual": {"residual": False},
         "global_only": {"refinement": False},
     }
+
+
+def test_every_parameter_of_the_sweep_is_one_of_a_run(tmp_path: Path) -> None:
+    sweep = yaml.safe_load(find_config("ras_tiny_composites", "sweeps").read_text())
+    values = {k: p["values"][-1] if "values" in p else p["min"] for k, p in sweep["parameters"].items()}
+    flags = [f"--{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in values.items()]
+    folder = fit(tmp_path, *flags, "--trainer.max_steps=1", "--trainer.val_check_interval=1")
+    assert sweep["metric"]["name"] in json.loads((folder / "summary.json").read_text())["final"]

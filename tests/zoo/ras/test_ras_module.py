@@ -393,3 +393,11 @@ def test_the_trunks_file_is_read_for_a_fresh_training_alone(
     again.load_state_dict(tiny().state_dict())  # --weights, or a checkpoint
     again.setup("fit")
     assert not torch.equal(again.network.backbone.features[0].weight, fresh)
+
+
+@pytest.mark.parametrize("pool", ["torch", "caffe"])
+def test_the_exported_network_gives_what_the_network_gives(pool: str, tmp_path: Path) -> None:
+    from zoo import export
+
+    lines = list(export.write(tiny(pool=pool), tmp_path / "tiny.pt2"))  # compares, and refuses above 1e-5
+    assert any("largest difference to the network at batches 1, 2, 5" in line for line in lines)
