@@ -32,6 +32,12 @@ def disc(height: int, width: int, seed: int) -> tuple[Image.Image, Image.Image]:
     return Image.fromarray(pixels.astype(np.uint8)), Image.fromarray(inside.astype(np.uint8) * 255)
 
 
+def picture_of(stem: str) -> tuple[Image.Image, Image.Image]:
+    """Picture and mask that every twin has under this stem."""
+    i = (int(stem) - 2) // 3
+    return disc(64 + 3 * (i % 3), 72 - 5 * (i % 2), i)
+
+
 def fake_saliency(root: Path, name: str, count: int = 4, official: bool = False) -> Path:
     """Make the twin of a set under ``root``; returns ``root``.
 
@@ -42,8 +48,8 @@ def fake_saliency(root: Path, name: str, count: int = 4, official: bool = False)
     pictures = root / folder / ("imgs" if official else images)
     answers = root / folder / ("gts" if official else masks)
     stems = [f"{3 * i + 2}" for i in range(count)]  # 2, 5, 8, 11: not the order of their names
-    for i, stem in enumerate(stems):
-        picture, mask = disc(64 + 3 * (i % 3), 72 - 5 * (i % 2), i)
+    for stem in stems:
+        picture, mask = picture_of(stem)
         for path, image in ((pictures / f"{stem}.jpg", picture), (answers / f"{stem}.png", mask)):
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path)

@@ -67,7 +67,7 @@ def test_a_picture_against_the_straightforward_port(
         return port(module.network, image)[0].sigmoid()
 
     torch.testing.assert_close(ours(), theirs(), rtol=0, atol=1e-5)
-    times = interleaved({"zoo": ours, "port": theirs}, 3 if quick else 11 if variant == "vgg16" else 41)
+    times = interleaved({"zoo": ours, "port": theirs}, 3 if quick else 7 if variant == "vgg16" else 31)
     record(f"{variant}/pictures_per_second", batch / median(times, "zoo"))
     record(f"{variant}/port", ratio(times, "port", "zoo"))
     record(f"{variant}/megabytes", 4e-6 * sum(p.numel() for p in module.parameters()))
@@ -97,6 +97,6 @@ def test_a_training_step_against_the_straightforward_port(
         return finished(loss)
 
     torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-5)
-    times = interleaved({"zoo": ours, "port": theirs}, 3 if quick else 31, warmup=2)
+    times = interleaved({"zoo": ours, "port": theirs}, 3 if quick else 21, warmup=2)
     record("tiny/step_milliseconds", 1000 * median(times, "zoo"))
     record("tiny/step_port", ratio(times, "port", "zoo"))
