@@ -316,8 +316,9 @@ class RAS(LightningModule):
         return columns
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
-        """Pictures for ``zoo export``, whose file gives logits (batch, 1, 96, 96)."""
-        return {"image": torch.rand(batch, 3, 96, 96, device=self.device)}
+        """Pictures for ``zoo export``; its file gives logits (batch, 1, S, S) with S 352, for ``tiny`` 96."""
+        side = 96 if self.hparams["variant"] == "tiny" else 352
+        return {"image": torch.rand(batch, 3, side, side, device=self.device)}
 
 
 def _metrics(full: bool) -> ExactModuleDict:
