@@ -14,6 +14,8 @@ _NAMES: dict[str, str] = {
     "GraphSet": "datamodules.graph_sets",
     "ImageNetLatents": "datamodules.latents.module",
     "ImageFolder": "datamodules.image_folder",
+    "Saliency": "datamodules.saliency",
+    "SaliencyComposites": "datamodules.composites",
     "SampleFiles": "datamodules.samples",
     "BlockModel": "datamodules.block_model",
     "KNNGraph": "datamodules.knn_graph",
@@ -48,6 +50,8 @@ __all__ = [
     "NeighborSampling",
     "Planetoid",
     "Reddit",
+    "Saliency",
+    "SaliencyComposites",
     "SampleFiles",
     "SensorDiffusion",
     "SyntheticGraphs",
@@ -59,6 +63,7 @@ __all__ = [
 if TYPE_CHECKING:
     from datamodules.block_model import BlockModel
     from datamodules.chickenpox import Chickenpox
+    from datamodules.composites import SaliencyComposites
     from datamodules.digits import MNIST, Digits
     from datamodules.digits_graph import DigitsGraph
     from datamodules.gaug import GAugGraph
@@ -72,6 +77,7 @@ if TYPE_CHECKING:
     from datamodules.planetoid import Planetoid
     from datamodules.ppi import PPI
     from datamodules.reddit import Reddit
+    from datamodules.saliency import Saliency
     from datamodules.samples import SampleFiles
     from datamodules.sensor_diffusion import SensorDiffusion
     from datamodules.synthetic_graphs import SyntheticGraphs

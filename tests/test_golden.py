@@ -50,6 +50,7 @@ OWN_FLAGS: dict[str, dict[str, int]] = {
     "lds_wine_knn_gcn": {},
     "lds_wine_rbf_gcn": {},
     "lds_wine_sparse_gcn": {},
+    "ras_tiny_composites": {"data.init_args.train_items": 96, "data.init_args.val_items": 8},
 }
 STEPS = 12
 
@@ -88,8 +89,8 @@ def test_every_config_is_trained_by_a_test() -> None:
     ``adm_evaluation`` trains nothing: tests/test_adm_evaluation.py runs it.
     """
     names = {n for n in config_names() if "/" not in n}
-    # also in test_extraction, test_unet_recipes, test_gaug_configs and test_gnn_graph_configs
-    full_size = ("ImageNetLatents", "ImageFolder", "GAugGraph", "TUGraphs")
+    # also in test_extraction, test_unet_recipes, test_gaug_configs, test_gnn_graph_configs, test_ras_configs
+    full_size = ("ImageNetLatents", "ImageFolder", "GAugGraph", "TUGraphs", "datamodules.Saliency\n")
     texts = {n: (config_folder() / f"{n}.yaml").read_text() for n in names}
     recipes = {n for n, text in texts.items() if any(word in text for word in full_size)}
     # tests/test_lds_configs.py

@@ -25,6 +25,7 @@ _METHODS: dict[str, str] = {
     "GraphGenerator": "zoo.graphs.generate",
     "SpatioTemporalForecaster": "zoo.graphs.forecast",
     "GraphClassifier": "zoo.graphs.graph",
+    "RAS": "zoo.ras.module",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -40,6 +41,7 @@ _NAMES: dict[str, str] = {
 __all__ = [
     "DTR",
     "LDS",
+    "RAS",
     "ADMEvaluation",
     "DigitClassifier",
     "FeatureBaseline",
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from zoo.metrics.adm import ADMEvaluation
     from zoo.metrics.digits import DigitClassifier
     from zoo.optim import WarmupStableDecay
+    from zoo.ras.module import RAS
 
 
 def __getattr__(name: str) -> Any:

@@ -58,3 +58,26 @@ class WarmupStableDecay(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+
+class Triangular(LRScheduler):
+    """Rises to the base rate and falls again, set once per epoch: 1 - |2 (e + 1) / (E + 1) - 1|.
+
+    Step it every epoch (``lr_interval: epoch`` of :class:`zoo.RAS`).
+
+    Args:
+        epochs: E of the training.
+    """
+
+    def __init__(self, optimizer: Optimizer, epochs: int, last_epoch: int = -1) -> None:
+        if epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {epochs}")
+        self.epochs = epochs
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, epoch: int) -> float:
+        """Multiplier of the base rate in ``epoch``, from 0."""
+        return max(0.0, 1 - abs(2 * (epoch + 1) / (self.epochs + 1) - 1))
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]

@@ -12,7 +12,15 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 import zoo
-from datamodules import Digits, GraphSet, KarateClub, LinkSplit, SensorDiffusion, SyntheticGraphs
+from datamodules import (
+    Digits,
+    GraphSet,
+    KarateClub,
+    LinkSplit,
+    SaliencyComposites,
+    SensorDiffusion,
+    SyntheticGraphs,
+)
 
 # Arguments that make a module of each class small; a new method adds its line here.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -54,12 +62,16 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         )
     ],
     "GAugO": [{"features": 34, "num_classes": 4, "backbone": b} for b in ("gcn", "gat", "jknet")],
+    "RAS": [
+        {"variant": "tiny", **extra}
+        for extra in ({}, {"pool": "caffe", "attention": "forward", "scales": [32]}, {"refinement": False})
+    ],
     "NodeClassifier": [
         {"features": 34, "num_classes": 4, "arch": a, **extra}
         for a, extra in (("gcn", {}), ("gat", {"hidden": 8, "heads": 4}), ("pna", {}), ("dgi", {"layers": 1}))
     ],
 }
-# Data of those that do not take images.
+# Data of those that do not take images of digits.
 DATA: dict[str, Callable[[], LightningDataModule]] = {
     "FeatureBaseline": lambda: KarateClub(early_stopping=True),
     "GAugM": KarateClub,
@@ -69,6 +81,7 @@ DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GraphClassifier": lambda: SyntheticGraphs(graphs=80, batch_size=8),
     "LDS": lambda: KarateClub(early_stopping=True),
     "NodeClassifier": KarateClub,
+    "RAS": lambda: SaliencyComposites(batch_size=2, side=32, train_items=4, val_items=1),
     "SpatioTemporalForecaster": lambda: SensorDiffusion(sensors=5, steps=200),
 }
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
