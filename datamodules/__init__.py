@@ -15,6 +15,8 @@ _NAMES: dict[str, str] = {
     "ImageNetLatents": "datamodules.latents.module",
     "ImageFolder": "datamodules.image_folder",
     "SampleFiles": "datamodules.samples",
+    "Shapes": "datamodules.shapes.module",
+    "Shapes2D": "datamodules.shapes.pictures",
     "BlockModel": "datamodules.block_model",
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
@@ -50,6 +52,8 @@ __all__ = [
     "Reddit",
     "SampleFiles",
     "SensorDiffusion",
+    "Shapes",
+    "Shapes2D",
     "SyntheticGraphs",
     "TUGraphSet",
     "TUGraphs",
@@ -74,6 +78,8 @@ if TYPE_CHECKING:
     from datamodules.reddit import Reddit
     from datamodules.samples import SampleFiles
     from datamodules.sensor_diffusion import SensorDiffusion
+    from datamodules.shapes.module import Shapes
+    from datamodules.shapes.pictures import Shapes2D
     from datamodules.synthetic_graphs import SyntheticGraphs
     from datamodules.traffic import Traffic
     from datamodules.tu_graphs import TUGraphs
