@@ -47,7 +47,9 @@ def solids_arrays(
         row: dict[str, Array] = {}
         if continuous:
             row["voxels"] = shape.occupancy(64)
-            row["points"], row["values"] = continuous_points(shape, continuous, item_generator(_CONTINUOUS, i))
+            row["points"], row["values"] = continuous_points(
+                shape, continuous, item_generator(_CONTINUOUS, i)
+            )
         else:
             row |= released_row(shape.occupancy(FINE), resolutions, item_generator(_POINTS, i))
         if surfaces:
@@ -158,7 +160,9 @@ def mesh_arrays(paths: Sequence[Path], views: int = 0) -> tuple[dict[str, Array]
         rows.append(row)
         kept.append(path)
     if broken:
-        rank_zero_warn(f"{len(broken)} of {len(paths)} meshes cannot be read and are skipped, first {broken[0]}")
+        rank_zero_warn(
+            f"{len(broken)} of {len(paths)} meshes cannot be read and are skipped, first {broken[0]}"
+        )
     if not rows:
         raise ValueError(f"none of the {len(paths)} meshes can be read, first {broken[0]}")
     return {k: np.stack([row[k] for row in rows]) for k in rows[0]}, kept

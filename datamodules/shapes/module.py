@@ -205,7 +205,10 @@ class Shapes(LightningDataModule):
             raise ValueError("solids have no end: give train_shapes and test_shapes")
         if continuous and source != "solids":
             raise ValueError("continuous points need exact shapes: source: solids")
-        for name, value, choices in (("input_size", input_size, (8, 16, 32, 64)), ("fine", fine, (16, 32, 64, 128))):
+        for name, value, choices in (
+            ("input_size", input_size, (8, 16, 32, 64)),
+            ("fine", fine, (16, 32, 64, 128)),
+        ):
             if value not in choices or (value == 128 and source != "solids"):
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")
         self.source, self.categories, self.stages = source, tuple(categories), list(stages)
@@ -300,8 +303,6 @@ def _check_stages(stages: Sequence[dict[str, int]]) -> None:
         raise ValueError("stages must name at least one resolution")
     for stage in stages:
         if set(stage) != {"resolution", "epochs"} or stage["resolution"] not in RESOLUTIONS:
-            raise ValueError(
-                f"a stage reads {{resolution: 16 (or 32, 64), epochs: 200}}, got {dict(stage)}"
-            )
+            raise ValueError(f"a stage reads {{resolution: 16 (or 32, 64), epochs: 200}}, got {dict(stage)}")
         if stage["epochs"] < 1:
             raise ValueError(f"a stage has at least 1 epoch, got {stage['epochs']}")

@@ -46,7 +46,7 @@ class MemoryStore:
     def __init__(self, arrays: dict[str, Array]) -> None:
         self.arrays = arrays
         self.size = len(arrays["voxels"])
-        self.grids = {r: FINE for r in RESOLUTIONS}
+        self.grids = dict.fromkeys(RESOLUTIONS, FINE)
 
     def rows(self, key: str, index: Sequence[int]) -> Array:
         found: Array = self.arrays[key][np.asarray(index)]
@@ -76,7 +76,9 @@ class HDF5Store:
         self._file: Any = None
         self._process = -1
         if not path.is_file():
-            raise FileNotFoundError(f"no file {path}: expected {LAYOUT}; set data.init_args.root to its folder")
+            raise FileNotFoundError(
+                f"no file {path}: expected {LAYOUT}; set data.init_args.root to its folder"
+            )
         file = self._open()
         self._check(file)
         self.size = len(file["voxels"])

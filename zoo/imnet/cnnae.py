@@ -158,7 +158,9 @@ class CNNAE(LightningModule):
         if self.dims == 3:
             meshes = [self._mesh(code) for code in z]
             check_not_empty(meshes, self.hparams["threshold"])
-            return ShapeMeshes(meshes, index, number, self.hparams["mesh_format"], inputs, z.cpu(), [], self.global_rank)
+            return ShapeMeshes(
+                meshes, index, number, self.hparams["mesh_format"], inputs, z.cpu(), [], self.global_rank
+            )
         strips, size = None, inputs.shape[-1]
         if "partner" in batch:
             ends = self.network.encode(batch["partner"])

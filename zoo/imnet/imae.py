@@ -222,7 +222,13 @@ class IMAE(LightningModule):
     def _mesh(self, z: Tensor, **more: Any) -> Any:
         h = self.hparams
         return extract_mesh(
-            self.network.generator, z, self.version, h["mesh_resolution"], h["threshold"], h["points_per_chunk"], **more
+            self.network.generator,
+            z,
+            self.version,
+            h["mesh_resolution"],
+            h["threshold"],
+            h["points_per_chunk"],
+            **more,
         )
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

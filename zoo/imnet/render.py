@@ -75,7 +75,7 @@ def _fragments(
     area = _cross(b - a, c - a)
     with np.errstate(divide="ignore", invalid="ignore"):
         u, v = _cross(b - centre, c - centre) / area, _cross(c - centre, a - centre) / area
-    w = 1 - u - v
+        w = 1 - u - v  # not a number where a triangle is seen edge-on: no pixel
     inside = (u >= -1e-6) & (v >= -1e-6) & (w >= -1e-6) & ((pixel >= 0) & (pixel < side)).all(axis=2)
     face, which = np.nonzero(inside)
     weight = np.stack([u[inside], v[inside], w[inside]], axis=1)[:, :, None]

@@ -82,9 +82,7 @@ class ShapeMeshes:
         values = self.codes.float().cpu().numpy()
         with h5py.File(path, "w" if int(self.index.min()) == self.rank else "a") as file:
             if "zs" not in file:
-                file.create_dataset(
-                    "zs", (0, values.shape[1]), "float32", maxshape=(None, values.shape[1])
-                )
+                file.create_dataset("zs", (0, values.shape[1]), "float32", maxshape=(None, values.shape[1]))
             codes: Any = file["zs"]
             codes.resize(max(len(codes), int(self.index.max()) + 1), axis=0)
             for row, value in zip(self.index.tolist(), values, strict=True):
