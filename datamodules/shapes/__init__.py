@@ -1,4 +1,4 @@
-"""Shapes as voxels, points and views: procedural solids, meshes of a folder, the official HDF5 files, letters."""
+"""Shapes as voxels, points and views: procedural solids, meshes, the official HDF5 files, letters."""
 
 from datamodules.shapes.module import Shapes
 from datamodules.shapes.pictures import Shapes2D

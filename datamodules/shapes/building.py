@@ -68,7 +68,7 @@ def solids_arrays(
 
 
 def released_row(voxels: Array, resolutions: Iterable[int], rng: np.random.Generator) -> dict[str, Array]:
-    """One shape's 256^3 voxels as ``voxels`` (64, 64, 64), ``points_R`` and ``values_R`` of the second release."""
+    """One shape's 256^3 voxels as ``voxels``, ``points_R`` and ``values_R`` of the second release."""
     row = {"voxels": pooled(voxels, 64)}
     for r in sorted(resolutions, reverse=True):
         row[f"points_{r}"], row[f"values_{r}"] = sample_v2(voxels, r, rng, row["voxels"])
@@ -142,7 +142,9 @@ def mesh_arrays(paths: Sequence[Path], views: int = 0) -> tuple[dict[str, Array]
     Raises:
         ValueError: if none can be read.
     """
-    rows, kept, broken = [], [], []
+    rows: list[dict[str, Array]] = []
+    kept: list[Path] = []
+    broken: list[str] = []
     for path in paths:
         try:
             voxels = mesh_voxels(path)

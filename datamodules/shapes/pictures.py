@@ -111,7 +111,8 @@ class Shapes2D(LightningDataModule):
         columns = self.input_size - glyph[1] + 1
         rows = self.input_size - glyph[0] + 1
         rng, unit = item_generator(_PAIRS), self.input_size / 32
-        first, second = [], []
+        first: list[int] = []
+        second: list[int] = []
         while len(first) < self.pairs:
             r, c, s, d = (int(rng.integers(n)) for n in (rows, columns, rows, columns))
             if 6 * unit <= np.hypot(r - s, c - d) <= 10 * unit:
@@ -119,8 +120,9 @@ class Shapes2D(LightningDataModule):
                 second.append(s * columns + d)
         return first, second
 
-    def _items(self, pictures: Tensor, **more: Tensor) -> TensorItems:
-        return PictureItems(voxels=pictures[:, None].contiguous(), **more)
+    def _items(self, pictures: Tensor, partner: Tensor | None = None) -> TensorItems:
+        more = {} if partner is None else {"partner": partner}
+        return PictureItems(1, voxels=pictures[:, None].contiguous(), **more)
 
     def train_dataloader(self) -> Any:
         return train_loader(self, self.train_set, self.batch_size, self.num_workers)

@@ -206,7 +206,7 @@ _MAKERS: dict[str, Callable[[np.random.Generator], list[Part]]] = {
 
 
 def continuous_points(shape: Solid, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Points of the unit cube, float32 (count, 3), half of them within 0.04 of the surface, and their values."""
+    """Points of the unit cube, float32 (count, 3), half within 0.04 of the surface, and their values."""
     near: list[Array] = []
     wanted = count // 2
     while sum(map(len, near)) < wanted:

@@ -19,8 +19,8 @@ from datamodules.shapes.voxels import BUDGETS_V1, FINE
 Array = np.ndarray[Any, Any]
 RESOLUTIONS = (16, 32, 64)
 LAYOUT = (
-    "all_vox256_img_train.hdf5 of github.com/czq142857/IM-NET-pytorch with voxels (N, 64, 64, 64, 1), points_R and "
-    "values_R for R = 16, 32, 64, and pixels for single views"
+    "all_vox256_img_train.hdf5 of github.com/czq142857/IM-NET-pytorch with voxels (N, 64, 64, 64, 1), "
+    "points_R and values_R for R = 16, 32, 64, and pixels for single views"
 )
 
 
@@ -106,7 +106,8 @@ class HDF5Store:
         missing = [k for k in keys if k not in file]
         if missing:
             raise ValueError(
-                f"{self.path} has no {missing[0]} but {', '.join(sorted(file)[:12]) or 'nothing'}: expected {LAYOUT}"
+                f"{self.path} has no {missing[0]} but {', '.join(sorted(file)[:12]) or 'nothing'}: "
+                f"expected {LAYOUT}"
             )
         if file["voxels"].ndim != 5 or file["voxels"].shape[4] != 1:
             raise ValueError(

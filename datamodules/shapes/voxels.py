@@ -1,4 +1,4 @@
-"""From a 256^3 voxel grid to the released training data: pyramids, points near the surface, surfaces, views."""
+"""From a 256^3 voxel grid to the released training data: pyramids, points, surfaces, views."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ def fill_hidden(voxels: Array) -> Array:
 def pooled(voxels: Array, resolution: int) -> Array:
     """Max over blocks, uint8 (R, R, R): thin parts grow, a plate of one voxel becomes a cell thick."""
     factor = voxels.shape[0] // resolution
-    found = voxels if voxels.dtype == bool else voxels > 0
+    found: Array = voxels if voxels.dtype == bool else np.asarray(voxels > 0)
     for axis in range(3):  # one after another: the first pass is over contiguous memory
         shape = found.shape
-        found = found.reshape(*shape[:axis], resolution, factor, *shape[axis + 1 :]).any(axis=axis + 1)
+        split = (*shape[:axis], resolution, factor, *shape[axis + 1 :])
+        found = np.asarray(found.reshape(split).any(axis=axis + 1))
     return found.astype(np.uint8)
 
 

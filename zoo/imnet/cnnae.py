@@ -42,7 +42,8 @@ class CNNAE(LightningModule):
         dims: 3, or 2 for pictures.
         input_size: side of input and output.
         z_dim: size of the code; null is 128 in v1, 256 in v2, 100 in 2-D.
-        encoder_width: channels of the encoder's first layer and the decoder's last but one; null is 32, 16 in 2-D.
+        encoder_width: channels of the encoder's first layer and the decoder's last but one; null is 32, 16
+            in 2-D.
         norm_momentum: of the batch norms.
         variational: CNN-VAE.
         kl_weight: of the divergence, per voxel of the loss.

@@ -108,7 +108,7 @@ def check_not_empty(meshes: list[Mesh], threshold: float) -> None:
     if meshes and all(m.empty for m in meshes):
         largest = max(m.largest_value for m in meshes)
         raise ValueError(
-            f"all {len(meshes)} meshes are empty: the largest value of the coarse grids is {largest:.4f}, the "
+            f"all {len(meshes)} meshes are empty: the largest value of their grids is {largest:.4f}, the "
             f"threshold {threshold}; the first stage is not trained, or the weights are of the other "
             "version's coordinates"
         )

@@ -33,7 +33,7 @@ def grid_points(resolution: int, dims: int = 3, device: torch.device | str = "cp
 def leaky_clamp(h: Tensor) -> Tensor:
     """max(min(h, 0.01 h + 0.99), 0.01 h): slope 1 in [0, 1], 0.01 outside.
 
-    The hard clip of the first TensorFlow code has no gradient outside [0, 1], and units there never come back.
+    The hard clip of the TensorFlow code has no gradient outside [0, 1]: outputs there never come back.
     """
     return torch.maximum(torch.minimum(h, LEAK * h + (1 - LEAK)), LEAK * h)
 
@@ -76,7 +76,7 @@ def chosen_points(
 
     ``contiguous``: the rows ``wanted * k`` to ``wanted * (k + 1) - 1`` of all shapes, one k per step, as the
     PyTorch release; ``random``: other points for each shape, since the stored order is that of a scan and a
-    block of it is a part of the shape; ``consecutive``: block ``epoch`` modulo their number, the chunks of v1.
+    block of it is a part of the shape; ``consecutive``: block ``epoch`` modulo their number, v1's chunks.
     """
     device = generator.device
     if wanted is None or wanted >= available:

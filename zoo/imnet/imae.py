@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import torch
@@ -43,9 +44,9 @@ class IMAE(LightningModule):
     """IM-AE (Chen & Zhang, CVPR 2019): an encoder of voxels and an implicit decoder f(p, z).
 
     A batch is a dict with ``voxels`` float32 (B, 1, S, S, S) (or (B, 1, S, S)), ``points`` (B, P, D) in the
-    unit cube, ``values`` (B, P) and ``resolution`` int64 (B,): the same network is trained on the point sets of
-    16, 32 and 64 in turn, and where the resolution changes the optimiser starts anew. For tests and prediction also
-    ``fine`` (B, R, R, R) and ``surface`` (B, N, 6).
+    unit cube, ``values`` (B, P) and ``resolution`` int64 (B,): the same network is trained on the point sets
+    of 16, 32 and 64 in turn, and where the resolution changes the optimiser starts anew. For tests and
+    prediction also ``fine`` (B, R, R, R) and ``surface`` (B, N, 6).
 
     Args:
         version: ``v1``, the paper (batch norm, skips, sigmoid), or ``v2``, the improved code (instance norm,
@@ -62,8 +63,8 @@ class IMAE(LightningModule):
         point_weight: ``density`` weighs points by the inverse of their density, as the paper's text; ``none``
             is all released code.
         points_per_shape: points of a shape that a step sees; null is all.
-        point_sampling: ``random`` for each shape, ``contiguous`` blocks as the PyTorch release, or ``consecutive``
-            blocks over the epochs, the chunks of v1.
+        point_sampling: ``random`` for each shape, ``contiguous`` blocks as the PyTorch release, or
+            ``consecutive`` blocks over the epochs, the chunks of v1.
         reset_optimizer_each_stage: start the optimiser anew where the resolution changes.
         threshold: of the inside.
         mesh_resolution: side of the grid that meshes are extracted from, coarse to fine.
@@ -272,7 +273,7 @@ class IMAE(LightningModule):
         meshes = [self._mesh(code, refine=h["refine"], normals=True) for code in z]
         check_not_empty(meshes, h["threshold"])
         frames = []
-        for a, b in zip(z[:-1], z[1:], strict=True) if h["interpolate"] else ():
+        for a, b in itertools.pairwise(z) if h["interpolate"] else ():
             frames += [self._mesh(code) for code in torch.cat([a[None], between(a, b, h["interpolate"])])]
         return ShapeMeshes(
             meshes,

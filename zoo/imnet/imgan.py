@@ -27,7 +27,7 @@ _PREVIEWED = 4
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
-    """E (||grad D(x)|| - 1)^2 at x = real + share (fake - real), ``share`` (B, 1, ...) in [0, 1] per sample."""
+    """E (|grad D(x)| - 1)^2 at x = real + share (fake - real), ``share`` (B, 1, ...) of each sample."""
     between = torch.lerp(real, fake, share).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
@@ -50,13 +50,14 @@ class LatentGAN(nn.Module):
 class IMGAN(LightningModule):
     """IM-GAN (Chen & Zhang, CVPR 2019): a WGAN-GP on the codes that an IM-AE gives the training shapes.
 
-    The sign is that of the released code: the critic minimises ``E D(real) - E D(fake) + 10 E(|grad| - 1)^2``,
-    the generator ``E D(fake)``. Interpolates have a share per sample (the release draws one per batch) and
-    batches are shuffled. ``space: grid`` trains on whole shapes instead, the generator being the decoder
-    itself and the critic the encoder with one output: the 2-D experiments, as WGAN-GP or DCGAN.
+    The sign is that of the released code: the critic minimises
+    ``E D(real) - E D(fake) + 10 E(|grad| - 1)^2``, the generator ``E D(fake)``. Interpolates
+    have a share per sample (the release draws one per batch) and batches are shuffled. ``space: grid`` trains
+    on whole shapes instead, the generator being the decoder itself and the critic the encoder with one
+    output: the 2-D experiments, as WGAN-GP or DCGAN.
 
-    A batch has ``code`` (B, Z), or ``index`` (B,) and ``autoencoder`` encodes all shapes once at the start, or for
-    ``space: grid`` ``voxels``. It runs on one device.
+    A batch has ``code`` (B, Z), or ``index`` (B,) and ``autoencoder`` encodes all shapes once at the start,
+    or for ``space: grid`` ``voxels``. It runs on one device.
 
     Args:
         autoencoder: name or path of a :class:`zoo.IMAE`, whose decoder becomes part of this model; null
@@ -86,6 +87,7 @@ class IMGAN(LightningModule):
     """
 
     codes: Tensor
+    decodes: Tensor
 
     def __init__(
         self,
@@ -201,7 +203,7 @@ class IMGAN(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         optimizers: Any = self.optimizers()
         g, real = step_generator(self, batch_idx), self._real(batch)
-        draws = {"generator": g, "device": g.device}
+        draws: Any = {"generator": g, "device": g.device}
         for _ in range(self.hparams["critic_steps"]):
             noise = torch.randn(len(real), self.z_dim, **draws) * self.hparams["noise"]
             share = torch.rand(len(real), *[1] * (real.ndim - 1), **draws)
@@ -309,10 +311,7 @@ class IMGAN(LightningModule):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ShapeMeshes | ShapePictures:
         """The samples that belong to this batch's places: batches deal out ``samples`` in turn."""
         index = batch["index"].cpu()
-        if batch_idx == 0:
-            index = torch.arange(self.hparams["samples"])
-        else:
-            index = index[:0]
+        index = torch.arange(self.hparams["samples"]) if batch_idx == 0 else index[:0]
         codes = self.sample_codes(self.hparams["samples"])[index.to(self.device)]
         if self.dims == 2:
             return ShapePictures(None, self._grids(codes, batch["voxels"].shape[-1]).cpu(), index, batch_idx)

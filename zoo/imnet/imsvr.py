@@ -34,9 +34,9 @@ VIEW_SIDE = 128
 class IMSVR(LightningModule):
     """IM-SVR (Chen & Zhang, CVPR 2019): an image encoder learns the codes of a trained, frozen IM-AE.
 
-    The loss is the mean squared error of codes, ``mean((E(view) - z)^2)``; the codes of the training shapes are
-    extracted once. A batch has ``view`` float32 (B, 1, 128, 128) in [0, 1], as rendered on white (the network
-    inverts it), and ``code`` (B, Z) or ``index`` (B,); for evaluation that of :class:`zoo.IMAE`.
+    The loss is the mean squared error of codes, ``mean((E(view) - z)^2)``; the codes of the training shapes
+    are extracted once. A batch has ``view`` float32 (B, 1, 128, 128) in [0, 1], as rendered on white (the
+    network inverts it), and ``code`` (B, Z) or ``index`` (B,); for evaluation that of :class:`zoo.IMAE`.
 
     Args:
         autoencoder: name or path of a :class:`zoo.IMAE`, whose decoder becomes part of this model; needed
@@ -56,6 +56,7 @@ class IMSVR(LightningModule):
     """
 
     codes: Tensor
+    decodes: Tensor
 
     def __init__(
         self,
@@ -103,8 +104,8 @@ class IMSVR(LightningModule):
         if name is None:
             if not self.decodes:
                 raise ValueError(
-                    "zoo.IMSVR learns the codes of a trained zoo.IMAE: set model.init_args.autoencoder to its "
-                    "name or path"
+                    "zoo.IMSVR learns the codes of a trained zoo.IMAE: set model.init_args.autoencoder to "
+                    "its name or path"
                 )
             return
         autoencoder: Any = load_autoencoder(self, name)

@@ -96,10 +96,7 @@ class ImplicitDecoder(nn.Module):
 
 def _plan(size: int, dims: int) -> list[tuple[int, int, int, int]]:
     """(size, stride, padding before, padding after) of the layers down to 4, TensorFlow's 'same'."""
-    if size == _MNIST and dims == 2:
-        strides = [1, 2, 2, 2]
-    else:
-        strides = [2] * stride_two_layers(size)
+    strides = [1, 2, 2, 2] if size == _MNIST and dims == 2 else [2] * stride_two_layers(size)
     plan = []
     for stride in strides:
         out = -(-size // stride)
@@ -117,7 +114,7 @@ def _norm(version: Version, dims: int, channels: int, momentum: float) -> nn.Mod
 
 
 class ShapeEncoder(nn.Module):
-    """Voxels (B, 1, S, S, S) or a picture (B, 1, S, S) -> (B, outputs); convolutions of 4, the last one valid.
+    """Voxels (B, 1, S, S, S) or a picture (B, 1, S, S) -> (B, outputs); convolutions of 4, last one valid.
 
     Args:
         outputs: size of the code; twice that of a variational one; 1 for a discriminator.

@@ -45,6 +45,8 @@ class ShapeMeshes:
 
     def write(self, folder: Path) -> list[Path]:
         """``shape_NNNN.obj`` each, ``shapes_NNN.png``, ``codes.hdf5``, ``interpolation_NNN.gif``."""
+        if not self.meshes:
+            return []
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for mesh, index in zip(self.meshes, self.index.tolist(), strict=True):
@@ -142,6 +144,8 @@ class ShapePictures:
 
     def write(self, folder: Path) -> list[Path]:
         """``pictures_NNN.png``: input and output side by side; ``interpolations_NNN.png``: a row per pair."""
+        if not len(self.outputs):
+            return []
         folder.mkdir(parents=True, exist_ok=True)
         shown = [self.outputs] if self.inputs is None else [self.inputs, self.outputs]
         pairs = torch.stack(shown, dim=1)[:50]
