@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,9 @@ class ShapeScores(nn.ModuleDict):
         found = {}
         for name in SCORES:
             metric: Any = self[name]
-            value = float(metric.compute())
+            with warnings.catch_warnings():  # of those that 2-D shapes, or 3-D ones, do not have
+                warnings.simplefilter("ignore")
+                value = float(metric.compute())
             metric.reset()
             if np.isfinite(value):
                 found[f"test/{name}"] = value

@@ -252,6 +252,7 @@ class IMGAN(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Nothing is measured: previews show what the generator draws."""
 
+    @torch.no_grad()
     def sample_codes(self, count: int, seed: int | None = None) -> Tensor:
         """Codes (count, Z) of latent space, a function of the seed."""
         g = generator(_SAMPLES, global_seed() if seed is None else seed, device=self.device)

@@ -39,8 +39,8 @@ class IMSVR(LightningModule):
     network inverts it), and ``code`` (B, Z) or ``index`` (B,); for evaluation that of :class:`zoo.IMAE`.
 
     Args:
-        autoencoder: name or path of a :class:`zoo.IMAE`, whose decoder becomes part of this model; needed
-            to train.
+        autoencoder: name or path of a :class:`zoo.IMAE`, whose decoder becomes part of this model; null
+            needs ``code`` in the data, and the decoder draws nothing.
         version: of the decoder.
         z_dim: size of the code; null is 256 in v2, 128 in v1.
         width: of the decoder's last hidden layer.
@@ -102,10 +102,10 @@ class IMSVR(LightningModule):
             return
         name = self.hparams["autoencoder"]
         if name is None:
-            if not self.decodes:
+            if not self.decodes and getattr(data, "codes_path", None) is None:
                 raise ValueError(
                     "zoo.IMSVR learns the codes of a trained zoo.IMAE: set model.init_args.autoencoder to "
-                    "its name or path"
+                    "its name or path, or data.init_args.codes to a file of them"
                 )
             return
         autoencoder: Any = load_autoencoder(self, name)
