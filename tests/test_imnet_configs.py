@@ -86,7 +86,13 @@ def test_stages_are_the_released_ones(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert v1.model.hparams["points_per_shape"] == 16384
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n.endswith(("mnist", "64", "chair")) else ())
+        for n in RECIPES
+    ],
+)
 def test_three_steps_on_a_twin_of_the_release(name: str, files: Path, tmp_path: Path) -> None:
     flags = {
         "trainer.max_steps": 3,
@@ -117,7 +123,7 @@ def test_three_steps_on_a_twin_of_the_release(name: str, files: Path, tmp_path: 
     assert summary["steps"] == 3
 
 
-@pytest.mark.parametrize("name", ["imae_chairs", "cnnae_chairs"])
+@pytest.mark.parametrize("name", ["imae_chairs", pytest.param("cnnae_chairs", marks=pytest.mark.slow)])
 def test_chairs_train_and_are_judged_at_twice_their_resolution(name: str, tmp_path: Path) -> None:
     flags = {
         "trainer.max_steps": 2,

@@ -338,6 +338,7 @@ def test_impossible_settings_are_refused(arguments: dict[str, object], text: str
 # --- meshes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_mesh_is_voxelised_solid_with_a_diagonal_of_one(tmp_path: Path) -> None:
     box = trimesh.creation.box((2.0, 1.0, 4.0))
     box.apply_translation((5, 5, 5))

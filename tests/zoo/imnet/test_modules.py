@@ -91,7 +91,7 @@ def test_the_optimiser_starts_anew_where_the_resolution_changes(whole: Path, tmp
     assert steps(kept) == {8.0}
 
 
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_bits(step: int, whole: Path, tmp_path: Path) -> None:
     """Killed at and after the change of the resolution, which follows step 3."""
     from unittest import mock
@@ -149,24 +149,26 @@ def test_variational_codes_and_density_weights_train(tmp_path: Path) -> None:
 # --- what is left behind ----------------------------------------------------------------------------------
 
 
-def test_predict_writes_meshes_codes_sheet_and_animation(whole: Path, tmp_path: Path) -> None:
-    module = sphere_autoencoder()
-    path = zoo.save(module, tmp_path / "ball.safetensors")
-    for suffix in ("obj", "ply", "glb"):
-        arguments = [*FLAGS, f"--trainer.default_root_dir={tmp_path / suffix}", f"--weights={path}"]
-        arguments += [f"--model.init_args.mesh_format={suffix}", "--model.init_args.interpolate=2"]
-        assert cli.main(["predict", *arguments]) == 0
-        folder = newest(tmp_path / suffix) / "predictions"
-        mesh: Any = trimesh.load(folder / f"shape_0001.{suffix}", force="mesh", process=True)
-        assert mesh.is_watertight
-        assert mesh.volume == pytest.approx(0.1, abs=0.04)  # positive: normals point outwards
-        with h5py.File(folder / "codes.hdf5") as file:
-            assert file["zs"].shape == (2, 8)
-        assert {p.name for p in folder.iterdir()} >= {
-            "shapes_000.png",
-            "interpolation_000.gif",
-            "interpolation_000.png",
-        }
+@pytest.mark.parametrize(
+    "suffix",
+    ["obj", pytest.param("ply", marks=pytest.mark.slow), pytest.param("glb", marks=pytest.mark.slow)],
+)
+def test_predict_writes_meshes_codes_sheet_and_animation(suffix: str, tmp_path: Path) -> None:
+    path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
+    arguments = [*FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]
+    arguments += [f"--model.init_args.mesh_format={suffix}", "--model.init_args.interpolate=2"]
+    assert cli.main(["predict", *arguments]) == 0
+    folder = newest(tmp_path) / "predictions"
+    mesh: Any = trimesh.load(folder / f"shape_0001.{suffix}", force="mesh", process=True)
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(0.1, abs=0.04)  # positive: normals point outwards
+    with h5py.File(folder / "codes.hdf5") as file:
+        assert file["zs"].shape == (2, 8)
+    assert {p.name for p in folder.iterdir()} >= {
+        "shapes_000.png",
+        "interpolation_000.gif",
+        "interpolation_000.png",
+    }
 
 
 def sphere_autoencoder(radius: float = 0.3) -> zoo.IMAE:
@@ -185,7 +187,7 @@ def sphere_autoencoder(radius: float = 0.3) -> zoo.IMAE:
     return module.eval()
 
 
-def test_zoo_test_measures_grid_and_mesh(whole: Path, tmp_path: Path) -> None:
+def test_zoo_test_measures_grid_and_mesh(tmp_path: Path) -> None:
     path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
     assert cli.main(["test", *FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]) == 0
     final = json.loads((newest(tmp_path) / "summary_test.json").read_text())["final"]
@@ -287,6 +289,7 @@ def test_latent_gan_learns_codes_and_draws_shapes(tmp_path: Path) -> None:
     assert len(list(predictions.glob("shape_*.obj"))) == 3
 
 
+@pytest.mark.slow
 def test_another_autoencoder_is_refused_naming_both(tmp_path: Path, capsys: Any) -> None:
     path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
     assert (
