@@ -17,6 +17,8 @@ _NAMES: dict[str, str] = {
     "Saliency": "datamodules.saliency",
     "SaliencyComposites": "datamodules.composites",
     "SampleFiles": "datamodules.samples",
+    "Shapes": "datamodules.shapes.module",
+    "Shapes2D": "datamodules.shapes.pictures",
     "BlockModel": "datamodules.block_model",
     "KNNGraph": "datamodules.knn_graph",
     "KarateClub": "datamodules.karate",
@@ -54,6 +56,8 @@ __all__ = [
     "SaliencyComposites",
     "SampleFiles",
     "SensorDiffusion",
+    "Shapes",
+    "Shapes2D",
     "SyntheticGraphs",
     "TUGraphSet",
     "TUGraphs",
@@ -80,6 +84,8 @@ if TYPE_CHECKING:
     from datamodules.saliency import Saliency
     from datamodules.samples import SampleFiles
     from datamodules.sensor_diffusion import SensorDiffusion
+    from datamodules.shapes.module import Shapes
+    from datamodules.shapes.pictures import Shapes2D
     from datamodules.synthetic_graphs import SyntheticGraphs
     from datamodules.traffic import Traffic
     from datamodules.tu_graphs import TUGraphs

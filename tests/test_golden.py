@@ -35,6 +35,15 @@ OWN_FLAGS: dict[str, dict[str, int]] = {
     "gnn_gen_grid_small": {"data.init_args.batch_size": 16, "trainer.limit_val_batches": 0},
     "gnn_gen_graphvae_community_small": {"data.init_args.batch_size": 16, "trainer.limit_val_batches": 0},
     "gnn_link_karate": {},
+    # a learning encoder's first steps need no more shapes
+    "imae_solids": {
+        "data.init_args.train_shapes": 8,
+        "data.init_args.test_shapes": 1,
+        "data.init_args.batch_size": 4,
+        "model.init_args.points_per_shape": 128,
+    },
+    "imae_letters": {},
+    "cnnae_letters": {},
     "gnn_link_sbm": {},
     "gnn_node_karate": {},
     "gnn_node_sbm": {},
@@ -104,6 +113,8 @@ def test_every_config_is_trained_by_a_test() -> None:
     # tests/test_gnn_link_configs.py
     citation = ("_cora", "_citeseer", "_pubmed")
     large |= {n for n in names if n.startswith("gnn_link_") and n.endswith(citation)}
+    # tests/test_imnet_configs.py
+    large |= {n for n in names if n.startswith(("im", "cnnae_"))} - {*OWN_FLAGS}
     assert names - recipes - large - {"adm_evaluation"} == {*EMBEDDED, *OWN_FLAGS}
 
 

@@ -92,7 +92,7 @@ def test_every_import_is_a_declared_dependency() -> None:
         "PIL": "pillow",
         "huggingface_hub": "huggingface-hub",
     }
-    modules |= {"torch_geometric": "torch-geometric", "onnx_ir": "onnx-ir"}
+    modules |= {"torch_geometric": "torch-geometric", "onnx_ir": "onnx-ir", "skimage": "scikit-image"}
     declared = [*PROJECT["project"]["dependencies"]]
     for extra in PROJECT["project"]["optional-dependencies"].values():
         declared += extra

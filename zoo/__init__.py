@@ -26,6 +26,10 @@ _METHODS: dict[str, str] = {
     "SpatioTemporalForecaster": "zoo.graphs.forecast",
     "GraphClassifier": "zoo.graphs.graph",
     "RAS": "zoo.ras.module",
+    "IMAE": "zoo.imnet.imae",
+    "CNNAE": "zoo.imnet.cnnae",
+    "IMGAN": "zoo.imnet.imgan",
+    "IMSVR": "zoo.imnet.imsvr",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -39,7 +43,11 @@ _NAMES: dict[str, str] = {
 }
 
 __all__ = [
+    "CNNAE",
     "DTR",
+    "IMAE",
+    "IMGAN",
+    "IMSVR",
     "LDS",
     "RAS",
     "ADMEvaluation",
@@ -68,6 +76,10 @@ if TYPE_CHECKING:
     from zoo.graphs.link import LinkPredictor
     from zoo.graphs.node import NodeClassifier
     from zoo.hub import load, save
+    from zoo.imnet.cnnae import CNNAE
+    from zoo.imnet.imae import IMAE
+    from zoo.imnet.imgan import IMGAN
+    from zoo.imnet.imsvr import IMSVR
     from zoo.latents.module import LatentExtractor
     from zoo.lds.baselines import FeatureBaseline
     from zoo.lds.module import LDS

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -19,6 +22,7 @@ from datamodules import (
     LinkSplit,
     SaliencyComposites,
     SensorDiffusion,
+    Shapes,
     SyntheticGraphs,
 )
 
@@ -66,6 +70,20 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"variant": "tiny", **extra}
         for extra in ({}, {"pool": "caffe", "attention": "forward", "scales": [32]}, {"refinement": False})
     ],
+    "IMAE": [
+        {**extra, "z_dim": 8, "encoder_width": 4}
+        for extra in (
+            {"input_size": 16, "width": 2},
+            {"input_size": 16, "width": 2, "version": "v1"},
+            {"input_size": 16, "width": 2, "variational": True},
+        )
+    ],
+    "CNNAE": [{"input_size": 16, "z_dim": 8, "encoder_width": 4}],
+    "IMGAN": [
+        {"z_dim": 8, "width": 2, "encoder_width": 4, "space": "grid", "input_size": 16, "decoder": d}
+        for d in ("implicit", "cnn")
+    ],
+    "IMSVR": [{"z_dim": 8, "width": 2, "image_width": 4, "autoencoder": None}],
     "NodeClassifier": [
         {"features": 34, "num_classes": 4, "arch": a, **extra}
         for a, extra in (("gcn", {}), ("gat", {"hidden": 8, "heads": 4}), ("pna", {}), ("dgi", {"layers": 1}))
@@ -84,7 +102,18 @@ DATA: dict[str, Callable[[], LightningDataModule]] = {
     "RAS": lambda: SaliencyComposites(batch_size=2, side=32, train_items=4, val_items=1),
     "SpatioTemporalForecaster": lambda: SensorDiffusion(sensors=5, steps=200),
 }
+DATA |= dict.fromkeys(("IMAE", "CNNAE", "IMGAN", "IMSVR"), lambda: solids())
 CASES = [(name, arguments) for name in zoo._METHODS for arguments in SMALL.get(name, [{}])]
+
+
+def solids() -> Shapes:
+    """Four solids with views and codes."""
+    path = Path(tempfile.mkdtemp()) / "codes.hdf5"
+    with h5py.File(path, "w") as file:
+        file["zs"] = np.zeros((4, 8), dtype=np.float32)
+    stages = [{"resolution": 16, "epochs": 1}]
+    sizes = {"train_shapes": 4, "test_shapes": 1, "input_size": 16, "views": 1, "batch_size": 2}
+    return Shapes(**sizes, stages=stages, codes=str(path))  # type: ignore[arg-type]
 
 
 def test_every_method_has_a_case() -> None:

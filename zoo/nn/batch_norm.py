@@ -24,28 +24,26 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class GlobalBatchNorm1d(nn.BatchNorm1d):
-    """``BatchNorm1d`` over the rows of all processes, so that two processes train what one does.
-
-    Torch's ``SyncBatchNorm`` refuses CPU tensors. Processes may hold different numbers of rows (graphs have
-    different numbers of nodes). In one process it is ``BatchNorm1d``, and its parameters have the same names.
-    """
+class _OfTheGlobalBatch(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over all processes; processes may hold different numbers of rows."""
 
     def forward(self, input: Tensor) -> Tensor:
         together = distributed.is_available() and distributed.is_initialized()
-        if not (self.training and together and distributed.get_world_size() > 1) or input.ndim != 2:
+        if not (self.training and together and distributed.get_world_size() > 1):
             return super().forward(input)
-        rows = input if input.dtype == torch.float64 else input.float()
+        wide = input if input.dtype == torch.float64 else input.float()
+        channels_last = wide.movedim(1, -1)  # (B, ..., C)
+        rows = channels_last.reshape(-1, wide.shape[1])
         count = rows.new_tensor([len(rows)])
         total = _Sum.apply(torch.cat([rows.sum(dim=0), count]))
         mean, count = total[:-1] / total[-1], total[-1]
         variance = _Sum.apply((rows - mean).square().sum(dim=0)) / count
         if self.track_running_stats:
             self._follow(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
-        out = (rows - mean) * (variance + self.eps).rsqrt()
+        out = (channels_last - mean) * (variance + self.eps).rsqrt()
         if self.affine:
             out = out * self.weight + self.bias
-        return out.to(input.dtype)
+        return out.movedim(-1, 1).to(input.dtype)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
@@ -57,6 +55,22 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+
+
+class GlobalBatchNorm1d(_OfTheGlobalBatch, nn.BatchNorm1d):
+    """``BatchNorm1d`` over the rows of all processes, so that two processes train what one does.
+
+    Torch's ``SyncBatchNorm`` refuses CPU tensors. Processes may hold different numbers of rows (graphs have
+    different numbers of nodes). In one process it is ``BatchNorm1d``, and its parameters have the same names.
+    """
+
+
+class GlobalBatchNorm2d(_OfTheGlobalBatch, nn.BatchNorm2d):
+    """``BatchNorm2d`` over the pictures of all processes."""
+
+
+class GlobalBatchNorm3d(_OfTheGlobalBatch, nn.BatchNorm3d):
+    """``BatchNorm3d`` over the volumes of all processes."""
 
 
 def make_batch_norms_global(module: nn.Module) -> None:

@@ -1,0 +1,417 @@
+"""The LightningModules: stages, resume, two processes, single views, the latent GAN, what predict leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import torch
+import trimesh
+from interruption import Killed, die, newest_checkpoint, run_differences
+from test_distributed import CLI, environment, largest_difference
+from torch import Tensor
+
+import cli
+import zoo
+from datamodules import Shapes
+from zoo.imnet.decoding import between, check_not_empty, extract_mesh, interpolation_score
+from zoo.imnet.extraction import marching_cubes
+from zoo.imnet.imgan import gradient_penalty
+from zoo.imnet.imsvr import IMSVR
+
+SMALL = {"input_size": 16, "z_dim": 8, "width": 4, "encoder_width": 4, "init": "he"}
+FLAGS = (
+    "--config=imae_solids",
+    *(f"--model.init_args.{k}={v}" for k, v in SMALL.items()),
+    "--model.init_args.points_per_shape=64",
+    "--model.init_args.mesh_resolution=16",
+    "--data.init_args.train_shapes=6",
+    "--data.init_args.test_shapes=2",
+    "--data.init_args.input_size=16",
+    "--data.init_args.fine=16",
+    "--data.init_args.batch_size=2",
+    '--data.init_args.stages=[{"resolution": 16, "epochs": 1}, {"resolution": 32, "epochs": 1}]',
+    "--previews.count=0",
+    "--trainer.max_steps=8",
+    "--trainer.val_check_interval=4",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+    "--checkpoint.every_n_train_steps=2",
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def newest(root: Path) -> Path:
+    folders = (root / "imae_solids").glob("version_*")
+    return max(folders, key=lambda p: int(p.name.removeprefix("version_")))
+
+
+def fit(root: Path, *flags: str) -> Path:
+    assert cli.main(["fit", *FLAGS, f"--trainer.default_root_dir={root}", *flags]) == 0
+    return newest(root)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(tmp_path_factory.mktemp("whole"))
+
+
+def rows(folder: Path, key: str) -> list[float]:
+    from zoo.callbacks.metrics_csv import read_metrics
+
+    return [row[key] for row in read_metrics(folder / "metrics.csv") if key in row]
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+def test_stages_change_with_the_epochs_in_one_run(whole: Path) -> None:
+    assert rows(whole, "stage/resolution") == [16.0] * 3 + [32.0] * 5
+
+
+def test_the_optimiser_starts_anew_where_the_resolution_changes(whole: Path, tmp_path: Path) -> None:
+    def steps(folder: Path) -> set[float]:
+        saved = torch.load(newest_checkpoint(folder), weights_only=True)["optimizer_states"][0]["state"]
+        return {float(s["step"]) for s in saved.values()}
+
+    assert steps(whole) == {5.0}  # of eight steps, five are of the second stage
+    kept = fit(tmp_path, "--model.init_args.reset_optimizer_each_stage=false")
+    assert steps(kept) == {8.0}
+
+
+@pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_to_the_same_bits(step: int, whole: Path, tmp_path: Path) -> None:
+    """Killed at and after the change of the resolution, which follows step 3."""
+    from unittest import mock
+
+    def on_train_batch_end(self: zoo.IMAE, *_: Any) -> None:
+        if self.trainer.global_step == step:
+            die()
+
+    with (
+        mock.patch.object(zoo.IMAE, "on_train_batch_end", on_train_batch_end),
+        pytest.raises(Killed),
+    ):
+        fit(tmp_path)
+    again = fit(tmp_path, "--ckpt_path=last")
+    assert run_differences(whole, again) == []
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(whole: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, str(CLI), "fit", *FLAGS, "--config=trainer/ddp", "--trainer.devices=2"]
+    done = subprocess.run(
+        [*command, f"--trainer.default_root_dir={tmp_path}"],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    one, two = (
+        torch.load(newest_checkpoint(folder), weights_only=True)["state_dict"]
+        for folder in (whole, newest(tmp_path))
+    )
+    assert largest_difference(one, two) < 1e-5
+    assert rows(newest(tmp_path), "val/loss") == pytest.approx(rows(whole, "val/loss"), abs=1e-5)
+
+
+def test_variational_codes_and_density_weights_train(tmp_path: Path) -> None:
+    folder = fit(
+        tmp_path,
+        "--model.init_args.variational=true",
+        "--model.init_args.point_weight=density",
+        "--model.init_args.version=v1",
+        "--trainer.max_steps=2",
+    )
+    assert rows(folder, "train/kl")[0] > 0
+    module: Any = zoo.load(newest_checkpoint(folder))
+    assert module.network.encoder.conv_3.out_channels == 2 * SMALL["z_dim"]
+
+
+# --- what is left behind ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    ["obj", pytest.param("ply", marks=pytest.mark.slow), pytest.param("glb", marks=pytest.mark.slow)],
+)
+def test_predict_writes_meshes_codes_sheet_and_animation(suffix: str, tmp_path: Path) -> None:
+    path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
+    arguments = [*FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]
+    arguments += [f"--model.init_args.mesh_format={suffix}", "--model.init_args.interpolate=2"]
+    assert cli.main(["predict", *arguments]) == 0
+    folder = newest(tmp_path) / "predictions"
+    mesh: Any = trimesh.load(folder / f"shape_0001.{suffix}", force="mesh", process=True)
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(0.1, abs=0.04)  # positive: normals point outwards
+    with h5py.File(folder / "codes.hdf5") as file:
+        assert file["zs"].shape == (2, 8)
+    assert {p.name for p in folder.iterdir()} >= {
+        "shapes_000.png",
+        "interpolation_000.gif",
+        "interpolation_000.png",
+    }
+
+
+def sphere_autoencoder(radius: float = 0.3) -> zoo.IMAE:
+    """An IMAE of :data:`SMALL` whose field is 0.5 + 4 (radius - |p|_approx): a ball, whatever the code."""
+    torch.manual_seed(0)
+    module = zoo.IMAE(**SMALL, mesh_resolution=16)  # type: ignore[arg-type]
+    decoder = module.network.generator
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=5e-3)
+    for _ in range(400):
+        points = torch.rand(1, 1024, 3) - 0.5
+        target = (0.5 + 4 * (radius - points.norm(dim=2))).clamp(0, 1)
+        loss = (decoder(points, torch.rand(1, 8)) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return module.eval()
+
+
+def test_zoo_test_measures_grid_and_mesh(tmp_path: Path) -> None:
+    path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
+    assert cli.main(["test", *FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]) == 0
+    final = json.loads((newest(tmp_path) / "summary_test.json").read_text())["final"]
+    assert 0 < final["test/iou"] < 1
+    assert final["test/chamfer_x1000"] > 1
+    assert final["test/components"] == 1
+    assert final["test/empty"] == 0
+    assert final["test/parameters"] == sum(p.numel() for p in sphere_autoencoder().network.parameters())
+
+
+def test_nothing_above_the_threshold_is_a_clear_error(tmp_path: Path, capsys: Any) -> None:
+    module = zoo.IMAE(**{**SMALL, "init": "paper"}, mesh_resolution=16)  # type: ignore[arg-type]
+    path = zoo.save(module, tmp_path / "new.safetensors")
+    assert cli.main(["predict", *FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]) == 1
+    text = capsys.readouterr()
+    assert "meshes are empty: the largest value of their grids is 0.0" in text.out + text.err
+    with pytest.raises(ValueError, match=r"threshold 0\.5"):
+        check_not_empty([marching_cubes(torch.zeros(8, 8, 8))], 0.5)
+
+
+def test_wrong_sizes_name_both_keys(tmp_path: Path, capsys: Any) -> None:
+    flags = [*FLAGS, f"--trainer.default_root_dir={tmp_path}", "--data.init_args.input_size=32"]
+    assert cli.main(["fit", *flags]) == 1
+    text = capsys.readouterr()
+    assert "model.init_args.input_size is 16, but the data (datamodules.Shapes) has 32" in text.out + text.err
+
+
+# --- GAN --------------------------------------------------------------------------------------------------
+
+
+def test_gradient_penalty_by_hand() -> None:
+    critic = torch.nn.Linear(3, 1)
+    with torch.no_grad():
+        critic.weight.copy_(torch.tensor([[3.0, 0.0, 4.0]]))
+    penalty = gradient_penalty(critic, torch.zeros(5, 3), torch.ones(5, 3), torch.rand(5, 1))
+    assert float(penalty.detach()) == pytest.approx((5 - 1) ** 2)
+
+
+def test_critic_and_generator_have_the_released_signs() -> None:
+    module = zoo.IMGAN(z_dim=2, width=2, hidden=4)
+
+    class FirstNumber(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :1]
+
+    module.network.critic = FirstNumber()
+    real, fake = torch.tensor([[0.9, 0.0]]), torch.tensor([[0.2, 0.0]])
+    loss, distance = module._critic_loss(real, fake, torch.rand(1, 1))
+    assert float(loss.detach()) == pytest.approx(0.9 - 0.2)  # |grad| is 1: no penalty
+    assert float(distance.detach()) == pytest.approx(-0.7)
+
+
+def gan_run(root: Path, autoencoder: Path, *flags: str) -> Path:
+    arguments = [
+        "--config=imgan_solids",
+        f"--model.init_args.autoencoder={autoencoder}",
+        "--model.init_args.z_dim=8",
+        "--model.init_args.width=4",
+        "--model.init_args.input_size=16",
+        "--model.init_args.hidden=16",
+        "--model.init_args.samples=3",
+        "--model.init_args.mesh_resolution=16",
+        "--data.init_args.train_shapes=6",
+        "--data.init_args.test_shapes=2",
+        "--data.init_args.input_size=16",
+        "--data.init_args.fine=16",
+        "--data.init_args.batch_size=3",
+        "--trainer.max_steps=4",
+        "--trainer.val_check_interval=2",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.default_root_dir={root}",
+        *flags,
+    ]
+    assert cli.main(["fit", *arguments]) == 0
+    folder = root / "imgan_solids" / "version_0"
+    weights = f"--weights={newest_checkpoint(folder)}"
+    for verb in ("test", "predict"):
+        assert cli.main([verb, *arguments[:-1], f"--trainer.default_root_dir={root / verb}", weights]) == 0
+    return folder
+
+
+def test_latent_gan_learns_codes_and_draws_shapes(tmp_path: Path) -> None:
+    path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
+    folder = gan_run(tmp_path, path)
+    module: Any = zoo.load(newest_checkpoint(folder))
+    autoencoder: Any = zoo.load(path)
+    assert bool(module.decodes)
+    for a, b in zip(module.decoder.parameters(), autoencoder.network.generator.parameters(), strict=True):
+        assert torch.equal(a, b)  # frozen
+    codes = module.sample_codes(5, seed=3)
+    assert torch.equal(codes, module.sample_codes(5, seed=3))
+    assert 0 < float(codes.min()) < float(codes.max()) < 1
+    summary = tmp_path / "test" / "imgan_solids" / "version_0" / "summary_test.json"
+    final = json.loads(summary.read_text())["final"]
+    assert 0 < final["test/cov_cd"] <= 1
+    assert final["test/mmd_cd_x1000"] > 0
+    assert 0 < final["test/mmd_silhouette"] < 1
+    predictions = tmp_path / "predict" / "imgan_solids" / "version_0" / "predictions"
+    assert len(list(predictions.glob("shape_*.obj"))) == 3
+
+
+@pytest.mark.slow
+def test_another_autoencoder_is_refused_naming_both(tmp_path: Path, capsys: Any) -> None:
+    path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
+    assert (
+        cli.main(
+            [
+                "fit",
+                "--config=imgan_solids",
+                f"--model.init_args.autoencoder={path}",
+                "--data.init_args.train_shapes=2",
+                "--data.init_args.batch_size=2",
+                "--data.init_args.test_shapes=1",
+                f"--trainer.default_root_dir={tmp_path}",
+            ]
+        )
+        == 1
+    )
+    text = capsys.readouterr()
+    assert "model.init_args.z_dim is 64, but the autoencoder" in text.out + text.err
+
+
+@pytest.mark.parametrize("objective", ["wgan_gp", "dcgan"])
+@pytest.mark.parametrize("decoder", ["implicit", "cnn"])
+def test_grid_gans_train_on_pictures(objective: str, decoder: str, tmp_path: Path) -> None:
+    flags = {
+        "model.init_args.objective": objective,
+        "model.init_args.decoder": decoder,
+        "model.init_args.width": 2,
+        "model.init_args.encoder_width": 4,
+        "model.init_args.input_size": 32,
+        "data.init_args.source": "letters",
+        "data.init_args.canvas": 32,
+        "data.init_args.batch_size": 4,
+        "trainer.max_steps": 2,
+        "trainer.limit_val_batches": 0,
+        "trainer.default_root_dir": tmp_path,
+        "trainer.enable_progress_bar": "false",
+        "trainer.accelerator": "cpu",
+    }
+    arguments = [f"--{k}={v}" for k, v in flags.items()]
+    assert cli.main(["fit", "--config=imgan_mnist", *arguments]) == 0
+    summary = json.loads((tmp_path / "imgan_mnist" / "version_0" / "summary.json").read_text())
+    assert summary["steps"] == 2
+
+
+# --- single views -----------------------------------------------------------------------------------------
+
+
+def svr_flags(root: Path, autoencoder: Path) -> list[str]:
+    return [
+        "--config=imsvr_solids",
+        f"--model.init_args.autoencoder={autoencoder}",
+        "--model.init_args.z_dim=8",
+        "--model.init_args.width=4",
+        "--model.init_args.image_width=4",
+        "--model.init_args.mesh_resolution=16",
+        "--data.init_args.train_shapes=4",
+        "--data.init_args.test_shapes=2",
+        "--data.init_args.input_size=16",
+        "--data.init_args.fine=16",
+        "--data.init_args.views=2",
+        "--data.init_args.batch_size=2",
+        "--trainer.max_steps=3",
+        "--trainer.val_check_interval=2",
+        "--previews.count=1",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.default_root_dir={root}",
+    ]
+
+
+def test_single_views_learn_codes_with_a_frozen_decoder(tmp_path: Path) -> None:
+    path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
+    flags = svr_flags(tmp_path, path)
+    assert cli.main(["fit", *flags]) == 0
+    folder = tmp_path / "imsvr_solids" / "version_0"
+    module: Any = zoo.load(newest_checkpoint(folder))
+    autoencoder: Any = zoo.load(path)
+    for a, b in zip(
+        module.network.generator.parameters(), autoencoder.network.generator.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+    for verb in ("test", "predict"):
+        more = [f"--trainer.default_root_dir={tmp_path / verb}", f"--weights={newest_checkpoint(folder)}"]
+        assert cli.main([verb, *flags, *more]) == 0
+    final = json.loads(next((tmp_path / "test").rglob("summary_test.json")).read_text())["final"]
+    assert final["test/chamfer_x1000"] > 0
+    assert len(list((tmp_path / "predict").rglob("shape_*.obj"))) == 2
+
+
+def test_single_views_need_an_autoencoder_and_views(tmp_path: Path, capsys: Any) -> None:
+    flags = svr_flags(tmp_path, tmp_path)
+    assert cli.main(["fit", *flags, "--model.init_args.autoencoder=null"]) == 1
+    text = capsys.readouterr()
+    assert "set model.init_args.autoencoder" in text.out + text.err
+    assert cli.main(["fit", *flags, "--data.init_args.views=0"]) == 1
+    text = capsys.readouterr()
+    assert "set data.init_args.views to 24" in text.out + text.err
+
+
+def test_batch_norm_of_the_image_encoder_is_frozen_at_test() -> None:
+    module = IMSVR(z_dim=4, width=2, image_width=4).eval()
+    view = torch.rand(3, 1, 128, 128)
+    together = module.network.img_encoder(view)
+    alone = module.network.img_encoder(view[:1])
+    assert torch.allclose(together[:1], alone, atol=1e-5)
+
+
+# --- codes between ----------------------------------------------------------------------------------------
+
+
+def test_codes_between_are_linear_and_scored_by_the_best_template() -> None:
+    codes = between(torch.zeros(2), torch.tensor([10.0, 20.0]), 9)
+    assert codes[:, 0].tolist() == pytest.approx(list(range(1, 10)))
+    templates = torch.eye(4).view(4, 2, 2)
+    grids = torch.stack([torch.eye(4)[2].view(2, 2), torch.tensor([[1.0, 1.0], [0.0, 0.0]])])
+    assert interpolation_score(grids, templates, 0.5) == pytest.approx((1 + 0.5) / 2)
+
+
+def test_a_mesh_of_a_cnn_is_resampled_linearly() -> None:
+    module = zoo.CNNAE(version="v2", input_size=16, z_dim=4, encoder_width=4).eval()
+    with torch.no_grad():
+        mesh = extract_mesh(module.network.generator, torch.rand(4), "v2", 32, 0.0, 0)
+    # all cells are above 0: the cube and the half cell of zeros around it
+    assert mesh.vertices.min() == -0.515625
+    data = Shapes(train_shapes=1, test_shapes=1, input_size=16)
+    assert data.dims == module.dims

@@ -1,0 +1,213 @@
+"""The LightningModule of IM-SVR: a shape from a single view, through the codes of an autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import MeanMetric
+
+from zoo.callbacks.predictions import GeneratedImages
+from zoo.imnet.decoding import (
+    ShapeScores,
+    check_not_empty,
+    decoded_grids,
+    extract_mesh,
+    grid_scores,
+    surface_scores,
+)
+from zoo.imnet.extraction import Mesh, marching_cubes
+from zoo.imnet.field import Version, coordinates
+from zoo.imnet.network import ImageEncoder, ImplicitDecoder, SingleView
+from zoo.imnet.render import render
+from zoo.imnet.report import MeshFormat, ShapeMeshes, _enlarged, preview_of
+from zoo.imnet.setup import check_data, check_version, load_autoencoder, optimisers, training_codes, z_dim_of
+
+_SHOWN = 4
+VIEW_SIDE = 128
+
+
+class IMSVR(LightningModule):
+    """IM-SVR (Chen & Zhang, CVPR 2019): an image encoder learns the codes of a trained, frozen IM-AE.
+
+    The loss is the mean squared error of codes, ``mean((E(view) - z)^2)``; the codes of the training shapes
+    are extracted once. A batch has ``view`` float32 (B, 1, 128, 128) in [0, 1], as rendered on white (the
+    network inverts it), and ``code`` (B, Z) or ``index`` (B,); for evaluation that of :class:`zoo.IMAE`.
+
+    Args:
+        autoencoder: name or path of a :class:`zoo.IMAE`, whose decoder becomes part of this model; null
+            needs ``code`` in the data, and the decoder draws nothing.
+        version: of the decoder.
+        z_dim: size of the code; null is 256 in v2, 128 in v1.
+        width: of the decoder's last hidden layer.
+        image_width: channels of the image encoder's first stage.
+        threshold: of the inside; v1's demo has 0.6.
+        mesh_resolution: side of the grid of meshes.
+        mesh_format: ``obj``, ``ply`` or ``glb``.
+        refine: move the vertices of predicted meshes to the threshold (may fold them over).
+        points_per_chunk: points decoded at once.
+        compile: compile the image encoder with ``torch.compile``.
+        optimizer: called with the image encoder's parameters.
+        lr_scheduler: called with the optimizer, stepped every optimiser step.
+    """
+
+    codes: Tensor
+    decodes: Tensor
+
+    def __init__(
+        self,
+        autoencoder: str | None = None,
+        version: Version = "v2",
+        z_dim: int | None = None,
+        width: int = 128,
+        image_width: int = 64,
+        threshold: float = 0.5,
+        mesh_resolution: int = 64,
+        mesh_format: MeshFormat = "obj",
+        refine: bool = False,
+        points_per_chunk: int = 65536,
+        compile: bool = False,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        check_version(version, 3)
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.version, self.dims, self.generator_width = version, 3, width
+        self.z_dim = z_dim_of(z_dim, version, 3)
+        self.network = SingleView(
+            ImageEncoder(self.z_dim, image_width), ImplicitDecoder(self.z_dim, 3, width, version)
+        )
+        self.network.generator.requires_grad_(False)
+        self.register_buffer("decodes", torch.tensor(False))
+        self.register_buffer("codes", torch.zeros(0, self.z_dim), persistent=False)
+        self.val_code, self.val_iou, self.test_scores = MeanMetric(), MeanMetric(), ShapeScores()
+        self._shown: tuple[Tensor, Tensor] | None = None
+
+    # --- training ---------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        check_data(self)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "views", 1) == 0:
+            raise ValueError("zoo.IMSVR needs views: set data.init_args.views to 24, or any number above 0")
+        if self.hparams["compile"]:
+            self.network.img_encoder.compile()
+        if stage != "fit":
+            return
+        name = self.hparams["autoencoder"]
+        if name is None:
+            if not self.decodes and getattr(data, "codes_path", None) is None:
+                raise ValueError(
+                    "zoo.IMSVR learns the codes of a trained zoo.IMAE: set model.init_args.autoencoder to "
+                    "its name or path, or data.init_args.codes to a file of them"
+                )
+            return
+        autoencoder: Any = load_autoencoder(self, name)
+        self.network.generator.load_state_dict(autoencoder.network.generator.state_dict())
+        self.decodes.fill_(True)
+        if getattr(data, "codes_path", None) is None and data is not None:
+            self.codes = training_codes(autoencoder, data.train_set, torch.device("cpu"))
+
+    def configure_optimizers(self) -> Any:
+        return optimisers(self, self.network.img_encoder.parameters())
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        target = batch["code"] if "code" in batch else self.codes[batch["index"]]
+        loss = functional.mse_loss(self.network.img_encoder(batch["view"]).float(), target)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(target), sync_dist=True)
+        return loss
+
+    # --- evaluation -------------------------------------------------------------------------------------
+
+    def _grids(self, z: Tensor, resolution: int) -> Tensor:
+        return decoded_grids(
+            self.network.generator, z, self.version, resolution, 3, self.hparams["points_per_chunk"]
+        )
+
+    def _mesh(self, z: Tensor, **more: Any) -> Mesh:
+        h = self.hparams
+        return extract_mesh(
+            self.network.generator,
+            z,
+            self.version,
+            h["mesh_resolution"],
+            h["threshold"],
+            h["points_per_chunk"],
+            **more,
+        )
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        z = self.network.img_encoder(batch["view"])
+        predicted = self.network.generator(coordinates(batch["points"], self.version), z).float()
+        self.val_code.update((predicted - batch["values"]).square().mean(dim=1))
+        voxels = batch["voxels"][:, 0]
+        for grid, truth in zip(self._grids(z, voxels.shape[-1]), voxels, strict=True):
+            self.val_iou.update(grid_scores(grid, truth, self.hparams["threshold"])["iou"])
+        if batch_idx == 0:
+            self._shown = batch["view"][:_SHOWN], voxels[:_SHOWN]
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_code.compute(), prog_bar=True, sync_dist=True)
+        self.log("val/iou", self.val_iou.compute(), prog_bar=True, sync_dist=True)
+        self.val_code.reset()
+        self.val_iou.reset()
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        z, fine = self.network.img_encoder(batch["view"]), batch["fine"]
+        for row, grid in enumerate(self._grids(z, fine.shape[-1])):
+            scores = grid_scores(grid, fine[row], self.hparams["threshold"])
+            scores |= surface_scores(self._mesh(z[row]), batch["surface"][row], int(batch["index"][row]))
+            self.test_scores.add(scores)
+
+    def on_test_epoch_end(self) -> None:
+        values = self.test_scores.collect()
+        values["test/parameters"] = float(sum(p.numel() for p in self.network.parameters()))
+        self.log_dict(values, sync_dist=True)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ShapeMeshes:
+        z = self.network.img_encoder(batch["view"])
+        meshes = [self._mesh(code, refine=self.hparams["refine"], normals=True) for code in z]
+        check_not_empty(meshes, self.hparams["threshold"])
+        number = batch_idx * self.trainer.world_size + self.global_rank
+        return ShapeMeshes(
+            meshes,
+            batch["index"].cpu(),
+            number,
+            self.hparams["mesh_format"],
+            batch["view"][:, 0].cpu(),
+            rank=self.global_rank,
+        )
+
+    def preview(self, count: int) -> dict[str, GeneratedImages]:
+        """View, true voxels and reconstruction of the first validation shapes."""
+        if self._shown is None:
+            return {}
+        views, voxels = (x[: max(1, count)] for x in self._shown)
+        grids = self._grids(self.network.img_encoder(views), voxels.shape[-1]).cpu()
+        pictures = []
+        for view, shape, grid in zip(views[:, 0].cpu(), voxels.cpu(), grids, strict=True):
+            pictures += [
+                _enlarged(view),
+                render(marching_cubes(shape), 224),
+                render(marching_cubes(grid, self.hparams["threshold"]), 224),
+            ]
+        return preview_of(pictures)
+
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = {
+        "view": {0: "batch"},
+        "points": {0: "batch", 1: "points"},
+    }
+
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """Views and points (in the decoder's coordinates) for ``zoo export``, whose file gives values."""
+        unit = torch.rand(batch, 16 * batch, 3, device=self.device)
+        return {
+            "view": torch.rand(batch, 1, VIEW_SIDE, VIEW_SIDE, device=self.device),
+            "points": coordinates(unit, self.version),
+        }

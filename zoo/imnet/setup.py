@@ -1,0 +1,104 @@
+"""What IM-NET's modules check and load before they train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from zoo.imnet.field import Version
+
+_Z: dict[tuple[Version, int], int] = {("v1", 3): 128, ("v2", 3): 256, ("v1", 2): 100, ("v2", 2): 100}
+_ENCODED_AT_ONCE = 16
+INTERPOLATED = 9  # pictures between two, in tests
+
+
+def z_dim_of(z_dim: int | None, version: Version, dims: int) -> int:
+    """Size of the code; null is the published one."""
+    if z_dim is not None and z_dim < 1:
+        raise ValueError(f"z_dim must be null or at least 1, got {z_dim}")
+    return z_dim or _Z[version, dims]
+
+
+def check_version(version: str, dims: int) -> None:
+    """Raises ValueError for an unknown version or number of dimensions."""
+    if version not in ("v1", "v2"):
+        raise ValueError(f"version must be v1 (the paper) or v2 (the improved code), got {version!r}")
+    if dims not in (2, 3):
+        raise ValueError(f"dims must be 3 (shapes) or 2 (pictures), got {dims}")
+
+
+def check_data(module: LightningModule) -> None:
+    """Raises ValueError, naming both keys, where the data's size or dimension is not the module's."""
+    data = getattr(module.trainer, "datamodule", None)
+    where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
+    for key in ("dims", "input_size"):
+        wanted, found = module.hparams.get(key), getattr(data, key, None)
+        if wanted is not None and found is not None and found != wanted:
+            raise ValueError(
+                f"model.init_args.{key} is {wanted}, but {where} has {found}; set model.init_args.{key}: "
+                f"{found}" + (f" or data.init_args.{key}: {wanted}" if key == "input_size" else "")
+            )
+
+
+def optimisers(module: Any, parameters: Iterator[nn.Parameter]) -> Any:
+    """Of ``module.optimizer`` and ``module.lr_scheduler``."""
+    optimizer = module.optimizer([p for p in parameters if p.requires_grad])
+    if module.lr_scheduler is None:
+        return optimizer
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": module.lr_scheduler(optimizer), "interval": "step"},
+    }
+
+
+def load_autoencoder(module: LightningModule, name: str) -> LightningModule:
+    """A trained IMAE whose decoder fits ``module.decoder``.
+
+    Raises:
+        ValueError: for weights of another class or size, naming both.
+    """
+    from zoo.hub import load
+
+    found = load(name)
+    if type(found).__name__ != "IMAE":
+        raise ValueError(f"model.init_args.autoencoder: {name!r} holds a {type(found).__name__}, not an IMAE")
+    for key, of_found in (
+        ("version", found.version),
+        ("z_dim", found.z_dim),
+        ("width", found.generator_width),
+        ("dims", found.dims),
+    ):
+        wanted = getattr(module, "generator_width" if key == "width" else key)
+        if wanted != of_found:
+            raise ValueError(
+                f"model.init_args.{key} is {wanted}, but the autoencoder {name!r} has {of_found}; set "
+                f"model.init_args.{key}: {of_found}"
+            )
+    if found.hparams["variational"] and type(module).__name__ == "IMGAN":
+        raise ValueError(f"{name!r} is variational: its codes need no GAN, sample them from N(0, 1)")
+    return found
+
+
+@torch.no_grad()
+def training_codes(autoencoder: Any, dataset: Any, device: torch.device) -> Tensor:
+    """Codes of all training shapes in the order of the data set, (N, Z): extracted once, as the release."""
+    encoder = autoencoder.network.to(device).eval()
+    codes = []
+    for start in range(0, len(dataset), _ENCODED_AT_ONCE):
+        places = range(start, min(start + _ENCODED_AT_ONCE, len(dataset)))
+        if hasattr(dataset, "voxels"):
+            voxels = dataset.voxels([dataset.index[i] for i in places])
+        else:
+            voxels = dataset.__getitems__(list(places))["voxels"]
+        size = autoencoder.hparams["input_size"]
+        if voxels.shape[-1] != size:
+            raise ValueError(
+                f"data.init_args.input_size is {voxels.shape[-1]}, but the autoencoder takes {size}; set "
+                f"data.init_args.input_size: {size}"
+            )
+        codes.append(encoder.encode(voxels.to(device)))
+    return torch.cat(codes)
