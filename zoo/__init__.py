@@ -25,6 +25,7 @@ _METHODS: dict[str, str] = {
     "GraphGenerator": "zoo.graphs.generate",
     "SpatioTemporalForecaster": "zoo.graphs.forecast",
     "GraphClassifier": "zoo.graphs.graph",
+    "MBT": "zoo.mbt.module",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -34,12 +35,14 @@ _NAMES: dict[str, str] = {
     "load": "zoo.hub",
     "save": "zoo.hub",
     "LatentExtractor": "zoo.latents.module",
+    "WarmupCosine": "zoo.optim",
     "WarmupStableDecay": "zoo.optim",
 }
 
 __all__ = [
     "DTR",
     "LDS",
+    "MBT",
     "ADMEvaluation",
     "DigitClassifier",
     "FeatureBaseline",
@@ -51,6 +54,7 @@ __all__ = [
     "LinkPredictor",
     "NodeClassifier",
     "SpatioTemporalForecaster",
+    "WarmupCosine",
     "WarmupStableDecay",
     "load",
     "save",
@@ -69,9 +73,10 @@ if TYPE_CHECKING:
     from zoo.latents.module import LatentExtractor
     from zoo.lds.baselines import FeatureBaseline
     from zoo.lds.module import LDS
+    from zoo.mbt.module import MBT
     from zoo.metrics.adm import ADMEvaluation
     from zoo.metrics.digits import DigitClassifier
-    from zoo.optim import WarmupStableDecay
+    from zoo.optim import WarmupCosine, WarmupStableDecay
 
 
 def __getattr__(name: str) -> Any:
