@@ -1,4 +1,4 @@
-"""Small fakes of the released audio-visual layouts: real mp4 files (mpeg4 + aac) of a moving bar and a tone."""
+"""Fakes of the released audio-visual layouts: real mp4 files (mpeg4 + aac) of a moving bar and a tone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def write_mp4(
             t = np.arange(int(seconds * rate)) / rate
             tone = (0.3 * np.sin(2 * np.pi * float(frequency or 0) * t)).astype(np.float32)
             for start in range(0, len(tone), 1024):
-                piece = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="fltp", layout="mono")
+                piece = av.AudioFrame.from_ndarray(
+                    tone[None, start : start + 1024], format="fltp", layout="mono"
+                )
                 piece.sample_rate, piece.pts = rate, start
                 container.mux(sound.encode(piece))
             container.mux(sound.encode())
@@ -75,7 +77,8 @@ def fake_audioset(root: Path, per_split: int = 4, seconds: float = 1.0) -> Path:
     table = ["index,mid,display_name", *(f'{i},{m},"{n}"' for i, (m, n) in enumerate(classes))]
     (root / "class_labels_indices.csv").write_text("\n".join(table) + "\n")
     for part, offset in (("balanced_train", 0), ("eval", 50), ("unbalanced_train", 100)):
-        lines = ["# Segments csv created Sun Mar  5 10:54:31 2017", "# num_ytids=4", "# YTID, start_seconds, end_seconds, positive_labels"]  # fmt: skip
+        lines = ["# Segments csv created Sun Mar  5 10:54:31 2017", "# num_ytids=4"]
+        lines += ["# YTID, start_seconds, end_seconds, positive_labels"]
         for i in range(offset, offset + per_split):
             mids = ",".join(m for k, (m, _) in enumerate(classes) if (i + k) % 3 != 0)
             lines.append(f'yt{i:03d}, {i}.000, {i + 10}.000, "{mids}"')
@@ -88,7 +91,10 @@ def fake_audioset(root: Path, per_split: int = 4, seconds: float = 1.0) -> Path:
 def fake_epic(root: Path, per_split: int = 4) -> Path:
     from PIL import Image
 
-    header = "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
+    header = (
+        "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"
+        "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
+    )
     folder = root / "P01" / "rgb_frames" / "P01_01"
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(1, 121):
@@ -100,8 +106,9 @@ def fake_epic(root: Path, per_split: int = 4) -> Path:
             i = first + k
             start = 1 + 5 * i
             lines.append(
-                f"P01_01_{i},P01,P01_01,00:00:00.10,00:00:0{i % 3}.50,00:00:0{i % 3 + 1}.20,{start},{start + 40},"
-                f'open door,open,{i % 97},door,{i % 300},"[\'door\']",[{i % 300}]'
+                f"P01_01_{i},P01,P01_01,00:00:00.10,00:00:0{i % 3}.50,00:00:0{i % 3 + 1}.20,"
+                f"{start},{start + 40},"
+                f"open door,open,{i % 97},door,{i % 300},\"['door']\",[{i % 300}]"
             )
         (root / f"EPIC_100_{name}.csv").write_text("\n".join(lines) + "\n")
     return root

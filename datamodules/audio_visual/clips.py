@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import zipfile
@@ -129,7 +130,7 @@ class ClipStore:
             return self.decode(clip)
         except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
             raise MediaError(f"{path} is no readable cache file ({error}); delete it and run again") from None
-        frames: list[Any] = [packed[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        frames: list[Any] = [packed[a:b] for a, b in itertools.pairwise(bounds)]
         return Decoded(log_mel, frames or self._pictures_of(clip))
 
     def decode(self, clip: Clip) -> Decoded:
@@ -334,5 +335,7 @@ class ClipItems(Dataset[dict[str, Tensor]]):
 
     def _label(self, clip: Clip) -> Tensor:
         if self.task == "multi_label":
-            return torch.zeros(self.num_classes).index_fill_(0, torch.tensor(clip.label, dtype=torch.int64), 1.0)
+            return torch.zeros(self.num_classes).index_fill_(
+                0, torch.tensor(clip.label, dtype=torch.int64), 1.0
+            )
         return torch.tensor(clip.label if self.task == "verb_noun" else clip.label[0])

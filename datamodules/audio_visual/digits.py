@@ -1,10 +1,11 @@
-"""AV-digits: spoken digits paired with written ones, in memory; tones and glyphs where the recordings lack."""
+"""AV-digits: spoken digits paired with written ones, in memory; tones and glyphs without the recordings."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,11 @@ class Recordings:
     picture_digits: Tensor
     picture_train: Tensor
     name: str
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Log-mel features of all sounds without noise, (N, 64, 32)."""
+        return FRONT_END(self.sounds)
 
 
 def load(root: Path, source: Source = "auto") -> Recordings:
@@ -100,6 +106,7 @@ _SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc",
 _FREQUENCIES = (350, 500, 700, 950, 1300, 1750, 2350, 3100)
 
 
+@lru_cache(maxsize=2)
 def procedural(sounds_per_digit: int = 150, pictures_per_digit: int = 300) -> Recordings:
     """Chords of two of eight tones with random phase and loudness, and shifted seven-segment glyphs."""
     rng = item_generator(_TONES)
@@ -206,11 +213,11 @@ class DigitPairs(Dataset[dict[str, Tensor]]):
         r = recordings
         self.recordings, self.task, self.weakening, self.frames = r, task, weakening, frames
         self.normalisation = normalisation
-        # Without noise the features of a recording never change.
-        self._features = FRONT_END(r.sounds) if weakening.audio_snr_db is None else None
         rng = item_generator(_PAIRS, int(train))
         sides = (r.picture_digits, r.picture_train), (r.sound_digits, r.sound_train)
-        pools = [[(d == k).logical_and(t == train).nonzero()[:, 0].numpy() for k in range(10)] for d, t in sides]
+        pools = [
+            [(d == k).logical_and(t == train).nonzero()[:, 0].numpy() for k in range(10)] for d, t in sides
+        ]
         count = 10 if task == "same" else 3
         digits = rng.integers(count, size=(pairs, 2))
         if task == "same":
@@ -256,9 +263,8 @@ class DigitPairs(Dataset[dict[str, Tensor]]):
 
     def sound_features(self, index: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
         """Log-mel features (B, 64, 32) before normalisation."""
-        if self._features is not None:
-            return self._features[self.rows[1, index]]
-        assert self.weakening.audio_snr_db is not None
+        if self.weakening.audio_snr_db is None:
+            return self.recordings.features[self.rows[1, index]]
         waves = self.recordings.sounds[self.rows[1, index]]
         noise = torch.from_numpy(np.stack([rng.standard_normal(SAMPLES, dtype=np.float32) for rng in rngs]))
         power = waves.square().mean(dim=1, keepdim=True)

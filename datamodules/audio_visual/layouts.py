@@ -17,6 +17,17 @@ from datamodules.audio_visual.media import SOUND, VIDEO
 Layout = Literal["vggsound", "audioset", "epic", "kinetics", "moments", "csv", "folder"]
 Split = Literal["train", "val", "test"]
 _MEDIA = (*VIDEO, *SOUND)
+_EPIC_COLUMNS = (
+    "narration_id",
+    "participant_id",
+    "video_id",
+    "start_timestamp",
+    "stop_timestamp",
+    "start_frame",
+    "stop_frame",
+    "verb_class",
+    "noun_class",
+)
 
 
 @dataclass(frozen=True)
@@ -114,9 +125,13 @@ def _parsed(rows: Iterator[list[str]], parse: Callable[[list[str]], Any], path: 
         except (ValueError, IndexError, KeyError):
             bad.append(row)
     if bad and not found:
-        raise ValueError(f"{path}: none of {len(bad):,} lines could be parsed, the first is {','.join(bad[0])[:100]}")
+        raise ValueError(
+            f"{path}: none of {len(bad):,} lines could be parsed, the first is {','.join(bad[0])[:100]}"
+        )
     if bad:
-        rank_zero_warn(f"{path}: {len(bad):,} lines could not be parsed, the first is {','.join(bad[0])[:100]}")
+        rank_zero_warn(
+            f"{path}: {len(bad):,} lines could not be parsed, the first is {','.join(bad[0])[:100]}"
+        )
     return found
 
 
@@ -162,10 +177,15 @@ def _audioset(root: Path, split: Split, train_set: str = "balanced", **_: Any) -
         return row[0], float(row[1]), float(row[2]), tuple(sorted(place[m] for m in mids))
 
     found = ClipList([], [name for _, _, name in classes], task="multi_label")
-    for video_id, start, stop, labels in _parsed(_rows(segments, "audioset", skipinitialspace=True), segment, segments):
+    for video_id, start, stop, labels in _parsed(
+        _rows(segments, "audioset", skipinitialspace=True), segment, segments
+    ):
         name = f"{video_id}_{int(start):06d}"
         cut = _first(*(root / d / f"{n}.mp4" for d in ("video", split) for n in (name, video_id)))
-        audio = _first(*(root / "audio" / f"{n}.{end}" for n in (name, video_id) for end in ("wav", "flac"))) or cut
+        audio = (
+            _first(*(root / "audio" / f"{n}.{end}" for n in (name, video_id) for end in ("wav", "flac")))
+            or cut
+        )
         del stop  # the files are cut to the segment
         _take(found, name, labels, cut, audio)
     return found
@@ -175,8 +195,7 @@ def _epic(root: Path, split: Split, **_: Any) -> ClipList:
     path = root / f"EPIC_100_{'train' if split == 'train' else 'validation'}.csv"
     rows = _rows(path, "epic")
     header = next(rows, [])
-    needed = ["narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "start_frame", "stop_frame", "verb_class", "noun_class"]  # fmt: skip
-    missing = [n for n in needed if n not in header]
+    missing = [n for n in _EPIC_COLUMNS if n not in header]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]}; its header must be that of EPIC-KITCHENS-100")
 
@@ -269,7 +288,9 @@ def _csv(root: Path, split: Split, multi_label: bool = False, **_: Any) -> ClipL
     rows = _rows(path, "csv")
     header = [h.strip() for h in next(rows, [])]
     if "label" not in header or not {"video", "audio"} & set(header):
-        raise ValueError(f"{path} needs columns label and video or audio (and split), has {', '.join(header)}")
+        raise ValueError(
+            f"{path} needs columns label and video or audio (and split), has {', '.join(header)}"
+        )
 
     def parse(row: list[str]) -> dict[str, str]:
         if len(row) != len(header):
@@ -336,7 +357,8 @@ def listed_files(path: Path) -> ClipList:
         raise FileNotFoundError(f"data.init_args.predict_files: {path} holds no {', '.join(_MEDIA)}")
     found = ClipList([], [])
     for file in files:
-        _take(found, file.name if path.is_file() else file.relative_to(path).as_posix(), (), file if file.suffix.lower() in VIDEO else None, file)  # fmt: skip
+        name = file.name if path.is_file() else file.relative_to(path).as_posix()
+        _take(found, name, (), file if file.suffix.lower() in VIDEO else None, file)
     return found
 
 
@@ -378,5 +400,5 @@ EXPECTED = {
     "kinetics": "train.csv, val.csv and train/<id>_<start:06d>_<end:06d>.mp4, val/...",
     "moments": "moments_categories.txt, trainingSet.csv, validationSet.csv, training/ and validation/",
     "csv": "clips.csv with columns video, audio, label (and split), paths relative to it",
-    "folder": "train/CLASS/NAME.mp4 and val/CLASS/NAME.mp4, or CLASS/NAME.mp4 (wav and flac beside or instead)",
+    "folder": "train/CLASS/NAME.mp4 and val/CLASS/NAME.mp4, or CLASS/NAME.mp4 (also wav, flac)",
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LogMel:
-    """log(mel(|STFT|^2) + offset) with a Hamming window, centred frames and HTK triangles up to half the rate.
+    """log(mel(|STFT|^2) + offset) with a Hamming window, centred frames and HTK triangles.
 
     ``frames`` of a sound are its samples / hop: centred framing gives one more, which is left out. The log's
     offset is ours; MBT's own was never published.

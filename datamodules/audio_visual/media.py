@@ -1,4 +1,4 @@
-"""Sound and frames out of media files: the standard library for wav, soundfile for flac, PyAV for the rest."""
+"""Sound and frames out of media files: wav by the standard library, flac by soundfile, PyAV for the rest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def read_audio(path: Path, sample_rate: int, start: float = 0.0, stop: float | N
         common = int(np.gcd(rate, sample_rate))
         samples = resample_poly(samples, sample_rate // common, rate // common)
     if not len(samples):
-        raise MediaError(f"{path} holds no sound between {start:g} s and {'its end' if stop is None else f'{stop:g} s'}")
+        raise MediaError(
+            f"{path} holds no sound between {start:g} s and {'its end' if stop is None else f'{stop:g} s'}"
+        )
     return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
 
 
@@ -178,7 +180,9 @@ def read_video(
             if began is None:
                 began = 0.0 if start > 1 or frame.time is None else float(frame.time)
             time = float(frame.time or 0.0) - began
-            while latest is not None and start + given / fps < time - 1e-4 and _inside(start, given, fps, stop):
+            while (
+                latest is not None and start + given / fps < time - 1e-4 and _inside(start, given, fps, stop)
+            ):
                 yield _pixels(latest, shorter)
                 given += 1
             latest = frame
@@ -186,7 +190,12 @@ def read_video(
                 break
         rate = float(stream.average_rate or fps)
         end = None if latest is None else float(latest.time or 0.0) - (began or 0.0) + 1 / rate
-        while latest is not None and end is not None and start + given / fps < end - 1e-4 and _inside(start, given, fps, stop):
+        while (
+            latest is not None
+            and end is not None
+            and start + given / fps < end - 1e-4
+            and _inside(start, given, fps, stop)
+        ):
             yield _pixels(latest, shorter)
             given += 1
     except (av.FFmpegError, OSError) as error:
@@ -230,7 +239,8 @@ def from_picture(source: bytes | Path) -> Array:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise MediaError(f"{'a cached frame' if isinstance(source, bytes) else source} is no readable picture ({_short(error)})") from None
+        name = "a cached frame" if isinstance(source, bytes) else source
+        raise MediaError(f"{name} is no readable picture ({_short(error)})") from None
 
 
 def _short(error: object) -> str:

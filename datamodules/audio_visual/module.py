@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,7 +148,10 @@ class AudioVisual(LightningDataModule):
         self.num_classes: int | None = None
         self.task: str | None = None
         self.class_names: list[str] = []
-        self._bad: dict[str, dict[str, str]] = {}
+        self.train_set: Any = None
+        self.val_set: Any = None
+        self.test_set: Any = None
+        self.predict_set: Any = None
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -226,7 +230,7 @@ class AudioVisual(LightningDataModule):
             self.val_set = self._items(store, "test", 1)
         if stage in ("test", "predict"):
             self.test_set = self._items(store, "test", self.test_crops)
-            self.predict_set: Any = self.test_set
+            self.predict_set = self.test_set
 
     def _measured(self) -> tuple[float, float]:
         if self.cache_dir is None or not self._statistics_file().is_file():
@@ -289,8 +293,9 @@ class AudioVisual(LightningDataModule):
     def _setup_digits(self) -> None:
         recordings = digits.load(self.root, self.source)
         rank_zero_info(f"zoo: AV-digits of {recordings.name}")
-        energy = self.weakening.pca_energy
-        recordings.pictures = digits.keep_components(recordings.pictures, recordings.picture_train, energy)
+        energy, kept = self.weakening.pca_energy, recordings.picture_train
+        weak = digits.keep_components(recordings.pictures, kept, energy)
+        recordings = replace(recordings, pictures=weak)
         sets = [
             DigitPairs(recordings, train, count, self.digit_task, self.weakening, self.frames)
             for train, count in ((True, self.pairs), (False, self.test_pairs))
@@ -298,9 +303,9 @@ class AudioVisual(LightningDataModule):
         self.normalisation = self.normalisation or sets[0].statistics()
         for data in sets:
             data.normalisation = self.normalisation
-        self.train_set: Any = sets[0]
-        self.val_set: Any = sets[1]
-        self.test_set: Any = sets[1]
+        self.train_set = sets[0]
+        self.val_set = sets[1]
+        self.test_set = sets[1]
         self.predict_set = sets[1]
         self.num_classes, self.task = (10 if self.digit_task == "same" else 3), "single_label"
         self.class_names = [str(c) for c in range(self.num_classes)]

@@ -84,8 +84,8 @@ class MBT(LightningModule):
             must divide it; then the batch is mixed alike on any of them.
         modality_dropout: probability that a training sample loses one modality (an extra).
         test_with_bottlenecks: false evaluates without the exchange.
-        layer_norm_eps: of the norms.
-        activation: ``gelu_tanh`` or ``gelu``.
+        layer_norm_eps: of the norms; null is that of ``pretrained`` where it says so, else 1e-6.
+        activation: ``gelu_tanh`` or ``gelu``; null is that of ``pretrained``, else ``gelu_tanh``.
         pretrained: ImageNet ViT for both streams at the start of a fresh training: an AugReg npz, a timm or
             transformers file, a folder or a hub id.
         pretrained_bottleneck: ``normal`` or ``positions`` (official).
@@ -136,8 +136,8 @@ class MBT(LightningModule):
         mixup_groups: int = 8,
         modality_dropout: float = 0.0,
         test_with_bottlenecks: bool = True,
-        layer_norm_eps: float = 1e-6,
-        activation: Activation = "gelu_tanh",
+        layer_norm_eps: float | None = None,
+        activation: Activation | None = None,
         pretrained: str | None = None,
         pretrained_bottleneck: Literal["normal", "positions"] = "normal",
         tubelet_init: Literal["central", "average"] = "central",
@@ -149,7 +149,7 @@ class MBT(LightningModule):
     ) -> None:
         super().__init__()
         # Stored hyperparameters pass through JSON, which has lists alone.
-        modalities = [m for m in modalities]
+        modalities = list(modalities)
         class_groups = None if class_groups is None else list(class_groups)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self._check()
@@ -162,9 +162,7 @@ class MBT(LightningModule):
         if isinstance(fusion_layer, str):
             words = {"early": 0, "mid": round(sizes["depth"] * 2 / 3), "late": sizes["depth"]}
             if fusion_layer not in words:
-                raise ValueError(
-                    f"fusion_layer must be a number, early, mid or late, got {fusion_layer!r}"
-                )
+                raise ValueError(f"fusion_layer must be a number, early, mid or late, got {fusion_layer!r}")
             fusion_layer = words[fusion_layer]
         self.network_arguments: dict[str, Any] = {
             **sizes,
@@ -189,8 +187,8 @@ class MBT(LightningModule):
             "stochastic_depth": stochastic_depth,
             "rescale": rescale,
             "dropout": dropout,
-            "layer_norm_eps": layer_norm_eps,
-            "activation": activation,
+            "layer_norm_eps": 1e-6 if layer_norm_eps is None else layer_norm_eps,
+            "activation": activation or "gelu_tanh",
             "activation_checkpointing": activation_checkpointing,
         }
         self.network = build(**self.network_arguments)
@@ -263,14 +261,14 @@ class MBT(LightningModule):
 
         h = self.hparams
         vit = read_vit(h["pretrained"])
-        for name, own, theirs in (
-            ("layer_norm_eps", h["layer_norm_eps"], vit.eps),
-            ("activation", h["activation"], vit.activation),
-        ):
-            if theirs is not None and own != theirs:
+        for name, theirs in (("layer_norm_eps", vit.eps), ("activation", vit.activation)):
+            if theirs is not None and h[name] is None:
+                h[name] = self.network_arguments[name] = theirs  # checkpoints keep it
+                given: dict[str, Any] = {name: theirs}
+                self.network.set_function(**given)
+            elif theirs not in (None, h[name]):
                 self.print(
-                    f"zoo: {h['pretrained']} was trained with {name} {theirs}, the model has {own}: set "
-                    f"model.init_args.{name}: {theirs} to keep its function"
+                    f"zoo: {h['pretrained']} was trained with {name} {theirs}, the model has {h[name]}"
                 )
         lines = initialise(
             self.network, vit, h["pretrained_bottleneck"], h["tubelet_init"], h["official_cls"]
@@ -330,9 +328,7 @@ class MBT(LightningModule):
         target = targets(batch["label"], self.task, self.hparams["num_classes"], self.groups)
         inputs, target, present = self._augmented(inputs, target, present, batch_idx)
         logits = self.network(**inputs, present=present)
-        loss = training_loss(
-            logits, target, self.task, self.hparams["label_smoothing"], self.groups, present
-        )
+        loss = training_loss(logits, target, self.task, self.hparams["label_smoothing"], self.groups, present)
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(target))
         return loss
 

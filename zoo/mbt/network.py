@@ -270,6 +270,14 @@ class FusionNetwork(nn.Module):
         streams = self.embed(rgb, spectrogram)
         return self.classify(self.encode(streams, present, fuse), present)
 
+    def set_function(self, layer_norm_eps: float | None = None, activation: Activation | None = None) -> None:
+        """Change the norms' eps or the GELU, to those of loaded weights."""
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm) and layer_norm_eps is not None:
+                module.eps = layer_norm_eps
+            if isinstance(module, Block) and activation is not None:
+                module.approximate = "tanh" if activation == "gelu_tanh" else "none"
+
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Random inputs of the network's sizes, on the current device."""
         inputs = {name: torch.randn(batch, *self.shapes[name]) for name in MODALITIES}
@@ -320,7 +328,7 @@ class FusionNetwork(nn.Module):
     def _run(self, block: Block) -> Callable[..., Tensor]:
         if not (self.activation_checkpointing and self.training):
             return block
-        return lambda *args: checkpoint(block, *args, use_reentrant=False)  # type: ignore[no-any-return]
+        return lambda *args: checkpoint(block, *args, use_reentrant=False)
 
     def encode(
         self, streams: dict[str, Tensor], present: Tensor | None = None, fuse: bool = True
@@ -358,7 +366,7 @@ class FusionNetwork(nn.Module):
         return dict(zip(names, joint.split([x.shape[1] for x in z], dim=1), strict=True))
 
     def classify(self, streams: dict[str, Tensor], present: Tensor | None = None) -> Tensor:
-        """Logits (B, M, C) of the CLS tokens, or (B, 1, C) of the mean over all tokens; one norm, one head."""
+        """Logits (B, M, C) of the CLS tokens, or (B, 1, C) of the mean over all tokens: one norm and head."""
         if self.classifier == "token":
             return self.head(self.norm(torch.stack([z[:, 0] for z in streams.values()], dim=1)))
         normed = [self.norm(z) for z in streams.values()]

@@ -122,7 +122,8 @@ def initialise(
             f"{network.depth}"
         )
     for name, blocks in network.blocks.items():
-        for layer, block in enumerate(blocks):  # type: ignore[arg-type]
+        layers: Any = blocks
+        for layer, block in enumerate(layers):
             own = {k: state[f"blocks.{layer}.{k}"] for k in block.state_dict()}
             _check_shapes(f"blocks.{name}.{layer}", own, block.state_dict())
             block.load_state_dict(own)
@@ -130,9 +131,10 @@ def initialise(
     side = round((state["positions"].shape[1] - 1) ** 0.5)
     cls_position, grid = state["positions"][0, 0], state["positions"][0, 1:].view(side, side, -1)
     for name in network.modalities:
-        kernel, target = state["patch.weight"], network.patch[name]
+        kernel = state["patch.weight"]
+        target: Any = network.patch[name]
         if name == "rgb" and network.patch_mode == "tubelet":
-            kernel = inflate(kernel, target.weight.shape[2], tubelet)  # type: ignore[union-attr, arg-type]
+            kernel = inflate(kernel, target.weight.shape[2], tubelet)
         if name == "spectrogram" and network.spectrogram_channels == 1:
             kernel = kernel.sum(dim=1, keepdim=True)
         own = {"weight": kernel, "bias": state["patch.bias"]}
@@ -188,7 +190,7 @@ def read_vit(source: str) -> ViT:
     state = _READERS[path.suffix](path)
     try:
         if any(k.startswith("Transformer/") for k in state):
-            return _mapped(state, _augreg_name, activation="gelu", eps=1e-6)
+            return _mapped(state, _augreg_name, activation="gelu_tanh", eps=1e-6)  # Flax's gelu
         if any(k.startswith("patch_embed.") for k in state):
             return _mapped(state, _timm_name)
         return _mapped(state, _transformers_name)
@@ -245,7 +247,12 @@ def _from_transformers(source: str) -> ViT:
         text = str(error).splitlines()[0]
         raise ValueError(f"model.init_args.pretrained: no ViT at {source} ({text})") from None
     config: Any = model.config
-    acts = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
+    acts = {
+        "gelu": "gelu",
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_fast": "gelu_tanh",
+    }
     if config.hidden_act not in acts:
         raise ValueError(f"model.init_args.pretrained: {source} uses {config.hidden_act}, not a GELU")
     return _mapped(
@@ -367,5 +374,3 @@ def _transformers_name(key: str) -> _Name | None:
         if part == suffix or part.endswith("." + suffix):
             return f"blocks.{layer}.{ours}.{leaf}", None
     return None
-
-

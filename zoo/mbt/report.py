@@ -94,7 +94,8 @@ class ClipScores:
             if self.spectrogram is not None:
                 self._draw_sound(next(place), next(place), i)
             self._draw_scores(next(place), i)
-        titles = [t for k in kinds for t in ((("middle frame", "attention") if k == "rgb" else ("log-mel (time, band)", "attention")))]  # fmt: skip
+        words = {"rgb": "middle frame", "spectrogram": "log-mel (time, band)"}
+        titles = [title for k in kinds for title in (words[k], "attention")]
         for axis, title in zip(axes[0], titles, strict=False):
             axis.set_title(title, fontsize=9)
         figure.savefig(path, dpi=80)

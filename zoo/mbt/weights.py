@@ -64,18 +64,16 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
             raise ValueError(f"{wrong[0]} {side} ({len(wrong)} such tensors)")
         for key, value in expected.items():
             if tensors[key].shape != value.shape:
-                raise ValueError(
-                    f"{key} is {list(tensors[key].shape)}, the model wants {list(value.shape)}"
-                )
+                raise ValueError(f"{key} is {list(tensors[key].shape)}, the model wants {list(value.shape)}")
     except KeyError as error:
         raise ValueError(f"{path}: these are no weights of MBT: {error.args[0]} is missing") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     tokens = found.get("num_bottlenecks", 0) + found.get("extra_bottleneck", False)
     lines = [
-        f"an MBT over {' and '.join(hparams['modalities'])}, width {found['width']}, {found['depth']} layers, "
-        f"{found['num_classes']} classes, {tokens} bottleneck tokens",
-        f"fusion_layer {module.network.fusion_layer} and task {hparams['task']} are not in the file: else --set",
+        f"an MBT over {' and '.join(hparams['modalities'])}, width {found['width']}, {found['depth']} layers,"
+        f" {found['num_classes']} classes, {tokens} bottleneck tokens",
+        f"fusion_layer {module.network.fusion_layer} and task {hparams['task']} are not in the file: --set",
     ]
     return Weights(path, "zoo.MBT", hparams, {f"network.{k}": v for k, v in tensors.items()}), lines
 
@@ -99,7 +97,7 @@ def official_state(module: MBT) -> State:
     for key, value in state.items():
         value, parts = value.detach().cpu().float(), key.split(".")
         if parts[0] == "blocks":
-            _add_block(found, parts, value, network.blocks[parts[1]][0].heads)  # type: ignore[index, union-attr, arg-type]
+            _add_block(found, parts, value, network.blocks[parts[1]][0].heads)  # type: ignore[index]
         elif parts[0] == "patch":
             name = f"embedding{_suffix(parts[1])}/{'kernel' if parts[2] == 'weight' else 'bias'}"
             found[name] = value.permute(*range(2, value.ndim), 1, 0) if parts[2] == "weight" else value
@@ -129,7 +127,9 @@ def _add_block(found: State, parts: list[str], value: Tensor, heads: int) -> Non
     theirs = "bias" if leaf == "bias" else "kernel"
     if part == "qkv":
         for name, third in zip(_THIRDS, value.chunk(3), strict=True):
-            shaped = third.T.unflatten(1, (heads, -1)) if leaf == "weight" else third.unflatten(0, (heads, -1))
+            shaped = (
+                third.T.unflatten(1, (heads, -1)) if leaf == "weight" else third.unflatten(0, (heads, -1))
+            )
             found[f"{where}/{_ATTENTION}/{name}/{theirs}"] = shaped
         return
     official = {v: k for k, v in _BLOCK.items()}[part]
@@ -165,7 +165,9 @@ def _read_msgpack(path: Path) -> State:
     try:
         flat = flatten_dict(msgpack_restore(path.read_bytes()), sep="/")
     except Exception as error:
-        raise ValueError(f"{path} is no readable msgpack file ({' '.join(str(error).split())[:80]})") from None
+        raise ValueError(
+            f"{path} is no readable msgpack file ({' '.join(str(error).split())[:80]})"
+        ) from None
     return {k: torch.from_numpy(np.array(v)).float() for k, v in flat.items() if isinstance(v, np.ndarray)}
 
 
@@ -182,11 +184,11 @@ def _sizes(state: State, given: dict[str, Any]) -> dict[str, Any]:
         "width": query.shape[0],
         "heads": query.shape[1],
         "mlp": state[f"{block}/MlpBlock_0/Dense_0/kernel"].shape[1],
-        "depth": sum(bool(re.fullmatch(rf"Transformer/encoderblock_\d+{own}/LayerNorm_0/scale", k)) for k in state),
+        "depth": sum(1 for k in state if re.fullmatch(rf".*/encoderblock_\d+{own}/LayerNorm_0/bias", k)),
         "num_classes": state["output_projection/kernel"].shape[1],
         "classifier": "token" if "cls" in state else "gap",
-        "share_encoder": len(modalities) == 2 and f"Transformer/encoderblock_0{_SUFFIX}/LayerNorm_0/scale" not in state,
-    }  # fmt: skip
+        "share_encoder": len(modalities) == 2 and _is_shared(state),
+    }
     token = sizes["classifier"] == "token"
     if "rgb" in modalities:
         kernel = state["embedding/kernel"]
@@ -219,11 +221,15 @@ def _sizes(state: State, given: dict[str, Any]) -> dict[str, Any]:
     return sizes
 
 
+def _is_shared(state: State) -> bool:
+    return f"Transformer/encoderblock_0{_SUFFIX}/LayerNorm_0/scale" not in state
+
+
 def _ours(state: State, modalities: list[str]) -> State:
     """Official paths and layout as ours; a path that is none of MBT's stops."""
     tensors: State = {}
     thirds: dict[str, dict[int, Tensor]] = {}
-    shared = len(modalities) == 2 and f"Transformer/encoderblock_0{_SUFFIX}/LayerNorm_0/scale" not in state
+    shared = len(modalities) == 2 and _is_shared(state)
     for key, value in state.items():
         module, _, leaf = key.rpartition("/")
         value, leaf = torch_layout(key, value), "bias" if leaf == "bias" else "weight"

@@ -8,7 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zoo.mbt.losses import mixed, mixup_partners, mixup_weights, sample_losses, smoothed, targets, training_loss
+from zoo.mbt.losses import (
+    mixed,
+    mixup_partners,
+    mixup_weights,
+    sample_losses,
+    smoothed,
+    targets,
+    training_loss,
+)
 
 
 def test_a_zero_head_has_the_loss_of_chance() -> None:
@@ -99,4 +107,6 @@ def test_weights_are_one_per_group_and_on_request_per_modality() -> None:
     assert not torch.equal(apart[0], apart[1])
     many = mixup_weights(0, 0.3, 1, 20_000, False)
     assert float(many.mean()) == pytest.approx(0.5, abs=0.01)
-    assert float(many.var()) == pytest.approx(0.25 / (2 * 0.3 + 1), abs=0.005)  # of Beta(a, a): 1 / (4 (2a + 1))
+    assert float(many.var()) == pytest.approx(
+        0.25 / (2 * 0.3 + 1), abs=0.005
+    )  # of Beta(a, a): 1 / (4 (2a + 1))

@@ -103,14 +103,19 @@ def test_the_sequential_update_is_another_function() -> None:
     with torch.no_grad():
         outputs = [a(**clips()), b(**clips()), c(**clips()).flip(1)]
     # the order matters, and the second modality hears of the first one layer earlier
-    assert min(float((x - y).abs().max()) for x, y in ((outputs[0], outputs[1]), (outputs[1], outputs[2]))) > 1e-4
+    assert (
+        min(float((x - y).abs().max()) for x, y in ((outputs[0], outputs[1]), (outputs[1], outputs[2])))
+        > 1e-4
+    )
 
 
 def flow(made: FusionNetwork) -> tuple[float, float]:
     """Largest gradient of the rgb logits by the sound, and of the sound's logits by the frames."""
     inputs = {k: x.requires_grad_() for k, x in clips().items()}
     logits = made(**inputs)
-    by_sound = torch.autograd.grad(logits[:, 0].sum(), inputs["spectrogram"], retain_graph=True, allow_unused=True)[0]
+    by_sound = torch.autograd.grad(
+        logits[:, 0].sum(), inputs["spectrogram"], retain_graph=True, allow_unused=True
+    )[0]
     by_frames = torch.autograd.grad(logits[:, 1].sum(), inputs["rgb"], allow_unused=True)[0]
     return tuple(0.0 if g is None else float(g.abs().max()) for g in (by_sound, by_frames))  # type: ignore[return-value]
 
@@ -312,7 +317,7 @@ def test_impossible_sizes_are_refused(changes: dict[str, Any], text: str) -> Non
 
 def test_another_length_of_sound_is_one_clear_line() -> None:
     inputs = clips()
-    with pytest.raises(ValueError, match="spectrogram of shape .* gives 5 tokens, .* positions for 7"):
+    with pytest.raises(ValueError, match=r"spectrogram of shape .* gives 5 tokens, .* positions for 7"):
         network()(rgb=inputs["rgb"], spectrogram=inputs["spectrogram"][:, :, :8])
 
 

@@ -25,7 +25,9 @@ SMALL: dict[str, Any] = {
 D, H, MLP = 24, 3, 40
 
 
-def official_file(path: Path, *, tubelet: bool = False, streams: tuple[str, ...] = ("", "_spectrogram")) -> Path:
+def official_file(
+    path: Path, *, tubelet: bool = False, streams: tuple[str, ...] = ("", "_spectrogram")
+) -> Path:
     """A random checkpoint with the keys and shapes of section 10 of the spec."""
     rng = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -47,10 +49,19 @@ def official_file(path: Path, *, tubelet: bool = False, streams: tuple[str, ...]
                 shapes |= {f"{block}/LayerNorm_{norm}/{leaf}": (D,) for leaf in ("scale", "bias")}
             attention = f"{block}/MultiHeadDotProductAttention_0"
             for name in ("query", "key", "value"):
-                shapes |= {f"{attention}/{name}/kernel": (D, H, D // H), f"{attention}/{name}/bias": (H, D // H)}
+                shapes |= {
+                    f"{attention}/{name}/kernel": (D, H, D // H),
+                    f"{attention}/{name}/bias": (H, D // H),
+                }
             shapes |= {f"{attention}/out/kernel": (H, D // H, D), f"{attention}/out/bias": (D,)}
-            shapes |= {f"{block}/MlpBlock_0/Dense_0/kernel": (D, MLP), f"{block}/MlpBlock_0/Dense_0/bias": (MLP,)}
-            shapes |= {f"{block}/MlpBlock_0/Dense_1/kernel": (MLP, D), f"{block}/MlpBlock_0/Dense_1/bias": (D,)}
+            shapes |= {
+                f"{block}/MlpBlock_0/Dense_0/kernel": (D, MLP),
+                f"{block}/MlpBlock_0/Dense_0/bias": (MLP,),
+            }
+            shapes |= {
+                f"{block}/MlpBlock_0/Dense_1/kernel": (MLP, D),
+                f"{block}/MlpBlock_0/Dense_1/bias": (D,),
+            }
     shapes |= {f"Transformer/encoder_norm/{leaf}": (D,) for leaf in ("scale", "bias")}
     shapes |= {"output_projection/kernel": (D, 5), "output_projection/bias": (5,)}
     np.savez(path, **{k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()})
@@ -80,7 +91,9 @@ def flax_block(z: np.ndarray[Any, Any], p: dict[str, Any], at: str) -> np.ndarra
     return y + h @ p[f"{at}/MlpBlock_0/Dense_1/kernel"] + p[f"{at}/MlpBlock_0/Dense_1/bias"]
 
 
-def flax_mbt(p: dict[str, Any], rgb: np.ndarray[Any, Any], sound: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def flax_mbt(
+    p: dict[str, Any], rgb: np.ndarray[Any, Any], sound: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
     """The official model over 4 frames of 32 x 32 and 96 x 128 features, fusion from layer 0, in NumPy."""
     frames = rgb.reshape(-1, 3, 4, 2, 16, 2, 16).transpose(0, 2, 3, 5, 4, 6, 1)  # b t h w p q c
     z = np.einsum("bthwpqc,pqcd->bthwd", frames, p["embedding/kernel"]).reshape(len(rgb), 16, D)
@@ -129,7 +142,15 @@ def test_a_converted_checkpoint_computes_what_the_official_model_does(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, {"modalities": ["rgb", "spectrogram"], "frames": 4, "spectrogram_frames": 96, "num_bottlenecks": 4}),
+        (
+            {},
+            {
+                "modalities": ["rgb", "spectrogram"],
+                "frames": 4,
+                "spectrogram_frames": 96,
+                "num_bottlenecks": 4,
+            },
+        ),
         ({"tubelet": True}, {"frames": 4, "patch_mode": "tubelet", "tubelet_frames": 2}),
         ({"streams": ("_spectrogram",)}, {"modalities": ["spectrogram"], "heads": 3}),
         ({"streams": ("",)}, {"modalities": ["rgb"], "depth": 2}),
@@ -195,7 +216,7 @@ def hf_vit(folder: Path, **changes: Any) -> Any:
     torch.manual_seed(0)
     config = ViTConfig(
         hidden_size=D, num_hidden_layers=2, num_attention_heads=H, intermediate_size=MLP, image_size=32,
-        patch_size=16, layer_norm_eps=1e-6, hidden_act="gelu_new", **changes,
+        patch_size=16, **{"layer_norm_eps": 1e-6, "hidden_act": "gelu_new", **changes},
     )  # fmt: skip
     model = ViTModel(config, add_pooling_layer=False).eval()
     for parameter in model.parameters():
@@ -242,7 +263,9 @@ def test_vit_goes_into_both_streams(tmp_path: Path) -> None:
     assert not fresh.state_dict()["cls.spectrogram"].any()
     one = build(**{**SMALL, "spectrogram_channels": 1})
     initialise(one, vit)
-    assert torch.allclose(one.state_dict()["patch.spectrogram.weight"], vit.state["patch.weight"].sum(1, keepdim=True))
+    assert torch.allclose(
+        one.state_dict()["patch.spectrogram.weight"], vit.state["patch.weight"].sum(1, keepdim=True)
+    )
 
 
 def test_positions_are_resized_with_aligned_corners() -> None:
@@ -283,7 +306,8 @@ def augreg_state(vit: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {
         "embedding/kernel": vit["patch.weight"].permute(2, 3, 1, 0), "embedding/bias": vit["patch.bias"],
         "cls": vit["cls"], "Transformer/posembed_input/pos_embedding": vit["positions"],
-        "Transformer/encoder_norm/scale": vit["norm.weight"], "Transformer/encoder_norm/bias": vit["norm.bias"],
+        "Transformer/encoder_norm/scale": vit["norm.weight"],
+        "Transformer/encoder_norm/bias": vit["norm.bias"],
         "head/kernel": torch.zeros(D, 7), "head/bias": torch.zeros(7),
     }  # fmt: skip
     for layer in range(2):
@@ -293,7 +317,10 @@ def augreg_state(vit: dict[str, Tensor]) -> dict[str, Tensor]:
             state[f"{at}/{theirs}/bias"] = vit[f"{own}.{ours}.bias"]
         attention = f"{at}/MultiHeadDotProductAttention_1"
         for name, w, b in zip(
-            ("query", "key", "value"), vit[f"{own}.qkv.weight"].chunk(3), vit[f"{own}.qkv.bias"].chunk(3), strict=True
+            ("query", "key", "value"),
+            vit[f"{own}.qkv.weight"].chunk(3),
+            vit[f"{own}.qkv.bias"].chunk(3),
+            strict=True,
         ):
             state[f"{attention}/{name}/kernel"] = w.T.reshape(D, H, D // H)
             state[f"{attention}/{name}/bias"] = b.reshape(H, D // H)
@@ -332,21 +359,43 @@ def test_augreg_and_timm_files_hold_the_same_vit(tmp_path: Path) -> None:
         assert all(torch.equal(other.state[k], v) for k, v in vit.state.items()), file
 
 
+def test_norm_and_activation_follow_the_source(tmp_path: Path) -> None:
+    """Google's ViTs at the hub have erf-GELU and eps 1e-12; null takes them over, hparams keep them."""
+    from types import SimpleNamespace
+
+    model = hf_vit(tmp_path, hidden_act="gelu", layer_norm_eps=1e-12)
+    found = read_vit(str(tmp_path))
+    assert (found.eps, found.activation) == (1e-12, "gelu")
+    sizes = {k: v for k, v in SMALL.items() if k not in ("frames", "modalities")}
+    made = zoo.MBT(**sizes, frames=1, modalities=["rgb"], pretrained=str(tmp_path))
+    made.print = lambda *args: None  # type: ignore[method-assign]
+    made._trainer = SimpleNamespace(datamodule=None, world_size=1, ckpt_path=None)  # type: ignore[assignment]
+    made.setup("fit")
+    assert (made.hparams["layer_norm_eps"], made.hparams["activation"]) == (1e-12, "gelu")
+    image = torch.randn(2, 3, 32, 32)
+    network = made.network.eval()
+    with torch.no_grad():
+        streams = network.encode(network.embed(image[:, :, None], None))
+        assert float((network.norm(streams["rgb"]) - model(image).last_hidden_state).abs().max()) < 1e-5
+
+
 def test_a_tensor_without_a_place_stops_the_load(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     hf_vit(tmp_path / "hf")
     state = timm_state(read_vit(str(tmp_path / "hf")).state)
     save_file(state | {"blocks.0.ls1.gamma": torch.ones(D)}, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"1 tensors have no place in a ViT stream, for example blocks.0.ls1"):
+    with pytest.raises(
+        ValueError, match=r"1 tensors have no place in a ViT stream, for example blocks.0.ls1"
+    ):
         read_vit(str(tmp_path / "a.safetensors"))
     del state["norm.weight"]
     save_file(state, tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match="no ViT: 1 tensors are missing, for example norm.weight"):
+    with pytest.raises(ValueError, match=r"no ViT: 1 tensors are missing, for example norm.weight"):
         read_vit(str(tmp_path / "b.safetensors"))
 
 
 def test_a_vit_of_another_size_is_refused(tmp_path: Path) -> None:
     hf_vit(tmp_path)
-    with pytest.raises(ValueError, match="width 24 and 2 layers, model.init_args ask for 48 and 2"):
+    with pytest.raises(ValueError, match=r"width 24 and 2 layers, model.init_args ask for 48 and 2"):
         initialise(build(**{**SMALL, "width": 48}), read_vit(str(tmp_path)))
