@@ -13,7 +13,7 @@ from zoo.mbt.network import build
 
 
 def accuracy(fusion: str, layer: int, steps: int = 500, seed: int = 0) -> float:
-    """Accuracy of (v + a) mod 3 after training on fresh samples of noisy prototypes, 16-vectors of 4 tokens."""
+    """Accuracy of (v + a) mod 3 after training on fresh samples of noisy prototypes (4 tokens of 16)."""
     torch.manual_seed(seed)
     size: dict[str, Any] = {"num_classes": 3, "width": 32, "depth": 4, "heads": 4, "mlp": 64}
     network = build(fusion=fusion, fusion_layer=layer, frames=1, image_size=32, spectrogram_frames=32,
