@@ -6,6 +6,7 @@ elsewhere (docs/pages/mbt.md has the five lines). Nothing is unpickled.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from pathlib import Path
@@ -155,15 +156,16 @@ def _load(path: Path) -> State:
 
 def _read_msgpack(path: Path) -> State:
     try:
-        from flax.serialization import msgpack_restore
-        from flax.traverse_util import flatten_dict
+        # By name: flax is no dependency of the zoo, not even an optional one.
+        restore = importlib.import_module("flax.serialization").msgpack_restore
+        flatten = importlib.import_module("flax.traverse_util").flatten_dict
     except ImportError:
         raise ValueError(
             f"{path} is no .npz; a Flax msgpack file needs flax (pip install flax), or save its flattened "
             "parameters as npz, see the MBT page"
         ) from None
     try:
-        flat = flatten_dict(msgpack_restore(path.read_bytes()), sep="/")
+        flat = flatten(restore(path.read_bytes()), sep="/")
     except Exception as error:
         raise ValueError(
             f"{path} is no readable msgpack file ({' '.join(str(error).split())[:80]})"
