@@ -48,7 +48,7 @@ class StochasticDepth(nn.Module):
     def forward(self, branch: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.rate
+        kept = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
         return branch * (kept.to(branch.dtype) / ((1 - self.rate) if self.rescale else 1.0))
 
 
@@ -293,7 +293,7 @@ class FusionNetwork(nn.Module):
                 continue
             tokens = self._rgb_patches(x) if name == "rgb" else self._spectrogram_patches(x)
             if self.classifier == "token":
-                tokens = torch.cat([self.cls[name].expand(len(tokens), -1, -1), tokens], dim=1)
+                tokens = torch.cat([self.cls[name].expand(tokens.shape[0], -1, -1), tokens], dim=1)
             table = self.positions[name]
             if tokens.shape[1] != table.shape[1]:
                 raise ValueError(
@@ -342,7 +342,7 @@ class FusionNetwork(nn.Module):
         """
         names, z = list(streams), list(streams.values())
         start = self.fusion_layer if fuse else self.depth
-        bottleneck = None if self.bottleneck is None else self.bottleneck.expand(len(z[0]), -1, -1)
+        bottleneck = None if self.bottleneck is None else self.bottleneck.expand(z[0].shape[0], -1, -1)
         for layer in range(self.depth):
             blocks = [self._run(self.stack(n)[layer]) for n in names]  # type: ignore[arg-type]
             if layer < start:
