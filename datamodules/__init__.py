@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _NAMES: dict[str, str] = {
+    "AudioVisual": "datamodules.audio_visual.module",
     "Digits": "datamodules.digits",
     "DigitsGraph": "datamodules.digits_graph",
     "GAugGraph": "datamodules.gaug",
@@ -38,6 +39,7 @@ _NAMES: dict[str, str] = {
 __all__ = [
     "MNIST",
     "PPI",
+    "AudioVisual",
     "BlockModel",
     "Chickenpox",
     "Digits",
@@ -65,6 +67,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from datamodules.audio_visual.module import AudioVisual
     from datamodules.block_model import BlockModel
     from datamodules.chickenpox import Chickenpox
     from datamodules.composites import SaliencyComposites

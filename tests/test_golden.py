@@ -28,7 +28,7 @@ EMBEDDED = (
 )
 # Configs with flags of their own in the place of the batch size; most have one whole graph as their batch.
 # All phases of GAug lie within the few steps.
-OWN_FLAGS: dict[str, dict[str, int]] = {
+OWN_FLAGS: dict[str, dict[str, int | str]] = {
     "gaug_m_digits": {"model.init_args.predictor_epochs": 6},
     "gaug_o_digits": {"model.init_args.pretrain_ep": 4, "model.init_args.pretrain_nc": 4},
     # sampled graphs would differ between machines, and with them the validation
@@ -60,6 +60,10 @@ OWN_FLAGS: dict[str, dict[str, int]] = {
     "lds_wine_rbf_gcn": {},
     "lds_wine_sparse_gcn": {},
     "ras_tiny_composites": {"data.init_args.train_items": 96, "data.init_args.val_items": 8},
+    # without the recordings, which not every machine has
+    "mbt_digits": {"data.init_args.source": "procedural", "data.init_args.test_pairs": 100},
+    "mbt_digits_sum": {"data.init_args.source": "procedural", "data.init_args.test_pairs": 100},
+    "mbt_tones_sum": {"data.init_args.batch_size": 16, "data.init_args.test_pairs": 100},
 }
 STEPS = 12
 
@@ -115,6 +119,8 @@ def test_every_config_is_trained_by_a_test() -> None:
     large |= {n for n in names if n.startswith("gnn_link_") and n.endswith(citation)}
     # tests/test_imnet_configs.py
     large |= {n for n in names if n.startswith(("im", "cnnae_"))} - {*OWN_FLAGS}
+    # tests/test_mbt_configs.py
+    large |= {n for n in names if n.startswith("mbt_")} - {*OWN_FLAGS}
     assert names - recipes - large - {"adm_evaluation"} == {*EMBEDDED, *OWN_FLAGS}
 
 

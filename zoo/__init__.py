@@ -30,6 +30,7 @@ _METHODS: dict[str, str] = {
     "CNNAE": "zoo.imnet.cnnae",
     "IMGAN": "zoo.imnet.imgan",
     "IMSVR": "zoo.imnet.imsvr",
+    "MBT": "zoo.mbt.module",
 }
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
@@ -39,6 +40,7 @@ _NAMES: dict[str, str] = {
     "load": "zoo.hub",
     "save": "zoo.hub",
     "LatentExtractor": "zoo.latents.module",
+    "WarmupCosine": "zoo.optim",
     "WarmupStableDecay": "zoo.optim",
 }
 
@@ -50,6 +52,7 @@ __all__ = [
     "IMSVR",
     "LDS",
     "RAS",
+    "MBT",
     "ADMEvaluation",
     "DigitClassifier",
     "FeatureBaseline",
@@ -61,6 +64,7 @@ __all__ = [
     "LinkPredictor",
     "NodeClassifier",
     "SpatioTemporalForecaster",
+    "WarmupCosine",
     "WarmupStableDecay",
     "load",
     "save",
@@ -83,10 +87,12 @@ if TYPE_CHECKING:
     from zoo.latents.module import LatentExtractor
     from zoo.lds.baselines import FeatureBaseline
     from zoo.lds.module import LDS
+    from zoo.mbt.module import MBT
     from zoo.metrics.adm import ADMEvaluation
     from zoo.metrics.digits import DigitClassifier
     from zoo.optim import WarmupStableDecay
     from zoo.ras.module import RAS
+    from zoo.optim import WarmupCosine, WarmupStableDecay
 
 
 def __getattr__(name: str) -> Any:

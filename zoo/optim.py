@@ -81,3 +81,39 @@ class Triangular(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+
+class WarmupCosine(LRScheduler):
+    """lr(k) = base min(1, k / warm-up) (1 + cos(pi k / total)) / 2: the cosine runs from step 0, not from the
+    end of the warm-up (Scenic's compound schedule). Step it every optimiser step; the first step's rate is 0.
+
+    Args:
+        total_steps: step at which the rate reaches zero; set it to ``trainer.max_steps``.
+        warmup_steps: steps of the linear factor.
+
+    Raises:
+        ValueError: for a warm-up longer than the training.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, last_epoch: int = -1
+    ) -> None:
+        if total_steps < 1 or not 0 <= warmup_steps <= total_steps:
+            raise ValueError(
+                f"need total_steps >= 1 and warmup_steps in 0..total_steps, got {total_steps}, {warmup_steps}"
+            )
+        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the base rate at ``step``."""
+        warm = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the position, not the shape: a resume with other ``total_steps`` follows those."""
+        shape = ("total_steps", "warmup_steps")
+        super().load_state_dict({k: v for k, v in state_dict.items() if k not in shape})
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]

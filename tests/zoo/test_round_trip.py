@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 import zoo
 from datamodules import (
+    AudioVisual,
     Digits,
     GraphSet,
     KarateClub,
@@ -41,6 +42,30 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "LDS": [
         {"num_nodes": 34, "num_features": 34, "num_classes": 4, **extra}
         for extra in ({}, {"num_candidates": 300, "hidden": [8, 8]})
+    ],
+    "MBT": [
+        {
+            "num_classes": 3,
+            "task": "single_label",
+            "width": 8,
+            "depth": 2,
+            "heads": 2,
+            "mlp": 8,
+            "image_size": 28,
+            "patch_size": 14,
+            "frames": 1,
+            "spectrogram_frames": 64,
+            "mel_bins": 32,
+            "spectrogram_patch": 16,
+            "fusion_layer": 1,
+            **extra,
+        }
+        for extra in (
+            {},
+            {"fusion": "cross_attention"},
+            {"share_encoder": True, "classifier": "gap"},
+            {"modalities": ["spectrogram"]},
+        )
     ],
     "LinkPredictor": [
         {"features": 34, "model": m, **extra}
@@ -98,6 +123,7 @@ DATA: dict[str, Callable[[], LightningDataModule]] = {
     "GraphGenerator": GraphSet,
     "GraphClassifier": lambda: SyntheticGraphs(graphs=80, batch_size=8),
     "LDS": lambda: KarateClub(early_stopping=True),
+    "MBT": lambda: AudioVisual(digit_task="sum", source="procedural", batch_size=16, pairs=40, test_pairs=10),
     "NodeClassifier": KarateClub,
     "RAS": lambda: SaliencyComposites(batch_size=2, side=32, train_items=4, val_items=1),
     "SpatioTemporalForecaster": lambda: SensorDiffusion(sensors=5, steps=200),
