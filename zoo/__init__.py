@@ -51,8 +51,8 @@ __all__ = [
     "IMGAN",
     "IMSVR",
     "LDS",
-    "RAS",
     "MBT",
+    "RAS",
     "ADMEvaluation",
     "DigitClassifier",
     "FeatureBaseline",
@@ -90,9 +90,8 @@ if TYPE_CHECKING:
     from zoo.mbt.module import MBT
     from zoo.metrics.adm import ADMEvaluation
     from zoo.metrics.digits import DigitClassifier
-    from zoo.optim import WarmupStableDecay
-    from zoo.ras.module import RAS
     from zoo.optim import WarmupCosine, WarmupStableDecay
+    from zoo.ras.module import RAS
 
 
 def __getattr__(name: str) -> Any:
