@@ -16,7 +16,7 @@ from zoo.catalog import config_folder
 
 H200_BF16 = 989e12  # dense, operations per second
 SAMPLES, STEPS = 50_000, 250
-CONFIGS = sorted(p.stem for p in config_folder().glob("*.yaml") if "# Cost:" in p.read_text())
+CONFIGS = sorted(p.stem for p in config_folder().glob("*.yaml") if "per image forward" in p.read_text())
 COST = re.compile(
     r"Cost: (?P<gmac>[\d.]+) GMAC \((?P<forward>[\d.]+) GFLOP\) per image forward, "
     r"(?P<train>[\d.]+) GFLOP to train on it; 50,000 samples of 250 (?P<kind>un)?guided steps are "

@@ -126,7 +126,10 @@ def test_wrong_destinations_and_methods_fail_in_one_line(
             [folder / "other.pt", "--out", folder / "x.safetensors"],
             "say whose weights it holds: --method dtr",
         ),
-        ([folder / "other.pt", "--out", folder / "x.safetensors", "--method", "mbt"], "no method 'mbt'"),
+        (
+            [folder / "other.pt", "--out", folder / "x.safetensors", "--method", "nonesuch"],
+            "no method 'nonesuch'",
+        ),
     ]
     for arguments, text in cases:
         line = one_line(capsys, *arguments)
