@@ -8,21 +8,20 @@ Nothing is unpickled but tensors.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from zoo import state_files
 from zoo.graphs.forecast import SpatioTemporalForecaster
 from zoo.graphs.stgcn import STGCN
 from zoo.hub import Weights
+from zoo.state_files import State
 
 FORMATS: dict[str, tuple[str, ...]] = {"port": (".pt", ".pth")}
 """What :func:`write` writes, with the suffixes of its file."""
 
-State = dict[str, Tensor]
 _BLOCK = "st_blocks.0."
 
 
@@ -38,7 +37,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     Raises:
         FileNotFoundError, ValueError: one line on a file that is no such weights or contradicts ``given``.
     """
-    state = _load(path)
+    state = state_files.state_dict(state_files.load(path), path)
     try:
         found = _sizes(state)
     except (KeyError, ValueError) as error:
@@ -108,22 +107,6 @@ def port_state(module: SpatioTemporalForecaster) -> State:
         for k, v in full.state_dict().items()
         if k != "supports"
     }
-
-
-def _load(path: Path) -> State:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        text = " ".join(str(error).split())[:80]
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors ({text}); refused, nothing was run. Save the "
-            "model's state_dict() alone"
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} is not a state dict of tensors")
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(k)): v for k, v in content.items()}
 
 
 def _sizes(state: State) -> dict[str, Any]:

@@ -7,23 +7,20 @@ its sizes, but for attention's heads in hidden layers that keys cannot tell apar
 from __future__ import annotations
 
 import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from zoo import state_files
 from zoo.graphs.node import NodeClassifier
 from zoo.hub import Weights
+from zoo.state_files import State
 
 METHOD = "NodeClassifier"
 """The class that ``zoo convert --method graphs`` makes."""
 FORMATS: dict[str, tuple[str, ...]] = {"pyg": (".pt", ".pth")}
 """What :func:`write` writes, with the suffixes of its file."""
-
-State = dict[str, Tensor]
 
 
 def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
@@ -37,7 +34,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     Raises:
         FileNotFoundError, ValueError: one line on a file that is no such weights or contradicts ``given``.
     """
-    state = _read_state(path)
+    state = state_files.state_dict(state_files.load(path), path)
     try:
         found = _arguments(state) | given
     except (KeyError, IndexError, ValueError, StopIteration):
@@ -75,28 +72,6 @@ def write(module: NodeClassifier, out: Path, to: str) -> list[str]:
         raise ValueError(f"PyG's BasicGNN has no {module.arch}")
     torch.save(dict(module.encoder.state_dict()), out)
     return [f"wrote {out}, a state_dict of torch_geometric.nn.models"]
-
-
-def _read_state(path: Path) -> State:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged or no PyTorch file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or no PyTorch file ({type(error).__name__})") from None
-    except Exception as error:  # torch's UnpicklingError advises to switch the safety off
-        raise ValueError(f"{path} holds more than tensors ({type(error).__name__}); it is not read") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} is no state_dict: save model.state_dict()")
-    return dict(state)
 
 
 def _arguments(state: State) -> dict[str, Any]:

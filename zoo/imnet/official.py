@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
 
-State = dict[str, Tensor]
+from zoo import state_files
+from zoo.state_files import State
+
 FORMATS: dict[str, tuple[str, ...]] = {"pytorch": (".pth",)}
 _TF_LAYERS = ("h1_lin", "h4_lin", "h5_lin", "h6_lin", "h7_lin", "h8_lin")
 _TF_NORMS = {
@@ -34,21 +35,11 @@ def load(path: Path) -> State:
     Raises:
         FileNotFoundError, ValueError: one line on a file that is no such weights.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".npz":
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}")
         return _of_tensorflow(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        text = " ".join(str(error).split())[:80]
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors ({text}); refused, nothing was run. Official "
-            "files are IM_AE.model64-399.pth or IM_SVR.model-999.pth, state dicts alone"
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} is not a state dict of tensors")
-    return {re.sub(r"^module\.", "", str(k)): v for k, v in content.items()}
+    return state_files.state_dict(state_files.load(path), path)
 
 
 def _of_tensorflow(path: Path) -> State:

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo import state_files
 from zoo.mbt.network import FusionNetwork
+from zoo.state_files import State
 
-State = dict[str, Tensor]
 _HEADS = ("head.", "head/", "pre_logits", "pooler.", "classifier.", "fc_norm.", "norm_head.")
 _PARTS = {"norm1", "qkv", "proj", "norm2", "fc1", "fc2"}
 # suffix of a transformers name -> ours
@@ -208,30 +209,16 @@ def read_npz(path: Path) -> State:
         raise ValueError(f"{path} is no readable npz file ({text})") from None
 
 
-def _read_safetensors(path: Path) -> State:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error})") from None
-
-
 def _read_torch(path: Path) -> State:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        raise ValueError(f"{path} is damaged or holds more than tensors; refused, nothing was run") from None
-    content = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} is not a state dict of tensors")
-    return content
+    content = state_files.load(path)
+    return state_files.state_dict(
+        content.get("model", content) if isinstance(content, dict) else content, path
+    )
 
 
 _READERS: dict[str, Callable[[Path], State]] = {
     ".npz": read_npz,
-    ".safetensors": _read_safetensors,
+    ".safetensors": _read_torch,
     ".pth": _read_torch,
     ".pt": _read_torch,
     ".bin": _read_torch,

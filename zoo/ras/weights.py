@@ -7,7 +7,6 @@ The ports' parameter names are ours, so that their files load as they are. The c
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from zoo import state_files
 from zoo.hub import Weights
 from zoo.ras.network import RASNetwork, build
+from zoo.state_files import State
 
 METHOD = "RAS"
 """The class that ``zoo convert --method ras`` makes."""
 FORMATS: dict[str, tuple[str, ...]] = {"official": (".pth", ".npz")}
 """What :func:`write` writes, with the suffixes of its file."""
 
-State = dict[str, Tensor]
 _SOURCES = {
     "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "resnet": "https://download.pytorch.org/models/resnet50-19c8e357.pth",
@@ -57,7 +57,7 @@ def load_backbone(network: nn.Module, path: Path) -> None:
     if path.suffix in (".npz", ".caffemodel"):
         state = {k.removeprefix("backbone."): v for k, v in from_caffe(read_layers(path)).items()}
     else:
-        state = _read_state(path)
+        state = state_files.state_dict(state_files.load(path), path)
     state = {k: v for k, v in state.items() if not k.startswith(("classifier.", "fc.", "dsn"))}
     _check_fit(state, trunk.state_dict(), path)
     trunk.load_state_dict(state)
@@ -78,7 +78,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         state = from_caffe(read_layers(path))
         found: dict[str, Any] = {"variant": "vgg16", "pool": "caffe"}
     else:
-        state = {k.removeprefix("module."): v for k, v in _read_state(path).items()}
+        state = state_files.state_dict(state_files.load(path), path)
         port = "resnet50_v1" if any(k.startswith("resnet.") for k in state) else "resnet50_v2"
         found = {"variant": "vgg16"} if any(k.startswith("dsn") for k in state) else {"variant": port}
     if given.get("variant", found["variant"]) != found["variant"]:
@@ -133,26 +133,6 @@ def _check_fit(state: State, wanted: State, path: Path) -> None:
         ours = tuple(wanted[name].shape) if name in wanted else "unknown"
         if theirs != ours:
             raise ValueError(f"{path} does not fit: {name} is {theirs} in the file and {ours} in the network")
-
-
-def _read_state(path: Path) -> State:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or no PyTorch file ({type(error).__name__})") from None
-    except Exception as error:  # torch's UnpicklingError advises to switch the safety off
-        raise ValueError(f"{path} holds more than tensors ({type(error).__name__}); it is not read") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} is no state_dict")
-    return dict(state)
 
 
 # --- Caffe --------------------------------------------------------------------------------------------------

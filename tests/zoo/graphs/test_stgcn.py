@@ -292,7 +292,7 @@ def test_port_weights_that_do_not_fit_are_one_line(
         ("port.pth", ["num_nodes=8", "target_step=3"], "its num_nodes is 9, which contradicts"),
         ("other.pth", ["target_step=3"], "no weights of STGCN's port"),
         ("shape.pth", ["target_step=3"], "output.fc1.weight does not fit"),
-        ("broken.pth", ["target_step=3"], "is damaged, or holds more than tensors"),
+        ("broken.pth", ["target_step=3"], "is damaged or no PyTorch file"),
     ]
     for name, settings, text in cases:
         flags = [f for s in settings for f in ("--set", s)]
