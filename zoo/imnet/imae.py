@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric
 
-from zoo.callbacks.predictions import GeneratedImages
-from zoo.imnet.decoding import (
-    ShapeScores,
-    between,
-    check_not_empty,
-    decoded_grids,
-    extract_mesh,
-    grid_scores,
-    interpolation_score,
-    surface_scores,
-)
 from zoo.imnet.field import (
     PointSampling,
     PointWeight,
@@ -30,17 +16,14 @@ from zoo.imnet.field import (
     coordinates,
     density_weights,
     field_loss,
-    kl_divergence,
 )
-from zoo.imnet.network import ImplicitDecoder, Init, ShapeAutoencoder, ShapeEncoder
-from zoo.imnet.report import MeshFormat, ShapeMeshes, ShapePictures, preview_of, reconstructions
-from zoo.imnet.setup import INTERPOLATED, check_data, check_version, optimisers, z_dim_of
+from zoo.imnet.module import AutoencoderModule
+from zoo.imnet.network import ImplicitDecoder, Init, ShapeAutoencoder
+from zoo.imnet.report import MeshFormat
 from zoo.randomness import local_rows, step_generator
 
-_SHOWN = 4
 
-
-class IMAE(LightningModule):
+class IMAE(AutoencoderModule):
     """IM-AE (Chen & Zhang, CVPR 2019): an encoder of voxels and an implicit decoder f(p, z).
 
     A batch is a dict with ``voxels`` float32 (B, 1, S, S, S) (or (B, 1, S, S)), ``points`` (B, P, D) in the
@@ -106,9 +89,8 @@ class IMAE(LightningModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(version, dims, z_dim)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        check_version(version, dims)
         if points_per_shape is not None and points_per_shape < 1:
             raise ValueError(f"points_per_shape must be null or at least 1, got {points_per_shape}")
         for name, value, choices in (
@@ -120,26 +102,11 @@ class IMAE(LightningModule):
             if value not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.version, self.dims = version, dims
-        self.z_dim = z_dim_of(z_dim, version, dims)
-        outputs = 2 * self.z_dim if variational else self.z_dim
-        base = encoder_width or (32 if dims == 3 else 16)
-        encoder = ShapeEncoder(outputs, input_size, base, version, dims, norm_momentum)
         self.generator_width = width or (128 if dims == 3 else 64)
+        encoder = self.encoder()
         generator = ImplicitDecoder(self.z_dim, dims, self.generator_width, version, init)
         self.network = ShapeAutoencoder(encoder, generator, variational)
-        self.val_loss, self.val_iou, self.test_scores = MeanMetric(), MeanMetric(), ShapeScores()
         self.stage_resolution = 0
-        self._shown: Tensor | None = None
-
-    def setup(self, stage: str) -> None:
-        check_data(self)
-        if self.hparams["compile"]:
-            self.network.encoder.compile()
-            self.network.generator.compile()
-
-    def configure_optimizers(self) -> Any:
-        return optimisers(self, self.network.parameters())
 
     # --- training ---------------------------------------------------------------------------------------
 
@@ -153,24 +120,12 @@ class IMAE(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         h, g = self.hparams, step_generator(self, batch_idx)
         points, values = self._chosen(batch, g)
-        if h["variational"]:
-            mean, log_variance = self.network.posterior(batch["voxels"])
-            size = len(mean) * self.trainer.world_size
-            noise = torch.randn(size, self.z_dim, generator=g, device=g.device)
-            z = mean + local_rows(self, noise) * (0.5 * log_variance).exp()
-        else:
-            z = self.network.encode(batch["voxels"])
+        z, divergence = self.drawn_codes(batch["voxels"], g)
         predicted = self.network.generator(coordinates(points, self.version), z).float()
         weight = density_weights(points) if h["point_weight"] == "density" else None
-        loss = field_loss(predicted, values, weight)
         size = len(values)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         self.log("stage/resolution", float(self.stage_resolution), batch_size=size)
-        if h["variational"]:
-            divergence = kl_divergence(mean.float(), log_variance.float()).mean()
-            self.log("train/kl", divergence.detach(), batch_size=size, sync_dist=True)
-            loss = loss + h["kl_weight"] * divergence
-        return loss
+        return self.whole_loss(field_loss(predicted, values, weight), divergence, size)
 
     def _chosen(self, batch: dict[str, Tensor], g: torch.Generator) -> tuple[Tensor, Tensor]:
         """Points and values of this step, drawn for the global batch."""
@@ -203,96 +158,8 @@ class IMAE(LightningModule):
             points, values = points[:, ::every], values[:, ::every]
         predicted = self.network.generator(coordinates(points, self.version), z).float()
         self.val_loss.update((predicted - values).square().mean(dim=1))
-        grids = self._grids(z, h["input_size"])
-        for grid, truth in zip(grids, batch["voxels"][:, 0], strict=True):
-            self.val_iou.update(grid_scores(grid, truth, h["threshold"])["iou"])
-        if batch_idx == 0:
-            self._shown = batch["voxels"][:_SHOWN]
-
-    def on_validation_epoch_end(self) -> None:
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True, sync_dist=True)
-        self.log("val/iou", self.val_iou.compute(), prog_bar=True, sync_dist=True)
-        self.val_loss.reset()
-        self.val_iou.reset()
-
-    def _grids(self, z: Tensor, resolution: int) -> Tensor:
-        return decoded_grids(
-            self.network.generator, z, self.version, resolution, self.dims, self.hparams["points_per_chunk"]
-        )
-
-    def _mesh(self, z: Tensor, **more: Any) -> Any:
-        h = self.hparams
-        return extract_mesh(
-            self.network.generator,
-            z,
-            self.version,
-            h["mesh_resolution"],
-            h["threshold"],
-            h["points_per_chunk"],
-            **more,
-        )
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        z = self.network.encode(batch["voxels"])
-        threshold = self.hparams["threshold"]
-        fine = batch["fine"] if self.dims == 3 else batch["voxels"][:, 0]
-        for row, grid in enumerate(self._grids(z, fine.shape[-1])):
-            scores = grid_scores(grid, fine[row], threshold)
-            if self.dims == 3:
-                scores |= surface_scores(self._mesh(z[row]), batch["surface"][row], int(batch["index"][row]))
-            elif "partner" in batch:
-                end = self.network.encode(batch["partner"][row : row + 1])[0]
-                grids = self._grids(between(z[row], end, INTERPOLATED), fine.shape[-1])
-                templates = self.trainer.datamodule.templates  # type: ignore[attr-defined]
-                scores["interpolation_iou"] = interpolation_score(grids, templates, threshold)
-            self.test_scores.add(scores)
-
-    def on_test_epoch_end(self) -> None:
-        values = self.test_scores.collect()
-        values["test/parameters"] = float(sum(p.numel() for p in self.network.parameters()))
-        self.log_dict(values, sync_dist=True)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ShapeMeshes | ShapePictures:
-        z = self.network.encode(batch["voxels"])
-        number = batch_idx * self.trainer.world_size + self.global_rank
-        h = self.hparams
-        if self.dims == 2:
-            size = batch["voxels"].shape[-1]
-            strips = None
-            if "partner" in batch:
-                ends = self.network.encode(batch["partner"])
-                steps = h["interpolate"] or INTERPOLATED
-                strips = torch.stack(
-                    [
-                        self._grids(torch.cat([a[None], between(a, b, steps), b[None]]), size)
-                        for a, b in zip(z[:12], ends[:12], strict=True)
-                    ]
-                ).cpu()
-            outputs = self._grids(z, size).cpu()
-            return ShapePictures(batch["voxels"][:, 0].cpu(), outputs, batch["index"].cpu(), number, strips)
-        meshes = [self._mesh(code, refine=h["refine"], normals=True) for code in z]
-        check_not_empty(meshes, h["threshold"])
-        frames = []
-        for a, b in itertools.pairwise(z) if h["interpolate"] else ():
-            frames += [self._mesh(code) for code in torch.cat([a[None], between(a, b, h["interpolate"])])]
-        return ShapeMeshes(
-            meshes,
-            batch["index"].cpu(),
-            number,
-            h["mesh_format"],
-            batch["voxels"][:, 0].cpu(),
-            z.cpu(),
-            frames,
-            self.global_rank,
-        )
-
-    def preview(self, count: int) -> dict[str, GeneratedImages]:
-        """Input and reconstruction of the first validation shapes."""
-        if self._shown is None:
-            return {}
-        shown = self._shown[: max(1, count)]
-        grids = self._grids(self.network.encode(shown), self.hparams["input_size"])
-        return preview_of(reconstructions(shown[:, 0], grids, self.hparams["threshold"]))
+        self.add_iou(self.grids(z, h["input_size"]), batch["voxels"][:, 0])
+        self.show(batch, batch_idx)
 
     # --- checkpoints, export ----------------------------------------------------------------------------
 

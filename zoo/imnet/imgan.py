@@ -14,8 +14,16 @@ from torch.nn import functional
 from zoo.callbacks.predictions import GeneratedImages
 from zoo.imnet.decoding import check_not_empty, decoded_grids, extract_mesh
 from zoo.imnet.extraction import Mesh
-from zoo.imnet.field import Version, coordinates, grid_points
-from zoo.imnet.network import CNNDecoder, ImplicitDecoder, Init, LatentLayers, ShapeEncoder
+from zoo.imnet.field import Version
+from zoo.imnet.network import (
+    CNNDecoder,
+    GridGAN,
+    ImplicitDecoder,
+    Init,
+    LatentGAN,
+    LatentLayers,
+    ShapeEncoder,
+)
 from zoo.imnet.quality import chamfer, coverage_and_mmd, sample_surface, silhouette_distance
 from zoo.imnet.report import MeshFormat, ShapeMeshes, ShapePictures, preview_of, reconstructions
 from zoo.imnet.setup import check_data, check_version, load_autoencoder, training_codes, z_dim_of
@@ -32,19 +40,6 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: Tenso
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
     return penalty
-
-
-class LatentGAN(nn.Module):
-    """Generator and critic of codes."""
-
-    def __init__(self, generator: nn.Module, critic: nn.Module) -> None:
-        super().__init__()
-        self.generator, self.critic = generator, critic
-
-    def forward(self, noise: Tensor) -> Tensor:
-        """Codes (B, Z) in (0, 1) of noise (B, N)."""
-        out: Tensor = self.generator(noise)
-        return out.sigmoid()
 
 
 class IMGAN(LightningModule):
@@ -334,26 +329,3 @@ class IMGAN(LightningModule):
         """Noise for ``zoo export``, whose file gives codes, or in grid space shapes."""
         noise = torch.randn(batch, self.z_dim, device=self.device) * self.hparams["noise"]
         return {"noise": noise}
-
-
-class GridGAN(nn.Module):
-    """A decoder that draws whole shapes from noise, and the encoder that judges them."""
-
-    def __init__(
-        self, generator: nn.Module, critic: ShapeEncoder, version: Version, size: int, dims: int
-    ) -> None:
-        super().__init__()
-        self.generator, self.critic = generator, critic
-        self.size, self.dims = size, dims
-        points = coordinates(grid_points(size, dims), version)
-        self.register_buffer("points", points, persistent=False)
-
-    points: Tensor
-
-    def forward(self, noise: Tensor) -> Tensor:
-        """Shapes (B, 1, S, ..., S) of noise (B, N)."""
-        if isinstance(self.generator, CNNDecoder):
-            return self.generator(noise)[:, None]
-        values = self.generator(self.points.expand(noise.shape[0], -1, -1), noise)
-        out: Tensor = values.view(noise.shape[0], 1, *[self.size] * self.dims)
-        return out

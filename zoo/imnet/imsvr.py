@@ -5,33 +5,23 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import MeanMetric
 
 from zoo.callbacks.predictions import GeneratedImages
-from zoo.imnet.decoding import (
-    ShapeScores,
-    check_not_empty,
-    decoded_grids,
-    extract_mesh,
-    grid_scores,
-    surface_scores,
-)
-from zoo.imnet.extraction import Mesh, marching_cubes
+from zoo.imnet.extraction import marching_cubes
 from zoo.imnet.field import Version, coordinates
+from zoo.imnet.module import SHOWN, ShapeModule
 from zoo.imnet.network import ImageEncoder, ImplicitDecoder, SingleView
 from zoo.imnet.render import render
-from zoo.imnet.report import MeshFormat, ShapeMeshes, _enlarged, preview_of
-from zoo.imnet.setup import check_data, check_version, load_autoencoder, optimisers, training_codes, z_dim_of
+from zoo.imnet.report import MeshFormat, ShapeMeshes, enlarged, preview_of
+from zoo.imnet.setup import check_data, load_autoencoder, optimisers, training_codes
 
-_SHOWN = 4
 VIEW_SIDE = 128
 
 
-class IMSVR(LightningModule):
+class IMSVR(ShapeModule):
     """IM-SVR (Chen & Zhang, CVPR 2019): an image encoder learns the codes of a trained, frozen IM-AE.
 
     The loss is the mean squared error of codes, ``mean((E(view) - z)^2)``; the codes of the training shapes
@@ -74,19 +64,15 @@ class IMSVR(LightningModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(version, 3, z_dim)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        check_version(version, 3)
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.version, self.dims, self.generator_width = version, 3, width
-        self.z_dim = z_dim_of(z_dim, version, 3)
+        self.optimizer, self.lr_scheduler, self.generator_width = optimizer, lr_scheduler, width
         self.network = SingleView(
             ImageEncoder(self.z_dim, image_width), ImplicitDecoder(self.z_dim, 3, width, version)
         )
         self.network.generator.requires_grad_(False)
         self.register_buffer("decodes", torch.tensor(False))
         self.register_buffer("codes", torch.zeros(0, self.z_dim), persistent=False)
-        self.val_code, self.val_iou, self.test_scores = MeanMetric(), MeanMetric(), ShapeScores()
         self._shown: tuple[Tensor, Tensor] | None = None
 
     # --- training ---------------------------------------------------------------------------------------
@@ -125,75 +111,32 @@ class IMSVR(LightningModule):
 
     # --- evaluation -------------------------------------------------------------------------------------
 
-    def _grids(self, z: Tensor, resolution: int) -> Tensor:
-        return decoded_grids(
-            self.network.generator, z, self.version, resolution, 3, self.hparams["points_per_chunk"]
-        )
-
-    def _mesh(self, z: Tensor, **more: Any) -> Mesh:
-        h = self.hparams
-        return extract_mesh(
-            self.network.generator,
-            z,
-            self.version,
-            h["mesh_resolution"],
-            h["threshold"],
-            h["points_per_chunk"],
-            **more,
-        )
+    def codes_of(self, batch: dict[str, Tensor]) -> Tensor:
+        codes: Tensor = self.network.img_encoder(batch["view"])
+        return codes
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        z = self.network.img_encoder(batch["view"])
+        z = self.codes_of(batch)
         predicted = self.network.generator(coordinates(batch["points"], self.version), z).float()
-        self.val_code.update((predicted - batch["values"]).square().mean(dim=1))
+        self.val_loss.update((predicted - batch["values"]).square().mean(dim=1))
         voxels = batch["voxels"][:, 0]
-        for grid, truth in zip(self._grids(z, voxels.shape[-1]), voxels, strict=True):
-            self.val_iou.update(grid_scores(grid, truth, self.hparams["threshold"])["iou"])
+        self.add_iou(self.grids(z, voxels.shape[-1]), voxels)
         if batch_idx == 0:
-            self._shown = batch["view"][:_SHOWN], voxels[:_SHOWN]
-
-    def on_validation_epoch_end(self) -> None:
-        self.log("val/loss", self.val_code.compute(), prog_bar=True, sync_dist=True)
-        self.log("val/iou", self.val_iou.compute(), prog_bar=True, sync_dist=True)
-        self.val_code.reset()
-        self.val_iou.reset()
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        z, fine = self.network.img_encoder(batch["view"]), batch["fine"]
-        for row, grid in enumerate(self._grids(z, fine.shape[-1])):
-            scores = grid_scores(grid, fine[row], self.hparams["threshold"])
-            scores |= surface_scores(self._mesh(z[row]), batch["surface"][row], int(batch["index"][row]))
-            self.test_scores.add(scores)
-
-    def on_test_epoch_end(self) -> None:
-        values = self.test_scores.collect()
-        values["test/parameters"] = float(sum(p.numel() for p in self.network.parameters()))
-        self.log_dict(values, sync_dist=True)
+            self._shown = batch["view"][:SHOWN], voxels[:SHOWN]
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ShapeMeshes:
-        z = self.network.img_encoder(batch["view"])
-        meshes = [self._mesh(code, refine=self.hparams["refine"], normals=True) for code in z]
-        check_not_empty(meshes, self.hparams["threshold"])
-        number = batch_idx * self.trainer.world_size + self.global_rank
-        return ShapeMeshes(
-            meshes,
-            batch["index"].cpu(),
-            number,
-            self.hparams["mesh_format"],
-            batch["view"][:, 0].cpu(),
-            rank=self.global_rank,
-        )
+        return self.meshes_of(batch, self.codes_of(batch), batch_idx, batch["view"][:, 0])
 
     def preview(self, count: int) -> dict[str, GeneratedImages]:
         """View, true voxels and reconstruction of the first validation shapes."""
         if self._shown is None:
             return {}
         views, voxels = (x[: max(1, count)] for x in self._shown)
-        grids = self._grids(self.network.img_encoder(views), voxels.shape[-1]).cpu()
+        grids = self.grids(self.network.img_encoder(views), voxels.shape[-1]).cpu()
         pictures = []
         for view, shape, grid in zip(views[:, 0].cpu(), voxels.cpu(), grids, strict=True):
             pictures += [
-                _enlarged(view),
+                enlarged(view),
                 render(marching_cubes(shape), 224),
                 render(marching_cubes(grid, self.hparams["threshold"]), 224),
             ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.imnet.field import Version, leaky_clamp, stride_two_layers
+from zoo.imnet.field import Version, coordinates, grid_points, leaky_clamp, stride_two_layers
 from zoo.nn.batch_norm import GlobalBatchNorm2d, GlobalBatchNorm3d
 
 Init = Literal["paper", "he"]
@@ -305,3 +305,39 @@ class LatentLayers(nn.Sequential):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0.0, 0.02)
                 nn.init.zeros_(module.bias)
+
+
+class LatentGAN(nn.Module):
+    """Generator and critic of codes."""
+
+    def __init__(self, generator: nn.Module, critic: nn.Module) -> None:
+        super().__init__()
+        self.generator, self.critic = generator, critic
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Codes (B, Z) in (0, 1) of noise (B, N)."""
+        out: Tensor = self.generator(noise)
+        return out.sigmoid()
+
+
+class GridGAN(nn.Module):
+    """A decoder that draws whole shapes from noise, and the encoder that judges them."""
+
+    def __init__(
+        self, generator: nn.Module, critic: ShapeEncoder, version: Version, size: int, dims: int
+    ) -> None:
+        super().__init__()
+        self.generator, self.critic = generator, critic
+        self.size, self.dims = size, dims
+        points = coordinates(grid_points(size, dims), version)
+        self.register_buffer("points", points, persistent=False)
+
+    points: Tensor
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Shapes (B, 1, S, ..., S) of noise (B, N)."""
+        if isinstance(self.generator, CNNDecoder):
+            return self.generator(noise)[:, None]
+        values = self.generator(self.points.expand(noise.shape[0], -1, -1), noise)
+        out: Tensor = values.view(noise.shape[0], 1, *[self.size] * self.dims)
+        return out

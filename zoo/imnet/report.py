@@ -103,10 +103,10 @@ def _picture(shape: Tensor) -> Array:
     """Voxels rendered as cubes' surface, or a grey picture, uint8 (224, 224, 3)."""
     if shape.ndim == 3:
         return render(marching_cubes(shape), _SIZE)
-    return _enlarged(shape)
+    return enlarged(shape)
 
 
-def _enlarged(picture: Tensor) -> Array:
+def enlarged(picture: Tensor) -> Array:
     """(H, W) in [0, 1] -> uint8 (224, 224, 3)."""
     grey = torch.nn.functional.interpolate(picture[None, None].float(), (_SIZE, _SIZE), mode="nearest")[0, 0]
     found: Array = (grey.clamp(0, 1) * 255).to(torch.uint8)[:, :, None].expand(-1, -1, 3).numpy()
@@ -177,7 +177,7 @@ def reconstructions(inputs: Tensor, grids: Tensor, threshold: float) -> list[Arr
     out = []
     for shape, grid in zip(inputs.cpu().float(), grids.cpu().float(), strict=True):
         if shape.ndim == 2:
-            out += [_enlarged(1 - shape), _enlarged(1 - grid)]
+            out += [enlarged(1 - shape), enlarged(1 - grid)]
         else:
             out += [_picture(shape), render(marching_cubes(grid, threshold), _SIZE)]
     return out
