@@ -92,6 +92,11 @@ def chosen_points(
     return torch.arange(block * wanted, (block + 1) * wanted, device=device).expand(shapes, -1)
 
 
+def reparameterised(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """mean + exp(log_variance / 2) noise: codes of a variational autoencoder."""
+    return mean + noise * (0.5 * log_variance).exp()
+
+
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, exp(log_variance)) || N(0, 1)) per shape, (B,)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)

@@ -22,7 +22,7 @@ from zoo.imnet.decoding import (
     surface_scores,
 )
 from zoo.imnet.extraction import Mesh
-from zoo.imnet.field import Version, kl_divergence
+from zoo.imnet.field import Version, kl_divergence, reparameterised
 from zoo.imnet.network import ShapeAutoencoder, ShapeEncoder
 from zoo.imnet.report import ShapeMeshes, ShapePictures, preview_of, reconstructions
 from zoo.imnet.setup import INTERPOLATED, check_data, check_version, optimisers, z_dim_of
@@ -153,7 +153,7 @@ class AutoencoderModule(ShapeModule):
         mean, log_variance = self.network.posterior(voxels)
         size = len(mean) * self.trainer.world_size
         noise = torch.randn(size, self.z_dim, generator=g, device=g.device)
-        z = mean + local_rows(self, noise) * (0.5 * log_variance).exp()
+        z = reparameterised(mean, log_variance, local_rows(self, noise))
         return z, kl_divergence(mean.float(), log_variance.float()).mean()
 
     def whole_loss(self, loss: Tensor, divergence: Tensor | None, size: int) -> Tensor:

@@ -17,6 +17,7 @@ from zoo.imnet.field import (
     grid_points,
     kl_divergence,
     leaky_clamp,
+    reparameterised,
     stride_two_layers,
 )
 from zoo.imnet.network import (
@@ -99,6 +100,14 @@ def test_consecutive_blocks_follow_the_epochs() -> None:
 def test_divergence_of_the_prior_is_zero() -> None:
     assert kl_divergence(torch.zeros(2, 5), torch.zeros(2, 5)).tolist() == [0.0, 0.0]
     assert float(kl_divergence(torch.ones(1, 2), torch.zeros(1, 2))) == pytest.approx(1.0)
+    assert float(kl_divergence(torch.zeros(1, 1), torch.full((1, 1), math.log(4)))) == pytest.approx(
+        0.8068528
+    )
+
+
+def test_a_variational_code_has_the_deviation_and_not_the_variance() -> None:
+    code = reparameterised(torch.tensor([1.0]), torch.tensor([math.log(9)]), torch.tensor([2.0]))
+    assert float(code) == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize("size", [4, 24, 48, 63])
