@@ -135,7 +135,8 @@ def open_items(source: str, root: Path, skip_unpaired: bool = False, masks: bool
     if path is None:
         raise FileNotFoundError(
             f"no pictures at {source!r}: neither a file nor a folder, here or under {root}, nor one of the "
-            f"sets {', '.join(SETS)}"
+            f"sets {', '.join(SETS)}; put it there, or set data.init_args.root (or the environment variable "
+            "ZOO_DATA)"
         )
     if path.is_file():
         if path.suffix not in _LISTS:
