@@ -6,9 +6,7 @@ An item is the adjacency matrix of one graph in an order of its nodes, which is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,6 +26,7 @@ from datamodules.sampling import (
     item_generator,
     train_loader,
 )
+from datamodules.tu_graphs import read_tu, tu_folder
 
 Array = np.ndarray[Any, Any]
 Order = Literal["bfs", "canonical"]
@@ -35,7 +34,6 @@ SetName = Literal["grid_small", "ladder_small", "community_small", "grid", "comm
 # Second words of the keys of this module's random streams; the splits follow each other.
 _GRAPH, _SHUFFLE, _ORDER = 201, 202, 203
 _SPLITS = {"train": 0, "val": 1, "test": 2}
-_TU_SOURCE = "chrsmrrs.github.io/datasets (TUDataset)"
 
 
 def grid(rows: int, columns: int) -> Array:
@@ -335,10 +333,9 @@ class GraphSet(GraphSetModule):
 class TUGraphSet(GraphSetModule):
     """Graphs of a TU data set without features or labels: ENZYMES is GraphRNN's "protein"-like small set.
 
-    Reads ``<root>/<name>/raw/<name>_A.txt`` (pairs of 1-based node ids, comma-separated) and
-    ``<name>_graph_indicator.txt`` (the 1-based graph of each node); a file of labels is not needed. Of a
-    disconnected graph the largest component counts; graphs outside ``min_nodes`` to ``max_graph_nodes`` are
-    left out. The batch and the split are described in :class:`GraphSetModule`.
+    Reads the files that :class:`datamodules.TUGraphs` reads. Of a disconnected graph the largest component
+    counts; graphs outside ``min_nodes`` to ``max_graph_nodes`` are left out. The batch and the split are
+    described in :class:`GraphSetModule`.
 
     Args:
         name: of the data set, which is its folder.
@@ -367,45 +364,15 @@ class TUGraphSet(GraphSetModule):
         super().__init__(
             batch_size, eval_batch_size, order, items_per_epoch, bfs_draws, predict_samples, num_workers
         )
-        self.set_name = name
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "tu")
+        self.set_name, self.raw = name, tu_folder(root, name)
         self.sizes = (min_nodes, max_graph_nodes)
 
     def read(self) -> list[Array]:
-        graph_of = self._numbers("graph_indicator")[:, 0]
-        pairs = self._numbers("A", columns=2).T - 1
-        if pairs.size and not 0 <= pairs.min() <= pairs.max() < len(graph_of):
-            raise ValueError(
-                f"{self._path('A')} names nodes 1 to {pairs.max() + 1}, {self._path('graph_indicator').name} "
-                f"has {len(graph_of)}; take both anew from {_TU_SOURCE}"
-            )
-        if (graph_of[pairs[0]] != graph_of[pairs[1]]).any() or (np.diff(graph_of) < 0).any():
-            raise ValueError(f"{self._path('A')} joins nodes of two graphs; take it anew from {_TU_SOURCE}")
-        first = np.searchsorted(graph_of, np.unique(graph_of))
-        edges_of = graph_of[pairs[0]]
+        parsed = read_tu(self.raw, self.set_name)
+        edges, edge_ptr, sizes = (parsed[key].numpy() for key in ("edge_index", "edge_ptr", "node_ptr"))
+        graphs = (
+            largest_component(from_pairs(edges[:, edge_ptr[i] : edge_ptr[i + 1]], sizes[i + 1] - sizes[i]))
+            for i in range(len(sizes) - 1)
+        )
         low, high = self.sizes
-        found = []
-        for start, end in zip(first, [*first[1:], len(graph_of)], strict=True):
-            mine = pairs[:, edges_of == graph_of[start]] - start
-            graph = largest_component(from_pairs(mine, end - start))
-            if low <= len(graph) <= high:
-                found.append(graph)
-        return found
-
-    def _path(self, part: str) -> Path:
-        return self.root / self.set_name / "raw" / f"{self.set_name}_{part}.txt"
-
-    def _numbers(self, part: str, columns: int = 1) -> Array:
-        path = self._path(part)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no file {path}: {self.set_name} needs raw/{self.set_name}_{{A,graph_indicator}}.txt; take "
-                f"them from {_TU_SOURCE}, then set data.init_args.root (or the environment variable ZOO_DATA)"
-            )
-        try:
-            values = np.loadtxt(path, delimiter=",", dtype=np.int64, ndmin=2)
-        except ValueError as error:
-            raise ValueError(f"{path} is no list of numbers ({' '.join(str(error).split())[:100]})") from None
-        if values.shape[1] != columns:
-            raise ValueError(f"{path} must have {columns} column(s), got {values.shape[1]}")
-        return values
+        return [g for g in graphs if low <= len(g) <= high]

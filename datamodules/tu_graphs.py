@@ -19,6 +19,79 @@ _SOURCE = "https://www.chrsmrrs.com/graphkerneldatasets"
 _FORMAT = 1  # of the cached tensors
 
 
+def check_tu_files(raw: Path, name: str) -> list[Path]:
+    """The files of set ``name`` in the folder ``raw``.
+
+    Raises:
+        FileNotFoundError: where one that every set has is missing.
+    """
+    files = sorted(raw.glob(f"{name}_*.txt"))
+    names = {p.name for p in files}
+    for part in ("A", "graph_indicator", "graph_labels"):
+        if f"{name}_{part}.txt" not in names:
+            raise FileNotFoundError(
+                f"no file {raw / f'{name}_{part}.txt'}: unpack {_SOURCE}/{name}.zip so that its files lie in "
+                f"<root>/{name}/raw, then set data.init_args.root (or the environment variable ZOO_DATA) to "
+                "where they are"
+            )
+    return files
+
+
+def tu_folder(root: str | None, name: str) -> Path:
+    """The raw folder of set ``name``; ``root`` defaults to ``$ZOO_DATA/graphs/tu`` or ``data/graphs/tu``."""
+    return Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "tu") / name / "raw"
+
+
+def read_tu(raw: Path, name: str) -> dict[str, Tensor]:
+    """A whole set by PyG's reader, without self-loops and double edges.
+
+    Args:
+        raw: folder of the files.
+        name: of the set.
+
+    Returns:
+        ``node_ptr``, ``edge_ptr`` (G + 1,), where the nodes and edges of each of G graphs begin;
+        ``edge_index`` (2, E) counted from the first node of its graph; ``y`` (G,); ``node_attributes``,
+        ``node_labels`` (N, .), ``edge_attributes``, ``edge_labels`` (E, .), labels one-hot, without columns
+        where the set has none.
+
+    Raises:
+        FileNotFoundError, ValueError: for missing or damaged files.
+    """
+    check_tu_files(raw, name)
+    try:
+        data, slices, sizes = read_tu_data(str(raw), name)
+        counts = torch.tensor(data._num_nodes) if data.x is None else slices["x"].diff()
+        nodes = int(counts.sum())
+        x = torch.empty(nodes, 0) if data.x is None else data.x
+        edges = data.edge_index.shape[1]
+        edge_attr = torch.empty(edges, 0) if data.edge_attr is None else data.edge_attr
+        graphs, ends = len(data.y), data.edge_index
+        if graphs != len(counts) or graphs != len(slices["edge_index"]) - 1:
+            raise ValueError(f"{len(counts)} graphs have nodes, {graphs} have labels")
+        owner = torch.repeat_interleave(torch.arange(graphs), slices["edge_index"].diff())
+        if edges and (int(ends.min()) < 0 or bool((ends >= counts[owner]).any())):
+            raise ValueError("an edge leaves its graph")
+    except (ValueError, RuntimeError, IndexError, AssertionError, TypeError, AttributeError) as error:
+        text = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"the files in {raw} are damaged or do not fit together ({text}); take them anew from "
+            f"{_SOURCE}/{name}.zip"
+        ) from None
+    ptr = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+    attributes, edge_attributes = sizes["num_node_attributes"], sizes["num_edge_attributes"]
+    return {
+        "node_attributes": x[:, :attributes].float().clone(),
+        "node_labels": x[:, attributes:].float().clone(),
+        "edge_attributes": edge_attr[:, :edge_attributes].float().clone(),
+        "edge_labels": edge_attr[:, edge_attributes:].float().clone(),
+        "edge_index": data.edge_index,
+        "y": data.y.long(),
+        "node_ptr": ptr,
+        "edge_ptr": slices["edge_index"].long(),
+    }
+
+
 class TUGraphs(GraphLevelModule):
     """A set of TU Dortmund, ENZYMES, DD, NCI1, PROTEINS, IMDB-BINARY, COLLAB and so on, read by PyG's reader.
 
@@ -81,7 +154,7 @@ class TUGraphs(GraphLevelModule):
             raise ValueError(f"data.init_args.max_degree must be at least 1, got {max_degree}")
         self.set_name, self.features, self.max_degree = name, features, max_degree
         self.use_node_attr, self.use_edge_attr = use_node_attr, use_edge_attr
-        self.raw = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "tu") / name / "raw"
+        self.raw = tu_folder(root, name)
         self.given_splits = None if splits is None else Path(splits)
         folder = cache or os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo"
         self.cache = Path(folder) / "tu" / name
@@ -136,15 +209,7 @@ class TUGraphs(GraphLevelModule):
     # --- files ----------------------------------------------------------------------------------------------
 
     def _parsed(self) -> dict[str, Tensor]:
-        files = sorted(self.raw.glob(f"{self.set_name}_*.txt"))
-        names = {p.name for p in files}
-        for part in ("A", "graph_indicator", "graph_labels"):
-            if f"{self.set_name}_{part}.txt" not in names:
-                raise FileNotFoundError(
-                    f"no file {self.raw / f'{self.set_name}_{part}.txt'}: unpack {_SOURCE}/{self.set_name}."
-                    f"zip so that its files lie in <root>/{self.set_name}/raw, then set data.init_args.root "
-                    "(or the environment variable ZOO_DATA) to where they are"
-                )
+        files = check_tu_files(self.raw, self.set_name)
         stamp = [_FORMAT, *(n for p in files for n in (p.stat().st_size, p.stat().st_mtime_ns))]
         path = self.cache / "data.pt"
         if path.is_file():
@@ -154,42 +219,9 @@ class TUGraphs(GraphLevelModule):
                     return found
             except (RuntimeError, OSError, EOFError, KeyError, ValueError, AttributeError):
                 pass  # another version's or a broken file: parse anew
-        parsed = self._parse()
+        parsed = read_tu(self.raw, self.set_name)
         self.cache.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".data.{os.getpid()}.tmp")
         torch.save({**parsed, "stamp": stamp}, temporary)
         os.replace(temporary, path)
         return parsed
-
-    def _parse(self) -> dict[str, Tensor]:
-        try:
-            data, slices, sizes = read_tu_data(str(self.raw), self.set_name)
-            counts = torch.tensor(data._num_nodes) if data.x is None else slices["x"].diff()
-            nodes = int(counts.sum())
-            x = torch.empty(nodes, 0) if data.x is None else data.x
-            edges = data.edge_index.shape[1]
-            edge_attr = torch.empty(edges, 0) if data.edge_attr is None else data.edge_attr
-            graphs, ends = len(data.y), data.edge_index
-            if graphs != len(counts) or graphs != len(slices["edge_index"]) - 1:
-                raise ValueError(f"{len(counts)} graphs have nodes, {graphs} have labels")
-            owner = torch.repeat_interleave(torch.arange(graphs), slices["edge_index"].diff())
-            if edges and (int(ends.min()) < 0 or bool((ends >= counts[owner]).any())):
-                raise ValueError("an edge leaves its graph")
-        except (ValueError, RuntimeError, IndexError, AssertionError, TypeError, AttributeError) as error:
-            text = " ".join(str(error).split())[:120]
-            raise ValueError(
-                f"the files in {self.raw} are damaged or do not fit together ({text}); take them anew from "
-                f"{_SOURCE}/{self.set_name}.zip"
-            ) from None
-        ptr = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-        attributes, edge_attributes = sizes["num_node_attributes"], sizes["num_edge_attributes"]
-        return {
-            "node_attributes": x[:, :attributes].float().clone(),
-            "node_labels": x[:, attributes:].float().clone(),
-            "edge_attributes": edge_attr[:, :edge_attributes].float().clone(),
-            "edge_labels": edge_attr[:, edge_attributes:].float().clone(),
-            "edge_index": data.edge_index,
-            "y": data.y.long(),
-            "node_ptr": ptr,
-            "edge_ptr": slices["edge_index"].long(),
-        }

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def fake_tu_set(root: Path, name: str = "ENZYMES", graphs: int = 15, seed: int = 0) -> Path:
-    """Write ``<root>/<name>/raw/<name>_{A,graph_indicator}.txt``; returns ``root``.
+    """Write ``<root>/<name>/raw/<name>_{A,graph_indicator,graph_labels}.txt``; returns ``root``.
 
     Graph i is a ring of 10 + i nodes with a chord; graph 1 has a second component of two nodes, graph 2 only
     5 nodes. Both directions of an edge are in the file, and one self-loop.
@@ -31,4 +31,5 @@ def fake_tu_set(root: Path, name: str = "ENZYMES", graphs: int = 15, seed: int =
     lines = [f"{a + 1}, {b + 1}" for a, b in pairs]
     (folder / f"{name}_A.txt").write_text("\n".join(lines) + "\n")
     (folder / f"{name}_graph_indicator.txt").write_text("\n".join(map(str, owner)) + "\n")
+    (folder / f"{name}_graph_labels.txt").write_text("\n".join(str(i % 2 + 1) for i in range(graphs)) + "\n")
     return root

@@ -180,21 +180,21 @@ def test_tu_files_give_largest_components_without_loops(tmp_path: Path) -> None:
 
 
 def test_missing_and_damaged_tu_files_give_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"ENZYMES_graph_indicator\.txt: ENZYMES needs raw/ENZYMES_"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*ENZYMES_A\.txt: unpack .* data.init_args.root"):
         ready(TUGraphSet(root=str(tmp_path)))
     raw = fake_tu_set(tmp_path) / "ENZYMES" / "raw"
     whole = (raw / "ENZYMES_A.txt").read_text()
     (raw / "ENZYMES_A.txt").write_text(whole + "1, 99999\n")
-    with pytest.raises(ValueError, match="names nodes 1 to 99999"):
+    with pytest.raises(ValueError, match="damaged or do not fit together"):
         ready(TUGraphSet(root=str(tmp_path)))
     (raw / "ENZYMES_A.txt").write_text(whole + "1, 40\n")
-    with pytest.raises(ValueError, match="joins nodes of two graphs"):
+    with pytest.raises(ValueError, match="damaged or do not fit together"):
         ready(TUGraphSet(root=str(tmp_path)))
     (raw / "ENZYMES_A.txt").write_text("1, x\n")
-    with pytest.raises(ValueError, match="is no list of numbers"):
+    with pytest.raises(ValueError, match="damaged or do not fit together"):
         ready(TUGraphSet(root=str(tmp_path)))
     (raw / "ENZYMES_A.txt").write_text("1\n2\n")
-    with pytest.raises(ValueError, match="must have 2 column"):
+    with pytest.raises(ValueError, match="damaged or do not fit together"):
         ready(TUGraphSet(root=str(tmp_path)))
 
 
