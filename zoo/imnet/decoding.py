@@ -72,6 +72,55 @@ def decoded_grids(
     return torch.stack(rows).float().view(len(z), *[resolution] * dims)
 
 
+def optimised_codes(
+    generator: nn.Module,
+    z: Tensor,
+    points: Tensor,
+    values: Tensor,
+    version: Version,
+    steps: int,
+    lr: float,
+    bounded: bool = True,
+) -> Tensor:
+    """Codes fitted to the points of their shapes, the decoder held fixed: the auto-decoder's way.
+
+    Adam on the mean squared error of each shape alone, from the given code on; the best code that was met is
+    returned, so that no shape gets worse at its points.
+
+    Args:
+        generator: the decoder.
+        z: codes (B, Z) to start from.
+        points: (B, P, D) of the unit cube.
+        values: (B, P).
+        version: of the coordinates.
+        steps: of Adam; none gives ``z``.
+        lr: of Adam.
+        bounded: codes stay in (0, 1): Adam moves their logits.
+
+    Returns:
+        Codes (B, Z).
+    """
+    if not steps:
+        return z
+    found = []
+    with torch.inference_mode(False), torch.enable_grad():  # tensors of inference mode have no gradient
+        for code, at, value in zip(z, points, values, strict=True):
+            where, target = coordinates(at.clone(), version)[None], value.clone().float()
+            best, least = code.detach().clone().float(), float("inf")
+            free = (torch.logit(best, eps=1e-6) if bounded else best.clone()).requires_grad_()
+            optimizer = torch.optim.Adam([free], lr=lr)
+            for step in range(steps + 1):
+                now = torch.sigmoid(free) if bounded else free
+                loss = (generator(where, now[None])[0].float() - target).square().mean()
+                if loss.item() < least:
+                    best, least = now.detach().clone(), loss.item()
+                if step < steps:
+                    (free.grad,) = torch.autograd.grad(loss, free)
+                    optimizer.step()
+            found.append(best)
+    return torch.stack(found)
+
+
 def extract_mesh(
     generator: nn.Module,
     z: Tensor,

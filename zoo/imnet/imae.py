@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from zoo.imnet.decoding import optimised_codes
 from zoo.imnet.field import (
     PointSampling,
     PointWeight,
@@ -16,6 +17,7 @@ from zoo.imnet.field import (
     coordinates,
     density_weights,
     field_loss,
+    grid_points,
 )
 from zoo.imnet.module import AutoencoderModule
 from zoo.imnet.network import ImplicitDecoder, Init, ShapeAutoencoder
@@ -54,6 +56,9 @@ class IMAE(AutoencoderModule):
         mesh_format: ``obj``, ``ply`` or ``glb``.
         refine: move the vertices of predicted meshes to the threshold (may fold them over).
         interpolate: predict also so many shapes between each two of a batch, as an animation.
+        code_steps: fit the codes of tests and predictions to their shapes' points by so many steps of Adam,
+            the decoder held fixed (the auto-decoder's way); for shapes unlike those of training.
+        code_lr: of these steps.
         points_per_chunk: points decoded at once outside training, which bounds the memory.
         compile: compile encoder and decoder with ``torch.compile``.
         optimizer: called with the parameters.
@@ -84,6 +89,8 @@ class IMAE(AutoencoderModule):
         mesh_format: MeshFormat = "obj",
         refine: bool = False,
         interpolate: int = 0,
+        code_steps: int = 0,
+        code_lr: float = 0.05,
         points_per_chunk: int = 65536,
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
@@ -93,6 +100,10 @@ class IMAE(AutoencoderModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if points_per_shape is not None and points_per_shape < 1:
             raise ValueError(f"points_per_shape must be null or at least 1, got {points_per_shape}")
+        if code_steps < 0 or code_lr <= 0:
+            raise ValueError(
+                f"code_steps must be at least 0 and code_lr positive, got {code_steps} and {code_lr}"
+            )
         for name, value, choices in (
             ("point_weight", point_weight, ("none", "density")),
             ("point_sampling", point_sampling, ("random", "contiguous", "consecutive")),
@@ -148,6 +159,26 @@ class IMAE(AutoencoderModule):
         )
 
     # --- evaluation -------------------------------------------------------------------------------------
+
+    def codes_of(self, batch: dict[str, Tensor]) -> Tensor:
+        z, h = super().codes_of(batch), self.hparams
+        if not h["code_steps"]:
+            return z
+        if "points" in batch:
+            points, values = batch["points"], batch["values"]
+        else:  # of a shape's voxels alone, their centres
+            values = batch["voxels"].flatten(1)
+            points = grid_points(h["input_size"], self.dims, z.device).expand(len(z), -1, -1)
+        return optimised_codes(
+            self.network.generator,
+            z,
+            points,
+            values,
+            self.version,
+            h["code_steps"],
+            h["code_lr"],
+            bounded=not h["variational"],
+        )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         z = self.network.encode(batch["voxels"])

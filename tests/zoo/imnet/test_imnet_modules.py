@@ -18,7 +18,14 @@ from torch import Tensor
 import cli
 import zoo
 from datamodules import Shapes
-from zoo.imnet.decoding import between, check_not_empty, extract_mesh, interpolation_score
+from zoo.imnet.decoding import (
+    between,
+    check_not_empty,
+    decoded_grids,
+    extract_mesh,
+    interpolation_score,
+    optimised_codes,
+)
 from zoo.imnet.extraction import marching_cubes
 from zoo.imnet.imgan import gradient_penalty
 from zoo.imnet.imsvr import IMSVR
@@ -415,3 +422,60 @@ def test_a_mesh_of_a_cnn_is_resampled_linearly() -> None:
     assert mesh.vertices.min() == -0.515625
     data = Shapes(train_shapes=1, test_shapes=1, input_size=16)
     assert data.dims == module.dims
+
+
+# --- codes fitted to a shape ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_code_is_found_again_from_its_field_alone(bounded: bool) -> None:
+    torch.manual_seed(0)
+    decoder = zoo.IMAE(**SMALL).network.generator  # type: ignore[arg-type]
+    codes, points, start = 0.05 + 0.9 * torch.rand(2, 8), torch.rand(2, 256, 3), torch.full((2, 8), 0.5)
+    with torch.no_grad():
+        for name, weight in decoder.named_parameters():
+            weight.mul_(1.6 if name.endswith("weight") else 1)  # a field that varies with the code
+        values = decoder(points - 0.5, codes)
+
+    @torch.no_grad()
+    def loss(z: Tensor) -> Tensor:
+        return (decoder(points - 0.5, z) - values).square().mean(dim=1)
+
+    with torch.inference_mode():
+        found = optimised_codes(decoder, start, points, values, "v2", 200, 0.05, bounded)
+        none = optimised_codes(decoder, start, points, values, "v2", 0, 0.05, bounded)
+        wild = optimised_codes(decoder, codes, points, values, "v2", 3, 50.0, bounded)
+    assert torch.equal(none, start)
+    share = loss(found) / loss(start)
+    assert share[0] < 0.3  # a local minimum
+    assert share[1] < 0.01
+    assert not bounded or bool(((found > 0) & (found < 1)).all())
+    assert torch.allclose(wild, codes, atol=1e-5)  # steps that only make it worse leave the code as it was
+    assert all(p.grad is None for p in decoder.parameters())
+
+
+def test_codes_fitted_at_test_lower_the_error(tmp_path: Path) -> None:
+    path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
+    errors = []
+    for steps in (0, 100):
+        flags = [*FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]
+        assert cli.main(["test", *flags, f"--model.init_args.code_steps={steps}"]) == 0
+        final = json.loads((newest(tmp_path) / "summary_test.json").read_text())["final"]
+        errors.append(final["test/mse"])
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_shape_without_points_is_fitted_at_the_centres_of_its_voxels() -> None:
+    torch.manual_seed(0)
+    module = zoo.IMAE(**SMALL, code_steps=50).eval()  # type: ignore[arg-type]
+    voxels = torch.zeros(1, 1, 16, 16, 16)
+    voxels[..., 4:, 2:9, :7] = 1
+
+    def error(z: Tensor) -> Tensor:
+        grid = decoded_grids(module.network.generator, z, "v2", 16, 3, 4096)
+        return (grid - voxels[:, 0]).square().mean()
+
+    with torch.no_grad():
+        assert error(module.codes_of({"voxels": voxels})) < error(module.network.encode(voxels))
+    with pytest.raises(ValueError, match="code_steps must be at least 0"):
+        zoo.IMAE(code_steps=-1)
