@@ -131,7 +131,7 @@ def test_claims_are_valid_and_the_baseline_has_the_same_initial_graph(name: str)
     path = find_config(name, "claims")
     for quick in (False, True):
         claim = read_claim(path, quick)
-        assert "lds" in claim.arms or "lds_25" in claim.arms
+        assert {"lds", "lds_25", "both"} & set(claim.arms)
         for arm in claim.arms.values():
             assert arm.flags["data.init_args.seed"] == "{seed}"
 
@@ -148,6 +148,18 @@ def test_claims_have_the_rows_of_the_table_that_see_features_alone(name: str) ->
         assert arms[method].flags["model.init_args.method"] == method
         assert "model.init_args.max_outer_epochs" not in arms[method].flags
     assert arms["lds"].flags["model.init_args.max_outer_epochs"] == 3
+
+
+def test_the_claim_on_the_inner_rate_parts_it_from_the_graph() -> None:
+    claim = read_claim(find_config("lds_inner_lr", "claims"))
+    cancer = read_claim(find_config("lds_cancer", "claims"))
+    shared = cancer.arms["lds"].flags
+    switches = {"gcn": "learn_graph", "lr_only": "freeze_graph", "graph_only": "learn_inner_lr", "both": None}
+    assert list(claim.arms) == list(switches)
+    for arm, switch in switches.items():
+        own = {} if switch is None else {f"model.init_args.{switch}": switch == "freeze_graph"}
+        assert claim.arms[arm].flags == {**shared, **own}
+    assert claim.seeds == cancer.seeds
 
 
 @pytest.mark.parametrize("name", ["lds_wine_tuned", "lds_cancer_tuned", "lds_digits_tuned"])

@@ -98,7 +98,9 @@ class LDS(LightningModule):
         symmetric_grad: gradient of a pair G_ij + G_ji (exact); false takes G_ij, i < j, as the released code.
         resample_backward: draw graphs and dropout anew in the reverse pass, as the released code does.
         sample: draw graphs; false uses theta itself as edge weights (kNN-LDS dense).
-        learn_graph: false leaves theta alone: a GCN on the given graph under the same schedule.
+        learn_graph: false leaves theta and the inner learning rate alone, without any hypergradient: a GCN on
+            the given graph under the same schedule.
+        freeze_graph: leave theta alone, but learn the inner learning rate as everywhere else.
         learn_inner_lr: learn the inner learning rate with theta.
         inner_lr: inner learning rate; the start, 0.02 giving 0.019921, where it is learned.
         inner_optimizer: ``adam`` or ``sgd``.
@@ -142,6 +144,7 @@ class LDS(LightningModule):
         resample_backward: bool = False,
         sample: bool = True,
         learn_graph: bool = True,
+        freeze_graph: bool = False,
         learn_inner_lr: bool = True,
         inner_lr: float = 0.02,
         inner_optimizer: InnerOptimizer = "adam",
@@ -204,6 +207,8 @@ class LDS(LightningModule):
         ):
             if h[name] not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {h[name]!r}")
+        if h["freeze_graph"] and not h["learn_graph"]:
+            raise ValueError("freeze_graph: true and learn_graph: false exclude each other; set one of them")
         if h["learn_inner_lr"] and not 0.0006 <= h["inner_lr"] < 0.05:
             raise ValueError(
                 f"inner_lr must lie in [0.0006, 0.05) to be learned, got {h['inner_lr']}; or set "
@@ -392,7 +397,9 @@ class LDS(LightningModule):
                 rate,
                 h["tau"] - shortened,
             )
-            self.theta.grad = problem.edges.pair_gradient(found.leaf, h["symmetric_grad"]) + h["edge_penalty"]
+            if not h["freeze_graph"]:
+                gradient = problem.edges.pair_gradient(found.leaf, h["symmetric_grad"])
+                self.theta.grad = gradient + h["edge_penalty"]
             if h["learn_inner_lr"]:
                 logit = self.inner_lr_logit.detach().requires_grad_()
                 (slope,) = torch.autograd.grad(learning_rate(logit), logit)

@@ -285,6 +285,16 @@ def test_the_learned_rate_moves_and_a_fixed_one_does_not() -> None:
     assert trained(4, learn_inner_lr=False).inner_lr_logit.item() == pytest.approx(-0.417089, abs=1e-6)
 
 
+def test_a_frozen_graph_still_learns_the_inner_rate() -> None:
+    model = trained(4, freeze_graph=True, edge_penalty=0.01)
+    given = trained(4, learn_graph=False)
+    assert torch.equal(model.theta, given.theta)
+    assert abs(model.inner_lr_logit.item() + 0.417089) > 1e-4
+    assert given.inner_lr_logit.item() == pytest.approx(-0.417089, abs=1e-6)
+    # until theta first moves the two searches are one
+    assert torch.equal(trained(1, freeze_graph=True).inner_lr_logit, trained(1).inner_lr_logit)
+
+
 def test_an_edge_penalty_costs_edges() -> None:
     assert float(trained(5, edge_penalty=0.01).theta.sum()) < float(trained(5).theta.sum())
 
@@ -324,6 +334,7 @@ def test_statistics_tell_edges_from_new_ones_and_what_candidates_can_reach() -> 
         ({"est_p_edge": 2.0}, "est_p_edge is a probability"),
         ({"truncation": "all"}, "truncation must be tau or farho, got 'all'"),
         ({"inner_lr": 0.1}, "inner_lr must lie in"),
+        ({"freeze_graph": True, "learn_graph": False}, "exclude each other"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) -> None:
