@@ -94,7 +94,7 @@ class LDS(LightningModule):
         dropout: rate on the hidden layers in inner steps.
         tau: inner steps between outer updates, and the length of the truncated gradient.
         truncation: ``tau`` steps, or as FAR-HO does, which the released code calls: ``farho`` goes back tau
-            steps in the first chunk of a pass and tau - 1 in the others.
+            steps in the first chunk of a pass and in the others to the state after the chunk's first step.
         symmetric_grad: gradient of a pair G_ij + G_ji (exact); false takes G_ij, i < j, as the released code.
         resample_backward: draw graphs and dropout anew in the reverse pass, as the released code does.
         sample: draw graphs; false uses theta itself as edge weights (kNN-LDS dense).
@@ -225,7 +225,7 @@ class LDS(LightningModule):
                 "LDS trains one model on one graph and has nothing to split: use trainer.devices: 1, and run "
                 "seeds side by side"
             )
-        if str(trainer.precision) in ("16-true", "bf16-true"):
+        if str(trainer.precision) in ("16-true", "bf16-true", "16-mixed"):
             raise ValueError(
                 f"trainer.precision is {trainer.precision}, but the hypergradient of LDS needs float32; "
                 "use 32-true"
@@ -386,7 +386,9 @@ class LDS(LightningModule):
         last = self._graph(problem, self.theta.detach(), global_seed(), self.trainer.global_step, h["tau"])
         if h["learn_graph"]:
             purpose = (_BACKWARD,) if h["resample_backward"] else ()
+            # FAR-HO does not store the state that a later chunk starts from
             shortened = h["truncation"] == "farho" and self.progress.chunk > 0
+            length = max(len(states) - 1, 0) if shortened else h["tau"]
             found = hypergradient(
                 problem,
                 states,
@@ -395,7 +397,7 @@ class LDS(LightningModule):
                 lambda k: self._draw(problem, k, *purpose),
                 last,
                 rate,
-                h["tau"] - shortened,
+                length,
             )
             if not h["freeze_graph"]:
                 gradient = problem.edges.pair_gradient(found.leaf, h["symmetric_grad"])

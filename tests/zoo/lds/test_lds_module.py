@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 
 import cli
 import zoo
@@ -218,6 +219,14 @@ def test_the_far_ho_convention_goes_back_one_step_less_after_the_first_chunk() -
     assert lengths == [5, 4, 4, 5, 4, 4, 5, 5]
 
 
+def test_the_far_ho_convention_never_stores_the_start_of_a_later_chunk() -> None:
+    # a rate of nothing on a fixed graph: patience ends the second chunk after two steps
+    settings = {"freeze_graph": True, "learn_inner_lr": False, "inner_lr": 0.0, "dropout": 0.0}
+    with mock.patch.object(module, "hypergradient", wraps=module.hypergradient) as spy:
+        trained(2, truncation="farho", inner_patience=7, **settings)
+    assert [(len(c.args[1]), c.args[-1]) for c in spy.call_args_list] == [(5, 5), (2, 1)]
+
+
 def test_the_reverse_pass_meets_the_forward_draws_unless_asked_otherwise() -> None:
     for resample in (False, True):
         asked: list[tuple[int, ...]] = []
@@ -359,6 +368,14 @@ def test_half_precision_weights_are_refused(capsys: pytest.CaptureFixture[str], 
     flags = [f"--trainer.default_root_dir={tmp_path}", "--trainer.precision=bf16-true"]
     assert cli.main(["fit", "--config=lds_karate", *flags]) == 1
     assert "needs float32" in capsys.readouterr().err
+
+
+def test_a_loss_scaler_is_refused() -> None:
+    model = LDS(**KARATE)
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    model._trainer = mock.Mock(world_size=1, precision=plugin.precision)
+    with pytest.raises(ValueError, match=r"trainer\.precision is 16-mixed, .* needs float32; use 32-true"):
+        model.setup("fit")
 
 
 def test_more_than_one_device_is_refused() -> None:
