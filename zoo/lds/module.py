@@ -516,18 +516,25 @@ class LDS(LightningModule):
         """Numbers of the kept graph.
 
         ``expected_edges`` = sum of theta, of which ``original_edges`` on given and ``new_edges`` on other
-        pairs; ``interior_share`` of theta strictly inside (0, 1); ``intra_class_share`` of expected edges;
-        with candidates ``missing_edges_reachable``, the share of the true but not given edges among them.
+        pairs; ``interior_share`` of theta strictly inside (0, 1); ``intra_class_share`` of expected edges,
+        ``new_intra_class_share`` of new ones, ``new_unlabelled_intra_class_share`` of new ones at a node
+        outside train, val and es (0 without such edges); with candidates ``missing_edges_reachable``, the
+        share of the true but not given edges among them.
         """
         theta, initial, pairs = self.kept_theta, self._initial_theta(batch), self._pairs()
         total = theta.sum()
         same = batch.y[pairs[0]] == batch.y[pairs[1]]
+        labelled = batch.train_mask | batch.val_mask | batch.es_mask
+        new = torch.where(initial == 0, theta, 0)
+        unlabelled = torch.where(labelled[pairs[0]] & labelled[pairs[1]], 0, new)
         found = {
             "expected_edges": total,
             "original_edges": theta[initial > 0].sum(),
-            "new_edges": theta[initial == 0].sum(),
+            "new_edges": new.sum(),
             "interior_share": ((theta > 0) & (theta < 1)).float().mean(),
             "intra_class_share": theta[same].sum() / total.clamp(min=1e-12),
+            "new_intra_class_share": new[same].sum() / new.sum().clamp(min=1e-12),
+            "new_unlabelled_intra_class_share": unlabelled[same].sum() / unlabelled.sum().clamp(min=1e-12),
         }
         if self.hparams["num_candidates"] is not None and "true_edge_index" in batch:
             nodes = self.hparams["num_nodes"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
+from torch_geometric.data import Data
 
 import cli
 import zoo
@@ -329,6 +330,29 @@ def test_statistics_tell_edges_from_new_ones_and_what_candidates_can_reach() -> 
     missing = {(i, j) for i, j in graph.true_edge_index.T.tolist() if i < j}
     missing -= {(i, j) for i, j in graph.edge_index.T.tolist()}
     assert found["missing_edges_reachable"] == pytest.approx(len(missing & codes) / len(missing))
+
+
+def test_new_edges_have_class_shares_of_their_own() -> None:
+    mask = torch.eye(4, dtype=torch.bool)
+    graph = Data(
+        x=torch.eye(4),
+        y=torch.tensor([0, 0, 1, 1]),
+        edge_index=torch.tensor([[0, 1], [1, 0]]),
+        train_mask=mask[0],
+        val_mask=mask[1],
+        es_mask=mask[2],
+        test_mask=mask[3],
+    )
+    model = LDS(num_nodes=4, num_features=4, num_classes=2)
+    # pairs 01 (given), 02, 03, 12, 13, 23
+    model.kept_theta.copy_(torch.tensor([0.9, 0.2, 0.3, 0.5, 0.0, 0.4]))
+    found = {k: float(v) for k, v in model.graph_statistics(graph).items()}
+    assert found["new_edges"] == pytest.approx(1.4)
+    assert found["intra_class_share"] == pytest.approx(1.3 / 2.3)
+    assert found["new_intra_class_share"] == pytest.approx(0.4 / 1.4)
+    assert found["new_unlabelled_intra_class_share"] == pytest.approx(0.4 / 0.7)
+    model.kept_theta[1:] = 0
+    assert float(model.graph_statistics(graph)["new_intra_class_share"]) == 0
 
 
 # --- refusals and files ---------------------------------------------------------------------------------
