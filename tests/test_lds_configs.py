@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from fake_planetoid import fake_planetoid
 
 import cli
+from datamodules import BlockModel
 from zoo.callbacks.metrics_csv import read_metrics
 from zoo.catalog import config_folder, find_config
 from zoo.compare.claim import read_claim
@@ -27,6 +29,7 @@ SIZES = {
     "lds_citeseer": (5_532_801, 59_344),
     "lds_cora_candidates": (60_000, 23_040),
     "lds_citeseer_candidates": (60_000, 59_344),
+    "lds_sbm": (79_800, 320),
     "lds_sbm_20k": (200_000, 1_072),
 }
 DATA = Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "planetoid"
@@ -162,6 +165,19 @@ def test_the_claim_on_the_inner_rate_parts_it_from_the_graph() -> None:
     assert claim.seeds == cancer.seeds
 
 
+def test_the_claim_on_the_block_model_adds_as_many_random_edges_as_are_given() -> None:
+    claim = read_claim(find_config("lds_sbm", "claims"))
+    frozen, rnd, lds = (claim.arms[a].flags for a in ("frozen", "gcn_rnd", "lds"))
+    assert (frozen["model.init_args.learn_graph"], rnd["model.init_args.learn_graph"]) == (False, False)
+    assert "model.init_args.learn_graph" not in lds
+    kept = []
+    for seed in claim.seeds:
+        data = BlockModel(edges_retained=0.5, early_stopping=True, seed=seed)
+        data.setup("fit")
+        kept.append(data.graph.edge_index.shape[1] / 2)
+    assert rnd["model.init_args.est_p_edge"] * SIZES["lds_sbm"][0] == pytest.approx(np.mean(kept), rel=0.03)
+
+
 @pytest.mark.parametrize("name", ["lds_wine_tuned", "lds_cancer_tuned", "lds_digits_tuned"])
 def test_tuned_claims_have_the_papers_sixteen_settings_and_choose_on_early_stopping_nodes(name: str) -> None:
     claim = read_claim(find_config(name, "claims"))
@@ -202,6 +218,23 @@ def test_the_other_sweeps_are_the_grid_of_wine(name: str) -> None:
     wine, other = (yaml.safe_load(find_config(n, "sweeps").read_text()) for n in ("lds_wine", name))
     assert other["parameters"] == wine["parameters"]
     assert other["command"][4] == name
+
+
+def test_the_sweep_of_a_given_graph_has_the_papers_six_settings_and_runs(tmp_path: Path) -> None:
+    sweep = yaml.safe_load(find_config("lds_cora_candidates", "sweeps").read_text())
+    values = {k: p["values"] for k, p in sweep["parameters"].items()}
+    assert values == {
+        "model.init_args.tau": [1, 5, 20],
+        "model.init_args.optimizer.init_args.lr": [1.0, 0.1],
+    }
+    assert sweep["command"][4] == "lds_cora_candidates"
+    root = fake_planetoid(tmp_path / "data", "Cora", nodes=720)
+    flags = [f"--{k}={v[-1]}" for k, v in values.items()]
+    data = [f"--data.init_args.root={root}", "--model.init_args.num_nodes=720"]
+    limits = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    candidates = "--model.init_args.num_candidates=4000"
+    summary = small("lds_cora_candidates", tmp_path, *flags, *data, *limits, candidates)
+    assert sweep["metric"]["name"] in summary["final"]
 
 
 def test_every_point_of_the_sweep_is_a_run(tmp_path: Path) -> None:
