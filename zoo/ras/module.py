@@ -31,7 +31,7 @@ from zoo.metrics.saliency import (
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import step_generator
-from zoo.ras.attention import ATTENTIONS, Attention
+from zoo.ras.attention import ATTENTIONS, Attention, resize_to
 from zoo.ras.backbones import Pool
 from zoo.ras.losses import Loss, Reduction, side_losses
 from zoo.ras.network import Pixels, RASNetwork, RASResNet, Variant, build
@@ -181,11 +181,14 @@ class RAS(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Saliency in [0, 1], (B, 1, H, W): the sigmoid of the last refinement, of RGB in [0, 1]."""
-        found = self.network(self._ordered(image)).float().sigmoid()
+        return self._views(image).sigmoid().mean(dim=0)
+
+    def _views(self, image: Tensor) -> Tensor:
+        """Logits (V, B, 1, H, W): the picture's and, with ``flip_average``, those of its mirror image."""
+        found = [self.network(self._ordered(image))]
         if self.hparams["flip_average"]:
-            mirrored = self.network(self._ordered(image.flip(-1))).float().sigmoid().flip(-1)
-            found = (found + mirrored) / 2
-        return found
+            found.append(self.network(self._ordered(image.flip(-1))).flip(-1))
+        return torch.stack(found).float()
 
     def _ordered(self, image: Tensor) -> Tensor:
         return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
@@ -212,14 +215,15 @@ class RAS(LightningModule):
         return loss
 
     def saliency(self, image: Tensor | Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Map (H, W) in [0, 1] of each picture at its own size, before the stretch to black and white."""
+        """Map (H, W) in [0, 1] of each picture at its own size, before the stretch to black and white.
+
+        The logits are resized, then their sigmoid is taken, as in the ports.
+        """
         pictures = [image] if isinstance(image, Tensor) else [one[None] for one in image]
-        small = [one for part in pictures for one in self(part)]
+        small = [one for part in pictures for one in self._views(part).unbind(1)]  # (V, 1, h, w) each
         corners = self.hparams["variant"].startswith("resnet")
         return [
-            one[0]
-            if tuple(one.shape[1:]) == tuple(size)
-            else functional.interpolate(one[None], tuple(size), mode="bilinear", align_corners=corners)[0, 0]
+            resize_to(one, (size[0], size[1]), corners).sigmoid().mean(dim=0)[0]
             for one, size in zip(small, sizes, strict=True)
         ]
 

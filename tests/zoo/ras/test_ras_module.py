@@ -13,6 +13,7 @@ import torch
 from fake_saliency import disc
 from PIL import Image
 from torch import nn
+from torch.nn import functional
 
 import cli
 import zoo
@@ -148,6 +149,22 @@ def test_maps_are_measured_at_the_masks_own_size_one_picture_at_a_time() -> None
     for a, b, c in zip(together, alone, listed, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
         torch.testing.assert_close(a, c, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("flip_average", [False, True])
+@pytest.mark.parametrize("variant", ["tiny", "resnet50_v2"])
+def test_logits_are_enlarged_before_their_sigmoid(variant: Any, flip_average: bool) -> None:
+    torch.manual_seed(0)
+    module = zoo.RAS(variant, flip_average=flip_average, channels_last=False).eval()
+    nn.init.normal_(module.network.stage(module.network.sides[-1]).last.weight, std=3.0)
+    image, size, corners = torch.rand(1, 3, 64, 64), (300, 400), variant != "tiny"
+    with torch.no_grad():
+        views = [module.network(image), *([module.network(image.flip(-1)).flip(-1)] if flip_average else [])]
+        large = [functional.interpolate(y, size, mode="bilinear", align_corners=corners) for y in views]
+        expected = sum(y.sigmoid() for y in large) / len(large)
+        (found,) = module.saliency(image, [size])
+    assert views[0].std() > 1  # where the sigmoid bends
+    torch.testing.assert_close(found, expected[0, 0], rtol=0, atol=1e-6)
 
 
 def test_the_mirrored_average_is_symmetric() -> None:
