@@ -20,7 +20,7 @@ import zoo
 from zoo.optim import Triangular
 from zoo.ras.network import build
 from zoo.ras.report import SaliencyMaps, min_max
-from zoo.ras.weights import CAFFE_LAYERS, from_caffe, load_backbone, read, read_layers
+from zoo.ras.weights import CAFFE_LAYERS, from_caffe, load_backbone, read, read_layers, write
 
 
 def tiny(**arguments: Any) -> zoo.RAS:
@@ -390,6 +390,64 @@ def test_the_released_layers_give_the_whole_network_with_caffes_pools(tmp_path: 
     assert torch.equal(trunk.backbone.features[28].weight, module.network.backbone.features[28].weight)
     with pytest.raises(ValueError, match="holds vgg16, not resnet50_v1"):
         read(tmp_path / "ras.npz", {"variant": "resnet50_v1"})
+    for given in ({"pool": "torch"}, {"pixels": "imagenet"}):
+        with pytest.raises(ValueError, match="holds caffe, not"):
+            read(tmp_path / "ras.npz", given)
+
+
+def test_the_layers_of_the_caffemodel_are_written_and_read_back_as_the_same_network(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    module = zoo.RAS("vgg16", pool="caffe").eval()
+    assert "76 arrays" in write(module, tmp_path / "ras.npz", "official")[0]
+    weights, _ = read(tmp_path / "ras.npz", {})
+    again = zoo.RAS(**weights.hparams).eval()
+    again.load_state_dict(dict(weights.state_dict))
+    image = torch.rand(1, 3, 61, 83)
+    with torch.no_grad():
+        assert torch.equal(again(image), module(image))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variant": "tiny", "pool": "caffe"}, "no tiny: write it with --to zoo"),
+        (
+            {"variant": "vgg16"},
+            "have pool torch in the place of caffe, pixels imagenet in the place of caffe",
+        ),
+        ({"variant": "vgg16", "pool": "caffe", "pixels": "imagenet"}, "have pixels imagenet in the place of"),
+        ({"variant": "vgg16", "pool": "caffe", "refinement": False}, "have refinement False in the place of"),
+        ({"variant": "resnet50_v1", "pixels": "port"}, "have pixels port in the place of imagenet"),
+        ({"variant": "resnet50_v2", "attention": "none"}, "have attention none in the place of reverse"),
+    ],
+)
+def test_weights_that_an_official_file_cannot_tell_of_are_not_written(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        module = zoo.RAS(**settings)
+    out = tmp_path / ("ras.pth" if "resnet" in settings["variant"] else "ras.npz")
+    with pytest.raises(ValueError, match=message) as caught:
+        write(module, out, "official")
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_a_trunk_meets_the_pixels_it_was_trained_on(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    official_vgg(tmp_path / "vgg16.pth")
+    state = build("vgg16", "caffe").state_dict()
+    places = {f"backbone.features.{n}": caffe for caffe, n in CAFFE_LAYERS.items()}
+    layers = {
+        f"{places[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}": v for k, v in state.items() if "back" in k
+    }
+    np.savez(tmp_path / "vgg16.npz", **layers)
+    with pytest.raises(ValueError, match=r"on Caffe's BGR, .* set model\.init_args\.pixels: caffe$"):
+        load_backbone(build("vgg16"), tmp_path / "vgg16.npz")
+    with pytest.raises(ValueError, match=r"on torchvision's RGB, .* set model\.init_args\.pixels: imagenet$"):
+        load_backbone(build("vgg16", "caffe"), tmp_path / "vgg16.pth")
+    load_backbone(build("vgg16", pixels="caffe"), tmp_path / "vgg16.npz")
+    load_backbone(build("vgg16", "caffe", "imagenet"), tmp_path / "vgg16.pth")
 
 
 def test_the_trunks_file_is_read_for_a_fresh_training_alone(
