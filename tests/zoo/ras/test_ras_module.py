@@ -137,6 +137,26 @@ def test_impossible_settings_are_refused(arguments: dict[str, Any], message: str
 # --- evaluation and prediction --------------------------------------------------------------------------
 
 
+def test_the_map_is_one_sigmoid_of_the_last_refinement() -> None:
+    module, image = tiny(channels_last=False).eval(), torch.rand(2, 3, 48, 64)
+    with torch.no_grad():
+        assert torch.equal(module(image), module.network(image).sigmoid())
+        assert torch.equal(module(image), module.network.refine(image).logits[1].sigmoid())
+
+
+def test_lines_of_one_pixel_count_at_the_masks_own_size() -> None:
+    """A black map has the share of the line as its error: 1 of 77 columns, 2 of 33 rows."""
+    module = tiny().eval()
+    masks = [torch.zeros(101, 77, dtype=torch.uint8), torch.zeros(33, 45, dtype=torch.uint8)]
+    masks[0][:, 38] = 255
+    masks[1][15:17] = 255
+    batch = {"image": torch.rand(2, 3, 64, 64), "mask": masks}
+    black = mock.patch.object(module.network, "forward", lambda image: torch.full_like(image[:, :1], -200.0))
+    with black, mock.patch.object(zoo.RAS, "trainer", mock.Mock(sanity_checking=False)), torch.no_grad():
+        module.validation_step(batch, 0)
+    assert float(module.evaluated["val"]["mae"].compute()) == pytest.approx((1 / 77 + 2 / 33) / 2, rel=1e-6)
+
+
 def test_maps_are_measured_at_the_masks_own_size_one_picture_at_a_time() -> None:
     module = tiny().eval()
     images = torch.rand(2, 3, 64, 64)
