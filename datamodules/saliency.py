@@ -89,7 +89,6 @@ class FileItems:
             None if masks is None else list(masks),
             list(names),
         )
-        self._told = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -101,14 +100,6 @@ class FileItems:
         mask = read_rgb(self.masks[index]).convert("L")
         if mask.getextrema()[1] == 1:  # some releases store 0 and 1
             mask = mask.point(lambda v: 255 * v)
-        if mask.size != image.size:
-            if not self._told:
-                rank_zero_warn(
-                    f"mask {self.masks[index]} is {mask.width} x {mask.height}, its image {image.width} x "
-                    f"{image.height}: such masks are resized (nearest)"
-                )
-            self._told = True
-            mask = mask.resize(image.size, Image.Resampling.NEAREST)
         return image, mask, self.names[index]
 
 
@@ -312,6 +303,7 @@ class ToBatch(Dataset[dict[str, Any]]):
     ) -> None:
         self.items, self.size = items, size
         self.flip, self.rotate, self.crop = flip, rotate, crop
+        self._told = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -323,8 +315,9 @@ class ToBatch(Dataset[dict[str, Any]]):
     def _train_batch(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         images, masks = [], []
         for epoch, index in keys:
-            image, mask, _ = self.items.read(index)
+            image, mask, name = self.items.read(index)
             assert mask is not None
+            mask = self._fitted(mask, image, name)
             image, mask = self._transformed(image, mask, item_generator(global_seed(), epoch, index))
             images.append(_tensor(image))
             masks.append(_tensor(mask))
@@ -336,6 +329,18 @@ class ToBatch(Dataset[dict[str, Any]]):
             )
         rows = torch.tensor([i for _, i in keys])
         return {"image": torch.stack(images), "mask": torch.stack(masks), "index": rows}
+
+    def _fitted(self, mask: Image.Image, image: Image.Image, name: str) -> Image.Image:
+        """A mask at its picture's size, for training; evaluation is at the mask's own."""
+        if mask.size == image.size:
+            return mask
+        if not self._told:
+            rank_zero_warn(
+                f"the mask of {name} is {mask.width} x {mask.height}, its picture {image.width} x "
+                f"{image.height}: such masks are resized for training (nearest)"
+            )
+        self._told = True
+        return mask.resize(image.size, Image.Resampling.NEAREST)
 
     def _transformed(
         self, image: Image.Image, mask: Image.Image, rng: np.random.Generator
@@ -389,7 +394,7 @@ class Saliency(LightningDataModule):
 
     Training batch: ``image`` float32 (B, 3, H, W) in [0, 1], ``mask`` float32 (B, 1, H, W) in [0, 1],
     ``index`` int64 (B,). Evaluation batch: ``image`` likewise, a list of (3, H, W) where sizes differ;
-    ``mask`` a list of uint8 (H, W) in 0..255 at the picture's own size (absent without masks); ``size`` a
+    ``mask`` a list of uint8 (H, W) in 0..255 at the mask's own size (absent without masks); ``size`` a
     list of (height, width) before resizing; ``name`` a list; ``index``.
 
     A source is a set's name (``duts_tr``, ``duts_te``, ``msra_b``, ``ecssd``, ``hku_is`` and its ``_train``,
