@@ -389,6 +389,18 @@ def _crop_box(width: int, height: int, share: float, draws: Array) -> tuple[int,
     return left, top, left + width - across, top + height - down
 
 
+def _names_of(sources: Sequence[str]) -> list[str]:
+    """What sources are called in the log: their stems; the folder's name of a mere split, both where two are
+    alike."""
+    paths = [Path(s) for s in sources]
+    short = [p.parent.name or p.stem if p.stem in ("train", "val", "test") else p.stem for p in paths]
+    long = [f"{p.parent.name}_{p.stem}".lstrip("_") for p in paths]
+    names = [b if short.count(a) > 1 else a for a, b in zip(short, long, strict=True)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"data.init_args.test names one source twice: {', '.join(sources)}")
+    return names
+
+
 class Saliency(LightningDataModule):
     """Pictures with masks of salient objects: DUTS, MSRA-B, ECSSD, HKU-IS, DUT-OMRON, PASCAL-S, SOD, SED2.
 
@@ -407,7 +419,8 @@ class Saliency(LightningDataModule):
         root: of the sets; defaults to ``$ZOO_DATA/saliency`` or ``data/saliency``.
         train: source of the training pictures.
         val: of the validation pictures; null has none.
-        test: one source or several, which are measured one by one.
+        test: one source or several, which are measured one by one and logged under their stems;
+            ``MSRA-B/test.lst`` under ``MSRA-B``.
         predict: of ``zoo predict``, masks not needed; null takes the first test source.
         size: side that all pictures are resized to; null keeps each picture's own (then each device takes 1).
         batch_size: global training batch, over all devices.
@@ -449,7 +462,7 @@ class Saliency(LightningDataModule):
         self.size, self.batch_size, self.skip_unpaired = size, batch_size, skip_unpaired
         self.transforms: Any = {"flip": flip, "rotate": rotate, "crop": crop}
         self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
-        self.test_sets = [Path(t).stem for t in self.tests]
+        self.test_sets = _names_of(self.tests)
 
     def _open(self, source: str, masks: bool = True) -> FileItems:
         items = open_items(source, self.root, self.skip_unpaired, masks)

@@ -85,6 +85,8 @@ def test_recipe_is_the_published_one(name: str, monkeypatch: pytest.MonkeyPatch,
         assert data.transforms == {"flip": True, "rotate": 0.0, "crop": 0.0}
         assert built.model.loss == "bce"
         assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+        assert data.sources == {"train": "MSRA-B/train.lst", "val": "MSRA-B/val.lst"}
+        assert data.test_sets == ["ecssd", "pascal_s", "dut_omron", "hku_is_test", "sod", "duts_te", "MSRA-B"]
     elif "v1" in name:
         assert isinstance(optimizer, torch.optim.Adam)
         assert (rate, data.batch_size, data.size, trainer.max_steps) == (5e-5, 10, 352, 30 * (10553 // 10))
@@ -150,7 +152,7 @@ def test_three_steps_on_the_twin_of_each_layout(
     common = [
         *QUIET, "--config=ras_vgg16_msra_b", "--model.init_args.variant=tiny",
         "--model.init_args.backbone_weights=null", f"--data.init_args.root={root}",
-        f"--data.init_args.train={source}", f"--data.init_args.test={layout}",
+        f"--data.init_args.train={source}", f"--data.init_args.test={layout}", "--data.init_args.val=null",
         f"--trainer.default_root_dir={tmp_path}", "--trainer.accumulate_grad_batches=1",
     ]  # fmt: skip
     assert cli.main(["fit", *common, "--trainer.max_steps=3", "--trainer.log_every_n_steps=1"]) == 0

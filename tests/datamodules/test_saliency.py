@@ -239,6 +239,17 @@ def test_evaluation_keeps_masks_at_their_own_size(tmp_path: Path) -> None:
     assert [tuple(i.shape[1:]) for i in batch["image"]] == batch["size"]
 
 
+def test_test_sources_are_logged_under_names_of_their_own() -> None:
+    names = lambda *test: Saliency(test=list(test)).test_sets  # noqa: E731
+    assert names("ecssd", "mine.txt", "some/folder") == ["ecssd", "mine", "folder"]
+    assert names("test.lst") == ["test"]
+    assert names("ecssd", "MSRA-B/test.lst") == ["ecssd", "MSRA-B"]
+    assert names("MSRA-B/val.lst", "MSRA-B/test.lst", "SOD/test.lst") == ["MSRA-B_val", "MSRA-B_test", "SOD"]
+    assert names("a/night", "b/night") == ["a_night", "b_night"]
+    with pytest.raises(ValueError, match="names one source twice: ecssd, ecssd"):
+        names("ecssd", "ecssd")
+
+
 @pytest.mark.parametrize("arguments", [{"size": 8}, {"crop": 1.0}, {"rotate": 200}, {"test": []}])
 def test_impossible_settings_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="|".join(arguments)):
