@@ -85,6 +85,9 @@ def test_recipe_is_the_published_one(name: str, monkeypatch: pytest.MonkeyPatch,
         assert data.transforms == {"flip": True, "rotate": 0.0, "crop": 0.0}
         assert built.model.loss == "bce"
         assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+        names = {id(p): n for n, p in built.model.network.named_parameters()}
+        decays = {names[id(p)]: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+        assert decays == {n: 0.0 if n.endswith("bias") else 5e-4 for n in names.values()}
         assert data.sources == {"train": "MSRA-B/train.lst", "val": "MSRA-B/val.lst"}
         assert data.test_sets == ["ecssd", "pascal_s", "dut_omron", "hku_is_test", "sod", "duts_te", "MSRA-B"]
     elif "v1" in name:
@@ -98,6 +101,8 @@ def test_recipe_is_the_published_one(name: str, monkeypatch: pytest.MonkeyPatch,
         assert h["scales"] == [224, 256, 288, 320, 352]
         assert data.transforms == {"flip": True, "rotate": 0.0, "crop": 0.125}
         assert all(g["nesterov"] and g["weight_decay"] == 5e-4 for g in optimizer.param_groups)
+        assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+        assert yaml.safe_load(find_config(name).read_text())["trainer"]["precision"] == "bf16-mixed"
         assert (schedule["interval"], schedule["scheduler"].epochs) == ("epoch", 32)
         assert h["pixels"] is None
         assert built.model.network.pixels == "port"

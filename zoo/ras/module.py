@@ -117,6 +117,10 @@ class RAS(LightningModule):
             raise ValueError(f"groups: port is the recipe of resnet50_v1 and v2, the variant is {variant}")
         if self.groups == "caffe" and resnet:
             raise ValueError(f"groups: caffe is the recipe of the VGG variants, the variant is {variant}")
+        if self.groups == "port":
+            trunk = self.network.backbone
+            for layer in (trunk.conv1, trunk.bn1):  # the port does not optimise them
+                layer.requires_grad_(False)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.evaluated: Any = ExactModuleDict({"val": _metrics(full=False)})
         self._begun = False
@@ -162,9 +166,8 @@ class RAS(LightningModule):
         if self.groups == "plain":
             return [{"params": [p for _, p in named], "lr_scale": 1.0, "decay": True}]
         if self.groups == "port":
-            trunk = "resnet." if self.hparams["variant"] == "resnet50_v1" else "bkbone."
-            first = (f"{trunk}conv1.", f"{trunk}bn1.")  # not optimised
-            backbone = [p for n, p in named if n.startswith(trunk) and not n.startswith(first)]
+            trunk = ("resnet.", "bkbone.")
+            backbone = [p for n, p in named if n.startswith(trunk) and p.requires_grad]
             heads = [p for n, p in named if not n.startswith(trunk)]
             return [
                 {"params": backbone, "lr_scale": 0.1, "decay": True},

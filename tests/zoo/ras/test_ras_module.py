@@ -59,6 +59,7 @@ def test_the_second_ports_groups_slow_the_backbone_and_leave_its_first_layer() -
         expected = None if name.startswith(("bkbone.conv1.", "bkbone.bn1.")) else 0.05
         if expected is not None and name.startswith("bkbone."):
             expected *= 0.1
+        assert parameter.requires_grad == (expected is not None), name
         assert rates.get(id(parameter)) == (None if expected is None else pytest.approx(expected)), name
 
 
