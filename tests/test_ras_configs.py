@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -184,6 +186,21 @@ def test_several_test_sets_are_measured_one_by_one(tmp_path: Path) -> None:
     found = json.loads(next(tmp_path.rglob("summary_test.json")).read_text())["final"]
     assert {"test/sod/mae", "test/ecssd/mae", "test/sod/weighted_f"} <= set(found)
     assert found["test/sod/mae"] != found["test/ecssd/mae"]
+    folder = next(tmp_path.rglob("summary_test.json")).parent
+    with (folder / "curves_test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert (folder / "curves_test.png").stat().st_size > 5000
+    assert len(rows) == 2 * 256
+    for name in ("sod", "ecssd"):
+        curve = [r for r in rows if r["set"] == name]
+        assert [int(r["threshold"]) for r in curve] == list(range(256))
+        p, r, f, e = (np.array([float(row[k]) for row in curve]) for k in ("precision", "recall", "f", "e"))
+        assert r[0] == 1.0  # everything is found at threshold 0
+        assert (np.diff(r) <= 0).all()
+        of_means = 1.3 * p * r / np.maximum(0.3 * p + r, 1e-12)
+        assert of_means.max() == pytest.approx(found[f"test/{name}/max_f_mean_first"], rel=1e-5)
+        assert f.mean() == pytest.approx(found[f"test/{name}/mean_f"], rel=1e-5)
+        assert e.max() == pytest.approx(found[f"test/{name}/max_e"], rel=1e-5)
 
 
 def fit(root: Path, *flags: str) -> Path:

@@ -35,7 +35,7 @@ from zoo.ras.attention import ATTENTIONS, Attention, resize_to
 from zoo.ras.backbones import Pool
 from zoo.ras.losses import Loss, Reduction, side_losses
 from zoo.ras.network import Pixels, RASNetwork, RASResNet, Variant, build
-from zoo.ras.report import SaliencyMaps, min_max, overlay
+from zoo.ras.report import SaliencyMaps, min_max, overlay, write_curves
 from zoo.ras.weights import load_backbone
 
 Groups = Literal["caffe", "port", "plain"]
@@ -256,18 +256,28 @@ class RAS(LightningModule):
         self._evaluate(batch, self.evaluated[f"test{dataloader_idx}"])
 
     def on_test_epoch_end(self) -> None:
-        for i, name in enumerate(self.test_sets):
-            self._log_metrics(f"test/{name}", self.evaluated[f"test{i}"])
+        curves = {
+            name.rstrip("/") or "test": self._log_metrics(f"test/{name}", self.evaluated[f"test{i}"])
+            for i, name in enumerate(self.test_sets)
+        }
+        folder = self.trainer.log_dir  # asks all processes
+        if folder is not None and self.trainer.is_global_zero:
+            write_curves(Path(folder), curves)
         count = sum(p.numel() for p in self.parameters())
         self.log_dict({"test/parameters": float(count), "test/megabytes": 4e-6 * count}, sync_dist=True)
 
-    def _log_metrics(self, prefix: str, metrics: Any) -> None:
+    def _log_metrics(self, prefix: str, metrics: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """Log the numbers; the curves over thresholds are returned."""
         values: dict[str, Tensor] = {}
+        curves: dict[str, np.ndarray[Any, Any]] = {}
         for name, metric in metrics.items():
             found = metric.compute()
             metric.reset()
-            scalars = found.items() if isinstance(found, dict) else [(name, found)]
-            values |= {k: v for k, v in scalars if v.ndim == 0}
+            for key, value in found.items() if isinstance(found, dict) else [(name, found)]:
+                if value.ndim:
+                    curves[key] = value.cpu().numpy()
+                else:
+                    values[key] = value
         if prefix.startswith("test/"):
             values["log_mae"] = values["mae"].log()  # a difference of it is a ratio: what claims are made of
         empty = values.pop("empty_masks")
@@ -275,6 +285,7 @@ class RAS(LightningModule):
             rank_zero_warn(f"{int(empty):,} masks of {prefix.rstrip('/')} have no object: their F is 0")
         for name, value in values.items():
             self.log(f"{prefix}{name}", value, prog_bar=name == "mae", sync_dist=True)
+        return curves
 
     # --- what a person looks at ---------------------------------------------------------------------------
 
