@@ -89,7 +89,6 @@ class FileItems:
             None if masks is None else list(masks),
             list(names),
         )
-        self._told = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -101,14 +100,6 @@ class FileItems:
         mask = read_rgb(self.masks[index]).convert("L")
         if mask.getextrema()[1] == 1:  # some releases store 0 and 1
             mask = mask.point(lambda v: 255 * v)
-        if mask.size != image.size:
-            if not self._told:
-                rank_zero_warn(
-                    f"mask {self.masks[index]} is {mask.width} x {mask.height}, its image {image.width} x "
-                    f"{image.height}: such masks are resized (nearest)"
-                )
-            self._told = True
-            mask = mask.resize(image.size, Image.Resampling.NEAREST)
         return image, mask, self.names[index]
 
 
@@ -312,6 +303,7 @@ class ToBatch(Dataset[dict[str, Any]]):
     ) -> None:
         self.items, self.size = items, size
         self.flip, self.rotate, self.crop = flip, rotate, crop
+        self._told = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -323,8 +315,9 @@ class ToBatch(Dataset[dict[str, Any]]):
     def _train_batch(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         images, masks = [], []
         for epoch, index in keys:
-            image, mask, _ = self.items.read(index)
+            image, mask, name = self.items.read(index)
             assert mask is not None
+            mask = self._fitted(mask, image, name)
             image, mask = self._transformed(image, mask, item_generator(global_seed(), epoch, index))
             images.append(_tensor(image))
             masks.append(_tensor(mask))
@@ -336,6 +329,18 @@ class ToBatch(Dataset[dict[str, Any]]):
             )
         rows = torch.tensor([i for _, i in keys])
         return {"image": torch.stack(images), "mask": torch.stack(masks), "index": rows}
+
+    def _fitted(self, mask: Image.Image, image: Image.Image, name: str) -> Image.Image:
+        """A mask at its picture's size, for training; evaluation is at the mask's own."""
+        if mask.size == image.size:
+            return mask
+        if not self._told:
+            rank_zero_warn(
+                f"the mask of {name} is {mask.width} x {mask.height}, its picture {image.width} x "
+                f"{image.height}: such masks are resized for training (nearest)"
+            )
+        self._told = True
+        return mask.resize(image.size, Image.Resampling.NEAREST)
 
     def _transformed(
         self, image: Image.Image, mask: Image.Image, rng: np.random.Generator
@@ -384,12 +389,24 @@ def _crop_box(width: int, height: int, share: float, draws: Array) -> tuple[int,
     return left, top, left + width - across, top + height - down
 
 
+def _names_of(sources: Sequence[str]) -> list[str]:
+    """What sources are called in the log: their stems; the folder's name of a mere split, both where two are
+    alike."""
+    paths = [Path(s) for s in sources]
+    short = [p.parent.name or p.stem if p.stem in ("train", "val", "test") else p.stem for p in paths]
+    long = [f"{p.parent.name}_{p.stem}".lstrip("_") for p in paths]
+    names = [b if short.count(a) > 1 else a for a, b in zip(short, long, strict=True)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"data.init_args.test names one source twice: {', '.join(sources)}")
+    return names
+
+
 class Saliency(LightningDataModule):
     """Pictures with masks of salient objects: DUTS, MSRA-B, ECSSD, HKU-IS, DUT-OMRON, PASCAL-S, SOD, SED2.
 
     Training batch: ``image`` float32 (B, 3, H, W) in [0, 1], ``mask`` float32 (B, 1, H, W) in [0, 1],
     ``index`` int64 (B,). Evaluation batch: ``image`` likewise, a list of (3, H, W) where sizes differ;
-    ``mask`` a list of uint8 (H, W) in 0..255 at the picture's own size (absent without masks); ``size`` a
+    ``mask`` a list of uint8 (H, W) in 0..255 at the mask's own size (absent without masks); ``size`` a
     list of (height, width) before resizing; ``name`` a list; ``index``.
 
     A source is a set's name (``duts_tr``, ``duts_te``, ``msra_b``, ``ecssd``, ``hku_is`` and its ``_train``,
@@ -402,7 +419,8 @@ class Saliency(LightningDataModule):
         root: of the sets; defaults to ``$ZOO_DATA/saliency`` or ``data/saliency``.
         train: source of the training pictures.
         val: of the validation pictures; null has none.
-        test: one source or several, which are measured one by one.
+        test: one source or several, which are measured one by one and logged under their stems;
+            ``MSRA-B/test.lst`` under ``MSRA-B``.
         predict: of ``zoo predict``, masks not needed; null takes the first test source.
         size: side that all pictures are resized to; null keeps each picture's own (then each device takes 1).
         batch_size: global training batch, over all devices.
@@ -444,7 +462,7 @@ class Saliency(LightningDataModule):
         self.size, self.batch_size, self.skip_unpaired = size, batch_size, skip_unpaired
         self.transforms: Any = {"flip": flip, "rotate": rotate, "crop": crop}
         self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
-        self.test_sets = [Path(t).stem for t in self.tests]
+        self.test_sets = _names_of(self.tests)
 
     def _open(self, source: str, masks: bool = True) -> FileItems:
         items = open_items(source, self.root, self.skip_unpaired, masks)

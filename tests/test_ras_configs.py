@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -85,6 +87,11 @@ def test_recipe_is_the_published_one(name: str, monkeypatch: pytest.MonkeyPatch,
         assert data.transforms == {"flip": True, "rotate": 0.0, "crop": 0.0}
         assert built.model.loss == "bce"
         assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+        names = {id(p): n for n, p in built.model.network.named_parameters()}
+        decays = {names[id(p)]: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+        assert decays == {n: 0.0 if n.endswith("bias") else 5e-4 for n in names.values()}
+        assert data.sources == {"train": "MSRA-B/train.lst", "val": "MSRA-B/val.lst"}
+        assert data.test_sets == ["ecssd", "pascal_s", "dut_omron", "hku_is_test", "sod", "duts_te", "MSRA-B"]
     elif "v1" in name:
         assert isinstance(optimizer, torch.optim.Adam)
         assert (rate, data.batch_size, data.size, trainer.max_steps) == (5e-5, 10, 352, 30 * (10553 // 10))
@@ -96,6 +103,8 @@ def test_recipe_is_the_published_one(name: str, monkeypatch: pytest.MonkeyPatch,
         assert h["scales"] == [224, 256, 288, 320, 352]
         assert data.transforms == {"flip": True, "rotate": 0.0, "crop": 0.125}
         assert all(g["nesterov"] and g["weight_decay"] == 5e-4 for g in optimizer.param_groups)
+        assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+        assert yaml.safe_load(find_config(name).read_text())["trainer"]["precision"] == "bf16-mixed"
         assert (schedule["interval"], schedule["scheduler"].epochs) == ("epoch", 32)
         assert h["pixels"] is None
         assert built.model.network.pixels == "port"
@@ -150,7 +159,7 @@ def test_three_steps_on_the_twin_of_each_layout(
     common = [
         *QUIET, "--config=ras_vgg16_msra_b", "--model.init_args.variant=tiny",
         "--model.init_args.backbone_weights=null", f"--data.init_args.root={root}",
-        f"--data.init_args.train={source}", f"--data.init_args.test={layout}",
+        f"--data.init_args.train={source}", f"--data.init_args.test={layout}", "--data.init_args.val=null",
         f"--trainer.default_root_dir={tmp_path}", "--trainer.accumulate_grad_batches=1",
     ]  # fmt: skip
     assert cli.main(["fit", *common, "--trainer.max_steps=3", "--trainer.log_every_n_steps=1"]) == 0
@@ -177,6 +186,21 @@ def test_several_test_sets_are_measured_one_by_one(tmp_path: Path) -> None:
     found = json.loads(next(tmp_path.rglob("summary_test.json")).read_text())["final"]
     assert {"test/sod/mae", "test/ecssd/mae", "test/sod/weighted_f"} <= set(found)
     assert found["test/sod/mae"] != found["test/ecssd/mae"]
+    folder = next(tmp_path.rglob("summary_test.json")).parent
+    with (folder / "curves_test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert (folder / "curves_test.png").stat().st_size > 5000
+    assert len(rows) == 2 * 256
+    for name in ("sod", "ecssd"):
+        curve = [r for r in rows if r["set"] == name]
+        assert [int(r["threshold"]) for r in curve] == list(range(256))
+        p, r, f, e = (np.array([float(row[k]) for row in curve]) for k in ("precision", "recall", "f", "e"))
+        assert r[0] == 1.0  # everything is found at threshold 0
+        assert (np.diff(r) <= 0).all()
+        of_means = 1.3 * p * r / np.maximum(0.3 * p + r, 1e-12)
+        assert of_means.max() == pytest.approx(found[f"test/{name}/max_f_mean_first"], rel=1e-5)
+        assert f.mean() == pytest.approx(found[f"test/{name}/mean_f"], rel=1e-5)
+        assert e.max() == pytest.approx(found[f"test/{name}/max_e"], rel=1e-5)
 
 
 def fit(root: Path, *flags: str) -> Path:

@@ -136,19 +136,25 @@ def test_a_damaged_picture_is_one_line_with_its_path(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_masks_of_another_size_are_resized_and_told_once(tmp_path: Path) -> None:
+def test_masks_of_another_size_are_resized_for_training_alone_and_told_once(tmp_path: Path) -> None:
     root = fake_saliency(tmp_path, "sod")
     for stem in ("2", "5"):
         path = root / f"SOD/GT/{stem}.png"
         Image.open(path).resize((20, 20), Image.Resampling.NEAREST).save(path)
-    items = open_items("sod", root)
-    with pytest.warns(UserWarning, match="is 20 x 20, its image") as told:
-        found = [items.read(i) for i in range(4)]
-    for image, mask, _ in found:
-        assert mask is not None
-        assert mask.size == image.size
-        assert set(np.unique(np.asarray(mask))) <= {0, 255}  # nearest
+    data = ToBatch(open_items("sod", root))
+    with pytest.warns(UserWarning, match="is 20 x 20, its picture") as told:
+        batches = [data[(0, i)] for i in range(4)]
+    for batch in batches:
+        assert batch["mask"].shape[2:] == batch["image"].shape[2:]
+        assert set(batch["mask"].unique().tolist()) <= {0.0, 1.0}  # nearest
     assert len([w for w in told if "is 20 x 20" in str(w.message)]) == 1
+    measured = Saliency(root=str(root), test="sod", size=32, eval_batch_size=4, num_workers=0)
+    measured.setup("test")
+    ((batch,),) = measured.test_dataloader()
+    assert [tuple(m.shape) for m in batch["mask"]] == [(64, 67), (20, 20), (20, 20), (70, 72)]
+    own = Image.open(root / "SOD/GT/2.png")
+    assert np.array_equal(batch["mask"][1].numpy(), np.asarray(own))
+    assert batch["size"][1] == (64, 72)  # what zoo predict writes
 
 
 def test_masks_of_0_and_1_count_as_black_and_white(tmp_path: Path) -> None:
@@ -231,6 +237,17 @@ def test_evaluation_keeps_masks_at_their_own_size(tmp_path: Path) -> None:
     original.setup("test")
     batch = next(iter(original.test_dataloader()[0]))
     assert [tuple(i.shape[1:]) for i in batch["image"]] == batch["size"]
+
+
+def test_test_sources_are_logged_under_names_of_their_own() -> None:
+    names = lambda *test: Saliency(test=list(test)).test_sets  # noqa: E731
+    assert names("ecssd", "mine.txt", "some/folder") == ["ecssd", "mine", "folder"]
+    assert names("test.lst") == ["test"]
+    assert names("ecssd", "MSRA-B/test.lst") == ["ecssd", "MSRA-B"]
+    assert names("MSRA-B/val.lst", "MSRA-B/test.lst", "SOD/test.lst") == ["MSRA-B_val", "MSRA-B_test", "SOD"]
+    assert names("a/night", "b/night") == ["a_night", "b_night"]
+    with pytest.raises(ValueError, match="names one source twice: ecssd, ecssd"):
+        names("ecssd", "ecssd")
 
 
 @pytest.mark.parametrize("arguments", [{"size": 8}, {"crop": 1.0}, {"rotate": 200}, {"test": []}])

@@ -31,11 +31,11 @@ from zoo.metrics.saliency import (
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import step_generator
-from zoo.ras.attention import ATTENTIONS, Attention
+from zoo.ras.attention import ATTENTIONS, Attention, resize_to
 from zoo.ras.backbones import Pool
 from zoo.ras.losses import Loss, Reduction, side_losses
 from zoo.ras.network import Pixels, RASNetwork, RASResNet, Variant, build
-from zoo.ras.report import SaliencyMaps, min_max, overlay
+from zoo.ras.report import SaliencyMaps, min_max, overlay, write_curves
 from zoo.ras.weights import load_backbone
 
 Groups = Literal["caffe", "port", "plain"]
@@ -117,6 +117,10 @@ class RAS(LightningModule):
             raise ValueError(f"groups: port is the recipe of resnet50_v1 and v2, the variant is {variant}")
         if self.groups == "caffe" and resnet:
             raise ValueError(f"groups: caffe is the recipe of the VGG variants, the variant is {variant}")
+        if self.groups == "port":
+            trunk = self.network.backbone
+            for layer in (trunk.conv1, trunk.bn1):  # the port does not optimise them
+                layer.requires_grad_(False)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.evaluated: Any = ExactModuleDict({"val": _metrics(full=False)})
         self._begun = False
@@ -162,9 +166,8 @@ class RAS(LightningModule):
         if self.groups == "plain":
             return [{"params": [p for _, p in named], "lr_scale": 1.0, "decay": True}]
         if self.groups == "port":
-            trunk = "resnet." if self.hparams["variant"] == "resnet50_v1" else "bkbone."
-            first = (f"{trunk}conv1.", f"{trunk}bn1.")  # not optimised
-            backbone = [p for n, p in named if n.startswith(trunk) and not n.startswith(first)]
+            trunk = ("resnet.", "bkbone.")
+            backbone = [p for n, p in named if n.startswith(trunk) and p.requires_grad]
             heads = [p for n, p in named if not n.startswith(trunk)]
             return [
                 {"params": backbone, "lr_scale": 0.1, "decay": True},
@@ -181,11 +184,14 @@ class RAS(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Saliency in [0, 1], (B, 1, H, W): the sigmoid of the last refinement, of RGB in [0, 1]."""
-        found = self.network(self._ordered(image)).float().sigmoid()
+        return self._views(image).sigmoid().mean(dim=0)
+
+    def _views(self, image: Tensor) -> Tensor:
+        """Logits (V, B, 1, H, W): the picture's and, with ``flip_average``, those of its mirror image."""
+        found = [self.network(self._ordered(image))]
         if self.hparams["flip_average"]:
-            mirrored = self.network(self._ordered(image.flip(-1))).float().sigmoid().flip(-1)
-            found = (found + mirrored) / 2
-        return found
+            found.append(self.network(self._ordered(image.flip(-1))).flip(-1))
+        return torch.stack(found).float()
 
     def _ordered(self, image: Tensor) -> Tensor:
         return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
@@ -212,14 +218,15 @@ class RAS(LightningModule):
         return loss
 
     def saliency(self, image: Tensor | Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Map (H, W) in [0, 1] of each picture at its own size, before the stretch to black and white."""
+        """Map (H, W) in [0, 1] of each picture at its own size, before the stretch to black and white.
+
+        The logits are resized, then their sigmoid is taken, as in the ports.
+        """
         pictures = [image] if isinstance(image, Tensor) else [one[None] for one in image]
-        small = [one for part in pictures for one in self(part)]
+        small = [one for part in pictures for one in self._views(part).unbind(1)]  # (V, 1, h, w) each
         corners = self.hparams["variant"].startswith("resnet")
         return [
-            one[0]
-            if tuple(one.shape[1:]) == tuple(size)
-            else functional.interpolate(one[None], tuple(size), mode="bilinear", align_corners=corners)[0, 0]
+            resize_to(one, (size[0], size[1]), corners).sigmoid().mean(dim=0)[0]
             for one, size in zip(small, sizes, strict=True)
         ]
 
@@ -249,18 +256,28 @@ class RAS(LightningModule):
         self._evaluate(batch, self.evaluated[f"test{dataloader_idx}"])
 
     def on_test_epoch_end(self) -> None:
-        for i, name in enumerate(self.test_sets):
-            self._log_metrics(f"test/{name}", self.evaluated[f"test{i}"])
+        curves = {
+            name.rstrip("/") or "test": self._log_metrics(f"test/{name}", self.evaluated[f"test{i}"])
+            for i, name in enumerate(self.test_sets)
+        }
+        folder = self.trainer.log_dir  # asks all processes
+        if folder is not None and self.trainer.is_global_zero:
+            write_curves(Path(folder), curves)
         count = sum(p.numel() for p in self.parameters())
         self.log_dict({"test/parameters": float(count), "test/megabytes": 4e-6 * count}, sync_dist=True)
 
-    def _log_metrics(self, prefix: str, metrics: Any) -> None:
+    def _log_metrics(self, prefix: str, metrics: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """Log the numbers; the curves over thresholds are returned."""
         values: dict[str, Tensor] = {}
+        curves: dict[str, np.ndarray[Any, Any]] = {}
         for name, metric in metrics.items():
             found = metric.compute()
             metric.reset()
-            scalars = found.items() if isinstance(found, dict) else [(name, found)]
-            values |= {k: v for k, v in scalars if v.ndim == 0}
+            for key, value in found.items() if isinstance(found, dict) else [(name, found)]:
+                if value.ndim:
+                    curves[key] = value.cpu().numpy()
+                else:
+                    values[key] = value
         if prefix.startswith("test/"):
             values["log_mae"] = values["mae"].log()  # a difference of it is a ratio: what claims are made of
         empty = values.pop("empty_masks")
@@ -268,6 +285,7 @@ class RAS(LightningModule):
             rank_zero_warn(f"{int(empty):,} masks of {prefix.rstrip('/')} have no object: their F is 0")
         for name, value in values.items():
             self.log(f"{prefix}{name}", value, prog_bar=name == "mae", sync_dist=True)
+        return curves
 
     # --- what a person looks at ---------------------------------------------------------------------------
 

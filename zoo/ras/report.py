@@ -1,7 +1,9 @@
-"""What ``zoo predict`` leaves of a saliency model: grey PNGs, and sheets that show how they came about."""
+"""Grey PNGs of ``zoo predict`` and sheets that show how they came about; the curves of ``zoo test``."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,35 @@ def overlay(picture: Array, saliency: Array) -> Array:
     weight = np.asarray(Image.fromarray(saliency).resize((width, height))) / 255
     shown = picture * (0.45 + 0.55 * weight[..., None])
     return (shown + 0.35 * weight[..., None] * (_RED - shown)).round().clip(0, 255).astype(np.uint8)
+
+
+def write_curves(folder: Path, curves: Mapping[str, Mapping[str, Array]]) -> list[Path]:
+    """``curves_test.csv``, a row for each set and threshold, and ``curves_test.png``, precision over recall.
+
+    Args:
+        folder: to write to.
+        curves: test set -> ``precision``, ``recall`` and others, (256,) each, at thresholds 0..255.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table, picture = folder / "curves_test.csv", folder / "curves_test.png"
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["set", "threshold", *next(iter(curves.values()))])
+        for name, columns in curves.items():
+            rows.writerows([name, t, *values] for t, values in enumerate(zip(*columns.values(), strict=True)))
+    figure, axis = plt.subplots(figsize=(4.5, 4), layout="constrained")
+    for name, columns in curves.items():
+        axis.plot(columns["recall"], columns["precision"], label=name)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axis.legend()
+    figure.savefig(picture, dpi=100)
+    plt.close(figure)
+    return [table, picture]
 
 
 @dataclass

@@ -26,6 +26,13 @@ METHOD = "RAS"
 FORMATS: dict[str, tuple[str, ...]] = {"official": (".pth", ".npz")}
 """What :func:`write` writes, with the suffixes of its file."""
 
+_CAFFE = (".npz", ".caffemodel")
+# settings of the official codes: their files hold none
+_OFFICIAL: dict[str, dict[str, Any]] = {
+    "vgg16": {"pool": "caffe", "pixels": "caffe"},
+    "resnet50_v1": {"pool": "torch", "pixels": "imagenet"},
+    "resnet50_v2": {"pool": "torch", "pixels": "port"},
+}
 _SOURCES = {
     "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "resnet": "https://download.pytorch.org/models/resnet50-19c8e357.pth",
@@ -45,16 +52,23 @@ def load_backbone(network: nn.Module, path: Path) -> None:
 
     Raises:
         FileNotFoundError: with the file's source.
-        ValueError: for a file of another network.
+        ValueError: for a file of another network, or one that was trained on other ``pixels``.
     """
     vgg = isinstance(network, RASNetwork)
     trunk: Any = network.backbone
+    pixels: Any = network.pixels
     if not path.is_file():
         raise FileNotFoundError(
             f"no {path}, which model.init_args.backbone_weights names: it is "
             f"{_SOURCES['vgg' if vgg else 'resnet']}; null starts from random weights"
         )
-    if path.suffix in (".npz", ".caffemodel"):
+    caffe = path.suffix in _CAFFE
+    if caffe != (pixels == "caffe"):
+        trained, right = ("Caffe's BGR", "caffe") if caffe else ("torchvision's RGB", "imagenet")
+        raise ValueError(
+            f"{path} was trained on {trained}, pixels here are {pixels}: set model.init_args.pixels: {right}"
+        )
+    if caffe:
         state = {k.removeprefix("backbone."): v for k, v in from_caffe(read_layers(path)).items()}
     else:
         state = state_files.state_dict(state_files.load(path), path)
@@ -74,15 +88,16 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     Raises:
         FileNotFoundError, ValueError: one line on a file that is no such weights or contradicts ``given``.
     """
-    if path.suffix in (".npz", ".caffemodel"):
+    if path.suffix in _CAFFE:
         state = from_caffe(read_layers(path))
         found: dict[str, Any] = {"variant": "vgg16", "pool": "caffe"}
     else:
         state = state_files.state_dict(state_files.load(path), path)
         port = "resnet50_v1" if any(k.startswith("resnet.") for k in state) else "resnet50_v2"
         found = {"variant": "vgg16"} if any(k.startswith("dsn") for k in state) else {"variant": port}
-    if given.get("variant", found["variant"]) != found["variant"]:
-        raise ValueError(f"{path} holds {found['variant']}, not {given['variant']}")
+    for name, value in {**(_OFFICIAL["vgg16"] if path.suffix in _CAFFE else {}), **found}.items():
+        if given.get(name) not in (None, value):
+            raise ValueError(f"{path} holds {value}, not {given[name]}")
     hparams = found | given
     with torch.device("meta"):
         wanted = build(hparams["variant"], hparams.get("pool", "torch")).state_dict()
@@ -103,8 +118,19 @@ def write(module: Any, out: Path, to: str) -> list[str]:
     """Write what the official code reads: a port's state dict, or the layers of the caffemodel as ``.npz``.
 
     Raises:
-        ValueError: for a variant that has no such file.
+        ValueError: for a variant that has no such file, or settings that the file cannot tell of: it would be
+            read as another network.
     """
+    variant = module.hparams["variant"]
+    if variant not in _OFFICIAL:
+        raise ValueError(f"the official code has no {variant}: write it with --to zoo")
+    wanted = _OFFICIAL[variant] | {"attention": "reverse", "residual": True, "refinement": True}
+    found = {k: module.hparams[k] if k == "pool" else getattr(module.network, k) for k in wanted}
+    if found != wanted:
+        wrong = ", ".join(f"{k} {found[k]} in the place of {v}" for k, v in wanted.items() if found[k] != v)
+        raise ValueError(
+            f"the official {variant} differs: the weights have {wrong}; write them with --to zoo"
+        )
     state = {k: v.detach().cpu() for k, v in module.network.state_dict().items()}
     if isinstance(module.network, RASNetwork):
         if out.suffix != ".npz":

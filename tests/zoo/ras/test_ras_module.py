@@ -13,13 +13,14 @@ import torch
 from fake_saliency import disc
 from PIL import Image
 from torch import nn
+from torch.nn import functional
 
 import cli
 import zoo
 from zoo.optim import Triangular
 from zoo.ras.network import build
 from zoo.ras.report import SaliencyMaps, min_max
-from zoo.ras.weights import CAFFE_LAYERS, from_caffe, load_backbone, read, read_layers
+from zoo.ras.weights import CAFFE_LAYERS, from_caffe, load_backbone, read, read_layers, write
 
 
 def tiny(**arguments: Any) -> zoo.RAS:
@@ -58,6 +59,7 @@ def test_the_second_ports_groups_slow_the_backbone_and_leave_its_first_layer() -
         expected = None if name.startswith(("bkbone.conv1.", "bkbone.bn1.")) else 0.05
         if expected is not None and name.startswith("bkbone."):
             expected *= 0.1
+        assert parameter.requires_grad == (expected is not None), name
         assert rates.get(id(parameter)) == (None if expected is None else pytest.approx(expected)), name
 
 
@@ -136,6 +138,26 @@ def test_impossible_settings_are_refused(arguments: dict[str, Any], message: str
 # --- evaluation and prediction --------------------------------------------------------------------------
 
 
+def test_the_map_is_one_sigmoid_of_the_last_refinement() -> None:
+    module, image = tiny(channels_last=False).eval(), torch.rand(2, 3, 48, 64)
+    with torch.no_grad():
+        assert torch.equal(module(image), module.network(image).sigmoid())
+        assert torch.equal(module(image), module.network.refine(image).logits[1].sigmoid())
+
+
+def test_lines_of_one_pixel_count_at_the_masks_own_size() -> None:
+    """A black map has the share of the line as its error: 1 of 77 columns, 2 of 33 rows."""
+    module = tiny().eval()
+    masks = [torch.zeros(101, 77, dtype=torch.uint8), torch.zeros(33, 45, dtype=torch.uint8)]
+    masks[0][:, 38] = 255
+    masks[1][15:17] = 255
+    batch = {"image": torch.rand(2, 3, 64, 64), "mask": masks}
+    black = mock.patch.object(module.network, "forward", lambda image: torch.full_like(image[:, :1], -200.0))
+    with black, mock.patch.object(zoo.RAS, "trainer", mock.Mock(sanity_checking=False)), torch.no_grad():
+        module.validation_step(batch, 0)
+    assert float(module.evaluated["val"]["mae"].compute()) == pytest.approx((1 / 77 + 2 / 33) / 2, rel=1e-6)
+
+
 def test_maps_are_measured_at_the_masks_own_size_one_picture_at_a_time() -> None:
     module = tiny().eval()
     images = torch.rand(2, 3, 64, 64)
@@ -148,6 +170,22 @@ def test_maps_are_measured_at_the_masks_own_size_one_picture_at_a_time() -> None
     for a, b, c in zip(together, alone, listed, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
         torch.testing.assert_close(a, c, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("flip_average", [False, True])
+@pytest.mark.parametrize("variant", ["tiny", "resnet50_v2"])
+def test_logits_are_enlarged_before_their_sigmoid(variant: Any, flip_average: bool) -> None:
+    torch.manual_seed(0)
+    module = zoo.RAS(variant, flip_average=flip_average, channels_last=False).eval()
+    nn.init.normal_(module.network.stage(module.network.sides[-1]).last.weight, std=3.0)
+    image, size, corners = torch.rand(1, 3, 64, 64), (300, 400), variant != "tiny"
+    with torch.no_grad():
+        views = [module.network(image), *([module.network(image.flip(-1)).flip(-1)] if flip_average else [])]
+        large = [functional.interpolate(y, size, mode="bilinear", align_corners=corners) for y in views]
+        expected = sum(y.sigmoid() for y in large) / len(large)
+        (found,) = module.saliency(image, [size])
+    assert views[0].std() > 1  # where the sigmoid bends
+    torch.testing.assert_close(found, expected[0, 0], rtol=0, atol=1e-6)
 
 
 def test_the_mirrored_average_is_symmetric() -> None:
@@ -373,6 +411,64 @@ def test_the_released_layers_give_the_whole_network_with_caffes_pools(tmp_path: 
     assert torch.equal(trunk.backbone.features[28].weight, module.network.backbone.features[28].weight)
     with pytest.raises(ValueError, match="holds vgg16, not resnet50_v1"):
         read(tmp_path / "ras.npz", {"variant": "resnet50_v1"})
+    for given in ({"pool": "torch"}, {"pixels": "imagenet"}):
+        with pytest.raises(ValueError, match="holds caffe, not"):
+            read(tmp_path / "ras.npz", given)
+
+
+def test_the_layers_of_the_caffemodel_are_written_and_read_back_as_the_same_network(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    module = zoo.RAS("vgg16", pool="caffe").eval()
+    assert "76 arrays" in write(module, tmp_path / "ras.npz", "official")[0]
+    weights, _ = read(tmp_path / "ras.npz", {})
+    again = zoo.RAS(**weights.hparams).eval()
+    again.load_state_dict(dict(weights.state_dict))
+    image = torch.rand(1, 3, 61, 83)
+    with torch.no_grad():
+        assert torch.equal(again(image), module(image))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variant": "tiny", "pool": "caffe"}, "no tiny: write it with --to zoo"),
+        (
+            {"variant": "vgg16"},
+            "have pool torch in the place of caffe, pixels imagenet in the place of caffe",
+        ),
+        ({"variant": "vgg16", "pool": "caffe", "pixels": "imagenet"}, "have pixels imagenet in the place of"),
+        ({"variant": "vgg16", "pool": "caffe", "refinement": False}, "have refinement False in the place of"),
+        ({"variant": "resnet50_v1", "pixels": "port"}, "have pixels port in the place of imagenet"),
+        ({"variant": "resnet50_v2", "attention": "none"}, "have attention none in the place of reverse"),
+    ],
+)
+def test_weights_that_an_official_file_cannot_tell_of_are_not_written(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        module = zoo.RAS(**settings)
+    out = tmp_path / ("ras.pth" if "resnet" in settings["variant"] else "ras.npz")
+    with pytest.raises(ValueError, match=message) as caught:
+        write(module, out, "official")
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_a_trunk_meets_the_pixels_it_was_trained_on(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    official_vgg(tmp_path / "vgg16.pth")
+    state = build("vgg16", "caffe").state_dict()
+    places = {f"backbone.features.{n}": caffe for caffe, n in CAFFE_LAYERS.items()}
+    layers = {
+        f"{places[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}": v for k, v in state.items() if "back" in k
+    }
+    np.savez(tmp_path / "vgg16.npz", **layers)
+    with pytest.raises(ValueError, match=r"on Caffe's BGR, .* set model\.init_args\.pixels: caffe$"):
+        load_backbone(build("vgg16"), tmp_path / "vgg16.npz")
+    with pytest.raises(ValueError, match=r"on torchvision's RGB, .* set model\.init_args\.pixels: imagenet$"):
+        load_backbone(build("vgg16", "caffe"), tmp_path / "vgg16.pth")
+    load_backbone(build("vgg16", pixels="caffe"), tmp_path / "vgg16.npz")
+    load_backbone(build("vgg16", "caffe", "imagenet"), tmp_path / "vgg16.pth")
 
 
 def test_the_trunks_file_is_read_for_a_fresh_training_alone(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,10 @@ from zoo.ras.losses import cross_entropy, intersection_over_union, side_losses
 from zoo.ras.network import VARIANTS, RASNetwork, build
 
 SMALL = (61, 83)
+# (factor, side) -> where Crop begins, from the kernels, strides and paddings of the prototxt
+OFFSETS = {
+    (32, 6): 28, (2, 6): 2, (16, 5): 12, (2, 5): 2, (8, 4): 4, (2, 4): 1, (4, 3): 2, (2, 3): 1, (2, 2): 1,
+}  # fmt: skip
 
 
 def tiny(**switches: object) -> RASNetwork:
@@ -179,10 +184,8 @@ def test_multi_scale_context_keeps_the_size_and_dilates_as_the_ports() -> None:
 
 
 def test_crop_offsets_follow_from_the_pools() -> None:
-    """(factor, side) -> offset; the two of 1.5 are rounded away from zero."""
-    expected = {(32, 6): 28, (2, 6): 2, (16, 5): 12, (2, 5): 2, (8, 4): 4, (2, 4): 1, (4, 3): 2, (2, 3): 1}
-    expected[2, 2] = 1
-    assert {key: crop_offset(*key) for key in expected} == expected
+    """The two of 1.5 are rounded away from zero."""
+    assert {key: crop_offset(*key) for key in OFFSETS} == OFFSETS
 
 
 def test_the_deconvolution_is_bilinear_inside_and_fades_at_the_border() -> None:
@@ -275,6 +278,23 @@ def test_caffes_pixels_are_bgr_minus_the_mean() -> None:
     torch.testing.assert_close(network.normalise(image)[0, :, 0, 0], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("variant", "mean", "deviation"),
+    [
+        ("tiny", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("resnet50_v1", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("resnet50_v2", (0.488431, 0.466275, 0.403686), (0.222627, 0.219490, 0.225490)),  # of 255: 124.55 ...
+    ],
+)
+def test_other_pixels_are_normalised_by_their_own_statistics(
+    variant: Any, mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> None:
+    network = build(variant)
+    expected = torch.tensor([(0.5 - m) / d for m, d in zip(mean, deviation, strict=True)])
+    found = network.normalise(torch.full((1, 3, 1, 1), 0.5)).flatten()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
 def test_heads_of_vgg_start_at_a_hundredth_and_the_second_ports_are_kaimings() -> None:
     torch.manual_seed(0)
     network = build("vgg16")
@@ -359,3 +379,156 @@ def test_the_network_is_the_papers_equations() -> None:
         expected = torch.cat(reference(network, image), dim=1)
         found = network(image.contiguous(memory_format=torch.channels_last), all_sides=True)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def caffe_reference(network: RASNetwork, image: Tensor) -> list[Tensor]:
+    """The prototxt, written down once more: fixed deconvolutions and crops."""
+
+    def enlarged(y: Tensor, factor: int, side: int, size: tuple[int, int]) -> Tensor:
+        k = torch.arange(2 * factor, dtype=y.dtype)
+        profile = 1 - (k - (factor - 0.5)).abs() / factor
+        large = functional.conv_transpose2d(y, (profile[:, None] * profile)[None, None], stride=factor)
+        o = OFFSETS[factor, side]
+        return large[..., o : o + size[0], o : o + size[1]]
+
+    f = network.backbone(network.normalise(image))
+    d = network.dsn6
+    y = d.conv5(d.conv4(d.conv3(d.conv2(d.conv1(f[5])).relu()).relu()).relu())
+    size = (image.shape[2], image.shape[3])
+    found = [enlarged(y, 32, 6, size)]
+    for i in (5, 4, 3, 2, 1):
+        u = enlarged(y, 2, i + 1, (f[i - 1].shape[2], f[i - 1].shape[3]))
+        s = network.stage(i)
+        y = s.conv4(s.conv3(s.conv2(s.conv1(f[i - 1] * (1 - u.sigmoid()))).relu()).relu()) + u
+        found.append(y if i == 1 else enlarged(y, 2 ** (i - 1), i, size))
+    return found[::-1]
+
+
+@pytest.mark.parametrize("size", [SMALL, (64, 96)])
+def test_the_network_with_caffes_pools_is_the_prototxt(size: tuple[int, int]) -> None:
+    network = tiny(pool="caffe").double()
+    nn.init.normal_(network.dsn6.conv5.weight, std=0.3)
+    for side in range(1, 6):
+        nn.init.normal_(network.stage(side).last.weight, std=0.3)
+    image = torch.rand(2, 3, *size).double()
+    with torch.no_grad():
+        expected = torch.cat(caffe_reference(network, image), dim=1)
+        found = network(image, all_sides=True)
+    assert expected.std(dim=(0, 2, 3)).min() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+# --- the ports ------------------------------------------------------------------------------------------
+
+
+def port(variant: str) -> Any:
+    """A port in eval mode whose every layer matters: random statistics, logits about 0 with a spread of 1."""
+    torch.manual_seed(0)
+    network = build(variant).double().eval()  # type: ignore[arg-type]
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight, layer.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)  # type: ignore[arg-type]
+            for tensor in (layer.bias, layer.running_mean):
+                nn.init.normal_(tensor, std=0.3)  # type: ignore[arg-type]
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d) and name.startswith(("mscm", "ra")):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.normal_(layer.bias, std=0.3)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for side in network.sides:  # else the attention is 0 or 1 everywhere
+            last = network.mscm.score if side == 5 else network.stage(side).last
+            found = network.refine(torch.rand(2, 3, *SMALL).double())
+            r = found.logits[side] - found.coarse.get(side, 0)
+            last.weight /= r.std()
+            last.bias.copy_((last.bias - r.mean()) / r.std())
+    return network
+
+
+def port_reference(network: Any, image: Tensor, normed: bool) -> list[Tensor]:
+    """Side outputs of a port at the picture's size, fine to coarse, from its equations and its state dict."""
+    p = network.state_dict()
+    mean, deviation = {
+        False: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        True: ((124.55 / 255, 118.90 / 255, 102.94 / 255), (56.77 / 255, 55.97 / 255, 57.50 / 255)),
+    }[normed]
+    x = (image - image.new_tensor(mean).view(3, 1, 1)) / image.new_tensor(deviation).view(3, 1, 1)
+
+    def conv(x: Tensor, name: str, dilation: int = 1) -> Tensor:
+        w = p[f"{name}.weight"]
+        return functional.conv2d(
+            x, w, p[f"{name}.bias"], dilation=dilation, padding=dilation * (w.shape[-1] // 2)
+        )
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        names = ("running_mean", "running_var", "weight", "bias")
+        return functional.batch_norm(x, *(p[f"{name}.{n}"] for n in names)) if normed else x
+
+    def reduced(x: Tensor, name: str) -> Tensor:
+        x = norm(conv(x, f"{name}.convert"), f"{name}.bn")
+        return x.relu() if normed else x
+
+    def enlarged(y: Tensor, size: torch.Size) -> Tensor:
+        return functional.interpolate(y, size, mode="bilinear", align_corners=True)
+
+    trunk, gap = network.backbone, 3 if normed else 2  # layers from one convolution to the next
+    f = {1: trunk.bn1(trunk.conv1(x)).relu()}
+    deep = functional.max_pool2d(f[1], 3, 2, 1)
+    for i in (1, 2, 3, 4):
+        deep = f[i + 1] = getattr(trunk, f"layer{i}")(deep)
+    context, branches = reduced(f[5], "mscm"), []
+    for i, dilation in ((1, 1), (2, 2), (3, 4), (4, 6)):
+        b = norm(conv(context, f"mscm.branch{i}.0"), f"mscm.branch{i}.1").relu()
+        second = f"mscm.branch{i}.{gap}"
+        branches.append(norm(conv(b, second, dilation), f"mscm.branch{i}.{gap + 1}").relu())
+    y = conv(torch.cat(branches, dim=1), "mscm.score")
+    found = [y]
+    for i in (4, 3, 2) if normed else (4, 3, 2, 1):
+        u = enlarged(y, f[i].shape[2:])
+        r = (-u).sigmoid() * reduced(f[i], f"ra{i}")
+        for k in range(3):
+            r = norm(conv(r, f"ra{i}.convs.{gap * k}"), f"ra{i}.convs.{gap * k + 1}").relu()
+        y = conv(r, f"ra{i}.convs.{3 * gap}") + u
+        found.append(y)
+    return [enlarged(y, image.shape[2:]) for y in found[::-1]]
+
+
+@pytest.mark.parametrize("variant", ["resnet50_v1", "resnet50_v2"])
+def test_a_port_is_its_equations(variant: str) -> None:
+    network, image = port(variant), torch.rand(2, 3, *SMALL).double()
+    with torch.no_grad():
+        expected = torch.cat(port_reference(network, image, variant.endswith("v2")), dim=1)
+        found = network(image, all_sides=True)
+    assert expected.std(dim=(0, 2, 3)).min() > 0.3
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # the statistics are float32 buffers
+
+
+def test_the_trunk_is_the_resnet_of_transformers() -> None:
+    from transformers import ResNetConfig, ResNetModel
+
+    trunk = port("resnet50_v1").backbone
+    theirs = ResNetModel(ResNetConfig(downsample_in_bottleneck=False)).double().eval()
+    parts = {"conv": "convolution", "bn": "normalization"}
+    state = {}
+    for key, value in trunk.state_dict().items():
+        *place, layer, kind = key.split(".")
+        if not place:
+            name = f"embedder.embedder.{parts[layer.rstrip('1')]}"
+        elif "downsample" in place:
+            name = f"{_block(place)}.shortcut.{('convolution', 'normalization')[int(layer)]}"
+        else:
+            name = f"{_block(place)}.layer.{int(layer[-1]) - 1}.{parts[layer[:-1]]}"
+        state[f"{name}.{kind}"] = value
+    theirs.load_state_dict(state)
+    image = torch.rand(1, 3, *SMALL).double()
+    with torch.no_grad():
+        first, *ours = trunk(image)
+        stem, *stages = theirs(image, output_hidden_states=True).hidden_states
+    assert first.min() == 0  # after the ReLU
+    torch.testing.assert_close(functional.max_pool2d(first, 3, 2, 1), stem, rtol=1e-10, atol=1e-10)
+    for a, b in zip(ours, stages, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def _block(place: list[str]) -> str:
+    return f"encoder.stages.{int(place[0][-1]) - 1}.layers.{place[1]}"
