@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanMetric
@@ -60,7 +61,7 @@ class GraphClassifier(LightningModule):
         K: of cheb, sgc, appnp; null is the architecture's.
         alpha: of appnp and gcnii.
         lambda_max: of cheb, ``two`` or each ``graph``'s own.
-        num_edge_features: D, for architectures with edge features; 0 leaves them out.
+        num_edge_features: D, for architectures with edge features; 0 leaves them out, with a warning.
         pool_nodes: nodes that ``sort`` keeps, clusters that ``diffpool`` makes; null takes them from the
             sizes of the training graphs by ``pool_ratio``.
         pool_ratio: ``sort``: share of the graphs with no more nodes (.6); ``diffpool``: clusters by nodes of
@@ -148,7 +149,7 @@ class GraphClassifier(LightningModule):
         for name in ("dropout", "node_dropout"):
             if not 0 <= h[name] < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {h[name]}")
-        if h["patience_on"] not in ("accuracy", "loss") or (h["patience"] or 1) < 1:
+        if h["patience_on"] not in ("accuracy", "loss") or (h["patience"] is not None and h["patience"] < 1):
             raise ValueError(
                 f"patience must be at least 1 and on accuracy or loss, got {h['patience']} "
                 f"on {h['patience_on']}"
@@ -220,12 +221,24 @@ class GraphClassifier(LightningModule):
                 f"model.init_args.{key} is {own}, but {where} has {found}; set model.init_args.{key}: "
                 f"{found}, or choose other data with data.class_path"
             )
+        left_out = getattr(data, "num_edge_features", 0)
+        if left_out and not self.hparams["num_edge_features"] and self.hparams["arch"] != "none":
+            rank_zero_warn(f"{where} has {left_out} edge features, which this model leaves out")
 
     def forward(self, batch: Any) -> Tensor:
-        """Class scores (B, C) of a PyG ``Batch``."""
+        """Class scores (B, C) of a PyG ``Batch``.
+
+        Raises:
+            ValueError: for a batch with ``edge_weight``.
+        """
         return self._embed(batch)[0]
 
     def _embed(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if "edge_weight" in batch:
+            raise ValueError(
+                "zoo.GraphClassifier takes no edge_weight, which the data have; give it as edge_attr (E, 1) "
+                "or choose other data with data.class_path"
+            )
         dtype = next(self.network.parameters()).dtype
         attr = batch.edge_attr.to(dtype) if self.hparams["num_edge_features"] else None
         return self.network.embed(batch.x.to(dtype), batch.edge_index, batch.batch, batch.num_graphs, attr)
