@@ -72,6 +72,7 @@ class GraphClassifier(LightningModule):
         entropy_weight: of its entropy.
         patience: stop after so many validations without a better one; null never.
         patience_on: ``accuracy`` or ``loss`` of the validation graphs.
+        compile: compile the node encoders with ``torch.compile``; readout and classifier stay as they are.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimizer; stepped by epoch.
 
@@ -109,6 +110,7 @@ class GraphClassifier(LightningModule):
         entropy_weight: float = 1.0,
         patience: int | None = None,
         patience_on: Literal["accuracy", "loss"] = "accuracy",
+        compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -199,6 +201,9 @@ class GraphClassifier(LightningModule):
             h["pool_nodes"] = pool_nodes(h["readout"], self.pool_ratio, sizes)
             self._build()
             self.network.to(self.device)
+        if h["compile"]:
+            for encoder in self.network.encoders():
+                encoder.compile()
         degrees = getattr(data, "train_degrees", None)
         if stage == "fit" and h["arch"] == "pna" and degrees is not None:
             for encoder in self.network.encoders():

@@ -75,6 +75,7 @@ class LinkPredictor(LightningModule):
         discriminator_hidden: widths of the discriminator of ``arga`` and ``arvga``.
         discriminator_steps: its steps before each step of the encoder.
         top_k: so many likeliest pairs outside all edges are written by predict.
+        compile: compile the encoder with ``torch.compile``.
         optimizer: of encoder and decoder.
         discriminator_optimizer: of the discriminator.
         lr_scheduler: of the first optimizer, stepped each step.
@@ -100,6 +101,7 @@ class LinkPredictor(LightningModule):
         discriminator_hidden: Sequence[int] = (16, 64),
         discriminator_steps: int = 1,
         top_k: int = 50,
+        compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         discriminator_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.001),
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -183,6 +185,8 @@ class LinkPredictor(LightningModule):
                 f"model.init_args.features is {h['features']}, but {where} has {found} features; set "
                 f"model.init_args.features: {found}, or choose other data with data.class_path"
             )
+        if h["compile"] and isinstance(self.network, LinkAutoencoder):
+            self.network.encoder.compile()
 
     def configure_optimizers(self) -> Any:
         discriminator = getattr(self.network, "discriminator", None)
@@ -295,7 +299,8 @@ class LinkPredictor(LightningModule):
             with torch.inference_mode(False), torch.no_grad():
                 x, edges, encoder = batch.x.clone(), batch.edge_index.clone(), self.network.encoder
                 structure = encoder.prepare(edges, len(x))
-                encoder.keep_features(x, structure)
+                if not self.hparams["compile"]:
+                    encoder.keep_features(x, structure)
                 known = self._structure = (batch.x, edges, structure)
         return known[2]
 
