@@ -220,8 +220,8 @@ def test_claims_are_valid_and_every_arm_has_the_same_budget(name: str) -> None:
     if name == "gnn_node_cora":
         text = (config_folder() / "claims" / f"{name}.yaml").read_text()
         assert all(n in text for n in CORA)
-        tuned = {a: len(arm.grid) for a, arm in read_claim(find_config(name, "claims")).arms.items() if arm.grid}
-        assert tuned == {"sgc_tuned": 6}
+        arms = read_claim(find_config(name, "claims")).arms
+        assert {a: len(arm.grid) for a, arm in arms.items() if arm.grid} == {"sgc_tuned": 6}
 
 
 def test_points_of_the_sweep_are_runs(tmp_path: Path) -> None:

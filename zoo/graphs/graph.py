@@ -17,11 +17,12 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.graphs.graph_network import EDGE_ARCHS, GRAPH_ARCHS, GraphArch, GraphNetwork, Layers
 from zoo.graphs.graph_report import GraphPredictions
-from zoo.graphs.networks import Activation, Aggregation, Norm
+from zoo.graphs.networks import OPTIONS, Activation, Aggregation, Jumping, Norm
 from zoo.graphs.readout import FLAT, POOL_RATIOS, READOUTS, SIZED, Readout, pool_nodes
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 
-_ARCH_OPTIONS = ("heads", "act", "norm", "aggr", "train_eps", "K", "alpha", "lambda_max")
+# the encoder has no layer of out_heads, and takes its edge features and degrees from the data
+_ARCH_OPTIONS = ("heads", *(k for k in OPTIONS if k not in ("out_heads", "edge_dim", "degree_histogram")))
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
@@ -61,6 +62,14 @@ class GraphClassifier(LightningModule):
         K: of cheb, sgc, appnp; null is the architecture's.
         alpha: of appnp and gcnii.
         lambda_max: of cheb, ``two`` or each ``graph``'s own.
+        eps: of gin, as all down to ``jk`` see :class:`zoo.graphs.networks.NodeNetwork`.
+        theta: of gcnii.
+        kernels: of monet.
+        attention_dropout: of gat, gatv2; null is ``node_dropout``.
+        residual: of gat, gatv2.
+        towers: of pna.
+        share_weights: of ggnn.
+        jk: jumping knowledge takes the place of the last layer's states.
         num_edge_features: D, for architectures with edge features; 0 leaves them out, with a warning.
         pool_nodes: nodes that ``sort`` keeps, clusters that ``diffpool`` makes; null takes them from the
             sizes of the training graphs by ``pool_ratio``.
@@ -102,6 +111,14 @@ class GraphClassifier(LightningModule):
         K: int | None = None,
         alpha: float | None = None,
         lambda_max: Literal["two", "graph"] | None = None,
+        eps: float | None = None,
+        theta: float | None = None,
+        kernels: int | None = None,
+        attention_dropout: float | None = None,
+        residual: bool | None = None,
+        towers: int | None = None,
+        share_weights: bool | None = None,
+        jk: Jumping | None = None,
         num_edge_features: int = 0,
         pool_nodes: int | None = None,
         pool_ratio: float | None = None,

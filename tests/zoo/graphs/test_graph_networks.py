@@ -11,6 +11,7 @@ from torch_geometric.nn import ChebConv, GatedGraphConv, GINConv, SAGEConv
 from torch_geometric.nn import models as pyg
 from torch_geometric.utils import degree, to_undirected
 
+import zoo
 from zoo.graphs.networks import ACCEPTS, NODE_ARCHS, OPTIONS, NodeNetwork
 from zoo.graphs.operators import RecurrentGatedGraph, degree_coordinates, largest_eigenvalues
 
@@ -369,7 +370,8 @@ def test_impossible_settings_get_one_line(arch, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_every_option_has_an_architecture_that_is_built_with_it():
+def samples():
+    """A value of each option."""
     samples = {"K": 2, "alpha": 0.2, "theta": 0.3, "aggr": "max", "eps": 0.1, "train_eps": True, "kernels": 2}
     samples |= {
         "lambda_max": "graph",
@@ -379,11 +381,31 @@ def test_every_option_has_an_architecture_that_is_built_with_it():
         "edge_dim": 2,
     }
     samples |= {"towers": 2, "degree_histogram": [0, 3, 4], "share_weights": False, "act": "tanh"}
-    samples |= {"norm": "graph", "jk": "last"}
-    assert set(samples) == set(OPTIONS)
+    return samples | {"norm": "graph", "jk": "last"}
+
+
+def test_every_option_has_an_architecture_that_is_built_with_it():
+    assert set(samples()) == set(OPTIONS)
     for option, archs in OPTIONS.items():
         for arch in archs:
-            network(arch, 12, 16, 5, **{option: samples[option]})
+            network(arch, 12, 16, 5, **{option: samples()[option]})
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o not in ("edge_dim", "degree_histogram")])
+def test_every_option_is_one_line_at_all_levels(option):
+    """Edge features and degrees come from the data; an encoder of graphs has no layer of output heads."""
+    value = samples()[option]
+    for arch in OPTIONS[option]:
+        given = {"arch": arch, option: value}
+        found = [zoo.NodeClassifier(features=12, **given).encoder, zoo.LinkPredictor(**given).network.encoder]
+        if option != "out_heads":
+            found.append(zoo.GraphClassifier(num_layers=2, **given).network.encoder.nodes)
+        assert [n.options for n in found] == [{option: value}] * len(found)
+    other = next((a for a in NODE_ARCHS if a not in OPTIONS[option]), None)
+    for module in (zoo.NodeClassifier, zoo.LinkPredictor, zoo.GraphClassifier):
+        if module is not zoo.GraphClassifier or option != "out_heads":
+            with pytest.raises(ValueError, match=f"{other} has no option {option}"):
+                module(arch=other, **{option: value})
 
 
 def test_parameter_parts_are_all_parameters_once():
