@@ -60,7 +60,7 @@ class LinkSplit(FullGraphModule):
         steps_per_epoch: batches (always the same graph) of an epoch.
 
     Raises:
-        ValueError: for impossible shares.
+        ValueError: for impossible shares, and in ``setup`` for a source with edge weights or features.
     """
 
     def __init__(
@@ -83,6 +83,12 @@ class LinkSplit(FullGraphModule):
 
     def read(self) -> Data:
         given = self.source.read()
+        for name in ("edge_weight", "edge_attr"):
+            if name in given:
+                raise ValueError(
+                    f"data.init_args.source ({type(self.source).__name__}) has {name}, which "
+                    "datamodules.LinkSplit cannot pass on: choose a graph without"
+                )
         nodes, pairs = int(given.num_nodes), node_pairs(given.edge_index)
         total = pairs.shape[1]
         val, test = int(self.val * total), int(self.test * total)

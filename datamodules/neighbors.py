@@ -28,10 +28,10 @@ from datamodules.sampling import (
 
 
 def incoming(edge_index: Tensor, nodes: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Edges by target: sources (E,), and where each node's begin, (N + 1,)."""
+    """Edges by target: their columns in ``edge_index`` (E,), and where each node's begin, (N + 1,)."""
     order = edge_index[1].argsort(stable=True)
     counts = torch.bincount(edge_index[1], minlength=nodes)
-    return edge_index[0][order].numpy(), np.concatenate([[0], counts.cumsum(0).numpy()])
+    return order.numpy(), np.concatenate([[0], counts.cumsum(0).numpy()])
 
 
 class SampledNeighborhoods(Dataset[Data]):
@@ -55,7 +55,8 @@ class SampledNeighborhoods(Dataset[Data]):
         edges: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None,
     ) -> None:
         self.graph, self.nodes, self.neighbors, self.seed = graph, nodes, list(neighbors), seed
-        self._source, self._start = edges or incoming(graph.edge_index, graph.num_nodes)
+        self._incoming, self._start = edges or incoming(graph.edge_index, graph.num_nodes)
+        self._source = graph.edge_index[0].numpy()
         self._place = np.full(graph.num_nodes, -1, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -67,33 +68,37 @@ class SampledNeighborhoods(Dataset[Data]):
     def __getitems__(self, keys: Sequence[int] | Sequence[tuple[int, int]]) -> Data:
         epochs, index = batch_keys(keys)
         found = self.nodes[torch.from_numpy(index)].numpy()
-        nodes, edges, frontier = [found], [], found
+        nodes, edges, columns, frontier = [found], [], [], found
         place = self._place
         place[found] = np.arange(len(found))
         total = len(found)
         for hop, count in enumerate(self.neighbors):
-            source, target = self._draw(frontier, count, int(epochs[0]), hop)
+            column, target = self._draw(frontier, count, int(epochs[0]), hop)
+            source = self._source[column]
             new = np.unique(source[place[source] < 0])
             place[new] = np.arange(total, total + len(new))
             total += len(new)
             edges.append(np.stack([place[source], place[target]]))
+            columns.append(column)
             nodes.append(new)
             frontier = new
         every = np.concatenate(nodes)
         place[every] = -1
         chosen, graph = torch.from_numpy(every), self.graph
+        kept = torch.from_numpy(np.concatenate(columns))
         return Data(
             x=graph.x[chosen],
             y=graph.y[chosen],
             edge_index=torch.from_numpy(np.concatenate(edges, axis=1)),
             n_id=chosen,
             batch_size=len(found),
+            **{name: graph[name][kept] for name in ("edge_weight", "edge_attr") if name in graph},
         )
 
     def _draw(
         self, targets: np.ndarray[Any, Any], count: int, epoch: int, hop: int
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Sources and targets of the edges that the targets keep."""
+        """Columns in ``edge_index`` and targets of the edges that the targets keep."""
         degree = self._start[targets + 1] - self._start[targets]
         drawn = degree > count if count >= 0 else np.zeros(len(targets), dtype=bool)
         kept = np.where(drawn, count, degree)
@@ -101,7 +106,7 @@ class SampledNeighborhoods(Dataset[Data]):
         slot = np.arange(len(owner)) - np.repeat(np.cumsum(kept) - kept, kept)
         random = item_seeds(self.seed * 16 + hop, np.full(len(owner), epoch), targets[owner] * 2**20 + slot)
         place = np.where(drawn[owner], random % degree[owner].clip(min=1).astype(np.uint64), slot)
-        return self._source[self._start[targets[owner]] + place.astype(np.int64)], targets[owner]
+        return self._incoming[self._start[targets[owner]] + place.astype(np.int64)], targets[owner]
 
 
 class NeighborSampling(LightningDataModule):
@@ -109,7 +114,8 @@ class NeighborSampling(LightningDataModule):
 
     A batch (training, validation, test and prediction alike) is a PyG ``Data``: ``x`` (n, F), ``y`` (n,),
     ``edge_index`` (2, e) towards the sampled nodes, ``n_id`` (n,) their numbers in the graph, and
-    ``batch_size``: the first so many nodes are the ones that count, of the training, validation or test set.
+    ``batch_size``: the first so many nodes are the ones that count, of the training, validation or test set;
+    ``edge_weight`` (e,) and ``edge_attr`` (e, D) of the sampled edges where the graph has them.
     Batches of evaluation are always the same; prediction is of the test nodes.
 
     Args:

@@ -83,7 +83,7 @@ def test_sizes_and_recipe(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert data.batch_size == (50 if model == "dgcnn" else 32)
     given = built.config["fit"]
     assert (given.checkpoint.monitor, given.checkpoint.mode) == ("val/accuracy", "max")
-    assert given.trainer.max_epochs == 1000
+    assert given.trainer.max_epochs == (5000 if model == "baseline" else 1000)
     optimizers = built.model.configure_optimizers()
     assert isinstance(optimizers, dict) == (model == "gin")
     if model == "gin":
@@ -214,6 +214,25 @@ def test_the_fair_claim_follows_the_protocol() -> None:
     for arm in claim.arms.values():
         assert arm.flags["data.init_args.fold"] == "{seed}"
         assert arm.flags["data.init_args.holdout"] == "1{repeat}"  # 10, 11, 12: not the one that chose
+    assert set(claim.arms) == {"baseline", "gin", "sage", "dgcnn", "diffpool", "ecc"} == set(MODELS)
+
+
+def test_the_fair_claims_grids_are_the_papers() -> None:
+    """Hidden, learning rate and weight decay; GIN's also of batch and of what its patience is on."""
+    arms = read_claim(find_config("gnn_enzymes_fair", "claims")).arms
+    sizes = {name: len(arm.grid) for name, arm in arms.items()}
+    # the paper's GIN has 4 of these 6 shapes
+    assert {k: sizes[k] for k in ("baseline", "gin", "sage", "dgcnn")} == {
+        "baseline": 3 * 3 * 3, "gin": 2 * 6 * 2 * 2 * 2 * 2, "sage": 3 * 2 * 2 * 3, "dgcnn": 2 * 2 * 3 * 2
+    }  # fmt: skip
+    rates = {s["model.init_args.optimizer.init_args.lr"] for s in arms["baseline"].grid}
+    assert rates == {1e-1, 1e-3, 1e-6}
+    assert {s["data.init_args.batch_size"] for s in arms["gin"].grid} == {32, 128}
+    assert {s["model.init_args.patience_on"] for s in arms["gin"].grid} == {"loss", "accuracy"}
+    shapes = {(s["model.init_args.num_layers"], s["model.init_args.hidden"]) for s in arms["gin"].grid}
+    assert shapes >= {(4, 64), (4, 32), (1, 64), (2, 32)}
+    # no arm's batch is that of another: it comes from its config (DGCNN 50) or its grid
+    assert not any("data.init_args.batch_size" in arm.flags for arm in arms.values())
 
 
 def test_every_point_of_the_sweep_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,16 +210,21 @@ def test_two_processes_on_one_graph_get_one_line(tmp_path: Path) -> None:
 # --- claims and sweep --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gnn_node_cora", "gnn_oversmoothing_cora"])
+@pytest.mark.parametrize("name", ["gnn_node_cora", "gnn_node_citeseer", "gnn_oversmoothing_cora"])
 def test_claims_are_valid_and_every_arm_has_the_same_budget(name: str) -> None:
     for quick in (False, True):
         claim = read_claim(find_config(name, "claims"), quick)
         for arm in claim.arms.values():
             assert arm.flags["trainer.max_steps"] == (10 if quick else 200)
             assert arm.flags["model.init_args.patience"] is None
-    if name == "gnn_node_cora":
+    if name == "gnn_node_citeseer":
+        flags = [{k.split(".")[-1]: v for k, v in arm.flags.items()} for arm in claim.arms.values()]
+        assert all((f["name"], f["features"], f["num_classes"]) == ("CiteSeer", 3703, 6) for f in flags)
+    if name != "gnn_oversmoothing_cora":
         text = (config_folder() / "claims" / f"{name}.yaml").read_text()
         assert all(n in text for n in CORA)
+        arms = read_claim(find_config(name, "claims")).arms
+        assert {a: len(arm.grid) for a, arm in arms.items() if arm.grid} == {"sgc_tuned": 6}
 
 
 def test_points_of_the_sweep_are_runs(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -33,17 +34,19 @@ SIZES = {
     "gnn_traffic_fclstm_metr_la": 2_059_215,
     "gnn_traffic_ha_metr_la": 1,
     "gnn_traffic_last_metr_la": 1,
+    "gnn_traffic_ha_pemsd7m": 1,
+    "gnn_traffic_last_pemsd7m": 1,
 }
-# optimiser, learning rate, batch, epochs, clip
-RECIPES: dict[str, tuple[str, float, int, int, float | None]] = {
-    "gnn_traffic_stgcn_cheb_metr_la": ("RMSprop", 1e-3, 50, 50, None),
-    "gnn_traffic_stgcn_1st_metr_la": ("RMSprop", 1e-3, 50, 50, None),
-    "gnn_traffic_stgcn_pemsd7m": ("RMSprop", 1e-3, 50, 50, None),
-    "gnn_traffic_stgcn_pemsd7m_port": ("AdamW", 1e-3, 32, 100, None),
-    "gnn_traffic_dcrnn_metr_la": ("Adam", 1e-2, 64, 100, 5.0),
-    "gnn_traffic_dcrnn_pems_bay": ("Adam", 1e-2, 64, 100, 5.0),
-    "gnn_traffic_gwnet_metr_la": ("Adam", 1e-3, 64, 100, 5.0),
-    "gnn_traffic_fclstm_metr_la": ("Adam", 1e-4, 64, 100, 5.0),
+# optimiser, learning rate, batch, epochs, clip, dropout
+RECIPES: dict[str, tuple[str, float, int, int, float | None, float | None]] = {
+    "gnn_traffic_stgcn_cheb_metr_la": ("RMSprop", 1e-3, 50, 50, None, 0.0),
+    "gnn_traffic_stgcn_1st_metr_la": ("RMSprop", 1e-3, 50, 50, None, 0.0),
+    "gnn_traffic_stgcn_pemsd7m": ("RMSprop", 1e-3, 50, 50, None, 0.0),
+    "gnn_traffic_stgcn_pemsd7m_port": ("AdamW", 1e-3, 32, 100, None, None),
+    "gnn_traffic_dcrnn_metr_la": ("Adam", 1e-2, 64, 100, 5.0, None),
+    "gnn_traffic_dcrnn_pems_bay": ("Adam", 1e-2, 64, 100, 5.0, None),
+    "gnn_traffic_gwnet_metr_la": ("Adam", 1e-3, 64, 100, 5.0, None),
+    "gnn_traffic_fclstm_metr_la": ("Adam", 1e-4, 64, 100, 5.0, None),
 }
 WEEK = [f"gnn_traffic_{a}_metr_la_week" for a in ("stgcn_cheb", "dcrnn", "gwnet", "fclstm", "ha", "last")]
 GRAPHS = Path(os.environ.get("ZOO_DATA", "data")) / "graphs"
@@ -119,7 +122,8 @@ def test_sizes_and_recipes_are_the_papers(name: str, monkeypatch: pytest.MonkeyP
     assert sum(p.numel() for p in model.parameters()) == SIZES[name]
     if name not in RECIPES:
         return
-    kind, rate, batch, epochs, clip = RECIPES[name]
+    kind, rate, batch, epochs, clip, dropout = RECIPES[name]
+    assert model.hparams["dropout"] == dropout
     schedule: Any = model.configure_optimizers()
     optimizer = schedule["optimizer"] if isinstance(schedule, dict) else schedule
     assert (
@@ -140,6 +144,8 @@ def test_sizes_and_recipes_are_the_papers(name: str, monkeypatch: pytest.MonkeyP
             "epoch",
         )
         assert (model.hparams["loss"], model.hparams["target_step"]) == ("mse", 3)
+        assert optimizer.param_groups[0]["alpha"] == 0.9
+        assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.0, 0.0]
     if "dcrnn" in name:
         scheduler = schedule["lr_scheduler"]["scheduler"]
         assert (sorted(scheduler.milestones), scheduler.gamma) == ([20, 30, 40, 50], 0.1)
@@ -161,6 +167,20 @@ def test_each_config_runs_on_a_twin_of_its_layout(name: str, tmp_path: Path) -> 
     if "week" in name:
         flags.append("--data.init_args.nodes=12")
     assert run(name, tmp_path, *flags)["steps"] == 2
+
+
+def test_the_average_of_pemsd7m_repeats_after_five_week_days(tmp_path: Path) -> None:
+    """44 week days whose speeds depend on the day of the week and the hour alone are forecast exactly."""
+    root = fake_traffic(tmp_path / "data", "pemsd7m", rows=8)
+    row = torch.arange(44 * 288)
+    speeds = 30 + 5 * (row // 288 % 5) + (row % 288) / 24
+    np.savetxt(root / "vel.csv", speeds[:, None].expand(-1, 12).numpy(), delimiter=",", fmt="%.6f")
+    flags = [f"--data.init_args.root={root}", "--model.init_args.num_nodes=12", "--trainer.max_epochs=1"]
+    flags += ["--trainer.limit_train_batches=1", f"--trainer.default_root_dir={tmp_path}"]
+    flags += ["--data.init_args.eval_batch_size=512", "--trainer.enable_progress_bar=false"]
+    assert cli.main(["fit", "--config", "gnn_traffic_ha_pemsd7m", *flags]) == 0
+    text = (tmp_path / "gnn_traffic_ha_pemsd7m/version_0/summary.json").read_text()
+    assert json.loads(text)["final"]["val/mae_9"] < 1e-4
 
 
 def test_chickenpox_runs_on_a_twin(tmp_path: Path) -> None:

@@ -146,3 +146,16 @@ def test_node_masks_and_labels_come_along() -> None:
     graph, source = split(KarateClub()), KarateClub().read()
     for name in ("x", "y", "train_mask", "test_mask"):
         assert torch.equal(graph[name], source[name])
+
+
+@pytest.mark.parametrize("name", ["edge_weight", "edge_attr"])
+def test_edge_weights_and_features_are_refused(name: str) -> None:
+    class Weighted(KarateClub):
+        def read(self) -> Data:
+            graph = super().read()
+            graph[name] = torch.ones(graph.num_edges)
+            return graph
+
+    with pytest.raises(ValueError, match=rf"source \(Weighted\) has {name}") as caught:
+        split(Weighted())
+    assert "\n" not in str(caught.value)

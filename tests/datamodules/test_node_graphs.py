@@ -86,6 +86,19 @@ def test_sampled_edges_are_edges_and_the_asked_for_nodes_come_first():
     assert int(into.max()) <= 4
 
 
+def test_edge_weights_and_features_come_with_the_sampled_edges():
+    graph, _ = sampled([3])
+    order = torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(4))
+    graph.edge_index = graph.edge_index[:, order]
+    source, target = graph.edge_index  # each edge says which one it is
+    graph.edge_weight, graph.edge_attr = source + target / 1000, torch.stack([target, source], dim=1)
+    batch = SampledNeighborhoods(graph, torch.arange(50, 120), [3, -1])[5]
+    source, target = batch.n_id[batch.edge_index]
+    assert len(source) > 3
+    assert torch.equal(batch.edge_weight, source + target / 1000)
+    assert torch.equal(batch.edge_attr, torch.stack([target, source], dim=1))
+
+
 def test_all_neighbours_give_the_whole_graphs_outputs():
     from zoo.graphs.networks import NodeNetwork
 

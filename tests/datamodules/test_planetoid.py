@@ -67,6 +67,16 @@ def test_the_real_graphs_have_the_known_sizes(
 
 
 @needs_data
+@pytest.mark.parametrize(("name", "ones"), [("Cora", 49_216), ("CiteSeer", 105_165)])
+def test_the_real_features_are_the_known_number_of_ones(name: Any, ones: int) -> None:
+    raw, rows = graph(name=name, normalize_features=False).x, graph(name=name).x
+    assert float(raw.double().sum()) == ones
+    assert set(raw.unique().tolist()) == {0.0, 1.0}
+    sums = raw.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(rows, raw / sums.clamp(min=1))
+
+
+@needs_data
 def test_citeseer_has_48_nodes_without_edges() -> None:
     data = graph(name="CiteSeer")
     assert 3327 - len(data.edge_index[0].unique()) == 48

@@ -87,7 +87,7 @@ class Claim:
     Attributes:
         name: of the file.
         metrics: shown beside those of the predicates.
-        budget: keys of summary.json that the arms of a predicate must agree on.
+        budget: keys of summary.json that the arms of a predicate must agree on; none where grids choose all.
         selection: how arms with a grid choose their setting.
         repeats: runs of an arm at a seed, whose metrics are averaged.
         quick: a look without verdict: fewer seeds and the overrides of section ``quick``.
@@ -229,9 +229,10 @@ def _check(path: Path, claim: Claim) -> None:
         raise ValueError(f"{path}: a claim needs at least two arms")
     if claim.verbs[:1] != ["fit"] or not set(claim.verbs[1:]) <= {"validate", "test"}:
         raise ValueError(f"{path}: verbs are fit and, after it, validate or test; got {claim.verbs}")
-    if not claim.budget or not set(claim.budget) <= set(BUDGET_KEYS):
+    if not set(claim.budget) <= set(BUDGET_KEYS) or not (claim.budget or claim.selection):
         raise ValueError(
-            f"{path}: budget names keys of summary.json ({', '.join(BUDGET_KEYS)}), got {claim.budget}"
+            f"{path}: budget names keys of summary.json ({', '.join(BUDGET_KEYS)}), got {claim.budget}; "
+            "it may be empty only where grids choose batch and steps"
         )
     if type(claim.repeats) is not int or claim.repeats < 1:
         raise ValueError(f"{path}: repeats must be an integer >= 1, got {claim.repeats}")

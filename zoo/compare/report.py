@@ -116,14 +116,15 @@ _SPENT = ("parameters", "steps", "batch", "seconds", "MiB")
 def _spent(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What an arm costs: parameters, steps (a range where they differ), effective batch, seconds of a run."""
     steps = sorted({run["steps"] for run in runs})
-    batch = runs[0]["effective_batch"]
+    batches = {run["effective_batch"] for run in runs}
     text = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
     sizes = sorted({run["parameters"] for run in runs if run.get("parameters") is not None})
     size = " to ".join(f"{n:,}" for n in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
     seconds = sum(run["seconds"] for run in runs) / _count(runs)
     memory = [run["peak_memory_bytes"] for run in runs if run.get("peak_memory_bytes")]
     peak = f"{max(memory) / 2**20:,.0f}" if memory else ""
-    return [size, text, "full" if batch is None else str(batch), f"{seconds:.3g}", peak]
+    batch = ", ".join("full" if b is None else str(b) for b in sorted(batches, key=lambda b: b or 0))
+    return [size, text, batch, f"{seconds:.3g}", peak]
 
 
 def _duration(seconds: float) -> str:

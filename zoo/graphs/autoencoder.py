@@ -6,8 +6,8 @@ Probabilities are p_uv = sigmoid(z_u . z_v). The sampled losses are PyG's, to th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,7 @@ class LinkAutoencoder(nn.Module):
         variational: whether the code is a distribution.
         decoder: ``dot`` (no weights), or ``mlp`` over z_u * z_v, which is symmetric.
         discriminator: hidden widths of D; None has no D.
+        options: of the encoder's architecture, see :class:`zoo.graphs.networks.NodeNetwork`.
     """
 
     def __init__(
@@ -139,12 +140,13 @@ class LinkAutoencoder(nn.Module):
         variational: bool = False,
         decoder: Decoder = "dot",
         discriminator: Sequence[int] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.variational = variational
         width = 2 * embedding if variational else embedding
         self.encoder = NodeNetwork(
-            arch, features, hidden, width, num_layers=num_layers, dropout=dropout, heads=heads
+            arch, features, hidden, width, num_layers, dropout=dropout, heads=heads, **(options or {})
         )
         self.decoder = perceptron([embedding, hidden, 1]) if decoder == "mlp" else None
         self.discriminator = None if discriminator is None else perceptron([embedding, *discriminator, 1])

@@ -48,20 +48,20 @@ class SpatioTemporalForecaster(LightningModule):
         num_nodes: N.
         lags: steps of the past.
         horizon: steps of the future in the data.
-        target_step: predict this step alone, as STGCN's paper and port do (one model per horizon); null
-            predicts all steps at once.
+        target_step: predict this step alone, as STGCN's port does (one model per horizon; the authors' code
+            predicts one step and reads its own forecasts for the later ones); null predicts all at once.
         in_channels: of the past that the network reads; by default 1 for STGCN and 2 (value, time of day)
             for the others, as in their papers.
         hidden: width; by default 64 (dcrnn), 32 (gwnet), 256 (fclstm), and 64-16-64 for STGCN, of which it
             is the outer width.
         layers: of the recurrent encoder and decoder.
-        dropout: by default .5 (STGCN) and .3 (gwnet).
+        dropout: by default .5 (STGCN, its port's; its authors have none) and .3 (gwnet).
         cheb_terms: Ks of stgcn_cheb.
         diffusion_steps: K of dcrnn, order of gwnet.
         embedding: size of gwnet's node embeddings; 0 has no learned graph.
         teaching_decay: c of dcrnn's scheduled sampling, the truth with probability c / (c + exp(i / c)) at
             step i; 0 never teaches.
-        period: of ha, in steps.
+        period: of ha, in steps: a week of five minutes; 1,440 where the data leave weekends out.
         unused_aligns: keep the 1 x 1 convolutions of STGCN's port that nothing reads, frozen.
         null_value: what a missing measurement is written as; null where there is no such value.
         loss: ``masked_mae`` of the de-normalised or ``mse`` of the normalised values.

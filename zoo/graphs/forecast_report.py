@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zoo.metrics.masked import MaskedMAE, MaskedRMSE, known
+from zoo.metrics.masked import MaskedMAE, MaskedMAPE, MaskedRMSE, known
 
 _SENSORS, _ROWS = 4, 288
 
@@ -67,41 +67,45 @@ class Forecasts:
         self._plot_errors(paths[4])
         return paths
 
-    def _errors(self, forecast: Tensor, target: Tensor) -> tuple[float, float]:
-        """MAE and RMSE."""
+    def _names(self) -> list[str]:
+        """Of the errors; values around 0, which have no null value, have no percentage."""
+        return ["mae", "rmse"] if self.null is None else ["mae", "rmse", "mape"]
+
+    def _errors(self, forecast: Tensor, target: Tensor) -> tuple[float, ...]:
+        """MAE, RMSE and, in per cent, MAPE where it is reported."""
         found = []
-        for cls in (MaskedMAE, MaskedRMSE):
+        for name, cls in zip(self._names(), (MaskedMAE, MaskedRMSE, MaskedMAPE), strict=False):
             metric = cls(self.null)
             metric.update(forecast, target)
-            found.append(float(metric.total / metric.count) ** (0.5 if cls is MaskedRMSE else 1))
-        return found[0], found[1]
+            found.append(float(metric.total / metric.count) ** (0.5 if name == "rmse" else 1))
+        return tuple(found)
 
-    def by_step(self) -> list[tuple[float, float]]:
-        """(MAE, RMSE) of each step over all sensors."""
+    def by_step(self) -> list[tuple[float, ...]]:
+        """MAE, RMSE and MAPE of each step over all sensors."""
         return [self._errors(self.forecast[:, i], self.target[:, i]) for i in range(len(self.steps))]
 
-    def by_sensor(self) -> list[tuple[float, float]]:
-        """(MAE, RMSE) of each sensor over all steps."""
+    def by_sensor(self) -> list[tuple[float, ...]]:
+        """MAE, RMSE and MAPE of each sensor over all steps."""
         return [self._errors(self.forecast[..., n], self.target[..., n]) for n in range(len(self.names))]
 
     def _write_steps(self, path: Path) -> None:
         with path.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["step", "mae", "rmse"])
-            for step, (mae, rmse) in zip(self.steps, self.by_step(), strict=True):
-                writer.writerow([step, f"{mae:.6f}", f"{rmse:.6f}"])
+            writer.writerow(["step", *self._names()])
+            for step, errors in zip(self.steps, self.by_step(), strict=True):
+                writer.writerow([step, *(f"{e:.6f}" for e in errors)])
 
     def _write_sensors(self, path: Path) -> None:
         with path.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["sensor", "x", "y", "mae", "rmse"])
-            for n, (mae, rmse) in enumerate(self.by_sensor()):
+            writer.writerow(["sensor", "x", "y", *self._names()])
+            for n, errors in enumerate(self.by_sensor()):
                 place = ["", ""] if self.positions is None else [f"{v:.5f}" for v in self.positions[n]]
-                writer.writerow([self.names[n], *place, f"{mae:.6f}", f"{rmse:.6f}"])
+                writer.writerow([self.names[n], *place, *(f"{e:.6f}" for e in errors)])
 
     def chosen_sensors(self) -> list[int]:
         """Sensors to draw, at even ranks of their error: from easy to hard."""
-        order = np.argsort([mae for mae, _ in self.by_sensor()])
+        order = np.argsort([errors[0] for errors in self.by_sensor()])
         ranks = np.linspace(0, len(order) - 1, min(_SENSORS, len(order))).round().astype(int)
         return [int(order[r]) for r in ranks]
 
@@ -157,7 +161,7 @@ class Forecasts:
         axes[0, 0].set_title("error by step")
         if self.positions is not None:
             x, y = np.asarray(self.positions).T
-            mae = [m for m, _ in self.by_sensor()]
+            mae = [errors[0] for errors in self.by_sensor()]
             points = axes[0, 1].scatter(x, y, c=mae, cmap="viridis_r", s=28, edgecolor="black", linewidth=0.3)
             figure.colorbar(points, ax=axes[0, 1], label=f"MAE {self.unit}".strip())
             axes[0, 1].set_title("error by sensor")

@@ -64,6 +64,7 @@ class GraphGenerator(LightningModule):
         val_samples: graphs drawn at each validation; 0 leaves the MMD and the shares out.
         test_samples: graphs drawn for the test.
         validity: rule of a valid graph, ``connected`` or ``grid``.
+        compile: compile the network of training with ``torch.compile``; graphs are drawn as without.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimizer, stepped each optimiser step.
 
@@ -87,6 +88,7 @@ class GraphGenerator(LightningModule):
         val_samples: int = 64,
         test_samples: int = 256,
         validity: Literal["connected", "grid"] = "connected",
+        compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.003),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -162,6 +164,8 @@ class GraphGenerator(LightningModule):
                 f"model.init_args.{'test' if stage == 'test' else 'val'}_samples"
             )
         self.quality.set_reference(data.graphs["train"])
+        if h["compile"]:
+            self.network.compile()
         if isinstance(self.network, RandomGraphs) and stage == "fit":
             sizes = [(len(g), int(g.sum()) // 2) for g in data.graphs["train"]]
             self.network.fit(*torch.tensor(sizes).T)

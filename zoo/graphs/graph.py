@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanMetric
@@ -16,11 +17,12 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.graphs.graph_network import EDGE_ARCHS, GRAPH_ARCHS, GraphArch, GraphNetwork, Layers
 from zoo.graphs.graph_report import GraphPredictions
-from zoo.graphs.networks import Activation, Aggregation, Norm
+from zoo.graphs.networks import OPTIONS, Activation, Aggregation, Jumping, Norm
 from zoo.graphs.readout import FLAT, POOL_RATIOS, READOUTS, SIZED, Readout, pool_nodes
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 
-_ARCH_OPTIONS = ("heads", "act", "norm", "aggr", "train_eps", "K", "alpha", "lambda_max")
+# the encoder has no layer of out_heads, and takes its edge features and degrees from the data
+_ARCH_OPTIONS = ("heads", *(k for k in OPTIONS if k not in ("out_heads", "edge_dim", "degree_histogram")))
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
@@ -60,7 +62,15 @@ class GraphClassifier(LightningModule):
         K: of cheb, sgc, appnp; null is the architecture's.
         alpha: of appnp and gcnii.
         lambda_max: of cheb, ``two`` or each ``graph``'s own.
-        num_edge_features: D, for architectures with edge features; 0 leaves them out.
+        eps: of gin, as all down to ``jk`` see :class:`zoo.graphs.networks.NodeNetwork`.
+        theta: of gcnii.
+        kernels: of monet.
+        attention_dropout: of gat, gatv2; null is ``node_dropout``.
+        residual: of gat, gatv2.
+        towers: of pna.
+        share_weights: of ggnn.
+        jk: jumping knowledge takes the place of the last layer's states.
+        num_edge_features: D, for architectures with edge features; 0 leaves them out, with a warning.
         pool_nodes: nodes that ``sort`` keeps, clusters that ``diffpool`` makes; null takes them from the
             sizes of the training graphs by ``pool_ratio``.
         pool_ratio: ``sort``: share of the graphs with no more nodes (.6); ``diffpool``: clusters by nodes of
@@ -71,6 +81,7 @@ class GraphClassifier(LightningModule):
         entropy_weight: of its entropy.
         patience: stop after so many validations without a better one; null never.
         patience_on: ``accuracy`` or ``loss`` of the validation graphs.
+        compile: compile the node encoders with ``torch.compile``; readout and classifier stay as they are.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimizer; stepped by epoch.
 
@@ -100,6 +111,14 @@ class GraphClassifier(LightningModule):
         K: int | None = None,
         alpha: float | None = None,
         lambda_max: Literal["two", "graph"] | None = None,
+        eps: float | None = None,
+        theta: float | None = None,
+        kernels: int | None = None,
+        attention_dropout: float | None = None,
+        residual: bool | None = None,
+        towers: int | None = None,
+        share_weights: bool | None = None,
+        jk: Jumping | None = None,
         num_edge_features: int = 0,
         pool_nodes: int | None = None,
         pool_ratio: float | None = None,
@@ -108,6 +127,7 @@ class GraphClassifier(LightningModule):
         entropy_weight: float = 1.0,
         patience: int | None = None,
         patience_on: Literal["accuracy", "loss"] = "accuracy",
+        compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -148,7 +168,7 @@ class GraphClassifier(LightningModule):
         for name in ("dropout", "node_dropout"):
             if not 0 <= h[name] < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {h[name]}")
-        if h["patience_on"] not in ("accuracy", "loss") or (h["patience"] or 1) < 1:
+        if h["patience_on"] not in ("accuracy", "loss") or (h["patience"] is not None and h["patience"] < 1):
             raise ValueError(
                 f"patience must be at least 1 and on accuracy or loss, got {h['patience']} "
                 f"on {h['patience_on']}"
@@ -198,6 +218,9 @@ class GraphClassifier(LightningModule):
             h["pool_nodes"] = pool_nodes(h["readout"], self.pool_ratio, sizes)
             self._build()
             self.network.to(self.device)
+        if h["compile"]:
+            for encoder in self.network.encoders():
+                encoder.compile()
         degrees = getattr(data, "train_degrees", None)
         if stage == "fit" and h["arch"] == "pna" and degrees is not None:
             for encoder in self.network.encoders():
@@ -220,12 +243,24 @@ class GraphClassifier(LightningModule):
                 f"model.init_args.{key} is {own}, but {where} has {found}; set model.init_args.{key}: "
                 f"{found}, or choose other data with data.class_path"
             )
+        left_out = getattr(data, "num_edge_features", 0)
+        if left_out and not self.hparams["num_edge_features"] and self.hparams["arch"] != "none":
+            rank_zero_warn(f"{where} has {left_out} edge features, which this model leaves out")
 
     def forward(self, batch: Any) -> Tensor:
-        """Class scores (B, C) of a PyG ``Batch``."""
+        """Class scores (B, C) of a PyG ``Batch``.
+
+        Raises:
+            ValueError: for a batch with ``edge_weight``.
+        """
         return self._embed(batch)[0]
 
     def _embed(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if "edge_weight" in batch:
+            raise ValueError(
+                "zoo.GraphClassifier takes no edge_weight, which the data have; give it as edge_attr (E, 1) "
+                "or choose other data with data.class_path"
+            )
         dtype = next(self.network.parameters()).dtype
         attr = batch.edge_attr.to(dtype) if self.hparams["num_edge_features"] else None
         return self.network.embed(batch.x.to(dtype), batch.edge_index, batch.batch, batch.num_graphs, attr)

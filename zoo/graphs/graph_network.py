@@ -43,21 +43,18 @@ class EdgeConditionedConv(NNConv):
         super().__init__(inputs, outputs, network, aggr="mean", root_weight=root)
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
-        first, second = self.nn[0], self.nn[2]
-        # (H + 1, F F'): the bias of the second layer belongs to a hidden unit that is always 1
-        filters = torch.cat([second.weight.T, second.bias[None]]).view(
-            -1, self.in_channels, self.out_channels
-        )
         if edge_attr is None:
-            hidden = first(x.new_ones(1, first.in_features)).relu()[0]
-            matrix = torch.tensordot(torch.cat([hidden, hidden.new_ones(1)]), filters, dims=1)
+            matrix = self.nn(x.new_ones(1, self.nn[0].in_features)).view(self.in_channels, self.out_channels)
             out = self.aggr_module(x[edge_index[0]], edge_index[1], dim_size=x.shape[0], dim=0) @ matrix
         else:
+            first, second = self.nn[0], self.nn[2]
+            # (H + 1, F F'): the bias of the second layer belongs to a hidden unit that is always 1
+            filters = torch.cat([second.weight.T, second.bias[None]])
             hidden = first(edge_attr).relu()
             hidden = torch.cat([hidden, hidden.new_ones(hidden.shape[0], 1)], dim=1)
             message = (hidden[:, :, None] * x[edge_index[0]][:, None]).flatten(1)  # (E, (H + 1) F)
             out = self.aggr_module(message, edge_index[1], dim_size=x.shape[0], dim=0)
-            out = out @ filters.flatten(0, 1)
+            out = out @ filters.view(-1, self.out_channels)
         if self.root_weight:
             out = out + self.lin(x)
         return out + self.bias

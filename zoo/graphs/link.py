@@ -24,7 +24,7 @@ from zoo.graphs.autoencoder import (
 )
 from zoo.graphs.link_report import LinkPredictions, embedding_quality, ranks, top_new_links
 from zoo.graphs.neighbours import HEURISTICS, CalibratedHeuristic
-from zoo.graphs.networks import NodeArch, Structure
+from zoo.graphs.networks import OPTIONS, Activation, Aggregation, Jumping, NodeArch, Norm, Structure
 from zoo.nn.graphs import example_edges
 from zoo.randomness import global_seed, step_generator
 
@@ -33,6 +33,7 @@ LinkModel = Literal[
 ]
 LINK_MODELS: tuple[LinkModel, ...] = get_args(LinkModel)
 _ADVERSARIAL, _VARIATIONAL = ("arga", "arvga"), ("vgae", "arvga")
+_ARCH_OPTIONS = tuple(k for k in OPTIONS if k not in ("edge_dim", "degree_histogram"))  # the data's
 _FIELDS = ("train_edges", "val_edges", "val_non_edges", "test_edges", "test_non_edges")
 
 
@@ -75,6 +76,23 @@ class LinkPredictor(LightningModule):
         discriminator_hidden: widths of the discriminator of ``arga`` and ``arvga``.
         discriminator_steps: its steps before each step of the encoder.
         top_k: so many likeliest pairs outside all edges are written by predict.
+        compile: compile the encoder with ``torch.compile``.
+        act: null is the architecture's; as all down to ``share_weights`` see NodeNetwork.
+        norm: of hidden layers.
+        jk: jumping knowledge.
+        K: of cheb, sgc, appnp.
+        alpha: of appnp, gcnii.
+        theta: of gcnii.
+        aggr: of sage, gin.
+        eps: of gin.
+        train_eps: of gin.
+        kernels: of monet.
+        lambda_max: of cheb.
+        out_heads: of gat, gatv2.
+        attention_dropout: of gat, gatv2.
+        residual: of gat, gatv2.
+        towers: of pna.
+        share_weights: of ggnn.
         optimizer: of encoder and decoder.
         discriminator_optimizer: of the discriminator.
         lr_scheduler: of the first optimizer, stepped each step.
@@ -100,6 +118,23 @@ class LinkPredictor(LightningModule):
         discriminator_hidden: Sequence[int] = (16, 64),
         discriminator_steps: int = 1,
         top_k: int = 50,
+        compile: bool = False,
+        act: Activation | None = None,
+        norm: Norm | None = None,
+        jk: Jumping | None = None,
+        K: int | None = None,
+        alpha: float | None = None,
+        theta: float | None = None,
+        aggr: Aggregation | None = None,
+        eps: float | None = None,
+        train_eps: bool | None = None,
+        kernels: int | None = None,
+        lambda_max: Literal["two", "graph"] | None = None,
+        out_heads: int | None = None,
+        attention_dropout: float | None = None,
+        residual: bool | None = None,
+        towers: int | None = None,
+        share_weights: bool | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         discriminator_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.001),
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -126,6 +161,7 @@ class LinkPredictor(LightningModule):
                 variational=model in _VARIATIONAL,
                 decoder=decoder,
                 discriminator=discriminator_hidden if model in _ADVERSARIAL else None,
+                options={k: self.hparams[k] for k in _ARCH_OPTIONS},
             )
         self.auc = nn.ModuleDict({s: BinaryAUROC() for s in ("val", "test")})
         self.ap = nn.ModuleDict({s: BinaryAveragePrecision() for s in ("val", "test")})
@@ -143,6 +179,9 @@ class LinkPredictor(LightningModule):
         for name, least in (("embedding", 1), ("discriminator_steps", 1), ("top_k", 0)):
             if h[name] < least:
                 raise ValueError(f"{name} must be at least {least}, got {h[name]}")
+        given = [k for k in _ARCH_OPTIONS if h[k] is not None]
+        if given and h["model"] in HEURISTICS:
+            raise ValueError(f"model {h['model']} has no encoder and no option {given[0]}; leave it null")
         if h["kl_weight"] is not None and h["kl_weight"] < 0:
             raise ValueError(f"kl_weight must not be negative, got {h['kl_weight']}")
         if not 0 <= h["disjoint_share"] < 1:
@@ -183,6 +222,8 @@ class LinkPredictor(LightningModule):
                 f"model.init_args.features is {h['features']}, but {where} has {found} features; set "
                 f"model.init_args.features: {found}, or choose other data with data.class_path"
             )
+        if h["compile"] and isinstance(self.network, LinkAutoencoder):
+            self.network.encoder.compile()
 
     def configure_optimizers(self) -> Any:
         discriminator = getattr(self.network, "discriminator", None)
@@ -295,7 +336,8 @@ class LinkPredictor(LightningModule):
             with torch.inference_mode(False), torch.no_grad():
                 x, edges, encoder = batch.x.clone(), batch.edge_index.clone(), self.network.encoder
                 structure = encoder.prepare(edges, len(x))
-                encoder.keep_features(x, structure)
+                if not self.hparams["compile"]:
+                    encoder.keep_features(x, structure)
                 known = self._structure = (batch.x, edges, structure)
         return known[2]
 

@@ -26,6 +26,7 @@ from zoo.callbacks import run as run_callback
 from zoo.catalog import config_folder
 from zoo.compare import compare
 from zoo.compare.claim import read_claim
+from zoo.compare.report import _spent
 from zoo.compare.runs import run_arguments
 
 ROOT = Path(cli.__file__).resolve().parent
@@ -289,6 +290,7 @@ def test_killed_comparison_resumes_to_the_same_numbers(tmp_path: Path) -> None:
         ({"verbs": ["test"]}, "verbs are fit and"),
         ({"verbs": ["fit", "predict"]}, "verbs are fit and"),
         ({"budget": ["seconds"]}, "budget names keys"),
+        ({"budget": []}, "it may be empty only where grids choose"),
         (
             {"arms": {"learns": {"trainer.max_steps": 9}, "frozen": {}}},
             "trainer.max_steps differs: learns 9, frozen 5",
@@ -352,6 +354,12 @@ def test_a_claim_may_leave_the_steps_to_early_stopping(tmp_path: Path) -> None:
 
     path = claim_file(tmp_path, budget=["effective_batch"])
     assert compare(path, tmp_path, say=silent, launch=stops_early) == "reproduced"
+
+
+def test_the_table_has_each_batch_that_a_grid_chose() -> None:
+    runs = [{"steps": 5, "effective_batch": b, "seconds": 2.0, "parameters": 9} for b in (128, 32, 128)]
+    assert _spent(runs) == ["9", "5", "32, 128", "2", ""]
+    assert _spent([{**runs[0], "effective_batch": None}])[2] == "full"
 
 
 def test_a_missing_metric_is_named_with_what_there_is(tmp_path: Path) -> None:

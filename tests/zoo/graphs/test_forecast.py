@@ -17,6 +17,7 @@ import zoo
 from datamodules import SensorDiffusion
 from zoo.callbacks.metrics_csv import read_metrics
 from zoo.graphs.baselines import FCLSTM, HistoricalAverage, LastValue
+from zoo.graphs.forecast_report import Forecasts
 
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu")
 LEARNED = ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm")
@@ -226,12 +227,24 @@ def test_predict_writes_forecasts_errors_and_pictures(tmp_path: Path) -> None:
         seen = file["target"] != 0
         by_step = [absolute[:, i][seen[:, i]].mean() for i in range(12)]
         by_sensor = [absolute[..., n][seen[..., n]].mean() for n in range(20)]
+        relative = 100 * absolute / np.where(seen, file["target"], 1)
+        percent = [relative[:, i][seen[:, i]].mean() for i in range(12)]
     with (folder / "errors.csv").open() as text:
         rows = list(csv.DictReader(text))
     assert [float(r["mae"]) for r in rows] == pytest.approx(by_step, rel=1e-5)
+    assert [float(r["mape"]) for r in rows] == pytest.approx(percent, rel=1e-5)
     with (folder / "sensors.csv").open() as text:
         rows = list(csv.DictReader(text))
     assert [float(r["mae"]) for r in rows] == pytest.approx(by_sensor, rel=1e-5)
+    assert list(rows[0]) == ["sensor", "x", "y", "mae", "rmse", "mape"]
+
+
+def test_values_without_a_null_value_have_no_percentage() -> None:
+    zeros = torch.zeros(2, 1, 3)
+    settings: dict[str, Any] = {"steps": [1], "report": [1], "names": ["a", "b", "c"], "positions": None}
+    for null, errors in ((None, (1.0, 1.0)), (0.0, (1.0, 1.0, 50.0))):
+        report = Forecasts(zeros + 1, zeros + 2, zeros, zeros, **settings, null=null, unit="", complete=True)
+        assert report.by_step() == [errors]
 
 
 def test_prediction_on_two_devices_is_refused() -> None:

@@ -158,7 +158,8 @@ def test_pna_scales_by_the_degrees_of_the_training_graphs() -> None:
         ({"arch": "ecc", "heads": 2}, "arch ecc has no option heads"),
         ({"arch": "gcn", "train_eps": True}, "gcn has no option train_eps"),
         ({"dropout": 1.0}, "dropout must lie in"),
-        ({"patience": 0, "patience_on": "f1"}, "on accuracy or loss"),
+        ({"patience_on": "f1"}, "on accuracy or loss, got None on f1"),
+        ({"patience": 0}, "patience must be at least 1 .*, got 0"),
     ],
 )
 def test_impossible_settings_are_one_line(settings: dict[str, Any], words: str) -> None:
@@ -191,6 +192,23 @@ def test_what_does_not_fit_is_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(lines) == 1
     assert words in lines[0]
+
+
+def test_edge_weights_are_refused_and_edge_features_that_are_left_out_are_told() -> None:
+    data = SyntheticGraphs(graphs=60)
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()))
+    batch.edge_weight = torch.ones(batch.edge_index.shape[1])
+    with pytest.raises(ValueError, match="takes no edge_weight") as caught:
+        zoo.GraphClassifier(hidden=4, num_layers=1)(batch)
+    assert "\n" not in str(caught.value)
+    for features, arch, told in ((3, "gin", 1), (0, "gin", 0), (3, "none", 0)):
+        module = zoo.GraphClassifier(arch=arch, hidden=4, num_layers=1)
+        module.trainer = mock.Mock(datamodule=mock.Mock(num_features=1, num_classes=4))
+        module.trainer.datamodule.num_edge_features = features
+        with mock.patch("zoo.graphs.graph.rank_zero_warn") as warned:
+            module._check_fit()
+        assert warned.call_count == told
 
 
 # --- resume ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +11,9 @@ from torch_geometric.nn import ChebConv, GatedGraphConv, GINConv, SAGEConv
 from torch_geometric.nn import models as pyg
 from torch_geometric.utils import degree, to_undirected
 
+import zoo
 from zoo.graphs.networks import ACCEPTS, NODE_ARCHS, OPTIONS, NodeNetwork
-from zoo.graphs.operators import RecurrentGatedGraph, largest_eigenvalues
+from zoo.graphs.operators import RecurrentGatedGraph, degree_coordinates, largest_eigenvalues
 
 
 def graph(nodes: int = 40, features: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -137,6 +140,89 @@ def test_cheb_equals_pyg_whichever_way_it_sums():
             reference = ChebConv(12, outputs, terms)
             reference.load_state_dict(built.convs[0].state_dict())
             torch.testing.assert_close(built(x, edges), reference(x, edges), atol=1e-5, rtol=1e-5)
+
+
+def normalised(edges: Tensor, nodes: int) -> Tensor:
+    """A^ = D~^-1/2 (A + I) D~^-1/2, dense float64."""
+    adjacency = torch.eye(nodes, dtype=torch.float64)
+    adjacency[edges[1], edges[0]] = 1
+    scale = adjacency.sum(1).rsqrt()
+    return scale[:, None] * adjacency * scale
+
+
+def test_cheb_with_the_true_lambda_max_equals_pygs_given_it():
+    x, edges = graph()
+    largest = float(largest_eigenvalues(edges, None, len(x))[0])
+    assert 1.2 < largest < 1.95  # neither the bound of 2 nor a normalisation that leaves 1
+    built = network("cheb", 12, 16, 5, num_layers=1, K=4, lambda_max="graph")
+    reference = ChebConv(12, 5, 4)
+    reference.load_state_dict(built.convs[0].state_dict())
+    expected = reference(x, edges, lambda_max=torch.tensor(largest))
+    torch.testing.assert_close(built(x, edges), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_sgc_is_the_power_of_the_dense_matrix(hops):
+    x, edges = graph()
+    built = network("sgc", 12, 16, 5, K=hops).double()
+    power = torch.linalg.matrix_power(normalised(edges, len(x)), hops)
+    expected = power @ x.double() @ built.convs[0].weight.T + built.convs[0].bias
+    found = built(x.double(), edges)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)  # gcn_norm's weights are float32
+    torch.testing.assert_close(network("sgc", 12, 16, 5, num_layers=hops).double()(x.double(), edges), found)
+
+
+def test_appnp_is_ten_steps_of_the_dense_loop():
+    x, edges = graph()
+    built = network("appnp", 12, 16, 5, alpha=0.2).double()
+    first = (x.double() @ built.convs[0].weight.T + built.convs[0].bias).relu()
+    first = first @ built.convs[1].weight.T + built.convs[1].bias
+    spread = normalised(edges, len(x))
+    z = first
+    for _ in range(10):
+        z = 0.8 * spread @ z + 0.2 * first
+    torch.testing.assert_close(built(x.double(), edges), z, atol=1e-6, rtol=1e-6)
+
+
+def test_gcnii_is_the_dense_formula_with_beta_of_the_layers_number():
+    """h <- relu(((1 - alpha) A^ h + alpha h_0) ((1 - beta) I + beta W)), beta_l = log(theta / l + 1)."""
+    x, edges = graph()
+    built = network("gcnii", 12, 16, 5, num_layers=3, alpha=0.3, theta=0.7).double()
+    spread = normalised(edges, len(x))
+    h = first = (x.double() @ built.input.weight.T + built.input.bias).relu()
+    for number, conv in enumerate(built.convs, start=1):
+        beta = math.log(0.7 / number + 1)
+        mixed = 0.7 * spread @ h + 0.3 * first
+        h = ((1 - beta) * mixed + beta * mixed @ conv.weight1).relu()
+    expected = h @ built.lin.weight.T + built.lin.bias
+    torch.testing.assert_close(built(x.double(), edges), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_monets_coordinates_on_a_path_of_three_and_its_kernels():
+    """0 - 1 - 2: the ends have one neighbour, the middle two."""
+    path = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    half = 0.5**0.5
+    coordinates = degree_coordinates(path, 3)
+    torch.testing.assert_close(coordinates, torch.tensor([[1, half], [half, 1], [half, 1], [1, half]]))
+    directed = degree_coordinates(
+        torch.tensor([[0, 0, 1], [1, 2, 2]]), 3
+    )  # out of the source, into the target
+    torch.testing.assert_close(directed, torch.tensor([[half, 1], [half, half], [1, half]]))
+    x = torch.randn(3, 12, generator=torch.Generator().manual_seed(6))
+    conv = network("monet", 12, 16, 5, num_layers=1, kernels=2).convs[0]
+    with torch.no_grad():
+        conv.mu.copy_(torch.tensor([[0.5, 1.0], [1.0, 0.7]]))
+        conv.sigma.copy_(torch.tensor([[0.4, 0.6], [0.5, 0.8]]))
+    weights = (x @ conv.g).view(3, 2, 5)  # g_k x
+    expected = x @ conv.root.weight.T + conv.bias
+    for node, neighbours in enumerate(([1], [0, 2], [1])):
+        for u in neighbours:
+            pseudo = torch.tensor([half, 1]) if u == 1 else torch.tensor([1, half])
+            kernel = (-0.5 * ((pseudo - conv.mu) / conv.sigma).square().sum(1)).exp()
+            expected[node] += (kernel[:, None] * weights[u]).sum(0) / len(neighbours)
+    built = network("monet", 12, 16, 5, num_layers=1, kernels=2)
+    built.convs[0].load_state_dict(conv.state_dict())
+    torch.testing.assert_close(built(x, path), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_ggnn_equals_pyg_and_shared_weights_are_one_matrix_at_all_steps():
@@ -284,7 +370,8 @@ def test_impossible_settings_get_one_line(arch, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_every_option_has_an_architecture_that_is_built_with_it():
+def samples():
+    """A value of each option."""
     samples = {"K": 2, "alpha": 0.2, "theta": 0.3, "aggr": "max", "eps": 0.1, "train_eps": True, "kernels": 2}
     samples |= {
         "lambda_max": "graph",
@@ -294,11 +381,31 @@ def test_every_option_has_an_architecture_that_is_built_with_it():
         "edge_dim": 2,
     }
     samples |= {"towers": 2, "degree_histogram": [0, 3, 4], "share_weights": False, "act": "tanh"}
-    samples |= {"norm": "graph", "jk": "last"}
-    assert set(samples) == set(OPTIONS)
+    return samples | {"norm": "graph", "jk": "last"}
+
+
+def test_every_option_has_an_architecture_that_is_built_with_it():
+    assert set(samples()) == set(OPTIONS)
     for option, archs in OPTIONS.items():
         for arch in archs:
-            network(arch, 12, 16, 5, **{option: samples[option]})
+            network(arch, 12, 16, 5, **{option: samples()[option]})
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o not in ("edge_dim", "degree_histogram")])
+def test_every_option_is_one_line_at_all_levels(option):
+    """Edge features and degrees come from the data; an encoder of graphs has no layer of output heads."""
+    value = samples()[option]
+    for arch in OPTIONS[option]:
+        given = {"arch": arch, option: value}
+        found = [zoo.NodeClassifier(features=12, **given).encoder, zoo.LinkPredictor(**given).network.encoder]
+        if option != "out_heads":
+            found.append(zoo.GraphClassifier(num_layers=2, **given).network.encoder.nodes)
+        assert [n.options for n in found] == [{option: value}] * len(found)
+    other = next((a for a in NODE_ARCHS if a not in OPTIONS[option]), None)
+    for module in (zoo.NodeClassifier, zoo.LinkPredictor, zoo.GraphClassifier):
+        if module is not zoo.GraphClassifier or option != "out_heads":
+            with pytest.raises(ValueError, match=f"{other} has no option {option}"):
+                module(arch=other, **{option: value})
 
 
 def test_parameter_parts_are_all_parameters_once():

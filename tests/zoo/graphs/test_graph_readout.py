@@ -111,6 +111,29 @@ def test_a_graph_in_a_batch_is_the_graph_alone(arch: str, readout: str) -> None:
         assert float(value) == pytest.approx(sum(float(a[2][name]) for a in alone) / 4, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("arch", "readout", "edge_dim"), [(*c, d) for c in CASES for d in ([0, 2] if c[0] in EDGE_ARCHS else [0])]
+)
+def test_bfloat16_has_the_scores_and_gradients_of_float32_but_for_rounding(
+    arch: str, readout: str, edge_dim: int
+) -> None:
+    net = network(arch, readout, edge_dim=edge_dim, pool_nodes=18)
+    batch = Batch.from_data_list(GRAPHS[:2])
+    found = []
+    for enabled in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            attr = batch.edge_attr if edge_dim else None
+            scores = net(batch.x, batch.edge_index, batch.batch, 2, attr)
+        nn.functional.cross_entropy(scores.float(), torch.tensor([0, 3])).backward()
+        found.append((scores.float().detach(), [p.grad for p in net.parameters() if p.grad is not None]))
+    (exact, gradients), (rounded, others) = found
+    if readout not in ("sort", "sagpool", "topk"):  # which choose nodes: rounding may choose another
+        torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0.1)
+    assert len(others) == len(gradients)
+    assert all(g.isfinite().all() for g in others)
+
+
 @pytest.mark.parametrize("readout", READOUTS)
 def test_a_graph_without_edges_at_the_end_is_counted(readout: str) -> None:
     lone = Data(

@@ -300,6 +300,7 @@ def test_predictions_are_files_that_a_person_reads(name: str, tmp_path: Path) ->
         ({"loss": "dense", "decoder": "mlp"}, "needs decoder: dot"),
         ({"loss": "dense", "model": "jaccard"}, "a model that learns"),
         ({"arch": "gnc"}, "arch must be one of"),
+        ({"model": "jaccard", "K": 3}, "model jaccard has no encoder and no option K"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], words: str) -> None:
