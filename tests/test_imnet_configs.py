@@ -84,6 +84,17 @@ def test_stages_are_the_released_ones(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert [tuple(s.values()) for s in v1.datamodule.stages] == [(16, 50), (32, 50), (64, 200)]
     assert v1.datamodule.batch_size == 1
     assert v1.model.hparams["points_per_shape"] == 16384
+    gan = build(monkeypatch, tmp_path, "--config", "imgan_chair")
+    assert (gan.model.hparams["noise"], gan.model.hparams["penalty"]) == (0.2, 10)
+    assert (gan.model.hparams["critic_steps"], gan.datamodule.batch_size) == (1, 50)
+    assert gan.trainer.max_epochs == 10_000
+    views = build(monkeypatch, tmp_path, "--config", "imsvr_shapenet")
+    assert (views.datamodule.batch_size, views.trainer.max_epochs) == (64, 1000)
+    for run in (gan, views):
+        assert run.model.hparams["mesh_resolution"] == 256
+        optimizer = run.model.optimizer(run.model.network.parameters())
+        assert optimizer.defaults["lr"] == 5e-5
+        assert optimizer.defaults["betas"] == (0.5, 0.999)
 
 
 @pytest.mark.parametrize(

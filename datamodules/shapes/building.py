@@ -35,18 +35,19 @@ def solids_arrays(
     continuous: int = 0,
     surfaces: bool = False,
     fine: int = 64,
+    input_size: int = 64,
 ) -> dict[str, Array]:
     """Solids under the official keys; ``fine`` (N, R, R, R) and ``surface`` (N, 4096, 6) for tests.
 
-    With ``continuous`` points nothing is pooled: ``voxels`` are centres inside the solid, ``points`` float32
-    (N, P, 3) of the unit cube with ``values`` (N, P).
+    With ``continuous`` points nothing is pooled: ``voxels`` (N, S, S, S, 1) are the centres of ``input_size``
+    S inside the solid, ``points`` float32 (N, P, 3) of the unit cube with ``values`` (N, P).
     """
     rows: list[dict[str, Array]] = []
     for i in index:
         shape = solid(i, categories)
         row: dict[str, Array] = {}
         if continuous:
-            row["voxels"] = shape.occupancy(64)
+            row["voxels"] = shape.occupancy(input_size)
             row["points"], row["values"] = continuous_points(
                 shape, continuous, item_generator(_CONTINUOUS, i)
             )

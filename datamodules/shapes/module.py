@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +51,7 @@ class ShapeItems(Dataset[dict[str, Tensor]]):
         views: also give a view.
         codes: also give these codes.
         fine: also give ``fine`` of this side and ``surface``, for tests.
+        category: also give these numbers of all rows of the store.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class ShapeItems(Dataset[dict[str, Tensor]]):
         views: bool = False,
         codes: np.ndarray[Any, Any] | None = None,
         fine: int = 0,
+        category: np.ndarray[Any, Any] | None = None,
     ) -> None:
+        self.category = category
         self.store, self.index, self.stages = store, list(index), list(stages)
         self.input_size, self.views, self.codes, self.fine = input_size, views, codes, fine
 
@@ -72,11 +76,7 @@ class ShapeItems(Dataset[dict[str, Tensor]]):
         """The encoder's input, float32 (B, 1, S, S, S)."""
         found = self.store.rows("voxels", rows)[..., 0]
         if self.input_size != found.shape[1]:
-            if self.store.shape("points"):  # nothing is pooled: centres, as near as the grid has them
-                factor = found.shape[1] // self.input_size
-                found = found[(slice(None), *[slice(factor // 2, None, factor)] * 3)]
-            else:
-                found = np.stack([pooled(v, self.input_size) for v in found])
+            found = np.stack([pooled(v, self.input_size) for v in found])
         return torch.from_numpy(found).float()[:, None]
 
     def _points(self, rows: Sequence[int], resolution: int) -> tuple[Tensor, Tensor]:
@@ -120,6 +120,8 @@ class ShapeItems(Dataset[dict[str, Tensor]]):
             batch["view"] = self.view(epochs, index, rows, training)
         if self.codes is not None and training:
             batch["code"] = torch.from_numpy(self.codes[rows])
+        if self.category is not None:
+            batch["category"] = torch.from_numpy(self.category[rows])
         if self.fine:
             batch["fine"], batch["surface"] = self._truth(rows)
         return batch
@@ -149,7 +151,8 @@ class Shapes(LightningDataModule):
     Batch: ``voxels`` float32 (B, 1, S, S, S) of 0 and 1, ``points`` float32 (B, P, 3) in the unit cube,
     ``values`` float32 (B, P) of 0 and 1, ``resolution`` int64 (B,) of the point set, ``epoch`` and ``index``
     int64 (B,); with ``views`` ``view`` float32 (B, 1, 128, 128) in [0, 1]; with ``codes`` ``code`` float32
-    (B, Z) in training; for test and prediction ``fine`` uint8 (B, R, R, R) and ``surface`` float32
+    (B, Z) in training; where names are known ``category`` int64 (B,), a place in
+    ``category_names``; for test and prediction ``fine`` uint8 (B, R, R, R) and ``surface`` float32
     (B, 4096, 6), points in [-0.5, 0.5] with outward normals.
 
     Args:
@@ -161,12 +164,14 @@ class Shapes(LightningDataModule):
             splits its categories so).
         categories: of ``solids``: chair, table, plane, lamp.
         train_shapes: number of solids to train on; of files at most so many, null takes all.
-        test_shapes: number of solids, or at most so many of a file, for validation, test and prediction.
+        test_shapes: number of solids, or at most so many of a file, for validation, test and prediction; of
+            each category where the file's name list is there (its name with .txt, a ``category/id`` a line).
         stages: mappings of ``resolution`` (16, 32 or 64) and ``epochs``, in order; the last goes on.
         input_size: side S of ``voxels``, which are max-pooled from 64.
         fine: side R of ``fine``.
         continuous: give each solid so many points anywhere, half of them near the surface, with exact labels,
-            and voxels that are not pooled; 0 is the released sampling.
+            and voxels that are not pooled but say what lies at their centres; 0 is the released sampling.
+        evaluate_on: ``test``, or ``train``: test and predict the training shapes, as ``codes`` needs them.
         views: views to render of each solid or mesh; for files any number above 0 reads their ``pixels``.
         codes: HDF5 file with ``zs`` (N, Z) of the training shapes.
         batch_size: global training batch, over all devices.
@@ -191,6 +196,7 @@ class Shapes(LightningDataModule):
         input_size: int = 64,
         fine: int = 64,
         continuous: int = 0,
+        evaluate_on: Literal["test", "train"] = "test",
         views: int = 0,
         codes: str | None = None,
         batch_size: int = 32,
@@ -200,6 +206,8 @@ class Shapes(LightningDataModule):
         super().__init__()
         if source not in ("solids", "hdf5", "meshes"):
             raise ValueError(f"source must be solids, hdf5 or meshes, got {source!r}")
+        if evaluate_on not in ("test", "train"):
+            raise ValueError(f"evaluate_on must be test or train, got {evaluate_on!r}")
         _check_stages(stages)
         if source == "solids" and (train_shapes is None or test_shapes is None):
             raise ValueError("solids have no end: give train_shapes and test_shapes")
@@ -211,6 +219,7 @@ class Shapes(LightningDataModule):
         ):
             if value not in choices or (value == 128 and source != "solids"):
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")
+        self.evaluate_on = evaluate_on
         self.source, self.categories, self.stages = source, tuple(categories), list(stages)
         self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "shapenet")
         self.train_file, self.test_file, self.codes_path = train_file, test_file, codes
@@ -219,6 +228,8 @@ class Shapes(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.dims = num_workers, 3
         self._stores: dict[str, Store] = {}
+        self.category_names: list[str] = []
+        self._categories: list[str] = []
 
     def prepare_data(self) -> None:
         if self.source == "meshes" and not self._cache.is_file():
@@ -234,8 +245,9 @@ class Shapes(LightningDataModule):
         if self.source == "solids":
             assert self.train_shapes is not None
             assert self.test_shapes is not None
+            trained = stage == "fit" or self.evaluate_on == "train"
             parts = {
-                "train": range(self.train_shapes) if stage == "fit" else range(0),
+                "train": range(self.train_shapes if trained else 0),
                 "test": range(self.train_shapes, self.train_shapes + self.test_shapes),
             }
             resolutions = {s["resolution"] for s in self.stages}
@@ -247,41 +259,58 @@ class Shapes(LightningDataModule):
                         resolutions,
                         self.views,
                         self.continuous,
-                        surfaces=name == "test",
+                        surfaces=name == self.evaluate_on or name == "test",
                         fine=self.fine,
+                        input_size=self.input_size,
                     )
                     self._stores[name] = MemoryStore(arrays)
-            rows = {k: range(s.size) for k, s in self._stores.items()}
+            rows: dict[str, Sequence[int]] = {k: range(s.size) for k, s in self._stores.items()}
         else:
             rows = self._open_files()
         if stage == "fit":
-            self.train_set = self._items("train", rows["train"], codes=self._codes(len(rows["train"])))
+            size = self._stores["train"].size
+            self.train_set = self._items("train", rows["train"], codes=self._codes(len(rows["train"]), size))
         self.val_set = self._items("test", rows["test"])
-        self.test_set = self._items("test", rows["test"], fine=self.fine)
+        part = self.evaluate_on
+        self.test_set = self._items(part, rows[part], fine=self.fine)
+        if self._categories:
+            self.test_set.category = np.searchsorted(self.category_names, self._categories)
 
-    def _open_files(self) -> dict[str, range]:
+    def _open_files(self) -> dict[str, Sequence[int]]:
         """Stores of the files, and the rows of each part."""
         name = self.train_file if self.source == "hdf5" else self._cache.name
         train: Store = HDF5Store(self.root / name)
         size = train.size
         if self.source == "hdf5" and self.test_file is not None:
             test: Store = HDF5Store(self.root / self.test_file)
-            rows = {"train": range(size), "test": range(test.size)}
+            rows: dict[str, Sequence[int]] = {"train": range(size), "test": range(test.size)}
         else:
             test, first = train, max(1, size * 4 // 5)
             # of a single shape both parts are that shape
             rows = {"train": range(first), "test": range(first, size) if first < size else range(size)}
         self._stores = {"train": train, "test": test}
+        source: Any = self._stores[self.evaluate_on]
+        self._categories = _categories(source.path, source.size)
+        self.category_names = sorted(set(self._categories))
         if self.views:
             for store in self._stores.values():
                 if not store.shape("pixels"):
                     raise ValueError(f"{self.root / name} has no pixels, which data.init_args.views asks for")
-        return {"train": rows["train"][: self.train_shapes], "test": rows["test"][: self.test_shapes]}
+        found = {"train": rows["train"][: self.train_shapes], "test": rows["test"][: self.test_shapes]}
+        if self._categories and self.evaluate_on == "test" and self.test_shapes is not None:
+            seen: Counter[str] = Counter()
+            chosen = []
+            for row in rows["test"]:
+                seen[self._categories[row]] += 1
+                if seen[self._categories[row]] <= self.test_shapes:
+                    chosen.append(row)
+            found["test"] = chosen
+        return found
 
-    def _codes(self, size: int) -> Any:
-        return None if self.codes_path is None else read_codes(Path(self.codes_path), size)
+    def _codes(self, *sizes: int) -> Any:
+        return None if self.codes_path is None else read_codes(Path(self.codes_path), sizes)
 
-    def _items(self, name: str, rows: range, codes: Any = None, fine: int = 0) -> ShapeItems:
+    def _items(self, name: str, rows: Sequence[int], codes: Any = None, fine: int = 0) -> ShapeItems:
         views = self.views > 0
         return ShapeItems(self._stores[name], rows, self.stages, self.input_size, views, codes, fine)
 
@@ -296,6 +325,23 @@ class Shapes(LightningDataModule):
 
     def predict_dataloader(self) -> Any:
         return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
+
+
+def _categories(path: Path, size: int) -> list[str]:
+    """Of the rows of an HDF5 file, by the name list beside it; none without a list or without categories.
+
+    Raises:
+        ValueError: for a list of another length.
+    """
+    names = path.with_suffix(".txt")
+    lines = names.read_text().split() if names.is_file() else []
+    if not lines or not all("/" in line for line in lines):
+        return []
+    if len(lines) != size:
+        raise ValueError(
+            f"{names} names {len(lines)} shapes, {path.name} has {size}; take both of one release"
+        )
+    return [line.split("/")[0] for line in lines]
 
 
 def _check_stages(stages: Sequence[dict[str, int]]) -> None:

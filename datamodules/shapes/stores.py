@@ -164,8 +164,8 @@ def write_hdf5(path: Path, arrays: dict[str, Array]) -> Path:
     return path
 
 
-def read_codes(path: Path, size: int) -> Array:
-    """Codes ``zs`` (N, Z) float32 of an autoencoder.
+def read_codes(path: Path, sizes: Sequence[int]) -> Array:
+    """Codes ``zs`` (N, Z) float32 of an autoencoder; N is one of ``sizes``.
 
     Raises:
         FileNotFoundError, ValueError: one line on a file that is missing, broken or of other shapes.
@@ -173,13 +173,19 @@ def read_codes(path: Path, size: int) -> Array:
     import h5py
 
     if not path.is_file():
-        raise FileNotFoundError(f"no codes at {path}: `zoo predict` of a zoo.IMAE writes codes.hdf5")
+        raise FileNotFoundError(
+            f"no codes at {path}: `zoo predict` of a zoo.IMAE with data.init_args.evaluate_on: train writes "
+            "codes.hdf5"
+        )
     try:
         with h5py.File(path, "r") as file:
             codes = np.asarray(file["zs"], dtype=np.float32)
     except (OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:100]
         raise ValueError(f"{path} holds no codes zs (N, Z) that can be read ({reason})") from None
-    if codes.ndim != 2 or len(codes) < size:
-        raise ValueError(f"{path}: zs is {codes.shape}, the training data have {size} shapes")
+    if codes.ndim != 2 or len(codes) not in sizes:
+        raise ValueError(
+            f"{path}: zs is {codes.shape}, the training data have {sizes[0]} shapes; make it with "
+            "data.init_args.evaluate_on: train"
+        )
     return codes

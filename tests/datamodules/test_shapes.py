@@ -30,6 +30,7 @@ from datamodules.shapes.voxels import (
     surface_points,
     unblock,
 )
+from zoo.imnet.field import coordinates
 
 ONE_STAGE = [{"resolution": 16, "epochs": 1}]
 
@@ -196,6 +197,7 @@ def test_continuous_voxels_are_centres() -> None:
     batch = data.test_set.__getitems__([0])
     exact = solid(1, ("chair",)).occupancy(64)
     assert np.array_equal(batch["fine"][0].numpy(), exact)
+    assert np.array_equal(batch["voxels"][0, 0].numpy(), solid(1, ("chair",)).occupancy(32))
     assert batch["points"].shape == (1, 100, 3)
 
 
@@ -228,9 +230,19 @@ def test_points_of_both_releases_lie_where_their_labels_say(files: Path, release
 
 
 def test_the_last_index_does_not_wrap(files: Path) -> None:
-    data = Shapes(source="hdf5", root=str(files), stages=ONE_STAGE)
-    data.setup("fit")
-    assert float(data.train_set.__getitems__([(0, 0)])["points"].max()) > 0.9
+    for name, last in (("all_vox256_img_train.hdf5", 255), ("03001627_vox.hdf5", 15)):
+        with h5py.File(files / name) as file:
+            arrays = {k: file[k][()] for k in file}
+        arrays["points_16"][0, :2] = [[0, 1, 2], [last, 1, 0]]
+        write_hdf5(files / "ends" / name, arrays)
+        data = Shapes(
+            source="hdf5", root=str(files / "ends"), train_file=name, test_file=None, stages=ONE_STAGE
+        )
+        data.setup("fit")
+        points = data.train_set.__getitems__([(0, 0)])["points"][0, :2, 0]
+        release = "v2" if last == 255 else "v1"
+        end = 0.498046875 if last == 255 else 0.9375
+        assert coordinates(points, release).tolist() == [-end, end]
 
 
 def test_split_of_one_file_is_eighty_to_twenty(files: Path) -> None:
@@ -254,6 +266,14 @@ def test_training_views_differ_within_a_batch_and_follow_the_epoch(files: Path) 
     a, b, again = (data.train_set.__getitems__([(e, 0), (e, 0)])["view"] for e in (0, 1, 0))
     assert torch.equal(a, again)
     assert not torch.equal(a, b)
+    seen = []
+    data.train_set.store.row_parts = lambda key, rows, parts: (
+        seen.append(parts) or np.zeros((len(rows), 137, 137), dtype=np.uint8)
+    )
+    for epoch in range(20):
+        data.train_set.__getitems__([(epoch, 0), (epoch, 1), (epoch, 2)])
+    assert sum(len(set(parts)) > 1 for parts in seen) > 15  # one number for a whole batch is the release's
+    assert {p for parts in seen for p in parts} <= set(range(24))
 
 
 def test_codes_come_with_the_training_shapes(files: Path, tmp_path: Path) -> None:
@@ -267,6 +287,41 @@ def test_codes_come_with_the_training_shapes(files: Path, tmp_path: Path) -> Non
         file["other"] = np.zeros(3)
     with pytest.raises(ValueError, match="holds no codes zs"):
         data.setup("fit")
+    with h5py.File(path, "w") as file:  # of the two test shapes, say
+        file["zs"] = np.zeros((2, 3), dtype=np.float32)
+    with pytest.raises(
+        ValueError, match=r"the training data have 4 shapes; make it with .*evaluate_on: train"
+    ):
+        data.setup("fit")
+
+
+def test_training_shapes_can_be_tested(files: Path) -> None:
+    for options in ({"source": "hdf5", "root": str(files)}, {"source": "solids", "input_size": 16}):
+        data = Shapes(evaluate_on="train", train_shapes=3, test_shapes=1, fine=16, **options)  # type: ignore
+        data.setup("predict")
+        assert len(data.test_set) == 3
+        batch = data.test_set.__getitems__([0, 2])
+        assert batch["surface"].shape == (2, 4096, 6)
+        data.setup("fit")
+        trained = data.train_set.__getitems__([(0, 0), (0, 2)])
+        assert torch.equal(batch["voxels"], trained["voxels"])
+    with pytest.raises(ValueError, match="evaluate_on must be test or train"):
+        Shapes(evaluate_on="val")  # type: ignore[arg-type]
+
+
+def test_name_lists_give_categories_and_the_first_shapes_of_each(tmp_path: Path) -> None:
+    fake_shapes(tmp_path / "all_vox256_img_train.hdf5", "v2", 1)
+    fake_shapes(tmp_path / "all_vox256_img_test.hdf5", "v2", 5)
+    names = tmp_path / "all_vox256_img_test.txt"
+    names.write_text("04379243/a\n04379243/b\n04379243/c\n03001627/d\n03001627/e\n")
+    data = Shapes(source="hdf5", root=str(tmp_path), test_shapes=2)
+    data.setup("test")
+    assert data.category_names == ["03001627", "04379243"]
+    assert data.test_set.index == [0, 1, 3, 4]
+    assert data.test_set.__getitems__([0, 2, 3])["category"].tolist() == [1, 0, 0]
+    names.write_text("04379243/a\n")
+    with pytest.raises(ValueError, match=r"test\.txt names 1 shapes, all_vox256_img_test\.hdf5 has 5"):
+        Shapes(source="hdf5", root=str(tmp_path)).setup("test")
 
 
 # --- what is wrong is one line ----------------------------------------------------------------------------

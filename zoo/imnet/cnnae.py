@@ -57,7 +57,7 @@ class CNNAE(AutoencoderModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(version, dims, z_dim)
+        super().__init__(version, dims, z_dim, variational)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         encoder = self.encoder()

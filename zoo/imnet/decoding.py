@@ -35,12 +35,14 @@ SURFACE_POINTS = 4096  # as the release
 SCORES = (
     "mse",
     "iou",
+    "iou_input",
     "chamfer_x1000",
     "normal_consistency",
     "silhouette_distance",
     "components",
     "dihedral_angle",
     "empty",
+    "largest_value",
     "interpolation_iou",
 )
 
@@ -133,9 +135,10 @@ def extract_mesh(
 ) -> Mesh:
     """The mesh of one code (Z,)."""
     if not isinstance(generator, ImplicitDecoder):
-        return marching_cubes(
-            decoded_grids(generator, z[None], version, resolution, 3, points_per_chunk)[0], threshold
-        )
+        values = decoded_grids(generator, z[None], version, resolution, 3, points_per_chunk)[0]
+        mesh = marching_cubes(values, threshold)
+        mesh.largest_value = float(values.max())
+        return mesh
     field = field_of(generator, z, version)
     grid = coarse_to_fine(field, resolution, min(64, resolution), threshold, z.device, points_per_chunk)
     mesh = marching_cubes(grid, threshold)
@@ -193,7 +196,7 @@ class ShapeScores(nn.ModuleDict):
 def surface_scores(mesh: Mesh, surface: Tensor, number: int) -> dict[str, float]:
     """Scores of a mesh against true surface points with normals (N, 6); an empty mesh has but ``empty``."""
     if mesh.empty:
-        return {"empty": 1.0}
+        return {"empty": 1.0, "largest_value": mesh.largest_value}
     truth = surface.cpu().numpy()
     points = sample_surface(mesh, SURFACE_POINTS, np.random.default_rng(number))
     distance, consistency = chamfer_and_normals(points, truth)
@@ -204,6 +207,7 @@ def surface_scores(mesh: Mesh, surface: Tensor, number: int) -> dict[str, float]
         "components": float(components(mesh)),
         "dihedral_angle": mean_dihedral_angle(mesh),
         "empty": 0.0,
+        "largest_value": mesh.largest_value,
     }
 
 

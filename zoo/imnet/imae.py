@@ -38,7 +38,7 @@ class IMAE(AutoencoderModule):
             no skips, leaky clamp).
         dims: 3, or 2 for pictures (use ``version: v1``, the paper's).
         input_size: side S of the encoder's input.
-        z_dim: size of the code; null is 256 in v2, 128 in v1, 100 in 2-D.
+        z_dim: size of the code; null is 256 in v2, 128 in v1, 100 in 2-D (128 where variational).
         width: of the decoder's last hidden layer; null is 128, 64 in 2-D.
         encoder_width: channels of the encoder's first layer; null is 32, 16 in 2-D.
         norm_momentum: of the encoder's batch norm in v1.
@@ -96,7 +96,7 @@ class IMAE(AutoencoderModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(version, dims, z_dim)
+        super().__init__(version, dims, z_dim, variational)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if points_per_shape is not None and points_per_shape < 1:
             raise ValueError(f"points_per_shape must be null or at least 1, got {points_per_shape}")

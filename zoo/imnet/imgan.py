@@ -208,11 +208,7 @@ class IMGAN(LightningModule):
             self._update(optimizers[1].optimizer, critic_loss)
         # the same noise as the critic's last step
         drawn = self.network(noise).view_as(real)
-        scores = self.network.critic(drawn)
-        if self.hparams["objective"] == "dcgan":
-            loss = functional.binary_cross_entropy_with_logits(scores, torch.ones_like(scores))
-        else:
-            loss = scores.mean()
+        loss = self._generator_loss(drawn)
         self.network.critic.requires_grad_(False)
         optimizers[0].zero_grad()
         self.manual_backward(loss)
@@ -228,6 +224,12 @@ class IMGAN(LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
+
+    def _generator_loss(self, drawn: Tensor) -> Tensor:
+        scores: Tensor = self.network.critic(drawn)
+        if self.hparams["objective"] == "dcgan":
+            return functional.binary_cross_entropy_with_logits(scores, torch.ones_like(scores))
+        return scores.mean()
 
     def _critic_loss(self, real: Tensor, fake: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and E D(fake) - E D(real): how far apart the critic holds the two."""

@@ -35,7 +35,7 @@ class IMSVR(ShapeModule):
         z_dim: size of the code; null is 256 in v2, 128 in v1.
         width: of the decoder's last hidden layer.
         image_width: channels of the image encoder's first stage.
-        threshold: of the inside; v1's demo has 0.6.
+        threshold: of the inside; null is the demo's, 0.5 in v2, 0.6 in v1.
         mesh_resolution: side of the grid of meshes.
         mesh_format: ``obj``, ``ply`` or ``glb``.
         refine: move the vertices of predicted meshes to the threshold (may fold them over).
@@ -55,7 +55,7 @@ class IMSVR(ShapeModule):
         z_dim: int | None = None,
         width: int = 128,
         image_width: int = 64,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         mesh_resolution: int = 64,
         mesh_format: MeshFormat = "obj",
         refine: bool = False,
@@ -64,6 +64,7 @@ class IMSVR(ShapeModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        threshold = threshold or (0.6 if version == "v1" else 0.5)
         super().__init__(version, 3, z_dim)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.optimizer, self.lr_scheduler, self.generator_width = optimizer, lr_scheduler, width

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from zoo.callbacks.predictions import GeneratedImages
@@ -44,12 +45,13 @@ class ShapeModule(LightningModule):
     optimizer: Any
     lr_scheduler: Any
 
-    def __init__(self, version: Version, dims: int, z_dim: int | None) -> None:
+    def __init__(self, version: Version, dims: int, z_dim: int | None, variational: bool = False) -> None:
         super().__init__()
         check_version(version, dims)
         self.version, self.dims = version, dims
-        self.z_dim = z_dim_of(z_dim, version, dims)
+        self.z_dim = z_dim_of(z_dim, version, dims, variational)
         self.val_loss, self.val_iou, self.test_scores = MeanMetric(), MeanMetric(), ShapeScores()
+        self.category_scores = nn.ModuleDict()
 
     def codes_of(self, batch: dict[str, Tensor]) -> Tensor:
         """Codes (B, Z) of a batch."""
@@ -79,12 +81,20 @@ class ShapeModule(LightningModule):
         self.val_loss.reset()
         self.val_iou.reset()
 
+    def on_test_start(self) -> None:
+        names = getattr(getattr(self.trainer, "datamodule", None), "category_names", [])
+        self.category_scores = nn.ModuleDict({n: ShapeScores() for n in names}).to(self.device)
+
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         z, threshold = self.codes_of(batch), self.hparams["threshold"]
         fine = batch["fine"] if self.dims == 3 else batch["voxels"][:, 0]
         ends = self.codes_of({"voxels": batch["partner"]}) if "partner" in batch else None
+        inputs = batch["voxels"][:, 0]
+        coarse = None if inputs.shape == fine.shape else self.grids(z, inputs.shape[-1])
         for row, grid in enumerate(self.grids(z, fine.shape[-1])):
             scores = grid_scores(grid, fine[row], threshold)
+            if coarse is not None:
+                scores["iou_input"] = grid_scores(coarse[row], inputs[row], threshold)["iou"]
             if self.dims == 3:
                 scores |= surface_scores(self.mesh(z[row]), batch["surface"][row], int(batch["index"][row]))
             elif ends is not None:
@@ -92,9 +102,25 @@ class ShapeModule(LightningModule):
                 templates = self.trainer.datamodule.templates  # type: ignore[attr-defined]
                 scores["interpolation_iou"] = interpolation_score(grids, templates, threshold)
             self.test_scores.add(scores)
+            if "category" in batch:
+                chosen: Any = list(self.category_scores.values())[int(batch["category"][row])]
+                chosen.add(scores)
 
     def on_test_epoch_end(self) -> None:
         values = self.test_scores.collect()
+        if values.get("test/empty", 0) > 0:
+            rank_zero_warn(
+                f"test/empty is {values['test/empty']:.3f}: such a share of the meshes is empty and counts "
+                "in no measure of surfaces; read them together"
+            )
+        each: list[dict[str, float]] = []
+        for name, metric in self.category_scores.items():
+            scores: Any = metric
+            each.append(scores.collect())
+            values |= {f"{key}/{name}": value for key, value in each[-1].items()}
+        for key in each[0] if each else ():
+            found = [v[key] for v in each if key in v]
+            values[key.replace("test/", "test/category_mean_")] = sum(found) / len(found)
         values["test/parameters"] = float(sum(p.numel() for p in self.network.parameters()))
         self.log_dict(values, sync_dist=True)
 
@@ -117,8 +143,8 @@ class AutoencoderModule(ShapeModule):
 
     network: ShapeAutoencoder
 
-    def __init__(self, version: Version, dims: int, z_dim: int | None) -> None:
-        super().__init__(version, dims, z_dim)
+    def __init__(self, version: Version, dims: int, z_dim: int | None, variational: bool) -> None:
+        super().__init__(version, dims, z_dim, variational)
         self._shown: Tensor | None = None
 
     def encoder(self) -> ShapeEncoder:

@@ -16,11 +16,11 @@ _ENCODED_AT_ONCE = 16
 INTERPOLATED = 9  # pictures between two, in tests
 
 
-def z_dim_of(z_dim: int | None, version: Version, dims: int) -> int:
-    """Size of the code; null is the published one."""
+def z_dim_of(z_dim: int | None, version: Version, dims: int, variational: bool = False) -> int:
+    """Size of the code; null is the published one, 128 means and 128 log-variances of the 2-D VAE."""
     if z_dim is not None and z_dim < 1:
         raise ValueError(f"z_dim must be null or at least 1, got {z_dim}")
-    return z_dim or _Z[version, dims]
+    return z_dim or (128 if variational and dims == 2 else _Z[version, dims])
 
 
 def check_version(version: str, dims: int) -> None:

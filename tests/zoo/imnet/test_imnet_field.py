@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import zoo
 from zoo.imnet.field import (
     chosen_points,
     coordinates,
@@ -211,6 +212,28 @@ def test_deconvolution_is_the_transpose_of_the_padded_convolution() -> None:
     assert float((forward * y).sum()) == pytest.approx(float((x * back).sum()))
     assert deconv.weight.shape == (16, 8, k, k)  # type: ignore[union-attr]
     assert decoder.plan[0] == encoder.plan[-1]
+    # the decoder itself crops so: one value at the left edge of its first plane
+    decoder.eval()
+    seen: list[Tensor] = []
+    decoder.norm_2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    z = torch.randn(1, 3).double()
+    decoder(z)
+    first = functional.leaky_relu(decoder.norm_1(decoder.deconv_1(z[:, :, None, None])), 0.02)
+    assert torch.allclose(seen[0], decoder.deconv_2(first)[:, :, 1:8, 1:8])
+
+
+def test_the_vae_of_pictures_has_128_means_and_128_log_variances() -> None:
+    for kind in (zoo.IMAE, zoo.CNNAE):
+        module = kind(version="v1", dims=2, input_size=28, variational=True)
+        assert module.network.encoder.conv_5.out_channels == 256
+        assert module.z_dim == 128
+    assert zoo.IMAE(version="v1", dims=2, input_size=28).z_dim == 100
+    assert zoo.IMAE(version="v1", variational=True).z_dim == 128
+
+
+def test_single_views_of_the_first_release_are_cut_at_0_6() -> None:
+    assert zoo.IMSVR(version="v1", width=2, image_width=2).hparams["threshold"] == 0.6
+    assert zoo.IMSVR(width=2, image_width=2).hparams["threshold"] == 0.5
 
 
 def test_image_encoder_inverts_the_view_itself() -> None:

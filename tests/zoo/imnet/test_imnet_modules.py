@@ -11,9 +11,11 @@ import h5py
 import pytest
 import torch
 import trimesh
+from fake_shapes import fake_shapes
 from interruption import Killed, die, newest_checkpoint, run_differences
 from test_distributed import CLI, environment, largest_difference
 from torch import Tensor
+from torch.nn import functional
 
 import cli
 import zoo
@@ -199,6 +201,8 @@ def test_zoo_test_measures_grid_and_mesh(tmp_path: Path) -> None:
     assert cli.main(["test", *FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]) == 0
     final = json.loads((newest(tmp_path) / "summary_test.json").read_text())["final"]
     assert 0 < final["test/iou"] < 1
+    assert "test/iou_input" not in final  # voxels of 16, as the grid that is scored
+    assert 0.5 < final["test/largest_value"] < 2
     assert final["test/chamfer_x1000"] > 1
     assert final["test/components"] == 1
     assert final["test/empty"] == 0
@@ -233,6 +237,16 @@ def test_gradient_penalty_by_hand() -> None:
     assert float(penalty.detach()) == pytest.approx((5 - 1) ** 2)
 
 
+def test_each_interpolate_has_a_share_of_its_own() -> None:
+    class Half(torch.nn.Module):  # |x|^2 / 2, whose gradient is x
+        def forward(self, x: Tensor) -> Tensor:
+            return x.square().sum(dim=1, keepdim=True) / 2
+
+    real, fake = torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.zeros(2, 2)
+    penalty = gradient_penalty(Half(), real, fake, torch.tensor([[0.0], [0.6]]))
+    assert float(penalty.detach()) == pytest.approx(((5 - 1) ** 2 + (2 - 1) ** 2) / 2)
+
+
 def test_critic_and_generator_have_the_released_signs() -> None:
     module = zoo.IMGAN(z_dim=2, width=2, hidden=4)
 
@@ -245,6 +259,33 @@ def test_critic_and_generator_have_the_released_signs() -> None:
     loss, distance = module._critic_loss(real, fake, torch.rand(1, 1))
     assert float(loss.detach()) == pytest.approx(0.9 - 0.2)  # |grad| is 1: no penalty
     assert float(distance.detach()) == pytest.approx(-0.7)
+    assert float(module._generator_loss(fake)) == pytest.approx(0.2)  # minimised, not its negative
+
+    class Triple(FirstNumber):
+        def forward(self, x: Tensor) -> Tensor:
+            return 3 * super().forward(x)
+
+    module.network.critic = Triple()  # |grad| is 3: the penalty is 10 (3 - 1)^2
+    loss, _ = module._critic_loss(real, fake, torch.rand(1, 1))
+    assert float(loss.detach()) == pytest.approx(3 * 0.7 + 40, rel=1e-5)
+
+
+def test_dcgan_labels_are_one_for_real_and_for_what_the_generator_wants() -> None:
+    module = zoo.IMGAN(space="grid", objective="dcgan", dims=2, version="v1", input_size=28, width=2)
+    module.network.critic = torch.nn.Identity()
+    two, zero = torch.tensor([[2.0]]), torch.tensor([[0.0]])
+    of_two, of_zero = float(functional.softplus(-two)), float(functional.softplus(zero))
+    loss, _ = module._critic_loss(two, zero, torch.rand(1, 1))
+    assert float(loss) == pytest.approx(of_two + of_zero)
+    assert float(module._generator_loss(two)) == pytest.approx(of_two)
+
+
+def test_noise_of_the_gan_has_a_fifth_of_unit_deviation() -> None:
+    module = zoo.IMGAN(z_dim=64, width=2, hidden=4)
+    seen: list[Tensor] = []
+    module.network.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    module.sample_codes(500, seed=0)
+    assert float(seen[0].std()) == pytest.approx(0.2, rel=0.02)
 
 
 def gan_run(root: Path, autoencoder: Path, *flags: str) -> Path:
@@ -479,3 +520,35 @@ def test_a_shape_without_points_is_fitted_at_the_centres_of_its_voxels() -> None
         assert error(module.codes_of({"voxels": voxels})) < error(module.network.encode(voxels))
     with pytest.raises(ValueError, match="code_steps must be at least 0"):
         zoo.IMAE(code_steps=-1)
+
+
+# --- scores by category -----------------------------------------------------------------------------------
+
+
+def test_scores_are_given_by_category_and_averaged_over_them(tmp_path: Path) -> None:
+    fake_shapes(tmp_path / "all_vox256_img_train.hdf5", "v2", 1)
+    fake_shapes(tmp_path / "all_vox256_img_test.hdf5", "v2", 3)
+    (tmp_path / "all_vox256_img_test.txt").write_text("b/0\nb/1\na/2\n")
+    path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
+    flags = [
+        *(f for f in FLAGS if "train_shapes" not in f and "test_shapes" not in f),
+        "--data.init_args.source=hdf5",
+        f"--data.init_args.root={tmp_path}",
+        "--data.init_args.fine=32",
+        f"--trainer.default_root_dir={tmp_path}",
+        f"--weights={path}",
+    ]
+    assert cli.main(["test", *flags]) == 0
+    final = json.loads((newest(tmp_path) / "summary_test.json").read_text())["final"]
+    of_a, of_b = final["test/iou/a"], final["test/iou/b"]
+    assert of_a != of_b
+    assert final["test/iou"] == pytest.approx((of_a + 2 * of_b) / 3, rel=1e-5)
+    assert final["test/category_mean_iou"] == pytest.approx((of_a + of_b) / 2, rel=1e-5)
+    assert final["test/iou_input"] != final["test/iou"]  # 16 against 32
+
+
+def test_empty_meshes_are_told_beside_the_scores(tmp_path: Path) -> None:
+    module = zoo.IMAE(**{**SMALL, "init": "paper"}, mesh_resolution=16)  # type: ignore[arg-type]
+    path = zoo.save(module, tmp_path / "new.safetensors")
+    with pytest.warns(UserWarning, match=r"test/empty is 1\.000"):
+        assert cli.main(["test", *FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]) == 0
