@@ -79,6 +79,13 @@ def test_sizes_and_recipe(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert (steps, warmup) == (50 * (20_361 // 64), round(2.5 * (20_361 // 64)))
 
 
+def test_a_clip_of_three_seconds_gives_eight_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = build(monkeypatch, tmp_path, "--config", "mbt_moments").datamodule
+    for place in (0.0, 0.3, 1.0):
+        numbers = data.windows.frame_numbers(place, 75)
+        assert set(map(int.__sub__, numbers[1:], numbers)) == {9}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_header_tells_paper_number_and_hardware(name: str) -> None:
     text = find_config(name).read_text()

@@ -70,7 +70,7 @@ class MBT(LightningModule):
         frames: that the network sees; of more given ones it takes evenly spaced ones.
         patch_mode: ``temporal_sampling`` or ``tubelet``.
         tubelet_frames: frames of a tubelet.
-        spectrogram_frames: T_a, 100 a second.
+        spectrogram_frames: T_a, 100 a second; those beyond the last whole patch are not seen.
         mel_bins: bands.
         spectrogram_patch: of the spectrogram.
         spectrogram_channels: 3 repeats the spectrogram for image kernels; 1 does not.

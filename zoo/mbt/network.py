@@ -177,7 +177,10 @@ class FusionNetwork(nn.Module):
             self.grids["rgb"] = (times, side, side)
         if "spectrogram" in self.modalities:
             self.grids["spectrogram"] = (
-                _divided(spectrogram_frames, spectrogram_patch, "spectrogram_frames", "spectrogram_patch"),
+                # 200 frames are 12 patches: the convolution leaves out what makes no whole one
+                _divided(
+                    spectrogram_frames, spectrogram_patch, "spectrogram_frames", "spectrogram_patch", False
+                ),
                 _divided(mel_bins, spectrogram_patch, "mel_bins", "spectrogram_patch"),
             )
         kernels: dict[str, nn.Module] = {}
@@ -403,7 +406,8 @@ def fused_logits(logits: Tensor, present: Tensor | None = None) -> Tensor:
     return mean_of_present(logits, present)
 
 
-def _divided(size: int, patch: int, size_name: str, patch_name: str) -> int:
-    if size < patch or size % patch:
-        raise ValueError(f"{patch_name} must divide {size_name}, got {patch} and {size}")
+def _divided(size: int, patch: int, size_name: str, patch_name: str, whole: bool = True) -> int:
+    if size < patch or (whole and size % patch):
+        rule = "divide" if whole else "not exceed"
+        raise ValueError(f"{patch_name} must {rule} {size_name}, got {patch} and {size}")
     return size // patch

@@ -43,8 +43,8 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     Args:
         path: ``.npz`` of flattened paths, or a Flax msgpack file.
         given: constructor arguments that tensors cannot tell: ``fusion_layer`` (8), ``task``
-            (``multi_label``), ``image_size`` (224), ``mel_bins`` (128), ``fusion`` of a model without
-            bottleneck.
+            (``multi_label``), ``image_size`` (224), ``mel_bins`` (128), ``spectrogram_frames`` that are no
+            whole patches, ``fusion`` of a model without bottleneck.
 
     Raises:
         FileNotFoundError, ValueError: one line on a file that is no such weights or contradicts ``given``.
@@ -211,7 +211,10 @@ def _sizes(state: State, given: dict[str, Any]) -> dict[str, Any]:
         places = state[f"Transformer/posembed_input{_SUFFIX}/pos_embedding"].shape[1] - token
         if places % bands:
             raise ValueError(f"{places} positions are no {bands} mel patches high: give --set mel_bins=N")
-        sizes["spectrogram_frames"] = places // bands * kernel.shape[0]
+        times, patch = places // bands, kernel.shape[0]
+        # 200 frames make 12 patches of 16, as 192 do: the table cannot tell them apart
+        told = given.get("spectrogram_frames", times * patch)
+        sizes["spectrogram_frames"] = told if told // patch == times else times * patch
     if "bottleneck" in state:
         tokens = state["bottleneck"].shape[1]
         sizes |= {"fusion": "bottleneck", "num_bottlenecks": tokens - token, "extra_bottleneck": token}

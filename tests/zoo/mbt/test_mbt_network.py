@@ -306,6 +306,7 @@ def test_activation_checkpointing_changes_nothing() -> None:
         ({"fusion_layer": 5}, "fusion_layer must lie in 0..4"),
         ({"heads": 3}, "heads must divide width"),
         ({"patch_size": 3}, "patch_size must divide image_size, got 3 and 8"),
+        ({"spectrogram_frames": 3}, "spectrogram_patch must not exceed spectrogram_frames, got 4 and 3"),
         ({"modalities": ["text"]}, "modalities must be of rgb, spectrogram"),
         ({"fusion": "middle"}, "fusion must be one of"),
     ],
@@ -313,6 +314,25 @@ def test_activation_checkpointing_changes_nothing() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         build(**{**TINY, **changes})
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(2, 12), (3, 18), (6, 37), (8, 50), (10, 62)])
+def test_any_whole_number_of_seconds_makes_a_grid(seconds: int, times: int) -> None:
+    with torch.device("meta"):
+        made = build(spectrogram_frames=100 * seconds, modalities=["spectrogram"], depth=1)
+    assert made.grids["spectrogram"] == (times, 8)
+    assert made.positions["spectrogram"].shape[1] == 1 + times * 8
+
+
+def test_frames_beyond_the_last_whole_patch_are_not_seen() -> None:
+    made = build(spectrogram_frames=200, modalities=["spectrogram"], depth=1, width=8, heads=1, mlp=8)
+    sound = torch.randn(1, 1, 200, 128)
+    last, beyond = sound.clone(), sound.clone()
+    beyond[:, :, 192:] += 1
+    last[:, :, 191:] += 1
+    tokens = [made.embed(None, x)["spectrogram"] for x in (sound, beyond, last)]
+    assert torch.equal(tokens[0], tokens[1])
+    assert not torch.equal(tokens[0], tokens[2])
 
 
 def test_another_length_of_sound_is_one_clear_line() -> None:

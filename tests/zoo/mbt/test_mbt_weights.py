@@ -170,6 +170,15 @@ def test_sizes_are_told_by_the_file_and_the_way_back_is_the_same(
         assert all(np.array_equal(back[k].numpy(), file[k]) for k in file.files)
 
 
+def test_frames_that_are_no_whole_patches_are_told(tmp_path: Path) -> None:
+    """A table of 6 patches fits 96 to 111 frames."""
+    path = official_file(tmp_path / "official.npz")
+    for frames in (96, 100, 111):
+        assert read(path, GIVEN | {"spectrogram_frames": frames})[0].hparams["spectrogram_frames"] == frames
+    with pytest.raises(ValueError, match="its spectrogram_frames is 96, which contradicts"):
+        read(path, GIVEN | {"spectrogram_frames": 112})
+
+
 def test_convert_on_the_command_line_and_back(tmp_path: Path) -> None:
     path, ours, again = official_file(tmp_path / "a.npz"), tmp_path / "b.safetensors", tmp_path / "c.npz"
     settings = ["--set", "image_size=32", "--set", "fusion_layer=0"]
