@@ -12,6 +12,7 @@ import torch
 from fake_clips import FAKES, fake_vggsound, write_mp4, write_wav
 
 import cli
+import zoo
 from datamodules import AudioVisual
 from datamodules.audio_visual import digits
 from datamodules.audio_visual.augment import (
@@ -28,6 +29,7 @@ from datamodules.audio_visual.digits import DigitPairs, Weakening, keep_componen
 from datamodules.audio_visual.layouts import read_layout
 from datamodules.audio_visual.log_mel import LogMel, mel_filters
 from datamodules.audio_visual.media import MediaError, read_audio, read_video
+from zoo import hub
 
 # --- front end -----------------------------------------------------------------------------------------
 
@@ -524,3 +526,36 @@ def test_predict_on_files_gives_scores(tmp_path: Path, capsys: pytest.CaptureFix
     assert table[0] == 'clip,label,top1,score1,top2,score2,dog barking,"playing flute, solo"'
     assert table[1].startswith("new.mp4,,")
     assert next(tmp_path.rglob("attention.png")).stat().st_size > 5000
+
+
+@pytest.mark.filterwarnings("ignore:.*have no file and are skipped")
+def test_a_trained_model_predicts_a_file_without_its_data(tmp_path: Path) -> None:
+    """Mean, deviation and class names travel with the weights; the folder of the data is not there."""
+    sizes = {"width": 16, "depth": 2, "heads": 2, "mlp": 16, "num_classes": 2, "task": "single_label",
+             "image_size": 16, "patch_size": 8, "spectrogram_frames": 48, "fusion_layer": 0,
+             "mixup_groups": 1}  # fmt: skip
+    options = {"layout": "vggsound", "seconds": 0.48, "image_size": 16, "batch_size": 2}
+    flags = ["--model=zoo.MBT", "--data=datamodules.AudioVisual", "--trainer.accelerator=cpu"]
+    flags += [f"--model.init_args.{k}={v}" for k, v in sizes.items()]
+    flags += [f"--data.init_args.{k}={v}" for k, v in options.items()]
+    root = fake_vggsound(tmp_path / "data")
+    steps = ["--trainer.max_steps=2", "--checkpoint.every_n_train_steps=2", f"--data.init_args.root={root}"]
+    assert cli.main(["fit", *flags, *steps, f"--trainer.default_root_dir={tmp_path / 'fit'}"]) == 0
+    checkpoint = next((tmp_path / "fit").rglob("step=*.ckpt"))
+    weights = hub.save(zoo.load(checkpoint), tmp_path / "own.safetensors")
+    clip = f"--data.init_args.predict_files={write_mp4(tmp_path / 'new.mp4', frequency=700.0)}"
+    measured = opened(root, "vggsound").normalisation
+    tables = []
+    for name, place, source in (
+        ("a", root, f"--ckpt_path={checkpoint}"),
+        ("b", tmp_path / "gone", f"--weights={weights}"),
+    ):
+        out = tmp_path / name
+        given = [clip, source, f"--data.init_args.root={place}", f"--trainer.default_root_dir={out}"]
+        assert cli.main(["predict", *flags, *given]) == 0
+        tables.append(next(out.rglob("scores.csv")).read_text())
+    assert tables[0] == tables[1]
+    assert tables[1].startswith('clip,label,top1,score1,top2,score2,dog barking,"playing flute, solo"')
+    stored = zoo.load(weights).hparams
+    assert (stored["spectrogram_mean"], stored["spectrogram_std"]) == measured
+    assert not (tmp_path / "gone").exists()

@@ -91,6 +91,9 @@ class MBT(LightningModule):
         pretrained_bottleneck: ``normal`` or ``positions`` (official).
         tubelet_init: ``central`` or ``average``.
         official_cls: leave the spectrogram's CLS at zero when a ViT is loaded.
+        spectrogram_mean, spectrogram_std: of the log-mel features that it was trained on; a training takes
+            those of its data, and test and prediction normalise with them where the data give none.
+        class_names: C names; a training takes those of its data.
         compile: compile each block.
         activation_checkpointing: recompute blocks in the backward pass.
         optimizer: called with the parameters.
@@ -142,6 +145,9 @@ class MBT(LightningModule):
         pretrained_bottleneck: Literal["normal", "positions"] = "normal",
         tubelet_init: Literal["central", "average"] = "central",
         official_cls: bool = False,
+        spectrogram_mean: float | None = None,
+        spectrogram_std: float | None = None,
+        class_names: Sequence[str] | None = None,
         compile: bool = False,
         activation_checkpointing: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9),
@@ -151,6 +157,7 @@ class MBT(LightningModule):
         # Stored hyperparameters pass through JSON, which has lists alone.
         modalities = list(modalities)
         class_groups = None if class_groups is None else list(class_groups)
+        class_names = None if class_names is None else list(class_names)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self._check()
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -247,12 +254,23 @@ class MBT(LightningModule):
                 f"model.init_args.mixup_groups must be a multiple of the number of devices, got "
                 f"{self.hparams['mixup_groups']} for {world}"
             )
+        if stage == "fit":
+            self._keep_of_data()
         if stage == "fit" and self.hparams["pretrained"]:
             self._start_from_vit()
         if self.hparams["compile"]:
             for stack in self.network.blocks.values():
                 for block in stack:  # type: ignore[attr-defined]
                     block.compile()
+
+    def _keep_of_data(self) -> None:
+        """What a prediction without the training data needs; checkpoints keep it."""
+        data = getattr(self.trainer, "datamodule", None)
+        normalisation, names = getattr(data, "normalisation", None), getattr(data, "class_names", None)
+        if normalisation is not None:
+            self.hparams["spectrogram_mean"], self.hparams["spectrogram_std"] = map(float, normalisation)
+        if names:
+            self.hparams["class_names"] = list(names)
 
     def _start_from_vit(self) -> None:
         if self._given_weights or self.trainer.ckpt_path is not None:
@@ -444,7 +462,8 @@ class MBT(LightningModule):
         logits, present = self._clip_logits(batch)
         fused = fused_logits(logits, present)
         data = getattr(self.trainer, "datamodule", None)
-        classes = getattr(data, "class_names", None) or [str(c) for c in range(self.hparams["num_classes"])]
+        classes = getattr(data, "class_names", None) or self.hparams["class_names"]
+        classes = classes or [str(c) for c in range(self.hparams["num_classes"])]
         names = getattr(data, "clip_name", None)
         index = batch["index"].tolist()
         if self.task == "multi_label":
