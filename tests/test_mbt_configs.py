@@ -72,6 +72,8 @@ def test_sizes_and_recipe(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     official = name.endswith("official")
     recipe = (h["stochastic_depth"], h["mixup_alpha"], h["modality_mixup"], h["label_smoothing"])
     assert recipe == ((0.3, 0.5, False, 0.3) if official else (0.3, 0.3, True, 0.0))
+    function = (h["activation"], h["layer_norm_eps"], h["official_cls"], h["pretrained_bottleneck"])
+    assert function == (("gelu_tanh", 1e-6, True, "positions") if official else (None, None, False, "normal"))
     masks = data.augmentation
     assert masks.time_masks * masks.time_width == 192
     assert masks.frequency_masks * masks.frequency_width == 48

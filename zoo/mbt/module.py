@@ -288,6 +288,12 @@ class MBT(LightningModule):
                 self.print(
                     f"zoo: {h['pretrained']} was trained with {name} {theirs}, the model has {h[name]}"
                 )
+        if vit.activation is None and h["activation"] is None:
+            eps = self.network_arguments["layer_norm_eps"]
+            self.print(
+                f"zoo: {h['pretrained']} does not tell its GELU: gelu_tanh and eps {eps:g} are assumed, set "
+                "model.init_args.activation and layer_norm_eps if it was trained with others"
+            )
         lines = initialise(
             self.network, vit, h["pretrained_bottleneck"], h["tubelet_init"], h["official_cls"]
         )

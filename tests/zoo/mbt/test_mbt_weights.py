@@ -15,7 +15,7 @@ import cli
 import zoo
 from zoo.mbt.network import build
 from zoo.mbt.pretrained import bottleneck_positions, inflate, initialise, read_vit, resize_grid
-from zoo.mbt.weights import official_state, read
+from zoo.mbt.weights import official_state, read, write
 
 SMALL: dict[str, Any] = {
     "num_classes": 5, "width": 24, "depth": 2, "heads": 3, "mlp": 40, "image_size": 32, "patch_size": 16,
@@ -186,6 +186,22 @@ def test_convert_on_the_command_line_and_back(tmp_path: Path) -> None:
     assert cli.main(["convert", str(ours), "--to", "official", "--out", str(again)]) == 0
     with np.load(path) as a, np.load(again) as b:
         assert all(np.array_equal(a[k], b[k]) for k in a.files)
+
+
+def test_what_the_official_model_does_not_compute_is_refused_or_told(tmp_path: Path) -> None:
+    out = tmp_path / "c.npz"
+    with pytest.raises(ValueError, match=r"mean update .* bottleneck_update sequential"):
+        write(zoo.MBT(**SMALL, bottleneck_update="sequential"), out, "official")
+    assert not out.exists()
+    assert len(write(zoo.MBT(**SMALL), out, "official")) == 1
+    for changes, told in (
+        ({"activation": "gelu"}, "this model gelu with eps 1e-06"),
+        ({"layer_norm_eps": 1e-12}, "this model gelu_tanh with eps 1e-12"),
+    ):
+        _, warning = write(zoo.MBT(**SMALL, **changes), out, "official")
+        assert warning.startswith("WARNING")
+        assert told in warning
+        assert changes.items() <= read(out, {**GIVEN, **changes})[0].hparams.items()
 
 
 @pytest.mark.parametrize(
@@ -375,6 +391,8 @@ def test_norm_and_activation_follow_the_source(tmp_path: Path) -> None:
     model = hf_vit(tmp_path, hidden_act="gelu", layer_norm_eps=1e-12)
     found = read_vit(str(tmp_path))
     assert (found.eps, found.activation) == (1e-12, "gelu")
+    alone = read_vit(str(tmp_path / "model.safetensors"))  # with its config.json beside it
+    assert (alone.eps, alone.activation) == (1e-12, "gelu")
     sizes = {k: v for k, v in SMALL.items() if k not in ("frames", "modalities")}
     made = zoo.MBT(**sizes, frames=1, modalities=["rgb"], pretrained=str(tmp_path))
     made.print = lambda *args: None  # type: ignore[method-assign]
@@ -386,6 +404,24 @@ def test_norm_and_activation_follow_the_source(tmp_path: Path) -> None:
     with torch.no_grad():
         streams = network.encode(network.embed(image[:, :, None], None))
         assert float((network.norm(streams["rgb"]) - model(image).last_hidden_state).abs().max()) < 1e-5
+
+
+def test_a_file_that_does_not_tell_its_gelu_gets_a_line(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    hf_vit(tmp_path / "hf", hidden_act="gelu")
+    state = read_vit(str(tmp_path / "hf")).state
+    torch.save(timm_state(state), tmp_path / "timm.pth")
+    np.savez(tmp_path / "augreg.npz", **{k: v.numpy() for k, v in augreg_state(state).items()})
+    assumed = {}
+    for file, given in (("timm.pth", None), ("timm.pth", "gelu"), ("augreg.npz", None), ("hf", None)):
+        said: list[str] = []
+        made = zoo.MBT(**SMALL, pretrained=str(tmp_path / file), activation=given)
+        made.print = lambda text, out=said: out.append(text)  # type: ignore[method-assign]
+        made._trainer = SimpleNamespace(datamodule=None, world_size=1, ckpt_path=None)  # type: ignore[assignment]
+        made.setup("fit")
+        assumed[file, given] = [s for s in said if "gelu_tanh and eps 1e-06 are assumed" in s]
+    assert [len(s) for s in assumed.values()] == [1, 0, 0, 0]
 
 
 def test_a_tensor_without_a_place_stops_the_load(tmp_path: Path) -> None:
