@@ -245,6 +245,19 @@ def test_frames_are_spread_over_the_window_or_strided() -> None:
     assert [Windows().sound_start(p, 1000, 800) for p in (0, 0.5, 1)] == [0, 100, 200]
 
 
+def test_windows_of_one_length_start_at_one_time_others_at_one_place() -> None:
+    """A place is a share of what each window can move: 2.56 s of frames go further than 8 s of sound."""
+
+    def starts(windows: Windows, place: float) -> tuple[float, float]:
+        """Seconds of frames and sound in a clip of 10 s."""
+        return windows.frame_numbers(place, 250)[0] / 25, windows.sound_start(place, 1000, 800) / 100
+
+    for place in (0.0, 0.3, 0.5, 1.0):
+        frames, sound = starts(Windows(8, 8, 0, 25), place)
+        assert abs(frames - sound) < 1 / 25
+    assert [starts(Windows(8, 32, 2, 25), p) for p in (0.0, 0.5, 1.0)] == [(0, 0), (3.72, 1), (7.44, 2)]
+
+
 def test_masks_have_uniform_widths_and_hold_the_mean() -> None:
     rng = np.random.default_rng(0)
     x = torch.ones(100, 40)
@@ -286,6 +299,65 @@ def test_all_frames_of_a_clip_share_one_draw() -> None:
     again = augment_frames(clip, np.random.default_rng(3), 32)
     assert torch.equal(out, again)
     assert not torch.equal(out, augment_frames(clip, np.random.default_rng(4), 32))
+
+
+class Scripted:
+    """A generator that records the bounds it is asked for: shares are ``share``, integers the largest."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.bounds = share, []  # type: ignore[var-annotated]
+
+    def random(self, *_: int) -> float:
+        return self.share
+
+    def uniform(self, low: float, high: float) -> float:
+        self.bounds.append((low, high))
+        return low + 0.75 * (high - low)
+
+    def integers(self, high: int) -> int:
+        return high - 1
+
+
+def test_augmentation_draws_within_the_papers_bounds() -> None:
+    frame = torch.randint(256, (1, 64, 64, 3), dtype=torch.uint8)
+    scale, jitters = (0.9, 1.33), [(-32 / 255, 32 / 255), (0.6, 1.4), (-0.2, 0.2), (0.6, 1.4)]
+    for share, bounds in ((0.79, [scale, *jitters]), (0.81, [scale])):  # colour jitter with probability 0.8
+        rng: Any = Scripted(share)
+        augment_frames(frame, rng, 32)
+        assert rng.bounds == bounds
+    for share, equal in ((0.09, True), (0.11, False)):  # grey with probability 0.1
+        grey: Any = Scripted(share)
+        x = augment_frames(frame, grey, 32)
+        assert torch.equal(x[0], x[1]) is equal
+    for share, flipped in ((0.49, True), (0.51, False)):
+        rngs: list[Any] = [Scripted(share), Scripted(share)]
+        a, b = (
+            augment_frames(frame, r, 32, flip=f, colour=False)
+            for r, f in zip(rngs, (True, False), strict=True)
+        )
+        assert torch.equal(a, b.flip(3) if flipped else b)
+
+
+def test_the_scale_of_frames_is_isotropic() -> None:
+    """A square of 32 pixels, enlarged by 37 / 64 with 0.9 + 0.75 * 0.43: as high as wide."""
+    frame = torch.zeros(1, 64, 96, 3, dtype=torch.uint8)
+    frame[:, 16:48, 32:64] = 255
+    rng: Any = Scripted(0.5)
+    x = augment_frames(frame, rng, 32, flip=False, colour=False)[0, 0]
+    sides = [int((x[16] > 0).sum()), int((x[:, 16] > 0).sum())]
+    assert sides == pytest.approx([32 * 45 / 64] * 2, abs=0.6)
+
+
+def test_black_is_minus_one_and_masked_sound_is_the_mean(tmp_path: Path) -> None:
+    black = torch.zeros(2, 40, 48, 3, dtype=torch.uint8)
+    rng: Any = Scripted(0.6)
+    for frames in (centre_frames(black, 32), augment_frames(black, rng, 32, colour=False)):
+        assert frames.unique().tolist() == [-1.0]
+    data = opened(fake_vggsound(tmp_path), "vggsound", spectrogram_mean=5.0, spectrogram_std=2.0).train_set
+    log_mel = torch.randn(50, 128)
+    plain, masked = (data._sound(log_mel, 0.0, rng, training) for training in (False, True))
+    assert torch.allclose(plain[0], (log_mel - 5) / 2)
+    assert not masked.any()  # one mask over all 50 frames, after the normalisation
 
 
 def test_evaluation_crops_the_centre_and_scales_to_one() -> None:

@@ -455,9 +455,15 @@ class MBT(LightningModule):
         self.log_dict(costs, sync_dist=True)
 
     def _log_metrics(self, stage: str) -> None:
-        for name, metric in self.eval_metrics.items():
+        # compute() and log() wait for all ranks: a modality that one rank has not seen is a metric on all
+        called = torch.tensor([m.update_called for m in self.eval_metrics.values()], device=self.device)
+        anywhere = self.trainer.strategy.reduce(called.int(), reduce_op="max").tolist()
+        nothing = torch.zeros(0, self.hparams["num_classes"], device=self.device)
+        for (name, metric), used in zip(self.eval_metrics.items(), anywhere, strict=True):
+            if used and not metric.update_called:
+                metric.update(*([nothing] * 2 if name.startswith("mAP") else [nothing[:, 0]]))
             # compute() speaks for all ranks; without sync_dist Lightning warns that it might not
-            if metric.update_called:
+            if used:
                 bar = name in ("mAP", "top1", "action_top1")
                 self.log(f"{stage}/{name}", metric.compute(), prog_bar=bar, sync_dist=True)
             metric.reset()

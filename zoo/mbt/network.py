@@ -203,7 +203,10 @@ class FusionNetwork(nn.Module):
         )
         self.bottleneck: nn.Parameter | None = None
         if fusion == "bottleneck" and len(self.modalities) > 1:
-            self.bottleneck = nn.Parameter(torch.zeros(1, num_bottlenecks + extra_bottleneck, width))
+            # Without a fusion layer nothing reads it, and DDP waits for the gradient of what may have one.
+            self.bottleneck = nn.Parameter(
+                torch.zeros(1, num_bottlenecks + extra_bottleneck, width), self.fusion_layer < depth
+            )
         self.drop = nn.Dropout(dropout)
         # Rate p l / (L - 1): 0 in the first layer, p in the last.
         rates = [stochastic_depth * i / max(depth - 1, 1) for i in range(depth)]

@@ -107,6 +107,16 @@ def test_evaluation_is_the_mean_of_logits_over_modalities_and_crops() -> None:
     assert float(made.eval_metrics["acc_spectrogram"].compute()) == pytest.approx(float(alone))
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_evaluation_without_bottlenecks_is_late_fusion(used: bool) -> None:
+    made, data = module(test_with_bottlenecks=used).eval(), batch()
+    inputs = {k: data[k] for k in ("rgb", "spectrogram")}
+    with torch.no_grad():
+        found, _ = made._clip_logits(data)
+        assert torch.equal(found, made.network(**inputs, fuse=used))
+        assert float((found - made.network(**inputs, fuse=not used)).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [

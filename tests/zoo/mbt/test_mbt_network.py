@@ -113,10 +113,9 @@ def flow(made: FusionNetwork) -> tuple[float, float]:
     """Largest gradient of the rgb logits by the sound, and of the sound's logits by the frames."""
     inputs = {k: x.requires_grad_() for k, x in clips().items()}
     logits = made(**inputs)
-    by_sound = torch.autograd.grad(
-        logits[:, 0].sum(), inputs["spectrogram"], retain_graph=True, allow_unused=True
-    )[0]
-    by_frames = torch.autograd.grad(logits[:, 1].sum(), inputs["rgb"], allow_unused=True)[0]
+    own = {m: logits[:, i].sum() for i, m in enumerate(made.modalities)}
+    by_sound = torch.autograd.grad(own["rgb"], inputs["spectrogram"], retain_graph=True, allow_unused=True)[0]
+    by_frames = torch.autograd.grad(own["spectrogram"], inputs["rgb"], allow_unused=True)[0]
     return tuple(0.0 if g is None else float(g.abs().max()) for g in (by_sound, by_frames))  # type: ignore[return-value]
 
 
@@ -138,6 +137,20 @@ def test_who_sees_whom(fusion: str, layer: int, flows: bool) -> None:
     assert min(found) > 1e-6 if flows else found == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("order", [["rgb", "spectrogram"], ["spectrogram", "rgb"]])
+def test_in_a_sequential_update_the_second_modality_hears_the_first(order: list[str]) -> None:
+    """In one fusion layer: the first reads what nobody has written, the second what the first wrote."""
+    found = dict(
+        zip(
+            ("rgb", "spectrogram"),
+            flow(network(bottleneck_update="sequential", fusion_layer=3, modalities=order)),
+            strict=True,
+        )
+    )
+    assert found[order[0]] == 0.0
+    assert found[order[1]] > 1e-6
+
+
 def test_late_fusion_is_two_independent_streams() -> None:
     made = network(fusion_layer=4)
     a, b = clips(), clips()
@@ -146,6 +159,15 @@ def test_late_fusion_is_two_independent_streams() -> None:
         first, second = made(**a), made(**b)
     assert torch.equal(first[:, 0], second[:, 0])
     assert not torch.equal(first[:, 1], second[:, 1])
+
+
+@pytest.mark.parametrize("fusion", ["bottleneck", "cross_attention", "shared_self_attention", "late"])
+@pytest.mark.parametrize("layer", [0, 3, 4])
+def test_whatever_can_have_a_gradient_has_one(fusion: str, layer: int) -> None:
+    """DistributedDataParallel stops at the second step otherwise."""
+    made = network(fusion=fusion, fusion_layer=layer).train()
+    made(**clips()).square().sum().backward()
+    assert [k for k, p in made.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_without_bottlenecks_the_same_weights_are_late_fusion() -> None:

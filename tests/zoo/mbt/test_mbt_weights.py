@@ -26,23 +26,33 @@ D, H, MLP = 24, 3, 40
 
 
 def official_file(
-    path: Path, *, tubelet: bool = False, streams: tuple[str, ...] = ("", "_spectrogram")
+    path: Path,
+    *,
+    tubelet: bool = False,
+    streams: tuple[str, ...] = ("", "_spectrogram"),
+    shared: bool = False,
+    gap: bool = False,
+    bottleneck: bool = True,
 ) -> Path:
     """A random checkpoint with the keys and shapes of section 10 of the spec."""
     rng = np.random.default_rng(0)
+    token = not gap
     shapes: dict[str, tuple[int, ...]] = {}
     if "" in streams:
         shapes["embedding/kernel"] = (2, 16, 16, 3, D) if tubelet else (16, 16, 3, D)
         shapes["embedding/bias"] = (D,)
-        shapes["Transformer/posembed_input/pos_embedding"] = (1, 1 + 4 * (2 if tubelet else 4), D)
-    shapes["cls"] = (1, 1, D)
+        shapes["Transformer/posembed_input/pos_embedding"] = (1, token + 4 * (2 if tubelet else 4), D)
+    if token:
+        shapes["cls"] = (1, 1, D)
     if "_spectrogram" in streams:
         shapes["embedding_spectrogram/kernel"] = (16, 16, 3, D)
         shapes["embedding_spectrogram/bias"] = (D,)
-        shapes["Transformer/posembed_input_spectrogram/pos_embedding"] = (1, 1 + 6 * 8, D)
-    if len(streams) == 2:
-        shapes |= {"clsspectrogram": (1, 1, D), "bottleneck": (1, 5, D)}
-    for suffix in streams:
+        shapes["Transformer/posembed_input_spectrogram/pos_embedding"] = (1, token + 6 * 8, D)
+    if len(streams) == 2 and token:
+        shapes["clsspectrogram"] = (1, 1, D)
+    if len(streams) == 2 and bottleneck:
+        shapes["bottleneck"] = (1, 4 + token, D)
+    for suffix in ("",) if shared else streams:
         for layer in range(2):
             block = f"Transformer/encoderblock_{layer}{suffix}"
             for norm in (0, 1):
@@ -95,8 +105,13 @@ def flax_mbt(
     p: dict[str, Any], rgb: np.ndarray[Any, Any], sound: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
     """The official model over 4 frames of 32 x 32 and 96 x 128 features, fusion from layer 0, in NumPy."""
-    frames = rgb.reshape(-1, 3, 4, 2, 16, 2, 16).transpose(0, 2, 3, 5, 4, 6, 1)  # b t h w p q c
-    z = np.einsum("bthwpqc,pqcd->bthwd", frames, p["embedding/kernel"]).reshape(len(rgb), 16, D)
+    kernel = p["embedding/kernel"]
+    kernel = kernel[None] if kernel.ndim == 4 else kernel  # a tube of one frame
+    tube = len(kernel)
+    frames = rgb.reshape(-1, 3, 4 // tube, tube, 2, 16, 2, 16).transpose(
+        0, 2, 4, 6, 3, 5, 7, 1
+    )  # b t h w f p q c
+    z = np.einsum("bthwfpqc,fpqcd->bthwd", frames, kernel).reshape(len(rgb), -1, D)
     patches = np.repeat(sound.reshape(-1, 1, 6, 16, 8, 16), 3, axis=1).transpose(0, 2, 4, 3, 5, 1)
     s = np.einsum("bhwpqc,pqcd->bhwd", patches, p["embedding_spectrogram/kernel"]).reshape(len(rgb), 48, D)
     streams = []
@@ -105,9 +120,10 @@ def flax_mbt(
         tokens = np.concatenate([np.repeat(p[cls], len(tokens), axis=0), tokens], axis=1)
         streams.append(tokens + p[f"Transformer/posembed_input{suffix}/pos_embedding"])
     fusion = np.repeat(p["bottleneck"], len(rgb), axis=0)
+    shared = "Transformer/encoderblock_0_spectrogram/LayerNorm_0/scale" not in p
     for layer in range(2):
         copies = []
-        for i, suffix in enumerate(("", "_spectrogram")):
+        for i, suffix in enumerate(("", "" if shared else "_spectrogram")):
             n = streams[i].shape[1]
             joint = np.concatenate([streams[i], fusion], axis=1)
             joint = flax_block(joint, p, f"Transformer/encoderblock_{layer}{suffix}")
@@ -123,8 +139,11 @@ def flax_mbt(
 GIVEN = {"image_size": 32, "fusion_layer": 0}
 
 
-def test_a_converted_checkpoint_computes_what_the_official_model_does(tmp_path: Path) -> None:
-    path = official_file(tmp_path / "official.npz")
+@pytest.mark.parametrize("options", [{}, {"tubelet": True}, {"shared": True}])
+def test_a_converted_checkpoint_computes_what_the_official_model_does(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    path = official_file(tmp_path / "official.npz", **options)
     weights, lines = read(path, GIVEN)
     module = zoo.MBT(**weights.hparams)
     module.load_state_dict(weights.state_dict)
@@ -142,6 +161,10 @@ def test_a_converted_checkpoint_computes_what_the_official_model_does(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        ({"shared": True}, {"share_encoder": True, "fusion": "bottleneck", "extra_bottleneck": True}),
+        ({"gap": True}, {"classifier": "gap", "num_bottlenecks": 4, "extra_bottleneck": False}),
+        ({"bottleneck": False}, {"classifier": "token", "fusion": "cross_attention"}),
+        ({"gap": True, "bottleneck": False}, {"classifier": "gap", "fusion": "cross_attention"}),
         (
             {},
             {
@@ -160,7 +183,9 @@ def test_sizes_are_told_by_the_file_and_the_way_back_is_the_same(
     options: dict[str, Any], expected: dict[str, Any], tmp_path: Path
 ) -> None:
     path = official_file(tmp_path / "official.npz", **options)
-    weights, _ = read(path, GIVEN)
+    weights, _ = read(
+        path, GIVEN if options.get("bottleneck", True) else {**GIVEN, "fusion": "cross_attention"}
+    )
     assert expected.items() <= weights.hparams.items()
     module = zoo.MBT(**weights.hparams)
     module.load_state_dict(weights.state_dict)
@@ -291,6 +316,39 @@ def test_vit_goes_into_both_streams(tmp_path: Path) -> None:
     assert torch.allclose(
         one.state_dict()["patch.spectrogram.weight"], vit.state["patch.weight"].sum(1, keepdim=True)
     )
+
+
+def test_position_tables_start_from_the_vits(tmp_path: Path) -> None:
+    """The CLS entry apart, the grid resized time x mel, a table of equal shape as it is."""
+    hf_vit(tmp_path)
+    vit = read_vit(str(tmp_path))
+    cls, grid = vit.state["positions"][0, 0], vit.state["positions"][0, 1:].view(2, 2, D)
+    network = build(**SMALL)
+    initialise(network, vit)
+    expected = zoom(grid.numpy(), (6 / 2, 8 / 2, 1), order=1).reshape(48, D)
+    tables = {k: v.detach()[0] for k, v in network.positions.items()}
+    assert np.abs(tables["spectrogram"][1:].numpy() - expected).max() < 1e-6
+    assert all(torch.equal(table[0], cls) for table in tables.values())
+    one = build(**{**SMALL, "frames": 1})
+    initialise(one, vit)
+    assert torch.equal(one.positions["rgb"], vit.state["positions"])
+    pooled = build(**{**SMALL, "classifier": "gap"})
+    initialise(pooled, vit)
+    assert torch.equal(pooled.positions["spectrogram"][0], tables["spectrogram"][1:])
+
+
+def test_a_tubelet_network_embeds_the_second_frame_of_each_tube(tmp_path: Path) -> None:
+    hf_vit(tmp_path)
+    vit = read_vit(str(tmp_path))
+    tubes = build(**SMALL, patch_mode="tubelet", modalities=["rgb"])
+    initialise(tubes, vit)
+    clip = torch.randn(2, 3, 4, 32, 32)
+    found = tubes.patch["rgb"](clip)  # (2, D, 2, 2, 2)
+    for tube, frame in enumerate((1, 3)):
+        expected = nn.functional.conv2d(
+            clip[:, :, frame], vit.state["patch.weight"], vit.state["patch.bias"], stride=16
+        )
+        assert torch.allclose(found[:, :, tube], expected, atol=1e-4)
 
 
 def test_positions_are_resized_with_aligned_corners() -> None:
