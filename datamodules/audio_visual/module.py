@@ -46,7 +46,7 @@ class AudioVisual(LightningDataModule):
         seconds: t of sound; T_a = 100 t.
         frames: T.
         frame_stride: in frames at ``fps``; 0 spreads the frames over the t seconds.
-        fps: of decoded video (Epic-Kitchens: of its extracted frames).
+        fps: of the frames that are taken of video, and of Epic-Kitchens' extracted ones.
         image_size: S.
         mel_bins: M; sound is mono at 16 kHz, windows of 25 ms every 10 ms.
         spectrogram_mean, spectrogram_std: of the features; null measures the training set, outside training

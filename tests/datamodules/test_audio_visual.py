@@ -24,9 +24,9 @@ from datamodules.audio_visual.augment import (
     rgb_to_hsv,
     spec_augment,
 )
-from datamodules.audio_visual.clips import Windows
+from datamodules.audio_visual.clips import ClipStore, Windows
 from datamodules.audio_visual.digits import DigitPairs, Weakening, keep_components
-from datamodules.audio_visual.layouts import read_layout
+from datamodules.audio_visual.layouts import Clip, read_layout
 from datamodules.audio_visual.log_mel import LogMel, mel_filters
 from datamodules.audio_visual.media import MediaError, read_audio, read_video
 from zoo import hub
@@ -175,6 +175,22 @@ def test_epic_has_verbs_nouns_and_numbered_frames(tmp_path: Path) -> None:
     assert (found.task, found.groups, len(found.class_names)) == ("verb_noun", (97, 300), 397)
     clip = found.clips[0]
     assert (clip.label, clip.frames, clip.start, clip.stop) == ((4, 4), (21, 61), 1.5, 2.2)
+
+
+@pytest.mark.parametrize(
+    ("fps", "steps", "count"),
+    [(25.0, [0, 2, 4, 7, 9, 12], 51), (60.0, [0, 1, 2, 3, 4, 5], 121), (120.0, [0, 0, 1, 1, 2, 2], 241)],
+)
+def test_numbered_frames_are_taken_at_the_asked_rate(
+    fps: float, steps: list[int], count: int, tmp_path: Path
+) -> None:
+    """120 frames in 2 s are 60 a second: at 25 every 2.4th."""
+    for i in range(100, 221):
+        (tmp_path / f"frame_{i:010d}.jpg").touch()
+    clip = Clip("a", (0, 0), tmp_path, None, 1.0, 3.0, (100, 220))
+    paths = ClipStore(LogMel(), fps, 16, None, False, True).decode(clip).frames
+    numbers = [int(p.stem.removeprefix("frame_")) - 100 for p in paths]
+    assert (numbers[:6], numbers[-1], len(numbers)) == (steps, 120, count)
 
 
 @pytest.mark.parametrize("layout", ["kinetics", "moments"])
