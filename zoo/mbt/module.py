@@ -33,7 +33,7 @@ from zoo.mbt.network import (
     build,
     fused_logits,
 )
-from zoo.mbt.report import ClipScores, label_names
+from zoo.mbt.report import DRAWN, PICTURES, ClipScores, label_names
 from zoo.mbt.rollout import attention_rollout
 from zoo.metrics.average_precision import MeanAveragePrecision
 from zoo.nn.parallel import shard_blocks
@@ -41,7 +41,6 @@ from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import local_rows, step_generator
 
 _PARTS = ("verb", "noun")
-_DRAWN = 6  # clips of a batch whose attention is drawn
 
 
 class MBT(LightningModule):
@@ -501,15 +500,27 @@ class MBT(LightningModule):
             given = [m for m in self.modalities if m in batch]
             rows = present.tolist()
             result.extra["present"] = [";".join(m for m, p in zip(given, r, strict=True) if p) for r in rows]
-        self._add_pictures(result, batch)
+        if batch_idx < PICTURES:
+            self._add_pictures(result, batch, present)
         return result
 
-    def _add_pictures(self, result: ClipScores, batch: dict[str, Tensor]) -> None:
-        inputs = {n: x[:_DRAWN] for n, x in self._inputs(batch).items()}
+    def _add_pictures(self, result: ClipScores, batch: dict[str, Tensor], present: Tensor | None) -> None:
+        inputs = {n: x[:DRAWN] for n, x in self._inputs(batch).items()}
         for name, rank in (("rgb", 5), ("spectrogram", 4)):
             if name in inputs and inputs[name].ndim > rank:
                 inputs[name] = inputs[name][:, inputs[name].shape[1] // 2]
-        maps = attention_rollout(self.network, inputs, fuse=self.hparams["test_with_bottlenecks"])
+        fuse = self.hparams["test_with_bottlenecks"]
+        # a clip at a time: every layer's matrix over all tokens is kept
+        each = [
+            attention_rollout(
+                self.network,
+                {n: x[i : i + 1] for n, x in inputs.items()},
+                fuse=fuse,
+                present=None if present is None else present[i : i + 1],
+            )
+            for i in range(len(next(iter(inputs.values()))))
+        ]
+        maps = {n: torch.cat([m[n] for m in each]) for n in inputs}
         if "rgb" in inputs:
             frames = inputs["rgb"].shape[2]
             result.rgb = inputs["rgb"][:, :, frames // 2].float().cpu()

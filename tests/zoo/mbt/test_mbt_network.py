@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.mbt.bottleneck import temporal_indices
+from zoo.mbt.bottleneck import bottleneck_layer, temporal_indices
 from zoo.mbt.cost import macs
 from zoo.mbt.network import Block, FusionNetwork, StochasticDepth, build, fused_logits
 from zoo.mbt.rollout import attention_rollout
@@ -193,6 +193,21 @@ def test_cross_attention_equals_the_whole_concatenation() -> None:
         assert torch.allclose(made.classify(whole), made(**clips()), atol=1e-10)
 
 
+def test_a_bottleneck_of_three_streams_is_the_mean_of_the_present() -> None:
+    """Streams that each add their own number to every token: 1, 2 and 4."""
+    blocks = [lambda z, n=n: z + n for n in (1.0, 2.0, 4.0)]
+    streams = [torch.zeros(2, tokens, 5) for tokens in (3, 2, 4)]
+    bottleneck = torch.zeros(2, 2, 5)
+    moved, mean = bottleneck_layer(blocks, streams, bottleneck)
+    assert [float(z.mean()) for z in moved] == [1.0, 2.0, 4.0]
+    assert torch.allclose(mean, torch.full_like(mean, 7 / 3))
+    present = torch.tensor([[True, False, True], [True, True, False]])
+    _, mean = bottleneck_layer(blocks, streams, bottleneck, present=present)
+    assert [x.unique().tolist() for x in mean] == [[2.5], [1.5]]
+    _, last = bottleneck_layer(blocks, streams, bottleneck, "sequential", present)
+    assert [x.unique().tolist() for x in last] == [[5.0], [3.0]]
+
+
 def test_an_absent_modality_reaches_nobody() -> None:
     """Of a sample without sound the rgb logits are those of the stream alone with its bottleneck."""
     for fusion in ("bottleneck", "cross_attention", "shared_self_attention"):
@@ -311,6 +326,17 @@ def test_rollout_is_a_share_of_attention(fusion: str) -> None:
     assert made.blocks[next(iter(made.blocks))][0].recorded is None
     crossing = attention_rollout(made, clips(), source="rgb")["spectrogram"].sum()
     assert (float(crossing) > 1e-6) == (fusion != "late")
+
+
+@pytest.mark.parametrize("fusion", ["bottleneck", "cross_attention", "shared_self_attention", "late"])
+def test_rollout_of_an_absent_modality_is_zero(fusion: str) -> None:
+    made, inputs = network(fusion=fusion), clips()
+    maps = attention_rollout(made, inputs, present=torch.tensor([[True, False], [True, True]]))
+    assert not maps["spectrogram"][0].any()
+    alone = attention_rollout(made, {"rgb": inputs["rgb"]})["rgb"]
+    assert torch.allclose(maps["rgb"][0], alone[0], atol=1e-6)
+    both = attention_rollout(made, inputs)
+    assert all(torch.allclose(maps[k][1], both[k][1], atol=1e-6) for k in maps)
 
 
 def test_activation_checkpointing_changes_nothing() -> None:
