@@ -72,11 +72,28 @@ def test_sizes_and_recipe(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     official = name.endswith("official")
     recipe = (h["stochastic_depth"], h["mixup_alpha"], h["modality_mixup"], h["label_smoothing"])
     assert recipe == ((0.3, 0.5, False, 0.3) if official else (0.3, 0.3, True, 0.0))
+    function = (h["activation"], h["layer_norm_eps"], h["official_cls"], h["pretrained_bottleneck"])
+    assert function == (("gelu_tanh", 1e-6, True, "positions") if official else (None, None, False, "normal"))
     masks = data.augmentation
     assert masks.time_masks * masks.time_width == 192
     assert masks.frequency_masks * masks.frequency_width == 48
     if task == "multi_label" and name.endswith("mini"):
         assert (steps, warmup) == (50 * (20_361 // 64), round(2.5 * (20_361 // 64)))
+
+
+def test_a_clip_of_three_seconds_gives_eight_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = build(monkeypatch, tmp_path, "--config", "mbt_moments").datamodule
+    for place in (0.0, 0.3, 1.0):
+        numbers = data.windows.frame_numbers(place, 75)
+        assert set(map(int.__sub__, numbers[1:], numbers)) == {9}
+
+
+def test_epic_takes_32_frames_of_25_a_second(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """1.28 s; at the 60 a second of the extraction it would be 0.53 s."""
+    built = build(monkeypatch, tmp_path, "--config", "mbt_epic")
+    windows = built.datamodule.windows
+    assert (windows.fps, windows.step, windows.frames) == (25.0, 1, 32)
+    assert built.model.network.activation_checkpointing
 
 
 @pytest.mark.parametrize("name", RECIPES)

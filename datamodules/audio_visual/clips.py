@@ -153,10 +153,16 @@ class ClipStore:
         return Decoded(log_mel, frames)
 
     def _pictures_of(self, clip: Clip) -> list[Any]:
-        """The numbered JPEGs of a clip whose video is a folder of them."""
+        """The numbered JPEGs of a clip whose video is a folder of them, at ``fps``: the list's numbers and
+        seconds tell the rate of the extraction."""
         if clip.frames is None or clip.video is None or not self.pictures:
             return []
-        numbers = range(clip.frames[0], clip.frames[1] + 1)
+        first, last = clip.frames
+        numbers: Sequence[int] = range(first, last + 1)
+        if clip.stop is not None and clip.stop > clip.start and last > first:
+            step = (last - first) / (clip.stop - clip.start) / self.fps
+            # a shade more, for 5 steps of 2.4 are 12
+            numbers = [first + int(k * step + 1e-6) for k in range(int((last - first) / step + 1e-6) + 1)]
         paths = [clip.video / f"frame_{n:010d}.jpg" for n in numbers]
         there = [p for p in paths if p.is_file()]
         if not there:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import replace
@@ -45,11 +46,12 @@ class AudioVisual(LightningDataModule):
         seconds: t of sound; T_a = 100 t.
         frames: T.
         frame_stride: in frames at ``fps``; 0 spreads the frames over the t seconds.
-        fps: of decoded video (Epic-Kitchens: of its extracted frames).
+        fps: of the frames that are taken of video, and of Epic-Kitchens' extracted ones.
         image_size: S.
         mel_bins: M; sound is mono at 16 kHz, windows of 25 ms every 10 ms.
-        spectrogram_mean, spectrogram_std: of the features; null measures the training set (official
-            checkpoints of full AudioSet have 1.102 and 2.762, of features whose offset was never published).
+        spectrogram_mean, spectrogram_std: of the features; null measures the training set, outside training
+            only if the model does not know them (official checkpoints of full AudioSet have 1.102 and 2.762,
+            of features whose offset was never published).
         async_sampling: training windows of sound and frames start apart.
         augment: crop, flip and colour jitter of frames, SpecAugment of sound, in training.
         colour_jitter: part of it.
@@ -173,6 +175,7 @@ class AudioVisual(LightningDataModule):
         if self.layout == "digits" or self.cache_dir is None:
             return
         stage = "fit" if self.trainer is None else str(self.trainer.state.fn.value)  # type: ignore[union-attr]
+        self._take_statistics(stage)
         store = self._store()
         for split in self._splits(stage):
             found = self._list(split)
@@ -183,6 +186,15 @@ class AudioVisual(LightningDataModule):
                 good = [c for c in found.clips if c.name not in self._read_bad(split)]
                 mean, deviation = store.statistics(good)
                 measured.write_text(json.dumps({"mean": mean, "std": deviation, "clips": len(good)}))
+
+    def _of_model(self, name: str) -> Any:
+        """A hyperparameter of the model that is run, None where it has none."""
+        return getattr(getattr(self.trainer, "lightning_module", None), "hparams", {}).get(name)
+
+    def _take_statistics(self, stage: str) -> None:
+        known = self._of_model("spectrogram_mean"), self._of_model("spectrogram_std")
+        if stage != "fit" and self.normalisation is None and None not in known:
+            self.normalisation = known
 
     def _digest(self, split: str) -> str:
         import hashlib
@@ -218,6 +230,7 @@ class AudioVisual(LightningDataModule):
         if self.layout == "digits":
             self._setup_digits()
             return
+        self._take_statistics(stage)
         if self.normalisation is None and "spectrogram" in self.modalities:
             self.normalisation = self._measured()
         store = self._store()
@@ -267,10 +280,10 @@ class AudioVisual(LightningDataModule):
         assert self.predict_files is not None
         found = listed_files(self.predict_files)
         store.cache = None
-        try:
-            self.class_names = self._list("train").class_names
-        except FileNotFoundError:
-            self.class_names = []  # numbers then
+        self.class_names = list(self._of_model("class_names") or [])
+        if not self.class_names:
+            with contextlib.suppress(FileNotFoundError):  # numbers then
+                self.class_names = self._list("train").class_names
         reasons: dict[str, str] = {}
         for clip in found.clips:
             try:

@@ -12,6 +12,7 @@ import torch
 from fake_clips import FAKES, fake_vggsound, write_mp4, write_wav
 
 import cli
+import zoo
 from datamodules import AudioVisual
 from datamodules.audio_visual import digits
 from datamodules.audio_visual.augment import (
@@ -23,11 +24,12 @@ from datamodules.audio_visual.augment import (
     rgb_to_hsv,
     spec_augment,
 )
-from datamodules.audio_visual.clips import Windows
+from datamodules.audio_visual.clips import ClipStore, Windows
 from datamodules.audio_visual.digits import DigitPairs, Weakening, keep_components
-from datamodules.audio_visual.layouts import read_layout
+from datamodules.audio_visual.layouts import Clip, read_layout
 from datamodules.audio_visual.log_mel import LogMel, mel_filters
 from datamodules.audio_visual.media import MediaError, read_audio, read_video
+from zoo import hub
 
 # --- front end -----------------------------------------------------------------------------------------
 
@@ -175,6 +177,22 @@ def test_epic_has_verbs_nouns_and_numbered_frames(tmp_path: Path) -> None:
     assert (clip.label, clip.frames, clip.start, clip.stop) == ((4, 4), (21, 61), 1.5, 2.2)
 
 
+@pytest.mark.parametrize(
+    ("fps", "steps", "count"),
+    [(25.0, [0, 2, 4, 7, 9, 12], 51), (60.0, [0, 1, 2, 3, 4, 5], 121), (120.0, [0, 0, 1, 1, 2, 2], 241)],
+)
+def test_numbered_frames_are_taken_at_the_asked_rate(
+    fps: float, steps: list[int], count: int, tmp_path: Path
+) -> None:
+    """120 frames in 2 s are 60 a second: at 25 every 2.4th."""
+    for i in range(100, 221):
+        (tmp_path / f"frame_{i:010d}.jpg").touch()
+    clip = Clip("a", (0, 0), tmp_path, None, 1.0, 3.0, (100, 220))
+    paths = ClipStore(LogMel(), fps, 16, None, False, True).decode(clip).frames
+    numbers = [int(p.stem.removeprefix("frame_")) - 100 for p in paths]
+    assert (numbers[:6], numbers[-1], len(numbers)) == (steps, 120, count)
+
+
 @pytest.mark.parametrize("layout", ["kinetics", "moments"])
 def test_lists_with_headers_and_categories(layout: str, tmp_path: Path) -> None:
     FAKES[layout](tmp_path)
@@ -243,6 +261,19 @@ def test_frames_are_spread_over_the_window_or_strided() -> None:
     assert [Windows().sound_start(p, 1000, 800) for p in (0, 0.5, 1)] == [0, 100, 200]
 
 
+def test_windows_of_one_length_start_at_one_time_others_at_one_place() -> None:
+    """A place is a share of what each window can move: 2.56 s of frames go further than 8 s of sound."""
+
+    def starts(windows: Windows, place: float) -> tuple[float, float]:
+        """Seconds of frames and sound in a clip of 10 s."""
+        return windows.frame_numbers(place, 250)[0] / 25, windows.sound_start(place, 1000, 800) / 100
+
+    for place in (0.0, 0.3, 0.5, 1.0):
+        frames, sound = starts(Windows(8, 8, 0, 25), place)
+        assert abs(frames - sound) < 1 / 25
+    assert [starts(Windows(8, 32, 2, 25), p) for p in (0.0, 0.5, 1.0)] == [(0, 0), (3.72, 1), (7.44, 2)]
+
+
 def test_masks_have_uniform_widths_and_hold_the_mean() -> None:
     rng = np.random.default_rng(0)
     x = torch.ones(100, 40)
@@ -284,6 +315,65 @@ def test_all_frames_of_a_clip_share_one_draw() -> None:
     again = augment_frames(clip, np.random.default_rng(3), 32)
     assert torch.equal(out, again)
     assert not torch.equal(out, augment_frames(clip, np.random.default_rng(4), 32))
+
+
+class Scripted:
+    """A generator that records the bounds it is asked for: shares are ``share``, integers the largest."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.bounds = share, []  # type: ignore[var-annotated]
+
+    def random(self, *_: int) -> float:
+        return self.share
+
+    def uniform(self, low: float, high: float) -> float:
+        self.bounds.append((low, high))
+        return low + 0.75 * (high - low)
+
+    def integers(self, high: int) -> int:
+        return high - 1
+
+
+def test_augmentation_draws_within_the_papers_bounds() -> None:
+    frame = torch.randint(256, (1, 64, 64, 3), dtype=torch.uint8)
+    scale, jitters = (0.9, 1.33), [(-32 / 255, 32 / 255), (0.6, 1.4), (-0.2, 0.2), (0.6, 1.4)]
+    for share, bounds in ((0.79, [scale, *jitters]), (0.81, [scale])):  # colour jitter with probability 0.8
+        rng: Any = Scripted(share)
+        augment_frames(frame, rng, 32)
+        assert rng.bounds == bounds
+    for share, equal in ((0.09, True), (0.11, False)):  # grey with probability 0.1
+        grey: Any = Scripted(share)
+        x = augment_frames(frame, grey, 32)
+        assert torch.equal(x[0], x[1]) is equal
+    for share, flipped in ((0.49, True), (0.51, False)):
+        rngs: list[Any] = [Scripted(share), Scripted(share)]
+        a, b = (
+            augment_frames(frame, r, 32, flip=f, colour=False)
+            for r, f in zip(rngs, (True, False), strict=True)
+        )
+        assert torch.equal(a, b.flip(3) if flipped else b)
+
+
+def test_the_scale_of_frames_is_isotropic() -> None:
+    """A square of 32 pixels, enlarged by 37 / 64 with 0.9 + 0.75 * 0.43: as high as wide."""
+    frame = torch.zeros(1, 64, 96, 3, dtype=torch.uint8)
+    frame[:, 16:48, 32:64] = 255
+    rng: Any = Scripted(0.5)
+    x = augment_frames(frame, rng, 32, flip=False, colour=False)[0, 0]
+    sides = [int((x[16] > 0).sum()), int((x[:, 16] > 0).sum())]
+    assert sides == pytest.approx([32 * 45 / 64] * 2, abs=0.6)
+
+
+def test_black_is_minus_one_and_masked_sound_is_the_mean(tmp_path: Path) -> None:
+    black = torch.zeros(2, 40, 48, 3, dtype=torch.uint8)
+    rng: Any = Scripted(0.6)
+    for frames in (centre_frames(black, 32), augment_frames(black, rng, 32, colour=False)):
+        assert frames.unique().tolist() == [-1.0]
+    data = opened(fake_vggsound(tmp_path), "vggsound", spectrogram_mean=5.0, spectrogram_std=2.0).train_set
+    log_mel = torch.randn(50, 128)
+    plain, masked = (data._sound(log_mel, 0.0, rng, training) for training in (False, True))
+    assert torch.allclose(plain[0], (log_mel - 5) / 2)
+    assert not masked.any()  # one mask over all 50 frames, after the normalisation
 
 
 def test_evaluation_crops_the_centre_and_scales_to_one() -> None:
@@ -524,3 +614,36 @@ def test_predict_on_files_gives_scores(tmp_path: Path, capsys: pytest.CaptureFix
     assert table[0] == 'clip,label,top1,score1,top2,score2,dog barking,"playing flute, solo"'
     assert table[1].startswith("new.mp4,,")
     assert next(tmp_path.rglob("attention.png")).stat().st_size > 5000
+
+
+@pytest.mark.filterwarnings("ignore:.*have no file and are skipped")
+def test_a_trained_model_predicts_a_file_without_its_data(tmp_path: Path) -> None:
+    """Mean, deviation and class names travel with the weights; the folder of the data is not there."""
+    sizes = {"width": 16, "depth": 2, "heads": 2, "mlp": 16, "num_classes": 2, "task": "single_label",
+             "image_size": 16, "patch_size": 8, "spectrogram_frames": 48, "fusion_layer": 0,
+             "mixup_groups": 1}  # fmt: skip
+    options = {"layout": "vggsound", "seconds": 0.48, "image_size": 16, "batch_size": 2}
+    flags = ["--model=zoo.MBT", "--data=datamodules.AudioVisual", "--trainer.accelerator=cpu"]
+    flags += [f"--model.init_args.{k}={v}" for k, v in sizes.items()]
+    flags += [f"--data.init_args.{k}={v}" for k, v in options.items()]
+    root = fake_vggsound(tmp_path / "data")
+    steps = ["--trainer.max_steps=2", "--checkpoint.every_n_train_steps=2", f"--data.init_args.root={root}"]
+    assert cli.main(["fit", *flags, *steps, f"--trainer.default_root_dir={tmp_path / 'fit'}"]) == 0
+    checkpoint = next((tmp_path / "fit").rglob("step=*.ckpt"))
+    weights = hub.save(zoo.load(checkpoint), tmp_path / "own.safetensors")
+    clip = f"--data.init_args.predict_files={write_mp4(tmp_path / 'new.mp4', frequency=700.0)}"
+    measured = opened(root, "vggsound").normalisation
+    tables = []
+    for name, place, source in (
+        ("a", root, f"--ckpt_path={checkpoint}"),
+        ("b", tmp_path / "gone", f"--weights={weights}"),
+    ):
+        out = tmp_path / name
+        given = [clip, source, f"--data.init_args.root={place}", f"--trainer.default_root_dir={out}"]
+        assert cli.main(["predict", *flags, *given]) == 0
+        tables.append(next(out.rglob("scores.csv")).read_text())
+    assert tables[0] == tables[1]
+    assert tables[1].startswith('clip,label,top1,score1,top2,score2,dog barking,"playing flute, solo"')
+    stored = zoo.load(weights).hparams
+    assert (stored["spectrogram_mean"], stored["spectrogram_std"]) == measured
+    assert not (tmp_path / "gone").exists()

@@ -33,7 +33,7 @@ from zoo.mbt.network import (
     build,
     fused_logits,
 )
-from zoo.mbt.report import ClipScores, label_names
+from zoo.mbt.report import DRAWN, PICTURES, ClipScores, label_names
 from zoo.mbt.rollout import attention_rollout
 from zoo.metrics.average_precision import MeanAveragePrecision
 from zoo.nn.parallel import shard_blocks
@@ -41,7 +41,6 @@ from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import local_rows, step_generator
 
 _PARTS = ("verb", "noun")
-_DRAWN = 6  # clips of a batch whose attention is drawn
 
 
 class MBT(LightningModule):
@@ -70,7 +69,7 @@ class MBT(LightningModule):
         frames: that the network sees; of more given ones it takes evenly spaced ones.
         patch_mode: ``temporal_sampling`` or ``tubelet``.
         tubelet_frames: frames of a tubelet.
-        spectrogram_frames: T_a, 100 a second.
+        spectrogram_frames: T_a, 100 a second; those beyond the last whole patch are not seen.
         mel_bins: bands.
         spectrogram_patch: of the spectrogram.
         spectrogram_channels: 3 repeats the spectrogram for image kernels; 1 does not.
@@ -91,6 +90,9 @@ class MBT(LightningModule):
         pretrained_bottleneck: ``normal`` or ``positions`` (official).
         tubelet_init: ``central`` or ``average``.
         official_cls: leave the spectrogram's CLS at zero when a ViT is loaded.
+        spectrogram_mean, spectrogram_std: of the log-mel features that it was trained on; a training takes
+            those of its data, and test and prediction normalise with them where the data give none.
+        class_names: C names; a training takes those of its data.
         compile: compile each block.
         activation_checkpointing: recompute blocks in the backward pass.
         optimizer: called with the parameters.
@@ -142,6 +144,9 @@ class MBT(LightningModule):
         pretrained_bottleneck: Literal["normal", "positions"] = "normal",
         tubelet_init: Literal["central", "average"] = "central",
         official_cls: bool = False,
+        spectrogram_mean: float | None = None,
+        spectrogram_std: float | None = None,
+        class_names: Sequence[str] | None = None,
         compile: bool = False,
         activation_checkpointing: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9),
@@ -151,6 +156,7 @@ class MBT(LightningModule):
         # Stored hyperparameters pass through JSON, which has lists alone.
         modalities = list(modalities)
         class_groups = None if class_groups is None else list(class_groups)
+        class_names = None if class_names is None else list(class_names)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self._check()
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -247,12 +253,23 @@ class MBT(LightningModule):
                 f"model.init_args.mixup_groups must be a multiple of the number of devices, got "
                 f"{self.hparams['mixup_groups']} for {world}"
             )
+        if stage == "fit":
+            self._keep_of_data()
         if stage == "fit" and self.hparams["pretrained"]:
             self._start_from_vit()
         if self.hparams["compile"]:
             for stack in self.network.blocks.values():
                 for block in stack:  # type: ignore[attr-defined]
                     block.compile()
+
+    def _keep_of_data(self) -> None:
+        """What a prediction without the training data needs; checkpoints keep it."""
+        data = getattr(self.trainer, "datamodule", None)
+        normalisation, names = getattr(data, "normalisation", None), getattr(data, "class_names", None)
+        if normalisation is not None:
+            self.hparams["spectrogram_mean"], self.hparams["spectrogram_std"] = map(float, normalisation)
+        if names:
+            self.hparams["class_names"] = list(names)
 
     def _start_from_vit(self) -> None:
         if self._given_weights or self.trainer.ckpt_path is not None:
@@ -270,6 +287,12 @@ class MBT(LightningModule):
                 self.print(
                     f"zoo: {h['pretrained']} was trained with {name} {theirs}, the model has {h[name]}"
                 )
+        if vit.activation is None and h["activation"] is None:
+            eps = self.network_arguments["layer_norm_eps"]
+            self.print(
+                f"zoo: {h['pretrained']} does not tell its GELU: gelu_tanh and eps {eps:g} are assumed, set "
+                "model.init_args.activation and layer_norm_eps if it was trained with others"
+            )
         lines = initialise(
             self.network, vit, h["pretrained_bottleneck"], h["tubelet_init"], h["official_cls"]
         )
@@ -431,9 +454,15 @@ class MBT(LightningModule):
         self.log_dict(costs, sync_dist=True)
 
     def _log_metrics(self, stage: str) -> None:
-        for name, metric in self.eval_metrics.items():
+        # compute() and log() wait for all ranks: a modality that one rank has not seen is a metric on all
+        called = torch.tensor([m.update_called for m in self.eval_metrics.values()], device=self.device)
+        anywhere = self.trainer.strategy.reduce(called.int(), reduce_op="max").tolist()
+        nothing = torch.zeros(0, self.hparams["num_classes"], device=self.device)
+        for (name, metric), used in zip(self.eval_metrics.items(), anywhere, strict=True):
+            if used and not metric.update_called:
+                metric.update(*([nothing] * 2 if name.startswith("mAP") else [nothing[:, 0]]))
             # compute() speaks for all ranks; without sync_dist Lightning warns that it might not
-            if metric.update_called:
+            if used:
                 bar = name in ("mAP", "top1", "action_top1")
                 self.log(f"{stage}/{name}", metric.compute(), prog_bar=bar, sync_dist=True)
             metric.reset()
@@ -444,7 +473,8 @@ class MBT(LightningModule):
         logits, present = self._clip_logits(batch)
         fused = fused_logits(logits, present)
         data = getattr(self.trainer, "datamodule", None)
-        classes = getattr(data, "class_names", None) or [str(c) for c in range(self.hparams["num_classes"])]
+        classes = getattr(data, "class_names", None) or self.hparams["class_names"]
+        classes = classes or [str(c) for c in range(self.hparams["num_classes"])]
         names = getattr(data, "clip_name", None)
         index = batch["index"].tolist()
         if self.task == "multi_label":
@@ -470,15 +500,27 @@ class MBT(LightningModule):
             given = [m for m in self.modalities if m in batch]
             rows = present.tolist()
             result.extra["present"] = [";".join(m for m, p in zip(given, r, strict=True) if p) for r in rows]
-        self._add_pictures(result, batch)
+        if batch_idx < PICTURES:
+            self._add_pictures(result, batch, present)
         return result
 
-    def _add_pictures(self, result: ClipScores, batch: dict[str, Tensor]) -> None:
-        inputs = {n: x[:_DRAWN] for n, x in self._inputs(batch).items()}
+    def _add_pictures(self, result: ClipScores, batch: dict[str, Tensor], present: Tensor | None) -> None:
+        inputs = {n: x[:DRAWN] for n, x in self._inputs(batch).items()}
         for name, rank in (("rgb", 5), ("spectrogram", 4)):
             if name in inputs and inputs[name].ndim > rank:
                 inputs[name] = inputs[name][:, inputs[name].shape[1] // 2]
-        maps = attention_rollout(self.network, inputs, fuse=self.hparams["test_with_bottlenecks"])
+        fuse = self.hparams["test_with_bottlenecks"]
+        # a clip at a time: every layer's matrix over all tokens is kept
+        each = [
+            attention_rollout(
+                self.network,
+                {n: x[i : i + 1] for n, x in inputs.items()},
+                fuse=fuse,
+                present=None if present is None else present[i : i + 1],
+            )
+            for i in range(len(next(iter(inputs.values()))))
+        ]
+        maps = {n: torch.cat([m[n] for m in each]) for n in inputs}
         if "rgb" in inputs:
             frames = inputs["rgb"].shape[2]
             result.rgb = inputs["rgb"][:, :, frames // 2].float().cpu()

@@ -177,7 +177,10 @@ class FusionNetwork(nn.Module):
             self.grids["rgb"] = (times, side, side)
         if "spectrogram" in self.modalities:
             self.grids["spectrogram"] = (
-                _divided(spectrogram_frames, spectrogram_patch, "spectrogram_frames", "spectrogram_patch"),
+                # 200 frames are 12 patches: the convolution leaves out what makes no whole one
+                _divided(
+                    spectrogram_frames, spectrogram_patch, "spectrogram_frames", "spectrogram_patch", False
+                ),
                 _divided(mel_bins, spectrogram_patch, "mel_bins", "spectrogram_patch"),
             )
         kernels: dict[str, nn.Module] = {}
@@ -200,7 +203,10 @@ class FusionNetwork(nn.Module):
         )
         self.bottleneck: nn.Parameter | None = None
         if fusion == "bottleneck" and len(self.modalities) > 1:
-            self.bottleneck = nn.Parameter(torch.zeros(1, num_bottlenecks + extra_bottleneck, width))
+            # Without a fusion layer nothing reads it, and DDP waits for the gradient of what may have one.
+            self.bottleneck = nn.Parameter(
+                torch.zeros(1, num_bottlenecks + extra_bottleneck, width), self.fusion_layer < depth
+            )
         self.drop = nn.Dropout(dropout)
         # Rate p l / (L - 1): 0 in the first layer, p in the last.
         rates = [stochastic_depth * i / max(depth - 1, 1) for i in range(depth)]
@@ -403,7 +409,8 @@ def fused_logits(logits: Tensor, present: Tensor | None = None) -> Tensor:
     return mean_of_present(logits, present)
 
 
-def _divided(size: int, patch: int, size_name: str, patch_name: str) -> int:
-    if size < patch or size % patch:
-        raise ValueError(f"{patch_name} must divide {size_name}, got {patch} and {size}")
+def _divided(size: int, patch: int, size_name: str, patch_name: str, whole: bool = True) -> int:
+    if size < patch or (whole and size % patch):
+        rule = "divide" if whole else "not exceed"
+        raise ValueError(f"{patch_name} must {rule} {size_name}, got {patch} and {size}")
     return size // patch

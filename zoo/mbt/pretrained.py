@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,12 @@ _TRANSFORMERS = {
     "output.dense": "fc2",
     "mlp.fc1": "fc1",
     "mlp.fc2": "fc2",
+}
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
 }
 _ROWS = {"query": 0, "key": 1, "value": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2}
 _TIMM = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
@@ -176,7 +183,7 @@ def _check_shapes(where: str, given: State, wanted: State) -> None:
 
 def read_vit(source: str) -> ViT:
     """A ViT from an AugReg ``.npz``, a timm or transformers ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``,
-    a transformers folder, or a hub id.
+    a transformers folder, or a hub id. Of a single file of transformers the config.json beside it is read.
 
     Raises:
         FileNotFoundError, ValueError: one line; also for a tensor that no stream has a place for.
@@ -194,7 +201,7 @@ def read_vit(source: str) -> ViT:
             return _mapped(state, _augreg_name, activation="gelu_tanh", eps=1e-6)  # Flax's gelu
         if any(k.startswith("patch_embed.") for k in state):
             return _mapped(state, _timm_name)
-        return _mapped(state, _transformers_name)
+        return _mapped(state, _transformers_name, **_told_beside(path))
     except ValueError as error:
         raise ValueError(f"model.init_args.pretrained: {path}: {error}") from None
 
@@ -233,21 +240,25 @@ def _from_transformers(source: str) -> ViT:
     except (OSError, ValueError) as error:
         text = str(error).splitlines()[0]
         raise ValueError(f"model.init_args.pretrained: no ViT at {source} ({text})") from None
-    config: Any = model.config
-    acts = {
-        "gelu": "gelu",
-        "gelu_new": "gelu_tanh",
-        "gelu_pytorch_tanh": "gelu_tanh",
-        "gelu_fast": "gelu_tanh",
-    }
-    if config.hidden_act not in acts:
-        raise ValueError(f"model.init_args.pretrained: {source} uses {config.hidden_act}, not a GELU")
-    return _mapped(
-        model.state_dict(),
-        _transformers_name,
-        activation=acts[config.hidden_act],
-        eps=float(config.layer_norm_eps),
-    )
+    return _mapped(model.state_dict(), _transformers_name, **_told(model.config.to_dict(), source))
+
+
+def _told(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """Activation and eps of a transformers config."""
+    act = config["hidden_act"]
+    if act not in _ACTIVATIONS:
+        raise ValueError(f"model.init_args.pretrained: {source} uses {act}, not a GELU")
+    return {"activation": _ACTIVATIONS[act], "eps": float(config["layer_norm_eps"])}
+
+
+def _told_beside(path: Path) -> dict[str, Any]:
+    """What the config.json beside a file of transformers tells; nothing where there is none."""
+    beside = path.with_name("config.json")
+    try:
+        config = json.loads(beside.read_text())
+        return _told(config, beside)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return {}
 
 
 _Name = tuple[str, int | None]  # our name, and which third of qkv

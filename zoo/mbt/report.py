@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_DRAWN = 6  # clips in a picture
-_PICTURES = 4  # batches with a picture
+DRAWN = 6  # clips in a picture
+PICTURES = 4  # batches with a picture
 _ALL_COLUMNS = 40  # with more classes, the CSV has the best five alone
 
 
@@ -54,7 +54,7 @@ class ClipScores:
         end = f"_rank{self.rank}" if self.rank else ""
         paths = [folder / f"scores{end}.csv"]
         self._write_scores(paths[0])
-        if self.number < _PICTURES and (self.rgb is not None or self.spectrogram is not None):
+        if self.number < PICTURES and (self.rgb is not None or self.spectrogram is not None):
             paths.append(folder / f"attention{end}{f'_{self.number}' if self.number else ''}.png")
             self.draw(paths[1])
         return paths if self.number == 0 else paths[1:]
@@ -82,7 +82,7 @@ class ClipScores:
         import matplotlib.pyplot as plt
 
         kinds = [k for k in ("rgb", "spectrogram") if getattr(self, k) is not None]
-        rows = min(_DRAWN, len(self.names))
+        rows = min(DRAWN, len(self.names))
         columns = 2 * len(kinds) + 1
         figure, axes = plt.subplots(
             rows, columns, figsize=(2.6 * columns, 2.3 * rows), layout="constrained", squeeze=False

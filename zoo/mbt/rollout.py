@@ -25,7 +25,11 @@ def _recording(network: FusionNetwork) -> Iterator[list[Block]]:
 
 @torch.no_grad()
 def attention_rollout(
-    network: FusionNetwork, inputs: dict[str, Tensor], source: str | None = None, fuse: bool = True
+    network: FusionNetwork,
+    inputs: dict[str, Tensor],
+    source: str | None = None,
+    fuse: bool = True,
+    present: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Rollout of the CLS tokens over the patches of each modality, (B, *grid), rows summing to at most 1.
 
@@ -38,22 +42,25 @@ def attention_rollout(
         inputs: ``rgb`` and ``spectrogram`` as the network takes them.
         source: follow one modality's CLS token alone; None averages them.
         fuse: False leaves the exchange out.
+        present: bool (B, M), which of the given modalities a sample has; the map of an absent one is 0.
     """
     streams = network.embed(inputs.get("rgb"), inputs.get("spectrogram"))
     names, sizes = list(streams), [z.shape[1] for z in streams.values()]
     with _recording(network) as blocks:
-        network.encode(streams, fuse=fuse)
+        network.encode(streams, present, fuse)
         records = {id(block): list(block.recorded or []) for block in blocks}
     tokens = 0 if network.bottleneck is None else network.bottleneck.shape[1]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     total = sum(sizes) + tokens
     first = next(iter(streams.values()))
     row = torch.zeros(len(first), total, device=first.device, dtype=torch.float32)
+    there = torch.ones_like(row[:, : len(names)]) if present is None else present.to(row.dtype)
+    shares = there / there.sum(dim=1, keepdim=True).clamp(min=1)
     for i, name in enumerate(names):
         if source in (None, name):
             places = [starts[i]] if network.classifier == "token" else range(starts[i], starts[i] + sizes[i])
-            row[:, list(places)] = 1.0
-    row = row / row.sum(dim=1, keepdim=True)
+            row[:, list(places)] = there[:, i, None]
+    row = row / row.sum(dim=1, keepdim=True).clamp(min=1)
     for layer in reversed(range(network.depth)):
         before = torch.zeros_like(row)
         own = sum(sizes)
@@ -70,8 +77,8 @@ def attention_rollout(
             queries = list(range(starts[i], starts[i] + sizes[i]))
             weight = row[:, queries]
             before[:, queries] += 0.5 * weight
-            if record.shape[1] > sizes[i]:  # bottleneck rows: the mean of the modalities' copies
-                share = row[:, own:] / len(names)
+            if record.shape[1] > sizes[i]:  # bottleneck rows: the mean of the present copies
+                share = row[:, own:] * shares[:, i, None]
                 before[:, own:] += 0.5 * share
                 weight = torch.cat([weight, share], dim=1)
             before[:, columns] += 0.5 * torch.einsum("bq,bqk->bk", weight, record)

@@ -43,8 +43,8 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     Args:
         path: ``.npz`` of flattened paths, or a Flax msgpack file.
         given: constructor arguments that tensors cannot tell: ``fusion_layer`` (8), ``task``
-            (``multi_label``), ``image_size`` (224), ``mel_bins`` (128), ``fusion`` of a model without
-            bottleneck.
+            (``multi_label``), ``image_size`` (224), ``mel_bins`` (128), ``spectrogram_frames`` that are no
+            whole patches, ``fusion`` of a model without bottleneck.
 
     Raises:
         FileNotFoundError, ValueError: one line on a file that is no such weights or contradicts ``given``.
@@ -80,7 +80,17 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
 
 
 def write(module: MBT, out: Path, to: str) -> list[str]:
-    """Write the official parameter paths as npz; returns the lines to print."""
+    """Write the official parameter paths as npz; returns the lines to print.
+
+    Raises:
+        ValueError: for a ``sequential`` update, which the official model does not have.
+    """
+    arguments = module.network_arguments
+    if arguments["bottleneck_update"] != "mean":
+        raise ValueError(
+            f"the official model has the mean update of the bottleneck alone, this one was trained with "
+            f"bottleneck_update {arguments['bottleneck_update']}"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.npz")
     try:
@@ -88,7 +98,15 @@ def write(module: MBT, out: Path, to: str) -> list[str]:
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
-    return [f"wrote {out}: flax.traverse_util.unflatten_dict(..., sep='/') makes the official tree of it"]
+    lines = [f"wrote {out}: flax.traverse_util.unflatten_dict(..., sep='/') makes the official tree of it"]
+    found = arguments["activation"], arguments["layer_norm_eps"]
+    if found != ("gelu_tanh", 1e-6):
+        lines.append(
+            f"WARNING: the official code computes gelu_tanh with eps 1e-06, this model {found[0]} with eps "
+            f"{found[1]:g}: with these weights it gives other logits; read back here with --set "
+            f"activation={found[0]} --set layer_norm_eps={found[1]:g}"
+        )
+    return lines
 
 
 def official_state(module: MBT) -> State:
@@ -211,7 +229,10 @@ def _sizes(state: State, given: dict[str, Any]) -> dict[str, Any]:
         places = state[f"Transformer/posembed_input{_SUFFIX}/pos_embedding"].shape[1] - token
         if places % bands:
             raise ValueError(f"{places} positions are no {bands} mel patches high: give --set mel_bins=N")
-        sizes["spectrogram_frames"] = places // bands * kernel.shape[0]
+        times, patch = places // bands, kernel.shape[0]
+        # 200 frames make 12 patches of 16, as 192 do: the table cannot tell them apart
+        told = given.get("spectrogram_frames", times * patch)
+        sizes["spectrogram_frames"] = told if told // patch == times else times * patch
     if "bottleneck" in state:
         tokens = state["bottleneck"].shape[1]
         sizes |= {"fusion": "bottleneck", "num_bottlenecks": tokens - token, "extra_bottleneck": token}

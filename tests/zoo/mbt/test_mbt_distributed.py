@@ -5,6 +5,7 @@ Dropout and stochastic depth are off, since their masks belong to a process.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_clips import write_mp4, write_wav
 from interruption import newest_checkpoint
 from test_distributed import CLI, environment, largest_difference, rows
 
@@ -43,19 +45,59 @@ def newest(root: Path) -> Path:
     return max((root / "mbt_tones_sum").glob("version_*"))
 
 
-def test_two_processes_train_and_score_what_one_does(tmp_path: Path) -> None:
-    assert cli.main(["fit", *FLAGS, f"--trainer.default_root_dir={tmp_path / 'one'}"]) == 0
-    two = [f"--trainer.default_root_dir={tmp_path / 'two'}", "--config=trainer/ddp", "--trainer.devices=2"]
+def launched(verb: str, root: Path, *flags: str) -> None:
+    """Two processes, started as a user starts them."""
+    two = [f"--trainer.default_root_dir={root}", "--config=trainer/ddp", "--trainer.devices=2"]
     done = subprocess.run(
-        [sys.executable, str(CLI), "fit", *FLAGS, *two],
+        [sys.executable, str(CLI), verb, *flags, *two],
         env={**environment(), "ZOO_DATA": os.environ.get("ZOO_DATA", "data")},
-        cwd=tmp_path,
+        cwd=root.parent,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("task", ["single_label", pytest.param("multi_label", marks=pytest.mark.slow)])
+def test_sound_on_one_process_alone(task: str, tmp_path: Path) -> None:
+    """Every second clip has sound, so the second process never sees any: the scores are those of one."""
+    rows = ["video,audio,label,split"]
+    for i in range(8):
+        write_mp4(tmp_path / f"{i}.mp4", 0.5, None)
+        if i % 2 == 0:
+            write_wav(tmp_path / f"{i}.wav", 0.5, 300.0 + 200 * i)
+        clip = f"{i}.mp4,{'' if i % 2 else f'{i}.wav'},{'xy'[i % 3 == 0]}"
+        rows += [f"{clip},{split}" for split in ("train", "test")]
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    sizes = {"width": 16, "depth": 2, "heads": 2, "mlp": 16, "num_classes": 2, "task": task, "patch_size": 8,
+             "image_size": 16, "spectrogram_frames": 48, "fusion_layer": 0, "mixup_groups": 2}  # fmt: skip
+    options = {"layout": "csv", "root": tmp_path, "seconds": 0.48, "image_size": 16, "eval_batch_size": 4,
+               "multi_label": task == "multi_label"}  # fmt: skip
+    flags = [
+        "--model=zoo.MBT",
+        "--data=datamodules.AudioVisual",
+        "--trainer.accelerator=cpu",
+        "--seed_everything=1",
+    ]
+    flags += [f"--model.init_args.{k}={v}" for k, v in sizes.items()]
+    flags += [f"--data.init_args.{k}={v}" for k, v in options.items()]
+    assert cli.main(["test", *flags, f"--trainer.default_root_dir={tmp_path / 'one'}"]) == 0
+    launched("test", tmp_path / "two", *flags)
+    one, two = (
+        json.loads(next((tmp_path / n).rglob("summary_test.json")).read_text())["final"]
+        for n in ("one", "two")
+    )
+    sound = "test/mAP_spectrogram" if task == "multi_label" else "test/acc_spectrogram"
+    assert 0 <= one[sound] <= 1
+    scores = {k for k in one if k.startswith("test/") and "second" not in k}
+    assert {k: two[k] for k in scores} == pytest.approx({k: one[k] for k in scores}, rel=1e-5)
+
+
+def test_two_processes_train_and_score_what_one_does(tmp_path: Path) -> None:
+    assert cli.main(["fit", *FLAGS, f"--trainer.default_root_dir={tmp_path / 'one'}"]) == 0
+    launched("fit", tmp_path / "two", *FLAGS)
     a, b = (_content(newest(tmp_path / n)) for n in ("one", "two"))
     assert a["global_step"] == b["global_step"] == 8
     distance = largest_difference(a["state_dict"], b["state_dict"])

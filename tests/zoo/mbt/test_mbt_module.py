@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import cli
 import zoo
+from zoo.mbt import module as mbt_module
 from zoo.mbt.module import top_hits, verb_noun_hits
 from zoo.metrics.average_precision import MeanAveragePrecision, average_precision
 from zoo.optim import WarmupCosine
@@ -107,6 +108,16 @@ def test_evaluation_is_the_mean_of_logits_over_modalities_and_crops() -> None:
     assert float(made.eval_metrics["acc_spectrogram"].compute()) == pytest.approx(float(alone))
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_evaluation_without_bottlenecks_is_late_fusion(used: bool) -> None:
+    made, data = module(test_with_bottlenecks=used).eval(), batch()
+    inputs = {k: data[k] for k in ("rgb", "spectrogram")}
+    with torch.no_grad():
+        found, _ = made._clip_logits(data)
+        assert torch.equal(found, made.network(**inputs, fuse=used))
+        assert float((found - made.network(**inputs, fuse=not used)).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
@@ -145,6 +156,26 @@ def test_missing_sound_is_left_out_of_the_mean_and_the_metrics() -> None:
     assert torch.allclose(logits[1, 0], alone[1, 0], atol=1e-6)
     heard = (logits[[0, 3], 1].argmax(dim=1) == data["label"][[0, 3]]).float().mean()
     assert float(made.eval_metrics["acc_spectrogram"].compute()) == pytest.approx(float(heard))
+
+
+def test_attention_is_rolled_out_for_what_is_drawn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six clips of four batches, one at a time; of a clip without sound its map is 0."""
+    made, data = module().eval(), batch(8)
+    data["present"] = torch.tensor([[True, True], [True, False]] * 4)
+    sizes: list[int] = []
+    original = mbt_module.attention_rollout
+
+    def counted(network: Any, inputs: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
+        sizes.append(len(inputs["rgb"]))
+        return original(network, inputs, **options)
+
+    monkeypatch.setattr(mbt_module, "attention_rollout", counted)
+    with torch.no_grad():
+        first, fifth = made.predict_step(data, 0), made.predict_step(data, 4)
+    assert sizes == [1] * 6
+    assert (len(fifth.scores), fifth.rgb_map) == (8, None)
+    assert first.spectrogram_map is not None
+    assert [bool(m.any()) for m in first.spectrogram_map] == [True, False] * 3
 
 
 # --- training ------------------------------------------------------------------------------------------

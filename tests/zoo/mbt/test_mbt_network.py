@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.mbt.bottleneck import temporal_indices
+from zoo.mbt.bottleneck import bottleneck_layer, temporal_indices
 from zoo.mbt.cost import macs
 from zoo.mbt.network import Block, FusionNetwork, StochasticDepth, build, fused_logits
 from zoo.mbt.rollout import attention_rollout
@@ -113,10 +113,9 @@ def flow(made: FusionNetwork) -> tuple[float, float]:
     """Largest gradient of the rgb logits by the sound, and of the sound's logits by the frames."""
     inputs = {k: x.requires_grad_() for k, x in clips().items()}
     logits = made(**inputs)
-    by_sound = torch.autograd.grad(
-        logits[:, 0].sum(), inputs["spectrogram"], retain_graph=True, allow_unused=True
-    )[0]
-    by_frames = torch.autograd.grad(logits[:, 1].sum(), inputs["rgb"], allow_unused=True)[0]
+    own = {m: logits[:, i].sum() for i, m in enumerate(made.modalities)}
+    by_sound = torch.autograd.grad(own["rgb"], inputs["spectrogram"], retain_graph=True, allow_unused=True)[0]
+    by_frames = torch.autograd.grad(own["spectrogram"], inputs["rgb"], allow_unused=True)[0]
     return tuple(0.0 if g is None else float(g.abs().max()) for g in (by_sound, by_frames))  # type: ignore[return-value]
 
 
@@ -138,6 +137,20 @@ def test_who_sees_whom(fusion: str, layer: int, flows: bool) -> None:
     assert min(found) > 1e-6 if flows else found == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("order", [["rgb", "spectrogram"], ["spectrogram", "rgb"]])
+def test_in_a_sequential_update_the_second_modality_hears_the_first(order: list[str]) -> None:
+    """In one fusion layer: the first reads what nobody has written, the second what the first wrote."""
+    found = dict(
+        zip(
+            ("rgb", "spectrogram"),
+            flow(network(bottleneck_update="sequential", fusion_layer=3, modalities=order)),
+            strict=True,
+        )
+    )
+    assert found[order[0]] == 0.0
+    assert found[order[1]] > 1e-6
+
+
 def test_late_fusion_is_two_independent_streams() -> None:
     made = network(fusion_layer=4)
     a, b = clips(), clips()
@@ -146,6 +159,15 @@ def test_late_fusion_is_two_independent_streams() -> None:
         first, second = made(**a), made(**b)
     assert torch.equal(first[:, 0], second[:, 0])
     assert not torch.equal(first[:, 1], second[:, 1])
+
+
+@pytest.mark.parametrize("fusion", ["bottleneck", "cross_attention", "shared_self_attention", "late"])
+@pytest.mark.parametrize("layer", [0, 3, 4])
+def test_whatever_can_have_a_gradient_has_one(fusion: str, layer: int) -> None:
+    """DistributedDataParallel stops at the second step otherwise."""
+    made = network(fusion=fusion, fusion_layer=layer).train()
+    made(**clips()).square().sum().backward()
+    assert [k for k, p in made.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_without_bottlenecks_the_same_weights_are_late_fusion() -> None:
@@ -169,6 +191,21 @@ def test_cross_attention_equals_the_whole_concatenation() -> None:
             joint = made.blocks[own][3](torch.cat([z[other], z[own]], dim=1))
             whole[own] = joint[:, -z[own].shape[1] :]
         assert torch.allclose(made.classify(whole), made(**clips()), atol=1e-10)
+
+
+def test_a_bottleneck_of_three_streams_is_the_mean_of_the_present() -> None:
+    """Streams that each add their own number to every token: 1, 2 and 4."""
+    blocks = [lambda z, n=n: z + n for n in (1.0, 2.0, 4.0)]
+    streams = [torch.zeros(2, tokens, 5) for tokens in (3, 2, 4)]
+    bottleneck = torch.zeros(2, 2, 5)
+    moved, mean = bottleneck_layer(blocks, streams, bottleneck)
+    assert [float(z.mean()) for z in moved] == [1.0, 2.0, 4.0]
+    assert torch.allclose(mean, torch.full_like(mean, 7 / 3))
+    present = torch.tensor([[True, False, True], [True, True, False]])
+    _, mean = bottleneck_layer(blocks, streams, bottleneck, present=present)
+    assert [x.unique().tolist() for x in mean] == [[2.5], [1.5]]
+    _, last = bottleneck_layer(blocks, streams, bottleneck, "sequential", present)
+    assert [x.unique().tolist() for x in last] == [[5.0], [3.0]]
 
 
 def test_an_absent_modality_reaches_nobody() -> None:
@@ -291,6 +328,17 @@ def test_rollout_is_a_share_of_attention(fusion: str) -> None:
     assert (float(crossing) > 1e-6) == (fusion != "late")
 
 
+@pytest.mark.parametrize("fusion", ["bottleneck", "cross_attention", "shared_self_attention", "late"])
+def test_rollout_of_an_absent_modality_is_zero(fusion: str) -> None:
+    made, inputs = network(fusion=fusion), clips()
+    maps = attention_rollout(made, inputs, present=torch.tensor([[True, False], [True, True]]))
+    assert not maps["spectrogram"][0].any()
+    alone = attention_rollout(made, {"rgb": inputs["rgb"]})["rgb"]
+    assert torch.allclose(maps["rgb"][0], alone[0], atol=1e-6)
+    both = attention_rollout(made, inputs)
+    assert all(torch.allclose(maps[k][1], both[k][1], atol=1e-6) for k in maps)
+
+
 def test_activation_checkpointing_changes_nothing() -> None:
     grads = []
     for used in (False, True):
@@ -306,6 +354,7 @@ def test_activation_checkpointing_changes_nothing() -> None:
         ({"fusion_layer": 5}, "fusion_layer must lie in 0..4"),
         ({"heads": 3}, "heads must divide width"),
         ({"patch_size": 3}, "patch_size must divide image_size, got 3 and 8"),
+        ({"spectrogram_frames": 3}, "spectrogram_patch must not exceed spectrogram_frames, got 4 and 3"),
         ({"modalities": ["text"]}, "modalities must be of rgb, spectrogram"),
         ({"fusion": "middle"}, "fusion must be one of"),
     ],
@@ -313,6 +362,25 @@ def test_activation_checkpointing_changes_nothing() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         build(**{**TINY, **changes})
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(2, 12), (3, 18), (6, 37), (8, 50), (10, 62)])
+def test_any_whole_number_of_seconds_makes_a_grid(seconds: int, times: int) -> None:
+    with torch.device("meta"):
+        made = build(spectrogram_frames=100 * seconds, modalities=["spectrogram"], depth=1)
+    assert made.grids["spectrogram"] == (times, 8)
+    assert made.positions["spectrogram"].shape[1] == 1 + times * 8
+
+
+def test_frames_beyond_the_last_whole_patch_are_not_seen() -> None:
+    made = build(spectrogram_frames=200, modalities=["spectrogram"], depth=1, width=8, heads=1, mlp=8)
+    sound = torch.randn(1, 1, 200, 128)
+    last, beyond = sound.clone(), sound.clone()
+    beyond[:, :, 192:] += 1
+    last[:, :, 191:] += 1
+    tokens = [made.embed(None, x)["spectrogram"] for x in (sound, beyond, last)]
+    assert torch.equal(tokens[0], tokens[1])
+    assert not torch.equal(tokens[0], tokens[2])
 
 
 def test_another_length_of_sound_is_one_clear_line() -> None:

@@ -15,7 +15,7 @@ import cli
 import zoo
 from zoo.mbt.network import build
 from zoo.mbt.pretrained import bottleneck_positions, inflate, initialise, read_vit, resize_grid
-from zoo.mbt.weights import official_state, read
+from zoo.mbt.weights import official_state, read, write
 
 SMALL: dict[str, Any] = {
     "num_classes": 5, "width": 24, "depth": 2, "heads": 3, "mlp": 40, "image_size": 32, "patch_size": 16,
@@ -26,23 +26,33 @@ D, H, MLP = 24, 3, 40
 
 
 def official_file(
-    path: Path, *, tubelet: bool = False, streams: tuple[str, ...] = ("", "_spectrogram")
+    path: Path,
+    *,
+    tubelet: bool = False,
+    streams: tuple[str, ...] = ("", "_spectrogram"),
+    shared: bool = False,
+    gap: bool = False,
+    bottleneck: bool = True,
 ) -> Path:
     """A random checkpoint with the keys and shapes of section 10 of the spec."""
     rng = np.random.default_rng(0)
+    token = not gap
     shapes: dict[str, tuple[int, ...]] = {}
     if "" in streams:
         shapes["embedding/kernel"] = (2, 16, 16, 3, D) if tubelet else (16, 16, 3, D)
         shapes["embedding/bias"] = (D,)
-        shapes["Transformer/posembed_input/pos_embedding"] = (1, 1 + 4 * (2 if tubelet else 4), D)
-    shapes["cls"] = (1, 1, D)
+        shapes["Transformer/posembed_input/pos_embedding"] = (1, token + 4 * (2 if tubelet else 4), D)
+    if token:
+        shapes["cls"] = (1, 1, D)
     if "_spectrogram" in streams:
         shapes["embedding_spectrogram/kernel"] = (16, 16, 3, D)
         shapes["embedding_spectrogram/bias"] = (D,)
-        shapes["Transformer/posembed_input_spectrogram/pos_embedding"] = (1, 1 + 6 * 8, D)
-    if len(streams) == 2:
-        shapes |= {"clsspectrogram": (1, 1, D), "bottleneck": (1, 5, D)}
-    for suffix in streams:
+        shapes["Transformer/posembed_input_spectrogram/pos_embedding"] = (1, token + 6 * 8, D)
+    if len(streams) == 2 and token:
+        shapes["clsspectrogram"] = (1, 1, D)
+    if len(streams) == 2 and bottleneck:
+        shapes["bottleneck"] = (1, 4 + token, D)
+    for suffix in ("",) if shared else streams:
         for layer in range(2):
             block = f"Transformer/encoderblock_{layer}{suffix}"
             for norm in (0, 1):
@@ -95,8 +105,13 @@ def flax_mbt(
     p: dict[str, Any], rgb: np.ndarray[Any, Any], sound: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
     """The official model over 4 frames of 32 x 32 and 96 x 128 features, fusion from layer 0, in NumPy."""
-    frames = rgb.reshape(-1, 3, 4, 2, 16, 2, 16).transpose(0, 2, 3, 5, 4, 6, 1)  # b t h w p q c
-    z = np.einsum("bthwpqc,pqcd->bthwd", frames, p["embedding/kernel"]).reshape(len(rgb), 16, D)
+    kernel = p["embedding/kernel"]
+    kernel = kernel[None] if kernel.ndim == 4 else kernel  # a tube of one frame
+    tube = len(kernel)
+    frames = rgb.reshape(-1, 3, 4 // tube, tube, 2, 16, 2, 16).transpose(
+        0, 2, 4, 6, 3, 5, 7, 1
+    )  # b t h w f p q c
+    z = np.einsum("bthwfpqc,fpqcd->bthwd", frames, kernel).reshape(len(rgb), -1, D)
     patches = np.repeat(sound.reshape(-1, 1, 6, 16, 8, 16), 3, axis=1).transpose(0, 2, 4, 3, 5, 1)
     s = np.einsum("bhwpqc,pqcd->bhwd", patches, p["embedding_spectrogram/kernel"]).reshape(len(rgb), 48, D)
     streams = []
@@ -105,9 +120,10 @@ def flax_mbt(
         tokens = np.concatenate([np.repeat(p[cls], len(tokens), axis=0), tokens], axis=1)
         streams.append(tokens + p[f"Transformer/posembed_input{suffix}/pos_embedding"])
     fusion = np.repeat(p["bottleneck"], len(rgb), axis=0)
+    shared = "Transformer/encoderblock_0_spectrogram/LayerNorm_0/scale" not in p
     for layer in range(2):
         copies = []
-        for i, suffix in enumerate(("", "_spectrogram")):
+        for i, suffix in enumerate(("", "" if shared else "_spectrogram")):
             n = streams[i].shape[1]
             joint = np.concatenate([streams[i], fusion], axis=1)
             joint = flax_block(joint, p, f"Transformer/encoderblock_{layer}{suffix}")
@@ -123,8 +139,11 @@ def flax_mbt(
 GIVEN = {"image_size": 32, "fusion_layer": 0}
 
 
-def test_a_converted_checkpoint_computes_what_the_official_model_does(tmp_path: Path) -> None:
-    path = official_file(tmp_path / "official.npz")
+@pytest.mark.parametrize("options", [{}, {"tubelet": True}, {"shared": True}])
+def test_a_converted_checkpoint_computes_what_the_official_model_does(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    path = official_file(tmp_path / "official.npz", **options)
     weights, lines = read(path, GIVEN)
     module = zoo.MBT(**weights.hparams)
     module.load_state_dict(weights.state_dict)
@@ -142,6 +161,10 @@ def test_a_converted_checkpoint_computes_what_the_official_model_does(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        ({"shared": True}, {"share_encoder": True, "fusion": "bottleneck", "extra_bottleneck": True}),
+        ({"gap": True}, {"classifier": "gap", "num_bottlenecks": 4, "extra_bottleneck": False}),
+        ({"bottleneck": False}, {"classifier": "token", "fusion": "cross_attention"}),
+        ({"gap": True, "bottleneck": False}, {"classifier": "gap", "fusion": "cross_attention"}),
         (
             {},
             {
@@ -160,7 +183,9 @@ def test_sizes_are_told_by_the_file_and_the_way_back_is_the_same(
     options: dict[str, Any], expected: dict[str, Any], tmp_path: Path
 ) -> None:
     path = official_file(tmp_path / "official.npz", **options)
-    weights, _ = read(path, GIVEN)
+    weights, _ = read(
+        path, GIVEN if options.get("bottleneck", True) else {**GIVEN, "fusion": "cross_attention"}
+    )
     assert expected.items() <= weights.hparams.items()
     module = zoo.MBT(**weights.hparams)
     module.load_state_dict(weights.state_dict)
@@ -170,6 +195,15 @@ def test_sizes_are_told_by_the_file_and_the_way_back_is_the_same(
         assert all(np.array_equal(back[k].numpy(), file[k]) for k in file.files)
 
 
+def test_frames_that_are_no_whole_patches_are_told(tmp_path: Path) -> None:
+    """A table of 6 patches fits 96 to 111 frames."""
+    path = official_file(tmp_path / "official.npz")
+    for frames in (96, 100, 111):
+        assert read(path, GIVEN | {"spectrogram_frames": frames})[0].hparams["spectrogram_frames"] == frames
+    with pytest.raises(ValueError, match="its spectrogram_frames is 96, which contradicts"):
+        read(path, GIVEN | {"spectrogram_frames": 112})
+
+
 def test_convert_on_the_command_line_and_back(tmp_path: Path) -> None:
     path, ours, again = official_file(tmp_path / "a.npz"), tmp_path / "b.safetensors", tmp_path / "c.npz"
     settings = ["--set", "image_size=32", "--set", "fusion_layer=0"]
@@ -177,6 +211,22 @@ def test_convert_on_the_command_line_and_back(tmp_path: Path) -> None:
     assert cli.main(["convert", str(ours), "--to", "official", "--out", str(again)]) == 0
     with np.load(path) as a, np.load(again) as b:
         assert all(np.array_equal(a[k], b[k]) for k in a.files)
+
+
+def test_what_the_official_model_does_not_compute_is_refused_or_told(tmp_path: Path) -> None:
+    out = tmp_path / "c.npz"
+    with pytest.raises(ValueError, match=r"mean update .* bottleneck_update sequential"):
+        write(zoo.MBT(**SMALL, bottleneck_update="sequential"), out, "official")
+    assert not out.exists()
+    assert len(write(zoo.MBT(**SMALL), out, "official")) == 1
+    for changes, told in (
+        ({"activation": "gelu"}, "this model gelu with eps 1e-06"),
+        ({"layer_norm_eps": 1e-12}, "this model gelu_tanh with eps 1e-12"),
+    ):
+        _, warning = write(zoo.MBT(**SMALL, **changes), out, "official")
+        assert warning.startswith("WARNING")
+        assert told in warning
+        assert changes.items() <= read(out, {**GIVEN, **changes})[0].hparams.items()
 
 
 @pytest.mark.parametrize(
@@ -266,6 +316,39 @@ def test_vit_goes_into_both_streams(tmp_path: Path) -> None:
     assert torch.allclose(
         one.state_dict()["patch.spectrogram.weight"], vit.state["patch.weight"].sum(1, keepdim=True)
     )
+
+
+def test_position_tables_start_from_the_vits(tmp_path: Path) -> None:
+    """The CLS entry apart, the grid resized time x mel, a table of equal shape as it is."""
+    hf_vit(tmp_path)
+    vit = read_vit(str(tmp_path))
+    cls, grid = vit.state["positions"][0, 0], vit.state["positions"][0, 1:].view(2, 2, D)
+    network = build(**SMALL)
+    initialise(network, vit)
+    expected = zoom(grid.numpy(), (6 / 2, 8 / 2, 1), order=1).reshape(48, D)
+    tables = {k: v.detach()[0] for k, v in network.positions.items()}
+    assert np.abs(tables["spectrogram"][1:].numpy() - expected).max() < 1e-6
+    assert all(torch.equal(table[0], cls) for table in tables.values())
+    one = build(**{**SMALL, "frames": 1})
+    initialise(one, vit)
+    assert torch.equal(one.positions["rgb"], vit.state["positions"])
+    pooled = build(**{**SMALL, "classifier": "gap"})
+    initialise(pooled, vit)
+    assert torch.equal(pooled.positions["spectrogram"][0], tables["spectrogram"][1:])
+
+
+def test_a_tubelet_network_embeds_the_second_frame_of_each_tube(tmp_path: Path) -> None:
+    hf_vit(tmp_path)
+    vit = read_vit(str(tmp_path))
+    tubes = build(**SMALL, patch_mode="tubelet", modalities=["rgb"])
+    initialise(tubes, vit)
+    clip = torch.randn(2, 3, 4, 32, 32)
+    found = tubes.patch["rgb"](clip)  # (2, D, 2, 2, 2)
+    for tube, frame in enumerate((1, 3)):
+        expected = nn.functional.conv2d(
+            clip[:, :, frame], vit.state["patch.weight"], vit.state["patch.bias"], stride=16
+        )
+        assert torch.allclose(found[:, :, tube], expected, atol=1e-4)
 
 
 def test_positions_are_resized_with_aligned_corners() -> None:
@@ -366,6 +449,8 @@ def test_norm_and_activation_follow_the_source(tmp_path: Path) -> None:
     model = hf_vit(tmp_path, hidden_act="gelu", layer_norm_eps=1e-12)
     found = read_vit(str(tmp_path))
     assert (found.eps, found.activation) == (1e-12, "gelu")
+    alone = read_vit(str(tmp_path / "model.safetensors"))  # with its config.json beside it
+    assert (alone.eps, alone.activation) == (1e-12, "gelu")
     sizes = {k: v for k, v in SMALL.items() if k not in ("frames", "modalities")}
     made = zoo.MBT(**sizes, frames=1, modalities=["rgb"], pretrained=str(tmp_path))
     made.print = lambda *args: None  # type: ignore[method-assign]
@@ -377,6 +462,24 @@ def test_norm_and_activation_follow_the_source(tmp_path: Path) -> None:
     with torch.no_grad():
         streams = network.encode(network.embed(image[:, :, None], None))
         assert float((network.norm(streams["rgb"]) - model(image).last_hidden_state).abs().max()) < 1e-5
+
+
+def test_a_file_that_does_not_tell_its_gelu_gets_a_line(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    hf_vit(tmp_path / "hf", hidden_act="gelu")
+    state = read_vit(str(tmp_path / "hf")).state
+    torch.save(timm_state(state), tmp_path / "timm.pth")
+    np.savez(tmp_path / "augreg.npz", **{k: v.numpy() for k, v in augreg_state(state).items()})
+    assumed = {}
+    for file, given in (("timm.pth", None), ("timm.pth", "gelu"), ("augreg.npz", None), ("hf", None)):
+        said: list[str] = []
+        made = zoo.MBT(**SMALL, pretrained=str(tmp_path / file), activation=given)
+        made.print = lambda text, out=said: out.append(text)  # type: ignore[method-assign]
+        made._trainer = SimpleNamespace(datamodule=None, world_size=1, ckpt_path=None)  # type: ignore[assignment]
+        made.setup("fit")
+        assumed[file, given] = [s for s in said if "gelu_tanh and eps 1e-06 are assumed" in s]
+    assert [len(s) for s in assumed.values()] == [1, 0, 0, 0]
 
 
 def test_a_tensor_without_a_place_stops_the_load(tmp_path: Path) -> None:
