@@ -15,7 +15,7 @@ from zoo.catalog import config_folder, find_config
 from zoo.compare.claim import read_claim
 from zoo.runner import ZooCLI
 
-# name -> features, classes, GAT heads, edges of the released graph
+# name -> features, classes, GAT heads of GAug-O (GAug-M always has 8)
 GRAPHS = {
     "cora": (1433, 7, 8),
     "citeseer": (3703, 6, 8),
@@ -106,7 +106,8 @@ def test_recipe_is_the_released_one(name: str, monkeypatch: pytest.MonkeyPatch, 
     features, classes, heads = GRAPHS[graph]
     built = build(monkeypatch, tmp_path, "--config", name)
     h, trainer = built.model.hparams, built.config["fit"].trainer
-    assert (h["features"], h["num_classes"], h["heads"], h["backbone"]) == (features, classes, heads, "gcn")
+    assert (h["features"], h["num_classes"], h["backbone"]) == (features, classes, "gcn")
+    assert h["heads"] == (heads if method == "o" else 8)
     parts = {p: sum(v.numel() for k, v in built.model.named_parameters() if f".{p}." in k) for p in (
         "classifier", "predictor")}  # fmt: skip
     assert parts["classifier"] == features * 128 + 128 + 128 * classes + classes
@@ -133,6 +134,18 @@ def test_recipe_is_the_released_one(name: str, monkeypatch: pytest.MonkeyPatch, 
         "val/score",
         "max",
     )
+
+
+@pytest.mark.parametrize("graph", [g for g, tuned in TUNED_M.items() if tuned[2]])
+def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(
+    graph: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flags = read_claim(find_config(f"gaug_{graph}_backbones", "claims")).arms["gat_gaug_m"].flags
+    given = [f"--{k}={v}" for k, v in flags.items()]
+    model = build(monkeypatch, tmp_path, "--config", f"gaug_m_{graph}", *given).model
+    assert [g["lr"] for g in model.configure_optimizers().param_groups] == [0.005, 0.01]
+    first = model.network.classifier.layers[0]
+    assert (first.heads, first.out_channels) == (8, 16)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
