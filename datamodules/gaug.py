@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import coalesce
 
 from datamodules.full_graph import FullGraphModule, mirrored, node_pairs
 from datamodules.restricted_pickle import read_pickle
@@ -46,7 +47,8 @@ class GAugGraph(FullGraphModule):
             paper's: z-score for ppi, none for blogcatalog and flickr, else l1.
         edge_probabilities: file of edge probabilities for GAug-M, a path or a name under ``root``: a released
             ``<name>_graph_<i>_logits.pkl`` (N, N), the same as ``.npy``, or an ``.npz`` with ``pairs`` (2, K)
-            and ``probability`` (K,), a list of the likeliest pairs and the edges.
+            and ``probability`` (K,), a list of the likeliest pairs and the edges; of a pair listed twice the
+            higher one counts.
         steps_per_epoch: batches (always the same graph) of an epoch.
 
     Raises:
@@ -139,9 +141,14 @@ class GAugGraph(FullGraphModule):
             content = _load_npz(path, ("pairs", "probability"), "")
             pairs = torch.from_numpy(content["pairs"]).long()
             values = torch.from_numpy(np.asarray(content["probability"], dtype=np.float32))
-            if pairs.shape != (2, len(values)) or (len(values) and int(pairs.max()) >= nodes):
-                raise ValueError(f"{path}: pairs must be (2, K) of 0..{nodes - 1} and probability (K,)")
-            data.probable_pairs, data.pair_probability = pairs.sort(dim=0).values, values
+            fits = pairs.shape == (2, len(values)) and bool(((pairs >= 0) & (pairs < nodes)).all())
+            if not fits or bool((pairs[0] == pairs[1]).any()):
+                raise ValueError(
+                    f"{path}: pairs must be (2, K) of two different nodes of 0..{nodes - 1} and probability (K,)"
+                )
+            data.probable_pairs, data.pair_probability = coalesce(
+                pairs.sort(dim=0).values, values, num_nodes=nodes, reduce="max"
+            )
             return
         read = read_pickle(path, tensors=True) if path.suffix == ".pkl" else _load_npy(path)
         matrix = torch.as_tensor(read)

@@ -111,10 +111,27 @@ def test_edge_probabilities_come_as_matrix_or_list(tmp_path: Path) -> None:
     assert torch.equal(graph.edge_probability, torch.from_numpy(q))
     np.savez(root / "top.npz", pairs=np.array([[5, 1], [2, 7]]), probability=np.array([0.9, 0.8]))
     graph = graph_of(GAugGraph("own", str(root), edge_probabilities=str(root / "top.npz")))
-    assert graph.probable_pairs.tolist() == [[2, 1], [5, 7]]
+    assert graph.probable_pairs.tolist() == [[1, 2], [7, 5]]
+    assert graph.pair_probability.tolist() == pytest.approx([0.8, 0.9])
     np.save(root / "small.npy", q[:5, :5])
     with pytest.raises(ValueError, match="5 x 5, the graph has 60 nodes"):
         graph_of(GAugGraph("own", str(root), edge_probabilities="small.npy"))
+
+
+def test_a_list_names_each_pair_once_and_no_node_with_itself(tmp_path: Path) -> None:
+    root = fake_gaug(tmp_path, "own")
+    file = root / "top.npz"
+
+    def read() -> Any:
+        return graph_of(GAugGraph("own", str(root), edge_probabilities=str(file)))
+
+    np.savez(file, pairs=np.array([[2, 3, 2], [3, 2, 3]]), probability=np.array([0.5, 0.9, 0.7]))
+    assert read().probable_pairs.tolist() == [[2], [3]]
+    assert read().pair_probability.tolist() == pytest.approx([0.9])
+    for wrong in ((4, 4), (-1, 2), (2, 60)):
+        np.savez(file, pairs=np.array([(2, 3), wrong]).T, probability=np.array([0.5, 0.9]))
+        with pytest.raises(ValueError, match=r"top\.npz: pairs must be .* two different nodes of 0\.\.59"):
+            read()
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
