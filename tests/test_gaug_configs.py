@@ -203,4 +203,25 @@ def test_the_claims_hold_the_released_values_of_all_classifiers(graph: str) -> N
             flags = claim.arms[f"{backbone}_dropedge"].flags
             assert flags["model.init_args.drop_rate"] == DROP_RATES[graph][BACKBONES.index(backbone)]
             expected.add(f"{backbone}_dropedge")
+        if graph != "ppi":  # AdaEdge compares predicted classes, of which PPI's nodes have many
+            flags = claim.arms[f"{backbone}_adaedge"].flags
+            assert (flags["model.init_args.remove"], flags["model.init_args.add"]) == (10, 10)
+            assert flags["model.init_args.augmentation"] == "adaedge"
+            assert flags.get("model.init_args.backbone", "gcn") == backbone
+            rate = flags.get("model.init_args.optimizer.init_args.lr", 0.01)
+            assert rate == (0.005 if backbone == "gat" else 0.01)
+            expected.add(f"{backbone}_adaedge")
     assert set(claim.arms) == expected
+
+
+def test_lds_runs_on_gaugs_graphs(tmp_path: Path) -> None:
+    arm = read_claim(find_config("gaug_airport_others", "claims")).arms["lds"]
+    sizes = {"num_nodes": 60, "num_features": 12, "num_classes": 3, "num_candidates": 300}
+    flags = {**arm.flags, **{f"model.init_args.{k}": v for k, v in sizes.items()}, "data.init_args.seed": 0}
+    flags |= {"data.init_args.root": fake_gaug(tmp_path / "data", "airport"), "trainer.max_steps": 3}
+    flags |= {"trainer.enable_progress_bar": "false", "trainer.accelerator": "cpu"}
+    flags["trainer.default_root_dir"] = tmp_path
+    given = [f"--{k}={v}" for k, v in flags.items()]
+    assert cli.main(["fit", "--config", "lds_cora_candidates", *given]) == 0
+    summary = json.loads((tmp_path / "lds_cora_candidates" / "version_0" / "summary.json").read_text())
+    assert summary["steps"] == 3

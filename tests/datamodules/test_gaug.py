@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,19 @@ def test_a_list_names_each_pair_once_and_no_node_with_itself(tmp_path: Path) -> 
         np.savez(file, pairs=np.array([(2, 3), wrong]).T, probability=np.array([0.5, 0.9]))
         with pytest.raises(ValueError, match=r"top\.npz: pairs must be .* two different nodes of 0\.\.59"):
             read()
+
+
+def test_early_stopping_nodes_are_a_part_of_the_validation_nodes(tmp_path: Path) -> None:
+    root = str(fake_gaug(tmp_path, "own"))
+    for made in (partial(GAugGraph, "own", root), DigitsGraph):
+        whole, split = graph_of(made()), graph_of(made(early_stopping=True))
+        assert "es_mask" not in whole
+        assert torch.equal(split.val_mask | split.es_mask, whole.val_mask)
+        assert not bool((split.val_mask & split.es_mask).any())
+        assert 0.25 < float(split.es_mask.sum() / whole.val_mask.sum()) < 0.75
+        assert torch.equal(split.train_mask, whole.train_mask)
+    first, other = (graph_of(GAugGraph("own", root, early_stopping=True, seed=s)) for s in (0, 1))
+    assert not torch.equal(other.es_mask, first.es_mask)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
