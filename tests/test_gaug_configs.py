@@ -97,7 +97,7 @@ def build(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> ZooCL
 
 def test_every_recipe_is_listed_here() -> None:
     shipped = {p.stem for p in config_folder().glob("gaug_*.yaml")}
-    assert shipped == {*CONFIGS, "gaug_m_digits", "gaug_o_digits"}
+    assert shipped == {*CONFIGS, "gaug_m_digits", "gaug_o_digits", "gaug_o_ppi_blocks"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -136,6 +136,18 @@ def test_recipe_is_the_released_one(name: str, monkeypatch: pytest.MonkeyPatch, 
     )
 
 
+def test_the_recipe_of_blocks_is_the_released_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built = build(monkeypatch, tmp_path, "--config", "gaug_o_ppi_blocks")
+    h, trainer = built.model.hparams, built.config["fit"].trainer
+    assert (h["seeds_per_step"], h["batch_cap"], h["embedding"], h["patience"]) == (250, 15000, 64, 150)
+    assert [layer.weight.shape[1] for layer in built.model.network.classifier.layers] == [128, 121]
+    assert [n.num_features for n in built.model.network.classifier.norms] == [128]
+    assert [g["lr"] for g in built.model.configure_optimizers().param_groups] == [0.01 / 10] * 2
+    assert h["pretrain_lr"] == 0.01 / 5
+    assert tuple(h[k] for k in KEYS_O) == TUNED_O["ppi"][0]
+    assert trainer.max_steps == 245 + 140 + h["epochs"]
+
+
 @pytest.mark.parametrize("graph", [g for g, tuned in TUNED_M.items() if tuned[2]])
 def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(
     graph: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -148,7 +160,7 @@ def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(
     assert (first.heads, first.out_channels) == (8, 16)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, "gaug_o_ppi_blocks"])
 def test_header_tells_paper_number_and_hardware(name: str) -> None:
     text = find_config(name).read_text()
     header = " ".join(line for line in text.splitlines() if line.startswith("#"))
@@ -157,9 +169,9 @@ def test_header_tells_paper_number_and_hardware(name: str) -> None:
     assert max(map(len, text.splitlines())) <= 130
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, "gaug_o_ppi_blocks"])
 def test_a_short_run_on_the_twin_of_both_layouts(name: str, tmp_path: Path) -> None:
-    _, method, graph = name.split("_")
+    _, method, graph = name.split("_")[:3]
     root = fake_gaug(tmp_path / "data", graph, several=graph == "ppi")
     short = {"epochs": 3, "features": 12, "num_classes": 3}
     short |= {"pretrain_ep": 3, "pretrain_nc": 2} if method == "o" else {"predictor_epochs": 5}

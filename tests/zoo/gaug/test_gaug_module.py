@@ -19,6 +19,7 @@ from torch import Tensor
 import cli
 from datamodules import DigitsGraph, GAugGraph, KarateClub
 from zoo import GAugM, GAugO
+from zoo.gaug.adjacency import EdgeList
 from zoo.gaug.blocks import block_around, sparse_candidates
 from zoo.gaug.graph import Selection, f1_by_degree, micro_f1, prepare
 from zoo.gaug.network import normalised_for
@@ -250,6 +251,21 @@ def test_a_block_is_the_induced_neighbourhood_of_its_seeds() -> None:
     capped = block_around(graph, 2, 9, generator(3))
     assert capped.nodes == 9
     assert int(capped.masks["train"].sum()) == 2
+
+
+def test_blocks_need_no_matrix_of_the_whole_graph_in_tests_and_predictions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = GAugO(**{**SMALL_O, "alpha": 0.0}, seeds_per_step=2)
+    sizes: list[int] = []
+    to_dense = EdgeList.to_dense
+    monkeypatch.setattr(EdgeList, "to_dense", lambda a: sizes.append(a.nodes) or to_dense(a))
+    batch = karate()
+    graph = module._given(batch)
+    predicted = module.predict_step(batch, 0)
+    assert sizes == []
+    # alpha 0: the sample is the given graph
+    assert {*map(tuple, predicted.changed.T.tolist())} == {*map(tuple, graph.pairs.T.tolist())}
 
 
 def test_a_dense_sample_and_a_dead_predictor_are_told() -> None:
