@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import index_to_mask
 
-from datamodules.full_graph import FullGraphModule, mirrored, node_pairs, rewire_edges
+from datamodules.full_graph import FullGraphModule, coin_split, mirrored, node_pairs, rewire_edges
 from datamodules.sampling import item_generator
 
 # Second words of the keys of this module's random streams; rewire_edges has its own.
@@ -35,7 +35,8 @@ class DigitsGraph(FullGraphModule):
         val_per_class: validation nodes of each digit; the rest tests.
         masked_pixels: share of the pixels of each image set to 0, to give the graph a role.
         normalize: ``l1`` makes the features of each node sum to 1, ``none`` leaves pixels / 16.
-        seed: of the subset, the split, the rewiring and the mask.
+        early_stopping: deal the validation nodes by a fair coin to ``val_mask`` and ``es_mask`` (LDS).
+        seed: of the subset, the split, the coins, the rewiring and the mask.
         steps_per_epoch: batches (always the same graph) of an epoch.
 
     Raises:
@@ -54,6 +55,7 @@ class DigitsGraph(FullGraphModule):
         val_per_class: int = 20,
         masked_pixels: float = 0.0,
         normalize: Literal["l1", "none"] = "none",
+        early_stopping: bool = False,
         seed: int = 0,
         steps_per_epoch: int = 1,
     ) -> None:
@@ -75,6 +77,7 @@ class DigitsGraph(FullGraphModule):
         if normalize not in ("l1", "none"):
             raise ValueError(f"data.init_args.normalize must be l1 or none, got {normalize!r}")
         self.masked_pixels, self.normalize = masked_pixels, normalize
+        self.early_stopping = early_stopping
 
     def read(self) -> Data:
         from sklearn.datasets import load_digits
@@ -92,6 +95,8 @@ class DigitsGraph(FullGraphModule):
         data = Data(x=x, edge_index=mirrored(noisy), y=y, true_edge_index=mirrored(pairs))
         data.train_mask, data.val_mask = self._split(y)
         data.test_mask = ~(data.train_mask | data.val_mask)
+        if self.early_stopping:
+            data.val_mask, data.es_mask = coin_split(data.val_mask, self.seed)
         return data
 
     def _subset(self, target: np.ndarray) -> np.ndarray:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import coalesce
 
-from datamodules.full_graph import FullGraphModule, mirrored, node_pairs
+from datamodules.full_graph import FullGraphModule, coin_split, mirrored, node_pairs
 from datamodules.restricted_pickle import read_pickle
 
 Normalisation = Literal["auto", "l1", "zscore", "none"]
@@ -46,7 +47,10 @@ class GAugGraph(FullGraphModule):
             paper's: z-score for ppi, none for blogcatalog and flickr, else l1.
         edge_probabilities: file of edge probabilities for GAug-M, a path or a name under ``root``: a released
             ``<name>_graph_<i>_logits.pkl`` (N, N), the same as ``.npy``, or an ``.npz`` with ``pairs`` (2, K)
-            and ``probability`` (K,), a list of the likeliest pairs and the edges.
+            and ``probability`` (K,), a list of the likeliest pairs and the edges; of a pair listed twice the
+            higher one counts.
+        early_stopping: deal the validation nodes by a fair coin to ``val_mask`` and ``es_mask`` (LDS).
+        seed: of the coins.
         steps_per_epoch: batches (always the same graph) of an epoch.
 
     Raises:
@@ -60,6 +64,8 @@ class GAugGraph(FullGraphModule):
         layout: Literal["auto", "npz", "pickle"] = "auto",
         normalize: Normalisation = "auto",
         edge_probabilities: str | None = None,
+        early_stopping: bool = False,
+        seed: int = 0,
         steps_per_epoch: int = 1,
     ) -> None:
         super().__init__(steps_per_epoch)
@@ -68,6 +74,7 @@ class GAugGraph(FullGraphModule):
         if normalize not in ("auto", "l1", "zscore", "none"):
             raise ValueError(f"data.init_args.normalize must be auto, l1, zscore or none, got {normalize!r}")
         self.name, self.layout, self.edge_probabilities = name, layout, edge_probabilities
+        self.early_stopping, self.seed = early_stopping, seed
         self.normalize = _NORMALISATION.get(name, "l1") if normalize == "auto" else normalize
         self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "gaug")
 
@@ -87,6 +94,8 @@ class GAugGraph(FullGraphModule):
         data = Data(x=normalised(x, self.normalize), edge_index=mirrored(pairs), y=y)
         data.true_edge_index = data.edge_index
         data.train_mask, data.val_mask, data.test_mask = _masks(splits, nodes, where)
+        if self.early_stopping:
+            data.val_mask, data.es_mask = coin_split(data.val_mask, self.seed)
         self._add_probabilities(data)
         return data
 
@@ -139,9 +148,14 @@ class GAugGraph(FullGraphModule):
             content = _load_npz(path, ("pairs", "probability"), "")
             pairs = torch.from_numpy(content["pairs"]).long()
             values = torch.from_numpy(np.asarray(content["probability"], dtype=np.float32))
-            if pairs.shape != (2, len(values)) or (len(values) and int(pairs.max()) >= nodes):
-                raise ValueError(f"{path}: pairs must be (2, K) of 0..{nodes - 1} and probability (K,)")
-            data.probable_pairs, data.pair_probability = pairs.sort(dim=0).values, values
+            fits = pairs.shape == (2, len(values)) and bool(((pairs >= 0) & (pairs < nodes)).all())
+            if not fits or bool((pairs[0] == pairs[1]).any()):
+                raise ValueError(
+                    f"{path}: pairs must be (2, K) of two different nodes of 0..{nodes - 1}, probability (K,)"
+                )
+            data.probable_pairs, data.pair_probability = coalesce(
+                pairs.sort(dim=0).values, values, num_nodes=nodes, reduce="max"
+            )
             return
         read = read_pickle(path, tensors=True) if path.suffix == ".pkl" else _load_npy(path)
         matrix = torch.as_tensor(read)

@@ -15,7 +15,7 @@ from zoo.catalog import config_folder, find_config
 from zoo.compare.claim import read_claim
 from zoo.runner import ZooCLI
 
-# name -> features, classes, GAT heads, edges of the released graph
+# name -> features, classes, GAT heads of GAug-O (GAug-M always has 8)
 GRAPHS = {
     "cora": (1433, 7, 8),
     "citeseer": (3703, 6, 8),
@@ -97,7 +97,7 @@ def build(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> ZooCL
 
 def test_every_recipe_is_listed_here() -> None:
     shipped = {p.stem for p in config_folder().glob("gaug_*.yaml")}
-    assert shipped == {*CONFIGS, "gaug_m_digits", "gaug_o_digits"}
+    assert shipped == {*CONFIGS, "gaug_m_digits", "gaug_o_digits", "gaug_o_ppi_blocks"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -106,7 +106,8 @@ def test_recipe_is_the_released_one(name: str, monkeypatch: pytest.MonkeyPatch, 
     features, classes, heads = GRAPHS[graph]
     built = build(monkeypatch, tmp_path, "--config", name)
     h, trainer = built.model.hparams, built.config["fit"].trainer
-    assert (h["features"], h["num_classes"], h["heads"], h["backbone"]) == (features, classes, heads, "gcn")
+    assert (h["features"], h["num_classes"], h["backbone"]) == (features, classes, "gcn")
+    assert h["heads"] == (heads if method == "o" else 8)
     parts = {p: sum(v.numel() for k, v in built.model.named_parameters() if f".{p}." in k) for p in (
         "classifier", "predictor")}  # fmt: skip
     assert parts["classifier"] == features * 128 + 128 + 128 * classes + classes
@@ -135,7 +136,31 @@ def test_recipe_is_the_released_one(name: str, monkeypatch: pytest.MonkeyPatch, 
     )
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def test_the_recipe_of_blocks_is_the_released_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built = build(monkeypatch, tmp_path, "--config", "gaug_o_ppi_blocks")
+    h, trainer = built.model.hparams, built.config["fit"].trainer
+    assert (h["seeds_per_step"], h["batch_cap"], h["embedding"], h["patience"]) == (250, 15000, 64, 150)
+    assert [layer.weight.shape[1] for layer in built.model.network.classifier.layers] == [128, 121]
+    assert [n.num_features for n in built.model.network.classifier.norms] == [128]
+    assert [g["lr"] for g in built.model.configure_optimizers().param_groups] == [0.01 / 10] * 2
+    assert h["pretrain_lr"] == 0.01 / 5
+    assert tuple(h[k] for k in KEYS_O) == TUNED_O["ppi"][0]
+    assert trainer.max_steps == 245 + 140 + h["epochs"]
+
+
+@pytest.mark.parametrize("graph", [g for g, tuned in TUNED_M.items() if tuned[2]])
+def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(
+    graph: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flags = read_claim(find_config(f"gaug_{graph}_backbones", "claims")).arms["gat_gaug_m"].flags
+    given = [f"--{k}={v}" for k, v in flags.items()]
+    model = build(monkeypatch, tmp_path, "--config", f"gaug_m_{graph}", *given).model
+    assert [g["lr"] for g in model.configure_optimizers().param_groups] == [0.005, 0.01]
+    first = model.network.classifier.layers[0]
+    assert (first.heads, first.out_channels) == (8, 16)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "gaug_o_ppi_blocks"])
 def test_header_tells_paper_number_and_hardware(name: str) -> None:
     text = find_config(name).read_text()
     header = " ".join(line for line in text.splitlines() if line.startswith("#"))
@@ -144,9 +169,9 @@ def test_header_tells_paper_number_and_hardware(name: str) -> None:
     assert max(map(len, text.splitlines())) <= 130
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, "gaug_o_ppi_blocks"])
 def test_a_short_run_on_the_twin_of_both_layouts(name: str, tmp_path: Path) -> None:
-    _, method, graph = name.split("_")
+    _, method, graph = name.split("_")[:3]
     root = fake_gaug(tmp_path / "data", graph, several=graph == "ppi")
     short = {"epochs": 3, "features": 12, "num_classes": 3}
     short |= {"pretrain_ep": 3, "pretrain_nc": 2} if method == "o" else {"predictor_epochs": 5}
@@ -190,4 +215,25 @@ def test_the_claims_hold_the_released_values_of_all_classifiers(graph: str) -> N
             flags = claim.arms[f"{backbone}_dropedge"].flags
             assert flags["model.init_args.drop_rate"] == DROP_RATES[graph][BACKBONES.index(backbone)]
             expected.add(f"{backbone}_dropedge")
+        if graph != "ppi":  # AdaEdge compares predicted classes, of which PPI's nodes have many
+            flags = claim.arms[f"{backbone}_adaedge"].flags
+            assert (flags["model.init_args.remove"], flags["model.init_args.add"]) == (10, 10)
+            assert flags["model.init_args.augmentation"] == "adaedge"
+            assert flags.get("model.init_args.backbone", "gcn") == backbone
+            rate = flags.get("model.init_args.optimizer.init_args.lr", 0.01)
+            assert rate == (0.005 if backbone == "gat" else 0.01)
+            expected.add(f"{backbone}_adaedge")
     assert set(claim.arms) == expected
+
+
+def test_lds_runs_on_gaugs_graphs(tmp_path: Path) -> None:
+    arm = read_claim(find_config("gaug_airport_others", "claims")).arms["lds"]
+    sizes = {"num_nodes": 60, "num_features": 12, "num_classes": 3, "num_candidates": 300}
+    flags = {**arm.flags, **{f"model.init_args.{k}": v for k, v in sizes.items()}, "data.init_args.seed": 0}
+    flags |= {"data.init_args.root": fake_gaug(tmp_path / "data", "airport"), "trainer.max_steps": 3}
+    flags |= {"trainer.enable_progress_bar": "false", "trainer.accelerator": "cpu"}
+    flags["trainer.default_root_dir"] = tmp_path
+    given = [f"--{k}={v}" for k, v in flags.items()]
+    assert cli.main(["fit", "--config", "lds_cora_candidates", *given]) == 0
+    summary = json.loads((tmp_path / "lds_cora_candidates" / "version_0" / "summary.json").read_text())
+    assert summary["steps"] == 3

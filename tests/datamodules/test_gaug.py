@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,40 @@ def test_edge_probabilities_come_as_matrix_or_list(tmp_path: Path) -> None:
     assert torch.equal(graph.edge_probability, torch.from_numpy(q))
     np.savez(root / "top.npz", pairs=np.array([[5, 1], [2, 7]]), probability=np.array([0.9, 0.8]))
     graph = graph_of(GAugGraph("own", str(root), edge_probabilities=str(root / "top.npz")))
-    assert graph.probable_pairs.tolist() == [[2, 1], [5, 7]]
+    assert graph.probable_pairs.tolist() == [[1, 2], [7, 5]]
+    assert graph.pair_probability.tolist() == pytest.approx([0.8, 0.9])
     np.save(root / "small.npy", q[:5, :5])
     with pytest.raises(ValueError, match="5 x 5, the graph has 60 nodes"):
         graph_of(GAugGraph("own", str(root), edge_probabilities="small.npy"))
+
+
+def test_a_list_names_each_pair_once_and_no_node_with_itself(tmp_path: Path) -> None:
+    root = fake_gaug(tmp_path, "own")
+    file = root / "top.npz"
+
+    def read() -> Any:
+        return graph_of(GAugGraph("own", str(root), edge_probabilities=str(file)))
+
+    np.savez(file, pairs=np.array([[2, 3, 2], [3, 2, 3]]), probability=np.array([0.5, 0.9, 0.7]))
+    assert read().probable_pairs.tolist() == [[2], [3]]
+    assert read().pair_probability.tolist() == pytest.approx([0.9])
+    for wrong in ((4, 4), (-1, 2), (2, 60)):
+        np.savez(file, pairs=np.array([(2, 3), wrong]).T, probability=np.array([0.5, 0.9]))
+        with pytest.raises(ValueError, match=r"top\.npz: pairs must be .* two different nodes of 0\.\.59"):
+            read()
+
+
+def test_early_stopping_nodes_are_a_part_of_the_validation_nodes(tmp_path: Path) -> None:
+    root = str(fake_gaug(tmp_path, "own"))
+    for made in (partial(GAugGraph, "own", root), DigitsGraph):
+        whole, split = graph_of(made()), graph_of(made(early_stopping=True))
+        assert "es_mask" not in whole
+        assert torch.equal(split.val_mask | split.es_mask, whole.val_mask)
+        assert not bool((split.val_mask & split.es_mask).any())
+        assert 0.25 < float(split.es_mask.sum() / whole.val_mask.sum()) < 0.75
+        assert torch.equal(split.train_mask, whole.train_mask)
+    first, other = (graph_of(GAugGraph("own", root, early_stopping=True, seed=s)) for s in (0, 1))
+    assert not torch.equal(other.es_mask, first.es_mask)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class GAugM(LightningModule):
         num_classes: C.
         backbone: ``gcn``, ``gsage``, ``gat`` or ``jknet``.
         hidden: width of the classifier.
-        heads: of GAT; the paper takes 2 for large graphs.
+        heads: of GAT's first layer.
         dropout: null is the paper's, .5 and for GAT .6.
         augmentation: ``gaug``; ``random``, the control that changes as many edges by chance; the baselines
             ``dropedge`` and ``adaedge``; or ``none``, the given graph.
@@ -89,6 +89,7 @@ class GAugM(LightningModule):
         predictor_hidden: width of the edge predictor's first layer.
         predictor_embedding: width of Z.
         predictor_epochs: its steps.
+        predictor_lr: its learning rate, whatever the classifier's is (.01 beside a GAT's .005).
         kl_weight: factor of the KL term of ``vgae``.
         validation_share: share of the edges whose ROC selects the predictor; training sees them too.
         predictor_l1: the edge predictor sees features with rows of sum 1 (all released graphs but PPI).
@@ -100,7 +101,7 @@ class GAugM(LightningModule):
         ada_confidence: least class probability of the nodes whose edges ``adaedge`` changes.
         epochs: of the classifier.
         patience: stop after so many of them without a better validation score.
-        optimizer: called with two groups, classifier and edge predictor (no weight decay).
+        optimizer: called with two groups, classifier and edge predictor (no weight decay, ``predictor_lr``).
         lr_scheduler: called with the optimizer.
 
     Raises:
@@ -123,6 +124,7 @@ class GAugM(LightningModule):
         predictor_hidden: int = 32,
         predictor_embedding: int = 16,
         predictor_epochs: int = 200,
+        predictor_lr: float = 0.01,
         kl_weight: float = 1.0,
         validation_share: float = 0.9,
         predictor_l1: bool = True,
@@ -184,6 +186,8 @@ class GAugM(LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.network.classifier, self.network.predictor)
+        for group in groups[1:]:
+            group["lr"] = self.hparams["predictor_lr"]
         return scheduled(self.optimizer(groups), self.lr_scheduler)
 
     # --- training -------------------------------------------------------------------------------------------

@@ -103,7 +103,8 @@ class GAugO(LightningModule):
             each node, and random pairs; edge loss by negative sampling.
         candidates: likeliest non-edges per node; null takes all pairs (equal to dense).
         negatives: random pairs per edge.
-        seeds_per_step: training nodes of a step, with their 2-hop neighbourhood; null is the whole graph.
+        seeds_per_step: training nodes of a step, with their 2-hop neighbourhood; null is the whole graph. The
+            sampled graph of tests and predictions, a whole one, is then drawn as with ``sparse``.
         batch_cap: most nodes of such a block.
         pretrain_lr: learning rate before the joint epochs; null is the optimiser's.
         optimizer: called with two groups, classifier and edge predictor (no weight decay).
@@ -352,11 +353,13 @@ class GAugO(LightningModule):
 
     @torch.no_grad()
     def _sampled_pairs(self, graph: Graph) -> Tensor:
-        """Edges i < j of one graph as training samples them, the same at each call."""
+        """Edges i < j of one graph as training samples them, the same at each call.
+
+        In blocks the whole graph is sampled among candidate pairs: a matrix of it is what blocks avoid.
+        """
         g = generator(_PREDICTION, global_seed(), device=self.device)
         z = self.network.predictor.embed(graph.x, graph.normalised).float()
-        dense = None if self.hparams["sparse"] else graph.looped.to_dense()
-        _, sampled = self._edges(graph, dense, z, g, sample=True)
+        _, sampled = self._edges(graph, self._dense, z, g, sample=True)
         assert sampled is not None
         if isinstance(sampled, Tensor):
             return sampled.triu(1).nonzero().T

@@ -101,7 +101,7 @@ def highest_new_pairs(
 def modify_by_list(
     pairs: Tensor, listed: Tensor, probability: Tensor, nodes: int, remove: float, add: float
 ) -> Modification:
-    """GAug-M from a list of likely pairs i < j (2, K) instead of all N^2 probabilities.
+    """GAug-M from a list of likely pairs i < j (2, K), each once, instead of all N^2 probabilities.
 
     Edges that are not listed have probability 0; only listed pairs can be added.
     """

@@ -19,7 +19,9 @@ from torch import Tensor
 import cli
 from datamodules import DigitsGraph, GAugGraph, KarateClub
 from zoo import GAugM, GAugO
+from zoo.gaug.adjacency import EdgeList, symmetrically_normalised
 from zoo.gaug.blocks import block_around, sparse_candidates
+from zoo.gaug.edges import relaxed_bernoulli
 from zoo.gaug.graph import Selection, f1_by_degree, micro_f1, prepare
 from zoo.gaug.network import normalised_for
 from zoo.gaug.predictor import balance, reconstruction_loss
@@ -250,6 +252,21 @@ def test_a_block_is_the_induced_neighbourhood_of_its_seeds() -> None:
     capped = block_around(graph, 2, 9, generator(3))
     assert capped.nodes == 9
     assert int(capped.masks["train"].sum()) == 2
+
+
+def test_blocks_need_no_matrix_of_the_whole_graph_in_tests_and_predictions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = GAugO(**{**SMALL_O, "alpha": 0.0}, seeds_per_step=2)
+    sizes: list[int] = []
+    to_dense = EdgeList.to_dense
+    monkeypatch.setattr(EdgeList, "to_dense", lambda a: sizes.append(a.nodes) or to_dense(a))
+    batch = karate()
+    graph = module._given(batch)
+    predicted = module.predict_step(batch, 0)
+    assert sizes == []
+    # alpha 0: the sample is the given graph
+    assert {*map(tuple, predicted.changed.T.tolist())} == {*map(tuple, graph.pairs.T.tolist())}
 
 
 def test_a_dense_sample_and_a_dead_predictor_are_told() -> None:
@@ -516,7 +533,25 @@ def test_the_command_line_trains_tests_and_predicts(config: str, tmp_path: Path)
         assert changes.count("added") == int(m * 0.2)
 
 
-def test_half_precision_keeps_the_sampler_in_float32() -> None:
-    recorder = train(GAugO(**SMALL_O), precision="bf16-mixed")
+def test_half_precision_keeps_the_sampler_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled: list[torch.dtype] = []
+    normalised: list[torch.dtype] = []
+
+    def sample(probabilities: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        sampled.extend((probabilities.dtype, uniform.dtype))
+        return relaxed_bernoulli(probabilities, uniform, temperature)
+
+    def normalise(adjacency: Any) -> Any:
+        out = symmetrically_normalised(adjacency)
+        normalised.extend(a.weight.dtype if isinstance(a, EdgeList) else a.dtype for a in (adjacency, out))
+        return out
+
+    monkeypatch.setattr("zoo.gaug.edges.relaxed_bernoulli", sample)
+    monkeypatch.setattr("zoo.gaug.network.symmetrically_normalised", normalise)
+    # alpha 1: the given edges, in float32, would hide a product Z Z^T in half precision
+    recorder = train(GAugO(**{**SMALL_O, "alpha": 1.0}), precision="bf16-mixed")
+    assert sampled == [torch.float32] * 2 * 5  # the joint steps
+    assert normalised
+    assert set(normalised) == {torch.float32}
     assert all(np.isfinite(row["train/loss"]) for row in recorder.logged)
     assert recorder.moved(9, "predictor")
