@@ -73,6 +73,14 @@ def knn_matrix(features: Any, k: int, metric: str, symmetry: Symmetry) -> Any:
     return np.triu(directed, 1)
 
 
+def weighted_edges(upper: Any) -> tuple[Tensor, Tensor | None]:
+    """Edges of a strict upper triangle (N, N), mirrored (2, 2 P), and weights (2 P,) or None if all are 1."""
+    both = torch.from_numpy(upper + upper.T).float()
+    edge_index = both.nonzero().T.contiguous()
+    weight = both[edge_index[0], edge_index[1]]
+    return edge_index, None if bool((weight == 1).all()) else weight
+
+
 class KNNGraph(FullGraphModule):
     """Wine (178 x 13, 3 classes), Breast Cancer (569 x 30, 2) or Digits (1797 x 64, 10) with a graph on top.
 
@@ -168,7 +176,4 @@ class KNNGraph(FullGraphModule):
             from sklearn.metrics.pairwise import rbf_kernel
 
             upper = np.triu(rbf_kernel(features, gamma=1 / width), 1)
-        both = torch.from_numpy(upper + upper.T).float()
-        edge_index = both.nonzero().T.contiguous()
-        weight = both[edge_index[0], edge_index[1]]
-        return edge_index, None if bool((weight == 1).all()) else weight
+        return weighted_edges(upper)

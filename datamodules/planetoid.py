@@ -2,7 +2,8 @@
 
 A batch is one PyG ``Data``, the whole graph, each step the same: ``x`` float32 (N, F), ``y`` int64 (N,),
 ``edge_index`` int64 (2, 2 P) mirrored without self-loops, bool masks (N,) ``train_mask``, ``val_mask``,
-``test_mask`` and (``early_stopping: true``) ``es_mask``, and ``true_edge_index``, the undamaged graph; see
+``test_mask`` and (``early_stopping: true``) ``es_mask``, and ``true_edge_index``, the undamaged graph; with
+``graph: knn`` and ``knn_sym: mean`` also ``edge_weight``; see
 :class:`datamodules.full_graph.FullGraphModule`.
 """
 
@@ -25,6 +26,7 @@ from datamodules.full_graph import (
     retain_edges,
     rewire_edges,
 )
+from datamodules.knn_graph import Symmetry, knn_matrix, weighted_edges
 from datamodules.restricted_pickle import read_pickle
 
 PlanetoidName = Literal["Cora", "CiteSeer", "PubMed"]
@@ -49,6 +51,11 @@ class Planetoid(FullGraphModule):
         val_nodes: validation nodes of ``random``.
         test_nodes: test nodes of ``random``.
         normalize_features: divide each row of ``x`` by its sum.
+        graph: ``given``, the citations; or ``knn``, nearest neighbours of the features in their place: LDS's
+            table 1, where no graph is given.
+        k: neighbours of a node, of ``knn``.
+        metric: of the neighbours, ``cosine`` or ``minkowski`` (p = 2).
+        knn_sym: see :func:`datamodules.knn_graph.knn_matrix`.
         edges_retained: each edge is kept with this probability (1: the complete graph, 0: none). It is the
             fraction kept; LDS's released script takes the fraction deleted.
         edges_rewired: afterwards, this fraction of the edges moves to random places.
@@ -69,6 +76,10 @@ class Planetoid(FullGraphModule):
         val_nodes: int = 500,
         test_nodes: int = 1000,
         normalize_features: bool = True,
+        graph: Literal["given", "knn"] = "given",
+        k: int = 10,
+        metric: Literal["cosine", "minkowski"] = "cosine",
+        knn_sym: Symmetry = "upper",
         edges_retained: float = 1.0,
         edges_rewired: float = 0.0,
         early_stopping: bool = False,
@@ -83,6 +94,19 @@ class Planetoid(FullGraphModule):
         for key, value in (("edges_retained", edges_retained), ("edges_rewired", edges_rewired)):
             if not 0 <= value <= 1:
                 raise ValueError(f"data.init_args.{key} is a fraction of the edges, in [0, 1], got {value}")
+        for key, choice, choices in (
+            ("graph", graph, ("given", "knn")),
+            ("metric", metric, ("cosine", "minkowski")),
+            ("knn_sym", knn_sym, ("upper", "max", "mean")),
+        ):
+            if choice not in choices:
+                raise ValueError(f"data.init_args.{key} must be one of {', '.join(choices)}, got {choice!r}")
+        if graph == "knn" and (k < 1 or (edges_retained, edges_rewired) != (1, 0)):
+            raise ValueError(
+                "data.init_args.graph: knn needs k of at least 1 and neither edges_retained nor edges_rewired"
+                f", got {k}, {edges_retained} and {edges_rewired}"
+            )
+        self.kind, self.k, self.metric, self.knn_sym = graph, k, metric, knn_sym
         self.graph_name, self.split, self.seed = name, split, seed
         self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "planetoid")
         self.sizes = (train_per_class, val_nodes, test_nodes)
@@ -101,6 +125,11 @@ class Planetoid(FullGraphModule):
         elif self.split == "random":
             masks = random_split(raw.y, *self.sizes, self.seed)
         data = Data(x=x, edge_index=mirrored(damaged), y=raw.y, true_edge_index=mirrored(pairs))
+        if self.kind == "knn":
+            upper = knn_matrix(x.double().numpy(), self.k, self.metric, self.knn_sym)
+            data.edge_index, weight = weighted_edges(upper)
+            if weight is not None:
+                data.edge_weight = weight
         data.train_mask, data.val_mask, data.test_mask = masks
         if self.early_stopping:
             data.val_mask, data.es_mask = coin_split(data.val_mask, self.seed)

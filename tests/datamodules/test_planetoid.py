@@ -307,3 +307,35 @@ def test_arrays_scalars_sparse_matrices_and_containers_pass(tmp_path: Path) -> N
         assert read["a"].tolist() == [0, 1, 2]
         assert (read["csr"].toarray() == np.eye(3)).all()
         assert read["c"] == content["c"]
+
+
+# --- nearest neighbours in the place of the citations -----------------------------------------------------
+
+
+def test_nearest_neighbours_take_the_place_of_the_citations(tmp_path: Path) -> None:
+    root = str(fake_planetoid(tmp_path, "Cora", nodes=720))
+    found = {}
+    for symmetry in ("upper", "max", "mean"):
+        data = Planetoid(root=root, graph="knn", k=5, knn_sym=symmetry, early_stopping=True)  # type: ignore
+        found[symmetry] = data.read()
+    given = Planetoid(root=root).read()
+    x = given.x.double()
+    unit = x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    near = (unit @ unit.T).fill_diagonal_(-2).topk(5).values[:, -1]
+    row, column = found["max"].edge_index
+    cosine = (unit[row] * unit[column]).sum(dim=1)
+    # one of an edge's ends is among the five nearest of the other, ties included
+    assert bool((cosine >= torch.minimum(near[row], near[column]) - 1e-9).all())
+    assert found["upper"].edge_index.shape[1] < found["max"].edge_index.shape[1]
+    assert torch.equal(found["mean"].edge_index, found["max"].edge_index)
+    assert set(found["mean"].edge_weight.tolist()) == {0.5, 1.0}
+    assert "edge_weight" not in found["max"]
+    assert torch.equal(found["max"].true_edge_index, given.edge_index)
+    assert torch.equal(found["max"].x, given.x)
+    for options, words in (
+        ({"graph": "rbf"}, "graph must be one of given, knn"),
+        ({"graph": "knn", "edges_retained": 0.5}, "neither edges_retained nor edges_rewired"),
+        ({"graph": "knn", "k": 0}, "k of at least 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Planetoid(**options)  # type: ignore[arg-type]
