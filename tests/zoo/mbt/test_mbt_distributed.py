@@ -60,7 +60,8 @@ def launched(verb: str, root: Path, *flags: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("task", ["single_label", pytest.param("multi_label", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
 def test_sound_on_one_process_alone(task: str, tmp_path: Path) -> None:
     """Every second clip has sound, so the second process never sees any: the scores are those of one."""
     rows = ["video,audio,label,split"]
