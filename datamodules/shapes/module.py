@@ -334,7 +334,7 @@ def _categories(path: Path, size: int) -> list[str]:
         ValueError: for a list of another length.
     """
     names = path.with_suffix(".txt")
-    lines = names.read_text().split() if names.is_file() else []
+    lines = names.read_text().splitlines() if names.is_file() else []
     if not lines or not all("/" in line for line in lines):
         return []
     if len(lines) != size:

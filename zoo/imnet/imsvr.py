@@ -64,7 +64,8 @@ class IMSVR(ShapeModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        threshold = threshold or (0.6 if version == "v1" else 0.5)
+        if threshold is None:
+            threshold = 0.6 if version == "v1" else 0.5
         super().__init__(version, 3, z_dim)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.optimizer, self.lr_scheduler, self.generator_width = optimizer, lr_scheduler, width

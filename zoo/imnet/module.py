@@ -51,7 +51,8 @@ class ShapeModule(LightningModule):
         self.version, self.dims = version, dims
         self.z_dim = z_dim_of(z_dim, version, dims, variational)
         self.val_loss, self.val_iou, self.test_scores = MeanMetric(), MeanMetric(), ShapeScores()
-        self.category_scores = nn.ModuleDict()
+        self.category_names: list[str] = []
+        self.category_scores = nn.ModuleList()  # names of folders are no names of modules
 
     def codes_of(self, batch: dict[str, Tensor]) -> Tensor:
         """Codes (B, Z) of a batch."""
@@ -82,8 +83,8 @@ class ShapeModule(LightningModule):
         self.val_iou.reset()
 
     def on_test_start(self) -> None:
-        names = getattr(getattr(self.trainer, "datamodule", None), "category_names", [])
-        self.category_scores = nn.ModuleDict({n: ShapeScores() for n in names}).to(self.device)
+        self.category_names = getattr(getattr(self.trainer, "datamodule", None), "category_names", [])
+        self.category_scores = nn.ModuleList(ShapeScores() for _ in self.category_names).to(self.device)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         z, threshold = self.codes_of(batch), self.hparams["threshold"]
@@ -103,7 +104,7 @@ class ShapeModule(LightningModule):
                 scores["interpolation_iou"] = interpolation_score(grids, templates, threshold)
             self.test_scores.add(scores)
             if "category" in batch:
-                chosen: Any = list(self.category_scores.values())[int(batch["category"][row])]
+                chosen: Any = self.category_scores[int(batch["category"][row])]
                 chosen.add(scores)
 
     def on_test_epoch_end(self) -> None:
@@ -113,14 +114,12 @@ class ShapeModule(LightningModule):
                 f"test/empty is {values['test/empty']:.3f}: such a share of the meshes is empty and counts "
                 "in no measure of surfaces; read them together"
             )
-        each: list[dict[str, float]] = []
-        for name, metric in self.category_scores.items():
-            scores: Any = metric
-            each.append(scores.collect())
-            values |= {f"{key}/{name}": value for key, value in each[-1].items()}
-        for key in each[0] if each else ():
-            found = [v[key] for v in each if key in v]
-            values[key.replace("test/", "test/category_mean_")] = sum(found) / len(found)
+        scores: list[Any] = list(self.category_scores)
+        each = [metric.collect() for metric in scores]
+        for key in list(values) if each else ():
+            found = {n: v[key] for n, v in zip(self.category_names, each, strict=True) if key in v}
+            values |= {f"{key}/{name}": value for name, value in found.items()}
+            values[key.replace("test/", "test/category_mean_")] = sum(found.values()) / len(found)
         values["test/parameters"] = float(sum(p.numel() for p in self.network.parameters()))
         self.log_dict(values, sync_dist=True)
 

@@ -528,7 +528,8 @@ def test_a_shape_without_points_is_fitted_at_the_centres_of_its_voxels() -> None
 def test_scores_are_given_by_category_and_averaged_over_them(tmp_path: Path) -> None:
     fake_shapes(tmp_path / "all_vox256_img_train.hdf5", "v2", 1)
     fake_shapes(tmp_path / "all_vox256_img_test.hdf5", "v2", 3)
-    (tmp_path / "all_vox256_img_test.txt").write_text("b/0\nb/1\na/2\n")
+    # names of folders: spaces, a dot, and one that a ModuleDict would not take
+    (tmp_path / "all_vox256_img_test.txt").write_text("items/0 0\nitems/1\na v1.0/2\n")
     path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
     flags = [
         *(f for f in FLAGS if "train_shapes" not in f and "test_shapes" not in f),
@@ -540,7 +541,7 @@ def test_scores_are_given_by_category_and_averaged_over_them(tmp_path: Path) -> 
     ]
     assert cli.main(["test", *flags]) == 0
     final = json.loads((newest(tmp_path) / "summary_test.json").read_text())["final"]
-    of_a, of_b = final["test/iou/a"], final["test/iou/b"]
+    of_a, of_b = final["test/iou/a v1.0"], final["test/iou/items"]
     assert of_a != of_b
     assert final["test/iou"] == pytest.approx((of_a + 2 * of_b) / 3, rel=1e-5)
     assert final["test/category_mean_iou"] == pytest.approx((of_a + of_b) / 2, rel=1e-5)
