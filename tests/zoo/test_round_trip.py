@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
+from quiet import quiet_trainer
 
 import zoo
 from datamodules import (
@@ -157,16 +158,7 @@ def test_a_module_built_in_python_survives_a_checkpoint(
     }
     takes = inspect.signature(cls).parameters  # scikit-learn's classifiers have no optimiser
     module = cls(**arguments, **{k: v for k, v in callables.items() if k in takes})
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
     trainer.fit(module, DATA.get(name, lambda: Digits(batch_size=16))())
     path = tmp_path / "module.ckpt"
     trainer.save_checkpoint(path)

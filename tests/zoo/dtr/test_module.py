@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from quiet import quiet_trainer
 from torch import Tensor, nn
 
 from datamodules import Digits
@@ -73,16 +74,7 @@ def calls(module: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def trainer(**kwargs: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **kwargs,
-    )
+    return quiet_trainer(use_distributed_sampler=False, **kwargs)
 
 
 def test_a_fresh_model_has_the_mean_square_of_the_noise_as_its_error() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fake_gaug import fake_gaug
 from lightning.pytorch import Callback, Trainer
+from quiet import quiet_trainer
 from torch import Tensor
 
 import cli
@@ -76,13 +77,8 @@ class Recorder(Callback):
 
 def train(module: Any, data: Any = None, steps: int = 10, **trainer_arguments: Any) -> Recorder:
     recorder = Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[recorder],
         val_check_interval=1,
         check_val_every_n_epoch=None,

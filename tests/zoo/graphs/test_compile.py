@@ -7,7 +7,8 @@ from unittest import mock
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
+from quiet import quiet_trainer
 
 import zoo
 from datamodules import BlockModel, GraphSet, KarateClub, LinkSplit, SensorDiffusion, SyntheticGraphs
@@ -42,17 +43,7 @@ def stepped(case: str, compiled: bool) -> tuple[dict[str, Any], dict[str, torch.
     cls, settings = CASES[case]
     torch.manual_seed(0)
     module = cls(**settings, compile=compiled)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(max_steps=2, num_sanity_val_steps=0, limit_val_batches=0)
     trainer.fit(module, data_of(case))
     return {k: float(v) for k, v in trainer.callback_metrics.items()}, module.state_dict()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from quiet import quiet_trainer
 
 import cli
 import zoo
@@ -184,10 +184,7 @@ def test_impossible_settings_are_refused(options: dict[str, Any], text: str) -> 
 def refused(model: dict[str, Any], **data: Any) -> str:
     module = zoo.SpatioTemporalForecaster(**{"num_nodes": 6, "arch": "stgcn_cheb", **model})
     source = SensorDiffusion(sensors=6, steps=300, day=50, **data)
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, max_epochs=1,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_epochs=1)
     with pytest.raises(ValueError) as caught:
         trainer.fit(module, source)
     return str(caught.value)

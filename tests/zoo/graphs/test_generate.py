@@ -18,6 +18,7 @@ import pytest
 import torch
 from interruption import Killed, run_differences
 from lightning.pytorch import Trainer
+from quiet import quiet_trainer
 
 import cli
 import zoo
@@ -78,16 +79,7 @@ def folder(root: Path) -> Path:
 def trained(arch: str, steps: int = 5, **arguments: Any) -> tuple[GraphGenerator, GraphSet, Trainer]:
     data = GraphSet(order=order_of(arch), items_per_epoch=192, bfs_draws=0)  # type: ignore[arg-type]
     module = GraphGenerator(arch=arch, **{**SMALL, **arguments})  # type: ignore[arg-type]
-    trainer = Trainer(
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        accelerator="cpu",
-    )
+    trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, use_distributed_sampler=False)
     trainer.fit(module, data)
     return module, data, trainer
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from quiet import quiet_trainer
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
@@ -26,16 +26,7 @@ def wine(seed: int = 1) -> Any:
 
 def fitted(method: Any, **settings: Any) -> FeatureBaseline:
     model = FeatureBaseline(method=method, **settings)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=100,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(max_steps=100, limit_val_batches=0)
     trainer.fit(model, wine())
     assert trainer.global_step == len(GRIDS[method])
     return model

@@ -11,8 +11,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
+from quiet import quiet_trainer
 from torch_geometric.data import Data
 
 import cli
@@ -26,15 +26,9 @@ KARATE = {"num_nodes": 34, "num_features": 34, "num_classes": 4}
 def trained(steps: int, data: Any = None, precision: Any = "32-true", **settings: Any) -> LDS:
     """A module after so many outer updates on the damaged karate club (or other data)."""
     model = LDS(**{**KARATE, **settings})
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = quiet_trainer(
         max_steps=steps,
         precision=precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
         val_check_interval=3,
         check_val_every_n_epoch=None,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from quiet import quiet_trainer
 
 from datamodules import Digits
 from zoo.metrics.digits import DigitClassifier
@@ -15,16 +16,7 @@ from zoo.metrics.frechet import frechet_distance, mean_and_covariance
 
 
 def trainer(**kwargs: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **kwargs,
-    )
+    return quiet_trainer(use_distributed_sampler=False, **kwargs)
 
 
 @pytest.fixture(scope="module")
