@@ -55,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
 def list_command(argv: Sequence[str]) -> int:
     """``zoo list``: a table of what is there, or JSON."""
     import datamodules
-    from zoo.catalog import listing
+    from zoo.hub.catalog import listing
 
     parser = _Parser(prog="zoo list", description="What the zoo holds.")
     kinds = ("methods", "configs", "data", "weights")
@@ -103,7 +103,7 @@ def convert_command(argv: Sequence[str]) -> int:
         out, given = options.out, options.set
         convert_latents(options.source, out, options.to, given, options.force, lambda x: print(f"zoo: {x}"))
         return 0
-    from zoo.convert import convert
+    from zoo.hub.convert import convert
 
     for line in convert(options.source, options.out, options.method, options.to, options.set, options.force):
         print(f"zoo: {line}")
@@ -117,7 +117,7 @@ def export_command(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="file to write: X.pt2 or X.onnx")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     options = parser.parse_args(argv)
-    from zoo.export import export
+    from zoo.hub.export import export
 
     for line in export(options.weights, options.out, options.force):
         print(f"zoo: {line}", flush=True)
@@ -138,8 +138,8 @@ def compare_command(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.jobs < 1:
         raise CommandError(f"--jobs must be at least 1, got {options.jobs}")
-    from zoo.catalog import CLAIMS, find_config
-    from zoo.compare import compare
+    from zoo.evidence.compare import compare
+    from zoo.hub.catalog import CLAIMS, find_config
 
     def say(line: str) -> None:
         print(f"zoo: {line}", flush=True)
@@ -166,8 +166,8 @@ def sweep_command(argv: Sequence[str]) -> int:
     for name, least in (("jobs", 1), ("count", 1), ("seed", 0)):
         if getattr(options, name) is not None and getattr(options, name) < least:
             raise CommandError(f"--{name} must be at least {least}, got {getattr(options, name)}")
-    from zoo.catalog import SWEEPS, find_config
-    from zoo.sweep import sweep
+    from zoo.evidence.sweep import sweep
+    from zoo.hub.catalog import SWEEPS, find_config
 
     def say(line: str) -> None:
         print(f"zoo: {line}", flush=True)
@@ -182,12 +182,13 @@ def _run_command(verb: str) -> Callable[[Sequence[str]], int]:
         # Read when torch loads OpenMP. Threads that spin while they wait make small networks ten times slower
         # as soon as another process wants a core (measured: 100 steps of dtr_dit_digits 86 s against 8 s).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from zoo.launch import stop_with_parent
+        from zoo.engine.launch import stop_with_parent
 
         stop_with_parent()
-        from zoo.runner import run
+        from zoo.engine.runner import run
+        from zoo.evidence.manifest import record
 
-        return run(verb, argv)
+        return run(verb, argv, record)
 
     return command
 
@@ -246,13 +247,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _speaks(error: Exception) -> bool:
-    from zoo.errors import speaks
+    from zoo.engine.errors import speaks
 
     return speaks(error)
 
 
 def _explain(error: Exception) -> str:
-    from zoo.errors import explain
+    from zoo.engine.errors import explain
 
     return explain(error)
 

@@ -1,100 +1,60 @@
-"""LightningDataModules, one file per kind of data. Names are imported on first use."""
+"""LightningDataModules, a folder per kind of data. Names are imported on first use."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-_NAMES: dict[str, str] = {
-    "AudioVisual": "datamodules.audio_visual.module",
-    "Digits": "datamodules.digits",
-    "DigitsGraph": "datamodules.digits_graph",
-    "GAugGraph": "datamodules.gaug",
-    "MNIST": "datamodules.digits",
-    "GraphSet": "datamodules.graph_sets",
-    "ImageNetLatents": "datamodules.latents.module",
-    "ImageFolder": "datamodules.image_folder",
-    "Saliency": "datamodules.saliency",
-    "SaliencyComposites": "datamodules.composites",
-    "SampleFiles": "datamodules.samples",
-    "Shapes": "datamodules.shapes.module",
-    "Shapes2D": "datamodules.shapes.pictures",
-    "BlockModel": "datamodules.block_model",
-    "KNNGraph": "datamodules.knn_graph",
-    "KarateClub": "datamodules.karate",
-    "NeighborSampling": "datamodules.neighbors",
-    "PPI": "datamodules.ppi",
-    "LinkSplit": "datamodules.links",
-    "Planetoid": "datamodules.planetoid",
-    "Reddit": "datamodules.reddit",
-    "TUGraphSet": "datamodules.graph_sets",
-    "Chickenpox": "datamodules.chickenpox",
-    "SensorDiffusion": "datamodules.sensor_diffusion",
-    "Traffic": "datamodules.traffic",
-    "SyntheticGraphs": "datamodules.synthetic_graphs",
-    "TUGraphs": "datamodules.tu_graphs",
-}
 
-__all__ = [
-    "MNIST",
-    "PPI",
-    "AudioVisual",
-    "BlockModel",
-    "Chickenpox",
-    "Digits",
-    "DigitsGraph",
-    "GAugGraph",
-    "GraphSet",
-    "ImageFolder",
-    "ImageNetLatents",
-    "KNNGraph",
-    "KarateClub",
-    "LinkSplit",
-    "NeighborSampling",
-    "Planetoid",
-    "Reddit",
-    "Saliency",
-    "SaliencyComposites",
-    "SampleFiles",
-    "SensorDiffusion",
-    "Shapes",
-    "Shapes2D",
-    "SyntheticGraphs",
-    "TUGraphSet",
-    "TUGraphs",
-    "Traffic",
-]
+def _declared() -> Iterator[tuple[str, str]]:
+    """(name, module) of what the ``CLASSES`` of each folder declare."""
+    for entry in pkgutil.iter_modules(__path__):
+        home = importlib.import_module(f"{__name__}.{entry.name}") if entry.ispkg else None
+        for name, module in getattr(home, "CLASSES", {}).items():
+            yield name, f"{__name__}.{entry.name}.{module}"
+
+
+_NAMES: dict[str, str] = dict(_declared())
+
+__all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
-    from datamodules.audio_visual.module import AudioVisual
-    from datamodules.block_model import BlockModel
-    from datamodules.chickenpox import Chickenpox
-    from datamodules.composites import SaliencyComposites
-    from datamodules.digits import MNIST, Digits
-    from datamodules.digits_graph import DigitsGraph
-    from datamodules.gaug import GAugGraph
-    from datamodules.graph_sets import GraphSet, TUGraphSet
-    from datamodules.image_folder import ImageFolder
-    from datamodules.karate import KarateClub
-    from datamodules.knn_graph import KNNGraph
-    from datamodules.latents.module import ImageNetLatents
-    from datamodules.links import LinkSplit
-    from datamodules.neighbors import NeighborSampling
-    from datamodules.planetoid import Planetoid
-    from datamodules.ppi import PPI
-    from datamodules.reddit import Reddit
-    from datamodules.saliency import Saliency
-    from datamodules.samples import SampleFiles
-    from datamodules.sensor_diffusion import SensorDiffusion
-    from datamodules.shapes.module import Shapes
-    from datamodules.shapes.pictures import Shapes2D
-    from datamodules.synthetic_graphs import SyntheticGraphs
-    from datamodules.traffic import Traffic
-    from datamodules.tu_graphs import TUGraphs
+    from datamodules.audio_visual.module import AudioVisual as AudioVisual
+    from datamodules.graphs.block_model import BlockModel as BlockModel
+    from datamodules.graphs.digits_graph import DigitsGraph as DigitsGraph
+    from datamodules.graphs.gaug import GAugGraph as GAugGraph
+    from datamodules.graphs.graph_sets import GraphSet as GraphSet
+    from datamodules.graphs.graph_sets import TUGraphSet as TUGraphSet
+    from datamodules.graphs.karate import KarateClub as KarateClub
+    from datamodules.graphs.knn_graph import KNNGraph as KNNGraph
+    from datamodules.graphs.links import LinkSplit as LinkSplit
+    from datamodules.graphs.neighbors import NeighborSampling as NeighborSampling
+    from datamodules.graphs.planetoid import Planetoid as Planetoid
+    from datamodules.graphs.ppi import PPI as PPI
+    from datamodules.graphs.reddit import Reddit as Reddit
+    from datamodules.graphs.synthetic_graphs import SyntheticGraphs as SyntheticGraphs
+    from datamodules.graphs.tu_graphs import TUGraphs as TUGraphs
+    from datamodules.images.composites import SaliencyComposites as SaliencyComposites
+    from datamodules.images.digits import MNIST as MNIST
+    from datamodules.images.digits import Digits as Digits
+    from datamodules.images.image_folder import ImageFolder as ImageFolder
+    from datamodules.images.saliency import Saliency as Saliency
+    from datamodules.images.samples import SampleFiles as SampleFiles
+    from datamodules.latents.module import ImageNetLatents as ImageNetLatents
+    from datamodules.shapes.module import Shapes as Shapes
+    from datamodules.shapes.pictures import Shapes2D as Shapes2D
+    from datamodules.traffic.chickenpox import Chickenpox as Chickenpox
+    from datamodules.traffic.sensor_diffusion import SensorDiffusion as SensorDiffusion
+    from datamodules.traffic.traffic import Traffic as Traffic
 
 
 def __getattr__(name: str) -> Any:
+    if not name.startswith("_") and name not in _NAMES and importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _NAMES:
         near = difflib.get_close_matches(name, _NAMES, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join('datamodules.' + n for n in near)}?" if near else ""

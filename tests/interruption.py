@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 import cli
 from zoo import DTR
-from zoo.callbacks import checkpoint, run
+from zoo.engine import checkpoint, run
 
 # dtr_dit_digits (uw log-variances, EMA, warm-up schedule) shrunk until a run takes a second: 10 batches an
 # epoch.

@@ -15,7 +15,8 @@ import yaml
 
 import cli
 import zoo
-from zoo import catalog, hub
+from zoo.hub import catalog
+from zoo.hub import weights as hub
 
 ROOT = Path(cli.__file__).resolve().parent
 TINY = (
@@ -155,7 +156,7 @@ def test_registered_weights_bring_the_config_of_their_entry(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = {"tiny": {"config": "dtr_dit_digits", "method": "dtr", "bytes": 1}}
-    monkeypatch.setattr("zoo.runner.registry", lambda: entry)
+    monkeypatch.setattr("zoo.engine.runner.registry", lambda: entry)
     monkeypatch.setattr(hub, "resolve", lambda name: weights)
 
     merged = printed_config(["predict", "--weights", "tiny"], capsys)
@@ -182,7 +183,7 @@ def test_metadata_names_shipped_configs_only(
 )
 @pytest.mark.parametrize("form", [["-c", "{}"], ["--config", "{}"], ["--config={}"], ["-c{}"], ["-c={}"]])
 def test_shipped_configs_are_found_by_name(name: str, form: list[str]) -> None:
-    from zoo.runner import Arguments
+    from zoo.engine.runner import Arguments
 
     arguments = Arguments("fit", [part.format(name) for part in form])
 
@@ -191,7 +192,7 @@ def test_shipped_configs_are_found_by_name(name: str, form: list[str]) -> None:
 
 
 def test_a_file_wins_over_a_shipped_config_of_its_name() -> None:
-    from zoo.runner import Arguments
+    from zoo.engine.runner import Arguments
 
     Path("dtr_dit_digits").write_text("model: zoo.DTR\n")
 
@@ -199,7 +200,7 @@ def test_a_file_wins_over_a_shipped_config_of_its_name() -> None:
 
 
 def test_overlays_do_not_name_the_run() -> None:
-    from zoo.runner import Arguments
+    from zoo.engine.runner import Arguments
 
     Path("trainer").mkdir()
     Path("trainer/short.yaml").write_text("trainer: {max_steps: 2}\n")

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
-from zoo.catalog import config_folder
+from zoo.hub.catalog import config_folder
 
 H200_BF16 = 989e12  # dense, operations per second
 SAMPLES, STEPS = 50_000, 250

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo import manifest
+from zoo.evidence import manifest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs" / "pages").glob("*.md"))

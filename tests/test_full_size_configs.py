@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_latents import fake_latents
+from fakes.latents import fake_latents
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import cli
 import datamodules
 import zoo
-from zoo import hub
-from zoo.catalog import config_folder, find_config
 from zoo.dtr.network import SIZES, DiT
-from zoo.runner import ZooCLI
+from zoo.engine.runner import ZooCLI
+from zoo.hub import weights as hub
+from zoo.hub.catalog import config_folder, find_config
 
 # Parameters at patch 2, 1000 classes, learned sigma: (trainable, with the fixed position table).
 PARAMETERS = {

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fake_gaug import fake_gaug
+from fakes.gaug import fake_gaug
 
 import cli
-from zoo.catalog import config_folder, find_config
-from zoo.compare.claim import read_claim
-from zoo.runner import ZooCLI
+from zoo.engine.runner import ZooCLI
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, find_config
 
 # name -> features, classes, GAT heads of GAug-O (GAug-M always has 8)
 GRAPHS = {

@@ -10,13 +10,13 @@ from unittest import mock
 import pytest
 import torch
 import yaml
-from fake_tu_sets import fake_tu_set
+from fakes.tu_sets import fake_tu_set
 
 import cli
-from zoo.callbacks import run
-from zoo.catalog import config_folder, config_names, find_config
-from zoo.compare.claim import read_claim
-from zoo.runner import ZooCLI
+from zoo.engine import run
+from zoo.engine.runner import ZooCLI
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, config_names, find_config
 
 # config -> parameters: node GRU 128 in 4 layers, MLP 64; edge GRU 16 in 4 layers (graphrnn)
 SIZES = {

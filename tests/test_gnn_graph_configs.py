@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_tu import fake_tu
+from fakes.tu import fake_tu
 
 import cli
-from zoo.callbacks.metrics_csv import read_metrics
-from zoo.catalog import config_folder, find_config
-from zoo.compare.claim import read_claim
-from zoo.runner import ZooCLI
+from zoo.engine.metrics_csv import read_metrics
+from zoo.engine.runner import ZooCLI
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, find_config
 
 DATA = Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "tu"
 needs_enzymes = pytest.mark.skipif(

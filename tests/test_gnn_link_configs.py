@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_planetoid import fake_planetoid
+from fakes.planetoid import fake_planetoid
 
 import cli
-from zoo.catalog import config_folder, find_config
-from zoo.compare.claim import read_claim
-from zoo.runner import ZooCLI
+from zoo.engine.runner import ZooCLI
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, find_config
 
 GRAPHS = {"cora": ("Cora", 1433), "citeseer": ("CiteSeer", 3703), "pubmed": ("PubMed", 500)}
 HEURISTICS = ("adamic_adar", "common_neighbours", "features", "jaccard")

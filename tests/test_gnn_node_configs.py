@@ -13,14 +13,14 @@ from unittest import mock
 import pytest
 import torch
 import yaml
-from fake_node_graphs import fake_ppi, fake_reddit
-from fake_planetoid import fake_planetoid
+from fakes.node_graphs import fake_ppi, fake_reddit
+from fakes.planetoid import fake_planetoid
 
 import cli
-from zoo.callbacks import run
-from zoo.catalog import config_folder, config_names, find_config
-from zoo.compare.claim import read_claim
-from zoo.runner import ZooCLI
+from zoo.engine import run
+from zoo.engine.runner import ZooCLI
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, config_names, find_config
 
 # config -> parameters. gcn, cheb, gat: the survey's table; gcnii 64 layers of 64^2 between two linear layers
 SIZES = {

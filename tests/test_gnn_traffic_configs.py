@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fake_traffic import fake_chickenpox, fake_traffic
+from fakes.traffic import fake_chickenpox, fake_traffic
 
 import cli
 import zoo
-from zoo.callbacks.metrics_csv import read_metrics
-from zoo.catalog import config_folder, find_config
-from zoo.compare.claim import read_claim
-from zoo.runner import ZooCLI
+from zoo.engine.metrics_csv import read_metrics
+from zoo.engine.runner import ZooCLI
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, find_config
 
 # config -> parameters (spec: STGCN 229,825 / 240,577 and 255,361 with the port's unused convolutions)
 SIZES = {

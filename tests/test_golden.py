@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import cli
-from zoo.callbacks.metrics_csv import read_metrics
-from zoo.catalog import config_folder, config_names
+from zoo.engine.metrics_csv import read_metrics
+from zoo.hub.catalog import config_folder, config_names
 
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = (
@@ -99,7 +99,7 @@ def test_every_config_is_trained_by_a_test() -> None:
     """Embedded configs here, recipes in test_full_size_configs and tests of their own, overlays in
     test_overlays.
 
-    ``adm_evaluation`` trains nothing: tests/test_adm_evaluation.py runs it.
+    ``adm_evaluation`` trains nothing: tests/zoo/metrics/test_adm_evaluation.py runs it.
     """
     names = {n for n in config_names() if "/" not in n}
     # also in test_extraction, test_unet_recipes, test_gaug_configs, test_gnn_graph_configs, test_ras_configs

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import zoo
-from zoo import manifest
+from zoo.evidence import manifest
 
 PATH = Path(__file__).parent / "benchmarks" / "gpu.py"
 

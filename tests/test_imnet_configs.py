@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_shapes import fake_shapes
+from fakes.shapes import fake_shapes
 from test_gaug_configs import build
 
 import cli
 import zoo
-from zoo.catalog import config_folder, find_config
-from zoo.compare.claim import read_claim
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, find_config
 
 # recipe -> parameters of the network
 RECIPES = {

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fake_planetoid import fake_planetoid
+from fakes.planetoid import fake_planetoid
 
 import cli
 from datamodules import BlockModel
-from zoo.callbacks.metrics_csv import read_metrics
-from zoo.catalog import config_folder, find_config
-from zoo.compare.claim import read_claim
-from zoo.runner import ZooCLI
+from zoo.engine.metrics_csv import read_metrics
+from zoo.engine.runner import ZooCLI
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, find_config
 
 # config -> pairs that have a theta, weights of the GCN (spec: N (N - 1) / 2 and F 16 + 16 C)
 SIZES = {

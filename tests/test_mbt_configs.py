@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from fake_clips import FAKES
+from fakes.clips import FAKES
 
 import cli
-from zoo.catalog import config_folder, find_config
-from zoo.runner import ZooCLI
+from zoo.engine.runner import ZooCLI
+from zoo.hub.catalog import config_folder, find_config
 
 # config -> layout, outputs, task, frames, parameters, steps, warm-up
 RECIPES: dict[str, tuple[str, int, str, int, int, int, int]] = {
@@ -146,7 +146,7 @@ def test_verb_and_noun_chance_is_the_first_loss(tmp_path: Path) -> None:
     """Through the whole command line: (ln 97 + ln 300) / 2 at the first step, with a zero head."""
     import math
 
-    from zoo.callbacks.metrics_csv import read_metrics
+    from zoo.engine.metrics_csv import read_metrics
 
     root = FAKES["epic"](tmp_path / "data")
     flags = {**SHORT, "data.init_args.root": root, "trainer.max_steps": 1}

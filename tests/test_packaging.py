@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import zoo
+from zoo.hub.packaging import config_files
 
 ROOT = Path(zoo.__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -27,16 +28,12 @@ def source_files() -> list[Path]:
     return [ROOT / "cli.py", *(p for room in ("zoo", "datamodules") for p in (ROOT / room).rglob("*.py"))]
 
 
-def test_packages_are_those_of_the_tree() -> None:
-    """setuptools does not find ``zoo.configs`` by itself, so the list is kept by hand."""
-    code = {p.parent.relative_to(ROOT) for p in source_files() if p.name == "__init__.py"}
-    configs = {p.parent.relative_to(ROOT / "configs") for p in (ROOT / "configs").rglob("*.yaml")}
-    expected = {".".join(p.parts) for p in code} | {".".join(("zoo", "configs", *p.parts)) for p in configs}
-    listed = SETUPTOOLS["packages"]
-
-    # setuptools wants each listed folder to exist, so it may not run ahead of the tree either
-    assert sorted(listed) == sorted(expected)
-    assert SETUPTOOLS["package-dir"] == {"zoo.configs": "configs"}
+def test_packages_are_found_and_not_kept_by_hand() -> None:
+    assert SETUPTOOLS["packages"]["find"] == {
+        "include": ["zoo", "zoo.*", "datamodules", "datamodules.*"],
+        "namespaces": False,
+    }
+    assert SETUPTOOLS["cmdclass"] == {"build_py": "zoo.hub.packaging.BuildPy"}
     assert SETUPTOOLS["py-modules"] == ["cli"]
 
 
@@ -46,16 +43,13 @@ def test_every_folder_with_code_is_a_package() -> None:
 
 
 def test_every_data_file_is_package_data() -> None:
-    data = SETUPTOOLS["package-data"]
-    for path in (ROOT / "configs").rglob("*"):
-        name = path.relative_to(ROOT / "configs").as_posix()
-        depth = [p for p in data["zoo.configs"] if p.count("/") == name.count("/")]
-        assert path.is_dir() or any(fnmatch.fnmatch(name, p) for p in depth), f"configs/{name} is not shipped"
+    assert {p for p in Path("configs").rglob("*") if p.is_file()} == set(config_files())
     for path in (ROOT / "zoo").rglob("*"):
         if path.is_dir() or path.suffix in (".py", ".pyc"):
             continue
         name = path.relative_to(ROOT / "zoo").as_posix()
-        assert any(fnmatch.fnmatch(name, p) for p in data["zoo"]), f"zoo/{name} is not shipped"
+        patterns = SETUPTOOLS["package-data"]["zoo"]
+        assert any(fnmatch.fnmatch(name, p) for p in patterns), f"zoo/{name} is not shipped"
 
 
 def test_the_console_script_exists() -> None:
@@ -93,7 +87,7 @@ def test_every_import_is_a_declared_dependency() -> None:
         "huggingface_hub": "huggingface-hub",
     }
     modules |= {"torch_geometric": "torch-geometric", "onnx_ir": "onnx-ir", "skimage": "scikit-image"}
-    declared = [*PROJECT["project"]["dependencies"]]
+    declared = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
     for extra in PROJECT["project"]["optional-dependencies"].values():
         declared += extra
     names = {d.partition("[")[0].partition(">")[0].partition("=")[0].strip() for d in declared}
@@ -119,7 +113,7 @@ def test_an_installed_wheel_trains_from_an_empty_folder(tmp_path: Path) -> None:
         assert path.relative_to(ROOT).as_posix() in names
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"zoo/configs/{path.relative_to(ROOT / 'configs').as_posix()}" in names
-    assert {"zoo/registry.yaml", "zoo/py.typed"} <= names
+    assert {"zoo/hub/registry.yaml", "zoo/py.typed"} <= names
     assert not [n for n in names if n.startswith(("tests/", "docs/"))]
 
     target, work = tmp_path / "site", tmp_path / "work"

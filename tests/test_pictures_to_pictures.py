@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_latents import fake_latents
-from fake_pictures import fake_pictures, tiny_vae
+from fakes.latents import fake_latents
+from fakes.pictures import fake_pictures, tiny_vae
 from PIL import Image
 
 import cli
 import zoo
 from datamodules.latents import LAYOUTS, open_latents
-from zoo.callbacks.predictions import image_grid
 from zoo.diffusion.autoencoder import decode_latents, encode_moments, load_vae
 from zoo.dtr.module import _SAMPLE_NOISE
 from zoo.randomness import derived_seed
+from zoo.reports import image_grid
 
 MODEL = {"width": 32, "depth": 1, "heads": 2, "compile": "false", "sampling_steps": 4, "guidance": 1.5}
 

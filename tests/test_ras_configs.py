@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fake_saliency import LAYOUTS, fake_saliency
+from fakes.saliency import LAYOUTS, fake_saliency
 from interruption import Killed, run_differences
-from test_distributed import environment, largest_difference
+from processes import environment, largest_difference
 
 import cli
 import zoo
-from zoo.callbacks import checkpoint, run
-from zoo.catalog import config_folder, find_config
-from zoo.compare.claim import read_claim
-from zoo.runner import ZooCLI
+from zoo.engine import checkpoint, run
+from zoo.engine.runner import ZooCLI
+from zoo.evidence.compare.claim import read_claim
+from zoo.hub.catalog import config_folder, find_config
 
 RECIPES = ("ras_vgg16_msra_b", "ras_vgg16_msra_b_caffe", "ras_resnet50_v1_duts", "ras_resnet50_v2_duts")
 PARAMETERS = dict(zip(RECIPES, (20_228_934, 20_228_934, 24_697_989, 24_585_156), strict=True))

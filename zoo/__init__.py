@@ -11,87 +11,54 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from zoo.declaration import Method, declared
+
 __version__ = "0.1.0"
 
-_METHODS: dict[str, str] = {
-    "DTR": "zoo.dtr.module",
-    "DigitClassifier": "zoo.metrics.digits",
-    "LDS": "zoo.lds.module",
-    "FeatureBaseline": "zoo.lds.baselines",
-    "GAugM": "zoo.gaug.module_m",
-    "GAugO": "zoo.gaug.module_o",
-    "NodeClassifier": "zoo.graphs.node",
-    "LinkPredictor": "zoo.graphs.link",
-    "GraphGenerator": "zoo.graphs.generate",
-    "SpatioTemporalForecaster": "zoo.graphs.forecast",
-    "GraphClassifier": "zoo.graphs.graph",
-    "RAS": "zoo.ras.module",
-    "IMAE": "zoo.imnet.imae",
-    "CNNAE": "zoo.imnet.cnnae",
-    "IMGAN": "zoo.imnet.imgan",
-    "IMSVR": "zoo.imnet.imsvr",
-    "MBT": "zoo.mbt.module",
-}
+_DECLARED: dict[str, tuple[str, Method]] = {m.name: (p, m) for p, m in declared(__name__, __path__)}
+"""Package and declaration of each method, see :mod:`zoo.declaration`."""
+
+_METHODS: dict[str, str] = {name: f"{p}.{m.module}" for name, (p, m) in _DECLARED.items()}
 """Public LightningModules and where they live. A checkpoint may name no other class."""
 
 _NAMES: dict[str, str] = {
     **_METHODS,
     "ADMEvaluation": "zoo.metrics.adm",
-    "load": "zoo.hub",
-    "save": "zoo.hub",
-    "LatentExtractor": "zoo.latents.module",
-    "WarmupCosine": "zoo.optim",
-    "WarmupStableDecay": "zoo.optim",
+    "LatentExtractor": "zoo.diffusion.latents.module",
+    "Triangular": "zoo.nn.optim",
+    "WarmupCosine": "zoo.nn.optim",
+    "WarmupStableDecay": "zoo.nn.optim",
+    "load": "zoo.hub.weights",
+    "save": "zoo.hub.weights",
 }
 
-__all__ = [
-    "CNNAE",
-    "DTR",
-    "IMAE",
-    "IMGAN",
-    "IMSVR",
-    "LDS",
-    "MBT",
-    "RAS",
-    "ADMEvaluation",
-    "DigitClassifier",
-    "FeatureBaseline",
-    "GAugM",
-    "GAugO",
-    "GraphClassifier",
-    "GraphGenerator",
-    "LatentExtractor",
-    "LinkPredictor",
-    "NodeClassifier",
-    "SpatioTemporalForecaster",
-    "WarmupCosine",
-    "WarmupStableDecay",
-    "load",
-    "save",
-]
+__all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
-    from zoo.dtr.module import DTR
-    from zoo.gaug.module_m import GAugM
-    from zoo.gaug.module_o import GAugO
-    from zoo.graphs.forecast import SpatioTemporalForecaster
-    from zoo.graphs.generate import GraphGenerator
-    from zoo.graphs.graph import GraphClassifier
-    from zoo.graphs.link import LinkPredictor
-    from zoo.graphs.node import NodeClassifier
-    from zoo.hub import load, save
-    from zoo.imnet.cnnae import CNNAE
-    from zoo.imnet.imae import IMAE
-    from zoo.imnet.imgan import IMGAN
-    from zoo.imnet.imsvr import IMSVR
-    from zoo.latents.module import LatentExtractor
-    from zoo.lds.baselines import FeatureBaseline
-    from zoo.lds.module import LDS
-    from zoo.mbt.module import MBT
-    from zoo.metrics.adm import ADMEvaluation
-    from zoo.metrics.digits import DigitClassifier
-    from zoo.optim import WarmupCosine, WarmupStableDecay
-    from zoo.ras.module import RAS
+    from zoo.diffusion.latents.module import LatentExtractor as LatentExtractor
+    from zoo.dtr.module import DTR as DTR
+    from zoo.gaug.module_m import GAugM as GAugM
+    from zoo.gaug.module_o import GAugO as GAugO
+    from zoo.graphs.generation.module import GraphGenerator as GraphGenerator
+    from zoo.graphs.graph.module import GraphClassifier as GraphClassifier
+    from zoo.graphs.link.module import LinkPredictor as LinkPredictor
+    from zoo.graphs.node.module import NodeClassifier as NodeClassifier
+    from zoo.graphs.traffic.module import SpatioTemporalForecaster as SpatioTemporalForecaster
+    from zoo.hub.weights import load as load
+    from zoo.hub.weights import save as save
+    from zoo.imnet.cnnae import CNNAE as CNNAE
+    from zoo.imnet.imae import IMAE as IMAE
+    from zoo.imnet.imgan import IMGAN as IMGAN
+    from zoo.imnet.imsvr import IMSVR as IMSVR
+    from zoo.lds.baselines import FeatureBaseline as FeatureBaseline
+    from zoo.lds.module import LDS as LDS
+    from zoo.mbt.module import MBT as MBT
+    from zoo.metrics.adm import ADMEvaluation as ADMEvaluation
+    from zoo.metrics.digits import DigitClassifier as DigitClassifier
+    from zoo.nn.optim import Triangular as Triangular
+    from zoo.nn.optim import WarmupCosine as WarmupCosine
+    from zoo.nn.optim import WarmupStableDecay as WarmupStableDecay
+    from zoo.ras.module import RAS as RAS
 
 
 def __getattr__(name: str) -> Any:

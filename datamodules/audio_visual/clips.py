@@ -30,7 +30,7 @@ from datamodules.audio_visual.media import (
     read_video,
     to_jpeg,
 )
-from datamodules.sampling import global_seed, item_generator
+from datamodules.loading.sampling import global_seed, item_generator
 
 _AUGMENTATION = 7  # word of the keys of augmentation
 

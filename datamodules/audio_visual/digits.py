@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.sampling import batch_keys, global_seed, item_generator
+from datamodules.loading.sampling import batch_keys, global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
 DigitTask = Literal["same", "sum"]

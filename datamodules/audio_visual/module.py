@@ -17,7 +17,7 @@ from datamodules.audio_visual.clips import Augmentation, ClipItems, ClipStore, W
 from datamodules.audio_visual.digits import DigitPairs, DigitTask, Source, Weakening
 from datamodules.audio_visual.layouts import READERS, Clip, ClipList, listed_files, read_layout
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.sampling import evaluation_loader, train_loader
+from datamodules.loading.sampling import evaluation_loader, train_loader
 
 _MODALITIES = ("rgb", "spectrogram")
 

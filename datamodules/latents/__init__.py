@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from datamodules.latents.conversion import convert_latents
-from datamodules.latents.layouts import LAYOUTS, LatentLayout, detect_layout
-from datamodules.latents.lightningdit import LightningDiTLatents
-from datamodules.latents.module import ImageNetLatents, open_latents
-from datamodules.latents.packed import PackedLatents, write_packed
-from datamodules.latents.per_image import FastDiTLatents, RepaLatents
+import importlib
+from typing import Any
 
-__all__ = [
-    "LAYOUTS",
-    "FastDiTLatents",
-    "ImageNetLatents",
-    "LatentLayout",
-    "LightningDiTLatents",
-    "PackedLatents",
-    "RepaLatents",
-    "convert_latents",
-    "detect_layout",
-    "open_latents",
-    "write_packed",
-]
+CLASSES = {
+    "ImageNetLatents": "module",
+}
+"""Public data modules -> the module of this package that defines them."""
+
+_NAMES = {
+    **CLASSES,
+    "FastDiTLatents": "per_image",
+    "LAYOUTS": "layouts",
+    "LatentLayout": "layouts",
+    "LightningDiTLatents": "lightningdit",
+    "PackedLatents": "packed",
+    "RepaLatents": "per_image",
+    "convert_latents": "conversion",
+    "detect_layout": "layouts",
+    "open_latents": "module",
+    "write_packed": "packed",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no {name!r}")

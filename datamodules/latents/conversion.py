@@ -18,7 +18,7 @@ from datamodules.latents.layouts import LAYOUTS, SCALE, Array, LatentItems, dete
 from datamodules.latents.lightningdit import write_shards
 from datamodules.latents.module import open_latents
 from datamodules.latents.packed import PackedLatents, write_packed
-from datamodules.sampling import global_seed, item_seeds
+from datamodules.loading.sampling import global_seed, item_seeds
 
 _CHUNK = 250  # items at a time: 16 MB of float32 moments of two views
 _SECONDS_BETWEEN_LINES = 20.0

@@ -24,7 +24,7 @@ from datamodules.latents.layouts import (
     missing,
     sizes,
 )
-from datamodules.sampling import batch_keys, global_seed, item_seeds
+from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
 STATISTICS = "latents_stats.pt"
 _TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32}

@@ -20,7 +20,7 @@ from datamodules.latents.layouts import (
 from datamodules.latents.lightningdit import LightningDiTLatents
 from datamodules.latents.packed import PackedLatents
 from datamodules.latents.per_image import FastDiTLatents, RepaLatents
-from datamodules.sampling import TensorItems, evaluation_loader, train_loader
+from datamodules.loading.sampling import TensorItems, evaluation_loader, train_loader
 
 
 def open_latents(

@@ -24,7 +24,7 @@ from datamodules.latents.layouts import (
     missing,
     normal_noise,
 )
-from datamodules.sampling import batch_keys, global_seed, item_seeds
+from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
 
 class _EqualFiles:

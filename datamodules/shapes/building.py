@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.sampling import item_generator
+from datamodules.loading.sampling import item_generator
 from datamodules.shapes.solids import continuous_points, solid
 from datamodules.shapes.voxels import (
     FINE,

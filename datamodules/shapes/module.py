@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.sampling import batch_keys, evaluation_loader, global_seed, item_seeds, train_loader
+from datamodules.loading.sampling import batch_keys, evaluation_loader, global_seed, item_seeds, train_loader
 from datamodules.shapes.building import SURFACE, mesh_arrays, mesh_paths, solids_arrays
 from datamodules.shapes.solids import CATEGORIES
 from datamodules.shapes.stores import (

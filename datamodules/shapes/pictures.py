@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from datamodules.sampling import TensorItems, evaluation_loader, item_generator, train_loader
+from datamodules.loading.sampling import TensorItems, evaluation_loader, item_generator, train_loader
 
 Array = np.ndarray[Any, Any]
 # canvas -> height and width of its A; the paper's canvas is 64

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.sampling import item_generator
+from datamodules.loading.sampling import item_generator
 
 Array = np.ndarray[Any, Any]
 Kind = Literal["box", "ellipsoid", "cylinder"]

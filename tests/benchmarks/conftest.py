@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from zoo import manifest
-from zoo.callbacks.run import versions
+from zoo.engine.run import versions
+from zoo.evidence import manifest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -35,15 +35,15 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [p for p in (str(ROOT), str(ROOT / "tests")) if p not in sys.path]
 
-from fake_latents import fake_latents  # noqa: E402, needs the path above
+from fakes.latents import fake_latents  # noqa: E402, needs the path above
 
 import datamodules  # noqa: E402
 import zoo  # noqa: E402
-from zoo import manifest  # noqa: E402
-from zoo.callbacks.ema import EMA  # noqa: E402
-from zoo.callbacks.run import versions  # noqa: E402
-from zoo.catalog import find_config  # noqa: E402
 from zoo.dtr.network import SIZES  # noqa: E402
+from zoo.engine.ema import EMA  # noqa: E402
+from zoo.engine.run import versions  # noqa: E402
+from zoo.evidence import manifest  # noqa: E402
+from zoo.hub.catalog import find_config  # noqa: E402
 
 PEAKS = {"B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bf16 operations per second by a part of the card's name."""

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import zoo
 from benchmarks.interleaved import interleaved, median, ratio
-from zoo.callbacks.ema import EMA
 from zoo.dtr.network import DiT
 from zoo.dtr.weights import diffusers_state
+from zoo.engine.ema import EMA
 
 ROOT = Path(__file__).parent.parent.parent
 Record = Callable[[str, float], None]

@@ -12,7 +12,7 @@ import torch
 import cli
 import zoo
 from benchmarks.interleaved import interleaved, median, ratio
-from zoo import export
+from zoo.hub import export
 
 BATCH = 16
 

@@ -13,7 +13,7 @@ import torch
 from benchmarks.interleaved import interleaved, median, ratio
 from datamodules import GraphSet
 from zoo import GraphGenerator
-from zoo.graphs.graphrnn import GraphRNN, masked_bce, sequences
+from zoo.graphs.generation.graphrnn import GraphRNN, masked_bce, sequences
 
 ARCHS = ("graphrnn_s", "graphrnn")
 

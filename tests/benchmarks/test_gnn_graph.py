@@ -16,7 +16,7 @@ from torch_geometric.utils import to_undirected
 
 from benchmarks.interleaved import interleaved, ratio
 from datamodules import SyntheticGraphs
-from zoo.graphs.graph_network import EdgeConditionedConv, GraphNetwork
+from zoo.graphs.graph.network import EdgeConditionedConv, GraphNetwork
 
 Record = Callable[[str, float], None]
 

@@ -59,7 +59,7 @@ def sides(graph: Any) -> tuple[Callable[[], object], Callable[[], object]]:
     def zoo_step() -> None:
         patches = {"step_generator": lambda *_: generator(0, next(steps))}
         with (
-            mock.patch.multiple("zoo.graphs.link", **patches),
+            mock.patch.multiple("zoo.graphs.link.module", **patches),
             mock.patch.multiple(zoo.LinkPredictor, log=mock.DEFAULT, log_dict=mock.DEFAULT),
         ):
             loss = module.training_step(graph, 0)

@@ -21,7 +21,7 @@ from torch_geometric.nn import GATConv, GCNConv
 
 from benchmarks.interleaved import median
 from datamodules import Planetoid
-from zoo.graphs.node import NodeClassifier
+from zoo.graphs.node.module import NodeClassifier
 
 
 class Example(torch.nn.Module):
@@ -128,7 +128,7 @@ def test_epoch(
     quick = request.config.getoption("--quick")
     root = Path(os.environ.get("ZOO_DATA", "nowhere")) / "graphs" / "planetoid"
     if quick or not (root / "Cora/raw").is_dir():
-        from fake_planetoid import fake_planetoid
+        from fakes.planetoid import fake_planetoid
 
         root = fake_planetoid(tmp_path, nodes=720)
     data = Planetoid("Cora", str(root), steps_per_epoch=100)

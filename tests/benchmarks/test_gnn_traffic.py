@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.interleaved import interleaved, ratio
-from zoo.graphs.dcrnn import DCRNN, DiffusionGRU
-from zoo.graphs.stgcn import STGCN, GraphConvolution
-from zoo.graphs.supports import transition
+from zoo.graphs.traffic.dcrnn import DCRNN, DiffusionGRU
+from zoo.graphs.traffic.stgcn import STGCN, GraphConvolution
+from zoo.graphs.traffic.supports import transition
 
 
 def graph(nodes: int) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_latents import fake_latents
+from fakes.latents import fake_latents
 
 from datamodules.latents import LAYOUTS, ImageNetLatents, open_latents
 

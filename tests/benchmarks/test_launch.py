@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.interleaved import interleaved, median, ratio
-from zoo import launch
+from zoo.engine import launch
 
 
 @pytest.mark.skipif(not launch.can_fork(), reason="no forks here: not Linux, or a GPU")

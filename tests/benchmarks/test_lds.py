@@ -23,7 +23,7 @@ import pytest
 
 import cli
 from zoo import LDS
-from zoo.callbacks import run
+from zoo.engine import run
 
 ROOT = Path(__file__).parents[2]
 SIDES = ("candidates", "dense", "unrolled")

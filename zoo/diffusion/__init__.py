@@ -1,5 +1,1 @@
-"""Gaussian diffusion shared by the zoo's generative methods: schedules, losses, samplers."""
-
-from zoo.diffusion import losses, samplers, schedules
-
-__all__ = ["losses", "samplers", "schedules"]
+"""Gaussian diffusion that generative methods share: schedules, losses, samplers, latents of a VAE."""

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from zoo.callbacks.predictions import GeneratedImages
+import zoo
 from zoo.diffusion.autoencoder import check_scale, decode_latents, load_vae
 from zoo.diffusion.losses import (
     LOSS_WEIGHTS,
@@ -34,6 +34,7 @@ from zoo.metrics.frechet import FrechetDistance
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
+from zoo.reports import GeneratedImages
 
 # First words of the keys of this module's random streams.
 _VALIDATION_NOISE, _SAMPLE_NOISE = 101, 102
@@ -361,9 +362,7 @@ class DTR(LightningModule):
             metric.reset()
 
     def _load_judge(self, name: str) -> None:
-        from zoo.hub import load
-
-        judge = load(name)
+        judge = zoo.load(name)
         if not isinstance(judge, DigitClassifier):
             raise ValueError(
                 f"model.init_args.features: {name!r} holds a {type(judge).__name__}, not a DigitClassifier"

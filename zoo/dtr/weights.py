@@ -26,7 +26,7 @@ from zoo.dtr import diffusers
 from zoo.dtr.module import DTR
 from zoo.dtr.network import SIZES, DiT, position_table
 from zoo.dtr.tables import official_tables, pop_tables, routing_arguments
-from zoo.hub import Weights
+from zoo.hub.foreign import Weights
 
 FORMATS: dict[str, tuple[str, ...]] = {"official": (".pt", ".pth"), "diffusers": ()}
 """What :func:`write` writes, with the suffixes of its file; none for a folder."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.hub import Weights
+from zoo.hub.foreign import Weights
 from zoo.imnet.imae import IMAE
 from zoo.imnet.official import FORMATS, check_given, completed, decoder_sizes, load, write_state
 
-__all__ = ["FORMATS", "METHOD", "read", "write"]
-METHOD = "IMAE"
+__all__ = ["FORMATS", "read", "write"]
 
 
 def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:

@@ -11,7 +11,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.callbacks.predictions import GeneratedImages
 from zoo.imnet.decoding import check_not_empty, decoded_grids, extract_mesh
 from zoo.imnet.extraction import Mesh
 from zoo.imnet.field import Version
@@ -28,6 +27,7 @@ from zoo.imnet.quality import chamfer, coverage_and_mmd, sample_surface, silhoue
 from zoo.imnet.report import MeshFormat, ShapeMeshes, ShapePictures, preview_of, reconstructions
 from zoo.imnet.setup import check_data, check_version, load_autoencoder, training_codes, z_dim_of
 from zoo.randomness import generator, global_seed, step_generator
+from zoo.reports import GeneratedImages
 
 _SAMPLES = 140
 _POINTS = 2048

@@ -9,7 +9,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
-from zoo.callbacks.predictions import GeneratedImages
 from zoo.imnet.extraction import marching_cubes
 from zoo.imnet.field import Version, coordinates
 from zoo.imnet.module import SHOWN, ShapeModule
@@ -17,6 +16,7 @@ from zoo.imnet.network import ImageEncoder, ImplicitDecoder, SingleView
 from zoo.imnet.render import render
 from zoo.imnet.report import MeshFormat, ShapeMeshes, enlarged, preview_of
 from zoo.imnet.setup import check_data, load_autoencoder, optimisers, training_codes
+from zoo.reports import GeneratedImages
 
 VIEW_SIDE = 128
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from zoo.hub import Weights
+from zoo.hub.foreign import Weights
 from zoo.imnet.imsvr import IMSVR
 from zoo.imnet.official import FORMATS, check_given, completed, decoder_sizes, load, write_state
 
-__all__ = ["FORMATS", "METHOD", "read", "write"]
-METHOD = "IMSVR"
+__all__ = ["FORMATS", "read", "write"]
 
 
 def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from zoo.callbacks.predictions import GeneratedImages
 from zoo.imnet.decoding import (
     ShapeScores,
     between,
@@ -28,6 +27,7 @@ from zoo.imnet.network import ShapeAutoencoder, ShapeEncoder
 from zoo.imnet.report import ShapeMeshes, ShapePictures, preview_of, reconstructions
 from zoo.imnet.setup import INTERPOLATED, check_data, check_version, optimisers, z_dim_of
 from zoo.randomness import local_rows
+from zoo.reports import GeneratedImages
 
 SHOWN = 4
 """Shapes of a preview."""

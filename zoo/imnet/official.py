@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
-from zoo import state_files
-from zoo.state_files import State
+from zoo.hub import foreign
+from zoo.hub.foreign import State
 
 FORMATS: dict[str, tuple[str, ...]] = {"pytorch": (".pth",)}
 _TF_LAYERS = ("h1_lin", "h4_lin", "h5_lin", "h6_lin", "h7_lin", "h8_lin")
@@ -39,7 +39,7 @@ def load(path: Path) -> State:
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
         return _of_tensorflow(path)
-    return state_files.state_dict(state_files.load(path), path)
+    return foreign.state_dict(foreign.load(path), path)
 
 
 def _of_tensorflow(path: Path) -> State:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.callbacks.predictions import GeneratedImages, image_grid, save_png
 from zoo.imnet.extraction import Mesh, marching_cubes
 from zoo.imnet.render import render
+from zoo.reports import GeneratedImages, image_grid, save_png
 
 Array = np.ndarray[Any, Any]
 MeshFormat = Literal["obj", "ply", "glb"]

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+import zoo
 from zoo.imnet.field import Version
 
 _Z: dict[tuple[Version, int], int] = {("v1", 3): 128, ("v2", 3): 256, ("v1", 2): 100, ("v2", 2): 100}
@@ -61,9 +62,7 @@ def load_autoencoder(module: LightningModule, name: str) -> LightningModule:
     Raises:
         ValueError: for weights of another class or size, naming both.
     """
-    from zoo.hub import load
-
-    found = load(name)
+    found = zoo.load(name)
     if type(found).__name__ != "IMAE":
         raise ValueError(f"model.init_args.autoencoder: {name!r} holds a {type(found).__name__}, not an IMAE")
     for key, of_found in (

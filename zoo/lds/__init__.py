@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
-from zoo.lds.baselines import FeatureBaseline
-from zoo.lds.module import LDS
+from zoo.declaration import Method, lazy
 
-__all__ = ["LDS", "FeatureBaseline"]
+_DATA = {"class_path": "datamodules.KarateClub", "init_args": {"early_stopping": True}}
+
+METHODS = (
+    Method(
+        "LDS",
+        page="lds",
+        title="LDS",
+        about="Learning Discrete Structures (Franceschi et al., ICML 2019): a graph and a GCN learned "
+        "together",
+        small=tuple(
+            {"num_nodes": 34, "num_features": 34, "num_classes": 4, **extra}
+            for extra in ({}, {"num_candidates": 300, "hidden": [8, 8]})
+        ),
+        data=_DATA,
+    ),
+    Method(
+        "FeatureBaseline",
+        "baselines",
+        page="lds",
+        title="LDS",
+        about="scikit-learn's classifiers on the same nodes, features alone: rows of LDS's table",
+        small=tuple({"num_features": 34, "num_classes": 4, "method": m} for m in ("logreg", "ffnn")),
+        data=_DATA,
+        trained=False,
+    ),
+)
+
+__getattr__ = lazy(__name__, METHODS)

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo import state_files
+from zoo.hub import foreign
+from zoo.hub.foreign import State
 from zoo.mbt.network import FusionNetwork
-from zoo.state_files import State
 
 _HEADS = ("head.", "head/", "pre_logits", "pooler.", "classifier.", "fc_norm.", "norm_head.")
 _PARTS = {"norm1", "qkv", "proj", "norm2", "fc1", "fc2"}
@@ -217,10 +217,8 @@ def read_npz(path: Path) -> State:
 
 
 def _read_torch(path: Path) -> State:
-    content = state_files.load(path)
-    return state_files.state_dict(
-        content.get("model", content) if isinstance(content, dict) else content, path
-    )
+    content = foreign.load(path)
+    return foreign.state_dict(content.get("model", content) if isinstance(content, dict) else content, path)
 
 
 _READERS: dict[str, Callable[[Path], State]] = {

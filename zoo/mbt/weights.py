@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.hub import Weights
+from zoo.hub.foreign import Weights
 from zoo.mbt.module import MBT
 from zoo.mbt.pretrained import read_npz, torch_layout
 

@@ -11,11 +11,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from zoo.callbacks.run import say
 from zoo.metrics.frechet import FrechetDistance, read_reference
 from zoo.metrics.inception import load_inception
 from zoo.metrics.inception_score import InceptionScore
 from zoo.metrics.precision_recall import PrecisionRecall
+from zoo.reports import say
 
 _SAMPLES, _REFERENCE = 0, 1  # the loaders of the data
 PROTOCOL_SAMPLES = 50_000

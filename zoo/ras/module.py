@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
-from zoo.callbacks.predictions import GeneratedImages
 from zoo.metrics.saliency import (
     AlignmentMeasure,
     BoundaryMAE,
@@ -37,6 +36,7 @@ from zoo.ras.losses import Loss, Reduction, side_losses
 from zoo.ras.network import Pixels, RASNetwork, RASResNet, Variant, build
 from zoo.ras.report import SaliencyMaps, min_max, overlay, write_curves
 from zoo.ras.weights import load_backbone
+from zoo.reports import GeneratedImages
 
 Groups = Literal["caffe", "port", "plain"]
 GROUPS: tuple[Groups, ...] = ("caffe", "port", "plain")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.callbacks.predictions import save_png
+from zoo.reports import save_png
 
 Array = np.ndarray[Any, Any]
 _RED = np.array([230, 40, 40], dtype=np.float64)

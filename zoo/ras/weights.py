@@ -16,13 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from zoo import state_files
-from zoo.hub import Weights
+from zoo.hub import foreign
+from zoo.hub.foreign import State, Weights
 from zoo.ras.network import RASNetwork, build
-from zoo.state_files import State
 
-METHOD = "RAS"
-"""The class that ``zoo convert --method ras`` makes."""
 FORMATS: dict[str, tuple[str, ...]] = {"official": (".pth", ".npz")}
 """What :func:`write` writes, with the suffixes of its file."""
 
@@ -71,7 +68,7 @@ def load_backbone(network: nn.Module, path: Path) -> None:
     if caffe:
         state = {k.removeprefix("backbone."): v for k, v in from_caffe(read_layers(path)).items()}
     else:
-        state = state_files.state_dict(state_files.load(path), path)
+        state = foreign.state_dict(foreign.load(path), path)
     state = {k: v for k, v in state.items() if not k.startswith(("classifier.", "fc.", "dsn"))}
     _check_fit(state, trunk.state_dict(), path)
     trunk.load_state_dict(state)
@@ -92,7 +89,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         state = from_caffe(read_layers(path))
         found: dict[str, Any] = {"variant": "vgg16", "pool": "caffe"}
     else:
-        state = state_files.state_dict(state_files.load(path), path)
+        state = foreign.state_dict(foreign.load(path), path)
         port = "resnet50_v1" if any(k.startswith("resnet.") for k in state) else "resnet50_v2"
         found = {"variant": "vgg16"} if any(k.startswith("dsn") for k in state) else {"variant": port}
     for name, value in {**(_OFFICIAL["vgg16"] if path.suffix in _CAFFE else {}), **found}.items():

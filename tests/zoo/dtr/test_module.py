@@ -14,9 +14,9 @@ from quiet import quiet_trainer
 from torch import Tensor, nn
 
 from datamodules import Digits
-from zoo.callbacks.ema import averaged_parameters
 from zoo.diffusion.losses import min_snr_weight, p2_weight
 from zoo.dtr.module import DTR
+from zoo.engine.ema import averaged_parameters
 from zoo.metrics.digits import DigitClassifier
 
 SMALL: dict[str, Any] = {
@@ -384,7 +384,7 @@ def test_a_compiled_model_sees_one_batch_size() -> None:
 def test_test_measures_samples_and_validation_after_it_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = DigitClassifier(width=4)
     judge.reference_covariance = torch.eye(32, dtype=torch.float64) * 0.01
-    monkeypatch.setattr("zoo.hub.load", lambda name: judge)
+    monkeypatch.setattr("zoo.load", lambda name: judge)
     module = DTR(**SMALL, features="judge", clip_denoised=True, sampler="ddim", spacing="ddim")
     run = trainer(limit_test_batches=2, limit_val_batches=1)
     data = Digits(eval_batch_size=16)

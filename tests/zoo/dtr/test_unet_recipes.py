@@ -15,7 +15,7 @@ from PIL import Image
 
 import cli
 import zoo
-from zoo.catalog import find_config
+from zoo.hub.catalog import find_config
 
 # config -> parameters, what it changes of the constructor's defaults
 PIXELS = {"backbone": "unet", "input_size": 64, "in_channels": 3, "schedule": "cosine", "clip_denoised": True}

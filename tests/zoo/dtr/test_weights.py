@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import cli
 import zoo
-from zoo import hub
 from zoo.dtr.network import SIZES, position_table
 from zoo.dtr.routing import task_masks, window_starts
 from zoo.dtr.tables import alpha_of
 from zoo.dtr.weights import diffusers_state, official_state
+from zoo.hub import weights as hub
 
 WIDTH, DEPTH, HEADS, PATCH, SIZE, CLASSES = 32, 3, 4, 2, 8, 10
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_gaug import fake_gaug
+from fakes.gaug import fake_gaug
 from lightning.pytorch import Callback, Trainer
 from quiet import quiet_trainer
 from torch import Tensor

@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).parents[3]
 CODE = """
 import os, sys, torch, cli
-from zoo.callbacks import run
+from zoo.engine import run
 run.plot_curves = lambda folder: None
 flags = ["--data.init_args.nodes=300", "--trainer.max_steps=9", "--trainer.val_check_interval=3",
          "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--seed_everything=3"]

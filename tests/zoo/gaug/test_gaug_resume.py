@@ -13,8 +13,8 @@ from interruption import Killed, run_differences
 
 import cli
 import zoo
-from zoo.callbacks import run
-from zoo.callbacks.checkpoint import Checkpoint
+from zoo.engine import run
+from zoo.engine.checkpoint import Checkpoint
 
 FLAGS = {
     "gaug_o_digits": ["--model.init_args.pretrain_ep=4", "--model.init_args.pretrain_nc=3"],

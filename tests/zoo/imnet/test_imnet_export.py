@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import export as room
+from zoo.hub import export as room
 
 MODULES = {
     "IMAE": {"input_size": 16, "z_dim": 8, "width": 4, "encoder_width": 4, "init": "he"},

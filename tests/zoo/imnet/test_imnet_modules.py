@@ -11,9 +11,9 @@ import h5py
 import pytest
 import torch
 import trimesh
-from fake_shapes import fake_shapes
+from fakes.shapes import fake_shapes
 from interruption import Killed, die, newest_checkpoint, run_differences
-from test_distributed import CLI, environment, largest_difference
+from processes import CLI, environment, largest_difference
 from torch import Tensor
 from torch.nn import functional
 
@@ -78,7 +78,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(folder: Path, key: str) -> list[float]:
-    from zoo.callbacks.metrics_csv import read_metrics
+    from zoo.engine.metrics_csv import read_metrics
 
     return [row[key] for row in read_metrics(folder / "metrics.csv") if key in row]
 

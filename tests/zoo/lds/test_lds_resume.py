@@ -11,7 +11,7 @@ import torch
 from interruption import Killed, newest_checkpoint, run_differences
 
 import cli
-from zoo.callbacks import run
+from zoo.engine import run
 from zoo.lds import LDS
 
 # Passes of three chunks, so that kills fall inside a pass, at its end and in the chunk after.

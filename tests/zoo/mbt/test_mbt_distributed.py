@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from fake_clips import write_mp4, write_wav
+from fakes.clips import write_mp4, write_wav
 from interruption import newest_checkpoint
-from test_distributed import CLI, environment, largest_difference, rows
+from processes import CLI, environment, largest_difference, rows
 
 import cli
 

@@ -9,7 +9,7 @@ import torch
 
 import cli
 import zoo
-from zoo import export
+from zoo.hub import export
 
 
 @pytest.mark.slow

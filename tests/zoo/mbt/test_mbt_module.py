@@ -17,7 +17,7 @@ import zoo
 from zoo.mbt import module as mbt_module
 from zoo.mbt.module import top_hits, verb_noun_hits
 from zoo.metrics.average_precision import MeanAveragePrecision, average_precision
-from zoo.optim import WarmupCosine
+from zoo.nn.optim import WarmupCosine
 
 TINY: dict[str, Any] = {
     "num_classes": 3, "task": "single_label", "width": 16, "depth": 4, "heads": 2, "mlp": 32, "image_size": 8,
@@ -354,7 +354,7 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.Mon
     """With mixup, stochastic depth, noise and modality dropout on; dies between checkpoints, in an epoch."""
     from interruption import run_differences
 
-    from zoo.callbacks import run
+    from zoo.engine import run
 
     monkeypatch.setattr(run, "plot_curves", lambda *args: None)
     often = ("--checkpoint.every_n_train_steps=4", "--trainer.max_steps=14")

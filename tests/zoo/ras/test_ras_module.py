@@ -10,14 +10,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from fake_saliency import disc
+from fakes.saliency import disc
 from PIL import Image
 from torch import nn
 from torch.nn import functional
 
 import cli
 import zoo
-from zoo.optim import Triangular
+from zoo.nn.optim import Triangular
 from zoo.ras.network import build
 from zoo.ras.report import SaliencyMaps, min_max
 from zoo.ras.weights import CAFFE_LAYERS, from_caffe, load_backbone, read, read_layers, write
@@ -493,7 +493,7 @@ def test_the_trunks_file_is_read_for_a_fresh_training_alone(
 
 @pytest.mark.parametrize("pool", ["torch", "caffe"])
 def test_the_exported_network_gives_what_the_network_gives(pool: str, tmp_path: Path) -> None:
-    from zoo import export
+    from zoo.hub import export
 
     lines = list(export.write(tiny(pool=pool), tmp_path / "tiny.pt2"))  # compares, and refuses above 1e-5
     assert any("largest difference to the network at batches 1, 2, 5" in line for line in lines)

@@ -1,0 +1,208 @@
+"""Node classification on one graph: every step sees the whole of it.
+
+A batch is one PyG ``Data`` (see :class:`FullGraphModule`); an epoch is ``steps_per_epoch`` of it.
+Damage to the edges is a pure function of a seed, so that runs with the same seed see the same graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch_geometric.data import Data
+from torch_geometric.utils import coalesce, index_to_mask
+
+from datamodules.loading.sampling import GlobalBatchSampler, TrainLoader, as_is, item_generator
+
+# Second words of the keys of this module's random streams.
+_RETAIN, _REWIRE, _COIN, _SPLIT = 1, 2, 3, 4
+
+
+def node_pairs(edge_index: Tensor) -> Tensor:
+    """Directed or mirrored edges (2, E) -> each pair i < j once, sorted, without self-loops; (2, P)."""
+    low, high = edge_index.min(dim=0).values, edge_index.max(dim=0).values
+    return coalesce(torch.stack([low, high])[:, low != high])
+
+
+def mirrored(pairs: Tensor) -> Tensor:
+    """Pairs i < j (2, P) -> both directions (2, 2 P), sorted by row, then column."""
+    return coalesce(torch.cat([pairs, pairs.flip(0)], dim=1))
+
+
+def retain_edges(pairs: Tensor, fraction: float, seed: int) -> Tensor:
+    """Keep each pair with probability ``fraction``, independently (LDS's incomplete graphs); (2, P').
+
+    Raises:
+        ValueError: for a fraction outside [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"edges_retained is the fraction of edges that is kept, in [0, 1], got {fraction}")
+    if fraction == 1:
+        return pairs
+    kept = item_generator(seed, _RETAIN).random(pairs.shape[1]) < fraction
+    return pairs[:, torch.from_numpy(kept)]
+
+
+def rewire_edges(pairs: Tensor, nodes: int, fraction: float, seed: int) -> Tensor:
+    """Replace round(fraction P) of the P pairs, chosen at random, by pairs that were no edges; (2, P).
+
+    Raises:
+        ValueError: for a fraction outside [0, 1], or more new pairs than the graph has free ones.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"edges_rewired is the fraction of edges that is moved, in [0, 1], got {fraction}")
+    count, total = round(fraction * pairs.shape[1]), pairs.shape[1]
+    if not count:
+        return pairs
+    if count > nodes * (nodes - 1) // 2 - total:
+        raise ValueError(f"edges_rewired {fraction} asks for {count} new edges, the graph has no such space")
+    random = item_generator(seed, _REWIRE)
+    kept = np.sort(random.permutation(total)[count:])
+    taken = set((pairs[0] * nodes + pairs[1]).tolist())
+    new: list[int] = []
+    while len(new) < count:
+        a, b = random.integers(nodes, size=2).tolist()
+        code = min(a, b) * nodes + max(a, b)
+        if a != b and code not in taken:
+            taken.add(code)
+            new.append(code)
+    codes = torch.tensor(new, dtype=torch.long)
+    return coalesce(
+        torch.cat([pairs[:, torch.from_numpy(kept)], torch.stack([codes // nodes, codes % nodes])], 1)
+    )
+
+
+def coin_split(mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Deal each node of ``mask`` (N,) by a fair coin to the first or the second of two masks (LDS)."""
+    heads = torch.from_numpy(item_generator(seed, _COIN).random(len(mask)) < 0.5)
+    return mask & heads, mask & ~heads
+
+
+def random_split(
+    labels: Tensor, train_per_class: int, val_nodes: int, test_nodes: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Train (``train_per_class`` of each class), val and test masks (N,), disjoint; seeded.
+
+    Raises:
+        ValueError: if a class or the graph is too small.
+    """
+    random = item_generator(seed, _SPLIT)
+    train: list[int] = []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0].numpy()
+        if len(members) < train_per_class:
+            raise ValueError(
+                f"train_per_class is {train_per_class}, but class {label} has {len(members)} nodes"
+            )
+        train += random.permutation(members)[:train_per_class].tolist()
+    rest = random.permutation(np.setdiff1d(np.arange(len(labels)), train))
+    if val_nodes + test_nodes > len(rest):
+        raise ValueError(
+            f"val_nodes {val_nodes} and test_nodes {test_nodes} exceed the {len(rest)} nodes that "
+            f"{train_per_class} training nodes per class leave"
+        )
+    parts = (train, rest[:val_nodes], rest[val_nodes : val_nodes + test_nodes])
+    masks = [index_to_mask(torch.as_tensor(np.asarray(p), dtype=torch.long), len(labels)) for p in parts]
+    return masks[0], masks[1], masks[2]
+
+
+class WholeGraph(Dataset[Data]):
+    """The same graph, ``steps`` times."""
+
+    def __init__(self, graph: Data, steps: int = 1) -> None:
+        self.graph, self.steps = graph, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, key: Any) -> Data:
+        return self.graph
+
+    def __getitems__(self, keys: Sequence[Any]) -> Data:
+        return self.graph
+
+
+class FullGraphModule(LightningDataModule):
+    """One graph with labelled nodes; subclasses give it in ``read``.
+
+    Batch (training, validation, test and prediction alike): a PyG ``Data`` with
+
+    - ``x`` float32 (N, F), features;
+    - ``y`` int64 (N,), classes in 0..C-1;
+    - ``edge_index`` int64 (2, 2 P), the given graph: both directions of each pair, no self-loops, sorted;
+      (2, 0) where no graph is given;
+    - ``train_mask``, ``val_mask``, ``test_mask`` bool (N,), disjoint; with ``early_stopping`` also
+      ``es_mask``;
+    - ``true_edge_index`` int64 (2, 2 P'), the graph before edges were removed or rewired: for reports alone.
+
+    Every rank gets the whole graph; there is no batch size.
+
+    Attributes:
+        num_classes: C, known after ``setup``.
+        num_features: F, known after ``setup``.
+
+    Args:
+        steps_per_epoch: batches of one epoch.
+    """
+
+    num_classes: int
+    num_features: int
+    graph: Data
+
+    def __init__(self, steps_per_epoch: int = 1) -> None:
+        super().__init__()
+        if steps_per_epoch < 1:
+            raise ValueError(f"data.init_args.steps_per_epoch must be at least 1, got {steps_per_epoch}")
+        self.steps_per_epoch = steps_per_epoch
+        self._moved: dict[tuple[str, bool], Any] = {}
+
+    def read(self) -> Data:
+        """The graph, as described above."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        self.graph, self._moved = self.read(), {}
+        self.num_classes = int(self.graph.y.max()) + 1
+        self.num_features = int(self.graph.x.shape[1])
+
+    def train_dataloader(self) -> TrainLoader:
+        limit, trained_batches = None, None
+        if self.trainer is not None:
+            given = self.trainer.limit_train_batches
+            limit = int(given * self.steps_per_epoch) if isinstance(given, float) else given
+            trained_batches = partial(getattr, self.trainer.fit_loop.epoch_loop.batch_progress.total, "ready")
+        # rank 0 of 1: each rank sees the whole graph
+        sampler = GlobalBatchSampler(
+            self.steps_per_epoch, 1, batches_per_epoch=limit, trained_batches=trained_batches
+        )
+        return TrainLoader(
+            WholeGraph(self.graph, self.steps_per_epoch),
+            batch_sampler=sampler,
+            collate_fn=as_is,
+            generator=torch.Generator(),
+        )
+
+    def _once(self) -> DataLoader[Data]:
+        return DataLoader(WholeGraph(self.graph), collate_fn=as_is, generator=torch.Generator())
+
+    def val_dataloader(self) -> DataLoader[Data]:
+        return self._once()
+
+    def test_dataloader(self) -> DataLoader[Data]:
+        return self._once()
+
+    def predict_dataloader(self) -> DataLoader[Data]:
+        return self._once()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves the graph once, not every step; tensors made in inference mode cannot be trained on."""
+        key = (str(device), torch.is_inference_mode_enabled())
+        if key not in self._moved:
+            self._moved[key] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return self._moved[key]

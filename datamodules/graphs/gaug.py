@@ -1,0 +1,216 @@
+"""The six graphs of GAug in the layout of its release, with its own splits, as npz twins or pickles.
+
+A batch is one PyG ``Data`` holding the whole graph, see
+:class:`datamodules.graphs.full_graph.FullGraphModule`.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import coalesce
+
+from datamodules.graphs.full_graph import FullGraphModule, coin_split, mirrored, node_pairs
+from datamodules.loading.restricted_pickle import read_pickle
+
+Normalisation = Literal["auto", "l1", "zscore", "none"]
+_SOURCE = "github.com/zhao-tong/GAug, folder data/graphs"
+_NORMALISATION = {"ppi": "zscore", "blogcatalog": "none", "flickr": "none"}
+_NPZ_KEYS = ("edges", "num_nodes", "x_row", "x_col", "x_val", "x_shape", "y", "train", "val", "test")
+_PICKLES = ("adj", "features", "labels", "tvt_nids")
+
+
+class GAugGraph(FullGraphModule):
+    """Cora, Citeseer, Air-USA, PPI, BlogCatalog or Flickr as released with GAug (Zhao et al., AAAI 2021).
+
+    Two layouts under ``root``. ``npz``: ``<name>.npz`` with ``edges`` (2, m), ``num_nodes``, sparse features
+    ``x_row, x_col, x_val, x_shape``, ``y`` (N,) or (N, C) multi-hot, and index arrays ``train, val, test``.
+    ``pickle``: ``<name>_adj.pkl`` (SciPy CSR), ``<name>_features.pkl`` (CSR or tensor), ``<name>_labels.pkl``
+    and ``<name>_tvt_nids.pkl`` (three index arrays), read without running code. The released adjacencies hold
+    a diagonal; it is taken off.
+
+    With multi-hot labels (PPI) ``y`` is float32 (N, C). ``edge_probabilities`` adds ``edge_probability``
+    (N, N) float32, or ``probable_pairs`` int64 (2, K) with ``pair_probability`` (K,), to the batch.
+
+    Args:
+        name: ``cora``, ``citeseer``, ``airport`` (Air-USA), ``ppi``, ``blogcatalog``, ``flickr``, or that of
+            your own files in one of the layouts.
+        root: folder of the files; defaults to ``$ZOO_DATA/graphs/gaug`` or ``data/graphs/gaug``.
+        layout: ``npz``, ``pickle``, or ``auto``: the npz file where there is one.
+        normalize: features by ``l1`` (rows sum to 1), ``zscore`` (columns) or ``none``; ``auto`` is the
+            paper's: z-score for ppi, none for blogcatalog and flickr, else l1.
+        edge_probabilities: file of edge probabilities for GAug-M, a path or a name under ``root``: a released
+            ``<name>_graph_<i>_logits.pkl`` (N, N), the same as ``.npy``, or an ``.npz`` with ``pairs`` (2, K)
+            and ``probability`` (K,), a list of the likeliest pairs and the edges; of a pair listed twice the
+            higher one counts.
+        early_stopping: deal the validation nodes by a fair coin to ``val_mask`` and ``es_mask`` (LDS).
+        seed: of the coins.
+        steps_per_epoch: batches (always the same graph) of an epoch.
+
+    Raises:
+        FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
+    """
+
+    def __init__(
+        self,
+        name: str = "cora",
+        root: str | None = None,
+        layout: Literal["auto", "npz", "pickle"] = "auto",
+        normalize: Normalisation = "auto",
+        edge_probabilities: str | None = None,
+        early_stopping: bool = False,
+        seed: int = 0,
+        steps_per_epoch: int = 1,
+    ) -> None:
+        super().__init__(steps_per_epoch)
+        if layout not in ("auto", "npz", "pickle"):
+            raise ValueError(f"data.init_args.layout must be auto, npz or pickle, got {layout!r}")
+        if normalize not in ("auto", "l1", "zscore", "none"):
+            raise ValueError(f"data.init_args.normalize must be auto, l1, zscore or none, got {normalize!r}")
+        self.name, self.layout, self.edge_probabilities = name, layout, edge_probabilities
+        self.early_stopping, self.seed = early_stopping, seed
+        self.normalize = _NORMALISATION.get(name, "l1") if normalize == "auto" else normalize
+        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "gaug")
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.graph.y.ndim == 2:
+            self.num_classes = int(self.graph.y.shape[1])
+
+    def read(self) -> Data:
+        npz = self.root / f"{self.name}.npz"
+        packed = npz.is_file() if self.layout == "auto" else self.layout == "npz"
+        pairs, x, y, splits = self._read_npz(npz) if packed else self._read_pickles()
+        where = npz if packed else self.root / f"{self.name}_*.pkl"
+        nodes = len(x)
+        if len(y) != nodes or (pairs.numel() and int(pairs.max()) >= nodes):
+            raise ValueError(f"{where}: {nodes} rows of features, {len(y)} labels and the edges do not agree")
+        data = Data(x=normalised(x, self.normalize), edge_index=mirrored(pairs), y=y)
+        data.true_edge_index = data.edge_index
+        data.train_mask, data.val_mask, data.test_mask = _masks(splits, nodes, where)
+        if self.early_stopping:
+            data.val_mask, data.es_mask = coin_split(data.val_mask, self.seed)
+        self._add_probabilities(data)
+        return data
+
+    def _read_npz(self, path: Path) -> tuple[Tensor, Tensor, Tensor, list[Any]]:
+        content = _load_npz(path, _NPZ_KEYS, self._missing(path))
+        rows, columns = (int(n) for n in content["x_shape"])
+        index = torch.from_numpy(np.stack([content["x_row"], content["x_col"]])).long()
+        values = torch.from_numpy(np.asarray(content["x_val"], dtype=np.float32))
+        try:
+            x = torch.sparse_coo_tensor(index, values, (rows, columns), check_invariants=True).to_dense()
+        except RuntimeError as error:
+            raise ValueError(f"{path}: x_row, x_col and x_val do not fit x_shape ({error})") from None
+        edges = torch.from_numpy(content["edges"]).long()
+        return node_pairs(edges), x, _labels(content["y"]), [content[k] for k in ("train", "val", "test")]
+
+    def _read_pickles(self) -> tuple[Tensor, Tensor, Tensor, list[Any]]:
+        paths = {part: self.root / f"{self.name}_{part}.pkl" for part in _PICKLES}
+        for path in paths.values():
+            if not path.is_file():
+                raise FileNotFoundError(self._missing(path))
+        content = {part: read_pickle(path, tensors=True) for part, path in paths.items()}
+        if not hasattr(content["adj"], "tocoo"):
+            raise ValueError(f"{paths['adj']} must hold a SciPy sparse matrix")
+        splits = content["tvt_nids"]
+        if not isinstance(splits, list | tuple) or len(splits) != 3:
+            raise ValueError(f"{paths['tvt_nids']} must hold three arrays: train, validation and test nodes")
+        adjacency = content["adj"].tocoo()
+        kept = adjacency.data != 0
+        edges = np.stack([adjacency.row[kept], adjacency.col[kept]]).astype(np.int64)
+        x = content["features"]
+        x = torch.as_tensor(x.toarray() if hasattr(x, "toarray") else x)
+        return node_pairs(torch.from_numpy(edges)), x.float(), _labels(content["labels"]), list(splits)
+
+    def _missing(self, path: Path) -> str:
+        return (
+            f"no file {path}: the layouts are {self.name}.npz or {self.name}_{{{','.join(_PICKLES)}}}.pkl; "
+            f"take them from {_SOURCE}, then set data.init_args.root (or the environment variable ZOO_DATA) "
+            "to where they are"
+        )
+
+    def _add_probabilities(self, data: Data) -> None:
+        if self.edge_probabilities is None:
+            return
+        path = Path(self.edge_probabilities)
+        path = path if path.is_file() else self.root / path
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}; data.init_args.edge_probabilities is a path or a name")
+        nodes = len(data.x)
+        if path.suffix == ".npz":
+            content = _load_npz(path, ("pairs", "probability"), "")
+            pairs = torch.from_numpy(content["pairs"]).long()
+            values = torch.from_numpy(np.asarray(content["probability"], dtype=np.float32))
+            fits = pairs.shape == (2, len(values)) and bool(((pairs >= 0) & (pairs < nodes)).all())
+            if not fits or bool((pairs[0] == pairs[1]).any()):
+                raise ValueError(
+                    f"{path}: pairs must be (2, K) of two different nodes of 0..{nodes - 1}, probability (K,)"
+                )
+            data.probable_pairs, data.pair_probability = coalesce(
+                pairs.sort(dim=0).values, values, num_nodes=nodes, reduce="max"
+            )
+            return
+        read = read_pickle(path, tensors=True) if path.suffix == ".pkl" else _load_npy(path)
+        matrix = torch.as_tensor(read)
+        if matrix.shape != (nodes, nodes):
+            raise ValueError(
+                f"{path} is {' x '.join(map(str, matrix.shape))}, the graph has {nodes} nodes: edge "
+                f"probabilities are {nodes} x {nodes}"
+            )
+        data.edge_probability = matrix.float()
+
+
+def normalised(x: Tensor, how: str) -> Tensor:
+    """Features (N, F) with rows of absolute sum 1 (``l1``) or columns of mean 0, deviation 1 (``zscore``)."""
+    if how == "l1":
+        return torch.nn.functional.normalize(x, p=1, dim=1)
+    if how == "zscore":
+        return (x - x.mean(dim=0)) / (x.std(dim=0, correction=0) + 1e-12)
+    return x
+
+
+def _labels(values: Any) -> Tensor:
+    labels = torch.as_tensor(values)
+    return labels.float() if labels.ndim == 2 else labels.long()
+
+
+def _masks(splits: list[Any], nodes: int, where: Path) -> list[Tensor]:
+    masks = []
+    for split in splits:
+        mask = torch.zeros(nodes, dtype=torch.bool)
+        index = torch.as_tensor(np.asarray(split)).long()
+        if not len(index) or not 0 <= int(index.min()) <= int(index.max()) < nodes:
+            raise ValueError(f"{where}: a split is empty or names nodes outside 0..{nodes - 1}")
+        mask[index] = True
+        masks.append(mask)
+    if int(torch.stack(masks).sum(dim=0).max()) > 1:
+        raise ValueError(f"{where}: train, validation and test nodes overlap")
+    return masks
+
+
+def _load_npz(path: Path, keys: tuple[str, ...], missing: str) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            lacking = [k for k in keys if k not in file]
+            if lacking:
+                raise ValueError(f"no array {lacking[0]!r} in it")
+            return {k: file[k] for k in keys}
+    except FileNotFoundError:
+        raise FileNotFoundError(missing) from None
+    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or no such file ({error}); arrays: {', '.join(keys)}") from None
+
+
+def _load_npy(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or holds no plain array ({error})") from None

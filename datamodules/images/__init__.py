@@ -1,0 +1,11 @@
+"""Pictures: with classes, with masks, and files of generated ones."""
+
+CLASSES = {
+    "Digits": "digits",
+    "MNIST": "digits",
+    "ImageFolder": "image_folder",
+    "Saliency": "saliency",
+    "SaliencyComposites": "composites",
+    "SampleFiles": "samples",
+}
+"""Public data modules -> the module of this package that defines them."""

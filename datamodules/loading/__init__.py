@@ -1,0 +1,1 @@
+"""What data modules share: order of items, loaders, readers."""

@@ -1,0 +1,314 @@
+"""Saliency data: the released layouts, pairing, what is wrong with files, and the composites."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes.saliency import LAYOUTS, disc, fake_saliency, picture_of
+from PIL import Image
+
+from datamodules import Saliency, SaliencyComposites
+from datamodules.images.composites import BUNDLED, composite, photographs, region
+from datamodules.images.saliency import SETS, MemoryItems, ToBatch, open_items
+
+HKU = ("hku_is_train", "hku_is_val", "hku_is_test")
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures_are_told_of() -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was published with.*")
+        yield
+
+
+# --- layouts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_released_folders_and_those_of_the_official_code_are_read(name: str, tmp_path: Path) -> None:
+    for official in (False, True):
+        root = fake_saliency(tmp_path / str(official), name, official=official)
+        items = open_items(name, root)
+        assert sorted(items.names) == ["11", "2", "5", "8"]
+        for i, stem in enumerate(items.names):
+            image, mask, found = items.read(i)
+            assert found == stem
+            assert mask is not None
+            picture, expected = picture_of(stem)
+            assert image.size == picture.size
+            assert np.array_equal(np.asarray(mask), np.asarray(expected))  # the mask of this picture
+
+
+def test_every_set_has_a_twin_here() -> None:
+    assert set(SETS) == {*LAYOUTS, *HKU}
+
+
+def test_hku_is_is_split_by_its_matlab_lists(tmp_path: Path) -> None:
+    root = fake_saliency(tmp_path, "hku_is")
+    assert [open_items(n, root).names for n in HKU] == [["2", "5"], ["8"], ["11"]]
+    (root / "HKU-IS" / "valImgSet.mat").write_bytes(b"no matlab")
+    with pytest.raises(ValueError, match=r"valImgSet\.mat is no Matlab file"):
+        open_items("hku_is_val", root)
+    (root / "HKU-IS" / "valImgSet.mat").unlink()
+    with pytest.raises(FileNotFoundError, match="name hku_is for all of it"):
+        open_items("hku_is_val", root)
+
+
+def test_a_set_that_is_not_there_names_the_layouts_that_were_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        open_items("ecssd", tmp_path)
+    text = str(caught.value)
+    assert "ECSSD/images and ECSSD/ground_truth_mask, or ECSSD/imgs and ECSSD/gts" in text
+    assert "data.init_args.root" in text
+    assert "\n" not in text
+    with pytest.raises(FileNotFoundError, match=r"nor one of the sets duts_tr.*set data.init_args.root"):
+        open_items("nowhere", tmp_path)
+
+
+def test_another_number_of_pictures_than_published_is_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="4 pictures with masks, sod was published with 300"):
+        open_items("sod", fake_saliency(tmp_path, "sod"))
+
+
+def test_list_files_give_pairs_relative_to_them_or_to_the_root(tmp_path: Path) -> None:
+    root = fake_saliency(tmp_path, "msra_b")
+    assert open_items("MSRA-B/train.lst", root).names == ["2", "5", "8"]
+    (tmp_path / "mine.txt").write_text("# mine\n/MSRA-B/11.jpg /MSRA-B/11.png\n\n")
+    assert open_items("mine.txt", root).names == ["MSRA-B/11"]
+    for line, message in (
+        ("a b c", "line 1: expected `image mask`, got 'a b c'"),
+        ("MSRA-B/2.jpg", "line 1: expected `image mask`"),
+        ("MSRA-B/2.jpg MSRA-B/3.png", r"line 1: no MSRA-B/3\.png"),
+        ("# nothing", "lists no pictures"),
+    ):
+        (tmp_path / "mine.txt").write_text(line)
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            open_items("mine.txt", root)
+
+
+def test_pictures_alone_can_be_predicted_but_not_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "holiday" / "beach"
+    folder.mkdir(parents=True)
+    disc(40, 50, 0)[0].save(folder / "one.JPG", format="JPEG")
+    data = Saliency(root=str(tmp_path), predict="holiday", size=32, num_workers=0)
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert batch["name"] == ["beach/one"]
+    assert batch["size"] == [(40, 50)]
+    assert "mask" not in batch
+    (tmp_path / "all.txt").write_text("holiday/beach/one.JPG\n")
+    assert open_items("all.txt", tmp_path, masks=False).masks is None
+
+
+# --- what is wrong --------------------------------------------------------------------------------------
+
+
+def test_a_missing_partner_is_an_error_or_skipped_with_a_count(tmp_path: Path) -> None:
+    root = fake_saliency(tmp_path, "ecssd")
+    (root / "ECSSD/ground_truth_mask/5.png").unlink()
+    (root / "ECSSD/images/8.jpg").unlink()
+    with pytest.raises(ValueError, match=r"1 pictures without a mask \(5\), 1 masks without a picture \(8\)"):
+        open_items("ecssd", root)
+    with pytest.warns(UserWarning, match=r"1 pictures without a mask \(5\).* skipped, 2 are left"):
+        items = open_items("ecssd", root, skip_unpaired=True)
+    assert items.names == ["11", "2"]
+
+
+def test_two_files_of_one_stem_are_refused(tmp_path: Path) -> None:
+    root = fake_saliency(tmp_path, "sed2")
+    disc(9, 9, 0)[0].save(root / "SED2/src_color/2.bmp")
+    with pytest.raises(ValueError, match="have the same stem"):
+        open_items("sed2", root)
+
+
+def test_a_damaged_picture_is_one_line_with_its_path(tmp_path: Path) -> None:
+    root = fake_saliency(tmp_path, "sod")
+    path = root / "SOD/Imgs/5.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    items = open_items("sod", root)
+    with pytest.raises(ValueError, match=r"5\.jpg cannot be read as a picture") as caught:
+        items.read(items.names.index("5"))
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_of_another_size_are_resized_for_training_alone_and_told_once(tmp_path: Path) -> None:
+    root = fake_saliency(tmp_path, "sod")
+    for stem in ("2", "5"):
+        path = root / f"SOD/GT/{stem}.png"
+        Image.open(path).resize((20, 20), Image.Resampling.NEAREST).save(path)
+    data = ToBatch(open_items("sod", root))
+    with pytest.warns(UserWarning, match="is 20 x 20, its picture") as told:
+        batches = [data[(0, i)] for i in range(4)]
+    for batch in batches:
+        assert batch["mask"].shape[2:] == batch["image"].shape[2:]
+        assert set(batch["mask"].unique().tolist()) <= {0.0, 1.0}  # nearest
+    assert len([w for w in told if "is 20 x 20" in str(w.message)]) == 1
+    measured = Saliency(root=str(root), test="sod", size=32, eval_batch_size=4, num_workers=0)
+    measured.setup("test")
+    ((batch,),) = measured.test_dataloader()
+    assert [tuple(m.shape) for m in batch["mask"]] == [(64, 67), (20, 20), (20, 20), (70, 72)]
+    own = Image.open(root / "SOD/GT/2.png")
+    assert np.array_equal(batch["mask"][1].numpy(), np.asarray(own))
+    assert batch["size"][1] == (64, 72)  # what zoo predict writes
+
+
+def test_masks_of_0_and_1_count_as_black_and_white(tmp_path: Path) -> None:
+    root = fake_saliency(tmp_path, "sod")
+    path = root / "SOD/GT/2.png"
+    Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    items = open_items("sod", root)
+    mask = items.read(items.names.index("2"))[1]
+    assert mask is not None
+    assert mask.getextrema() == (0, 255)
+
+
+def test_pictures_of_several_sizes_make_no_batch_without_resizing(tmp_path: Path) -> None:
+    data = Saliency(
+        root=str(fake_saliency(tmp_path, "sod")), train="sod", size=None, batch_size=4, num_workers=0
+    )
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"cannot be one batch: set data\.init_args\.size"):
+        next(iter(data.train_dataloader()))
+
+
+# --- batches --------------------------------------------------------------------------------------------
+
+
+def items(count: int = 3) -> MemoryItems:
+    pairs = [disc(48, 64, i) for i in range(count)]
+    pictures = np.stack([np.asarray(p) for p, _ in pairs])
+    return MemoryItems(
+        pictures, np.stack([np.asarray(m) > 0 for _, m in pairs]), [str(i) for i in range(count)]
+    )
+
+
+def test_training_items_are_a_function_of_seed_epoch_and_index() -> None:
+    data = ToBatch(items(), size=32, flip=True, rotate=10, crop=0.125)
+    a, b = data[(3, 1)], data[(3, 1)]
+    assert torch.equal(a["image"], b["image"])
+    together = data.__getitems__([(3, 0), (3, 1)])
+    assert torch.equal(together["image"][1], a["image"][0])
+    assert not torch.equal(data[(4, 1)]["image"], a["image"])
+    assert a["image"].shape == (1, 3, 32, 32)
+    assert a["mask"].shape == (1, 1, 32, 32)
+    assert 0 <= a["image"].min() <= a["image"].max() <= 1
+
+
+def test_half_of_the_pictures_are_mirrored_together_with_their_masks() -> None:
+    source = items()
+    plain = ToBatch(source).__getitems__([0])
+    picture, mask = plain["image"][0], plain["mask"][0] / 255
+    mirrored = 0
+    for epoch in range(60):
+        batch = ToBatch(source, flip=True)[(epoch, 0)]
+        flipped = torch.equal(batch["image"][0], picture.flip(-1))
+        assert flipped or torch.equal(batch["image"][0], picture)
+        assert torch.equal(batch["mask"][0, 0], mask.flip(-1) if flipped else mask)
+        mirrored += flipped
+    assert 18 <= mirrored <= 42
+
+
+def test_crops_leave_out_at_most_an_eighth_and_masks_stay_binary_when_rotated() -> None:
+    sizes = set()
+    for epoch in range(40):
+        batch = ToBatch(items(), crop=0.125)[(epoch, 0)]
+        sizes.add(tuple(batch["image"].shape[2:]))
+    assert all(48 - 6 < h <= 48 and 64 - 8 < w <= 64 for h, w in sizes)
+    assert len(sizes) > 5
+    rotated = ToBatch(items(), rotate=10)[(0, 0)]
+    assert set(rotated["mask"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_evaluation_keeps_masks_at_their_own_size(tmp_path: Path) -> None:
+    root = fake_saliency(tmp_path, "ecssd")
+    data = Saliency(root=str(root), test=["ecssd", "ECSSD"], size=32, eval_batch_size=4, num_workers=0)
+    data.setup("test")
+    assert data.test_sets == ["ecssd", "ECSSD"]
+    batch = next(iter(data.test_dataloader()[0]))
+    assert batch["image"].shape == (4, 3, 32, 32)
+    assert {tuple(m.shape) for m in batch["mask"]} == {(64, 72), (67, 67), (70, 72), (64, 67)}
+    assert [tuple(m.shape) for m in batch["mask"]] == batch["size"]
+    original = Saliency(root=str(root), test="ecssd", size=None, eval_batch_size=4, num_workers=0)
+    original.setup("test")
+    batch = next(iter(original.test_dataloader()[0]))
+    assert [tuple(i.shape[1:]) for i in batch["image"]] == batch["size"]
+
+
+def test_test_sources_are_logged_under_names_of_their_own() -> None:
+    names = lambda *test: Saliency(test=list(test)).test_sets  # noqa: E731
+    assert names("ecssd", "mine.txt", "some/folder") == ["ecssd", "mine", "folder"]
+    assert names("test.lst") == ["test"]
+    assert names("ecssd", "MSRA-B/test.lst") == ["ecssd", "MSRA-B"]
+    assert names("MSRA-B/val.lst", "MSRA-B/test.lst", "SOD/test.lst") == ["MSRA-B_val", "MSRA-B_test", "SOD"]
+    assert names("a/night", "b/night") == ["a_night", "b_night"]
+    with pytest.raises(ValueError, match="names one source twice: ecssd, ecssd"):
+        names("ecssd", "ecssd")
+
+
+@pytest.mark.parametrize("arguments", [{"size": 8}, {"crop": 1.0}, {"rotate": 200}, {"test": []}])
+def test_impossible_settings_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="|".join(arguments)):
+        Saliency(**arguments)
+
+
+# --- composites -----------------------------------------------------------------------------------------
+
+
+def test_composites_are_functions_of_seed_split_and_index() -> None:
+    picture, mask = composite(0, "train", 5)
+    assert (picture.shape, picture.dtype, mask.shape, mask.dtype) == ((96, 96, 3), np.uint8, (96, 96), bool)
+    again = composite(0, "train", 5)
+    assert np.array_equal(picture, again[0])
+    assert np.array_equal(mask, again[1])
+    others = [composite(1, "train", 5), composite(0, "val", 5), composite(0, "train", 6)]
+    assert not any(np.array_equal(picture, other) for other, _ in others)
+
+
+def test_objects_take_five_to_fifty_per_cent() -> None:
+    shares = [composite(0, "test", i)[1].mean() for i in range(40)]
+    assert 0.05 <= min(shares) <= max(shares) <= 0.5
+    assert np.std(shares) > 0.03
+
+
+def test_training_sees_the_left_of_photographs_and_no_test_digit() -> None:
+    from datamodules import composites
+
+    for photo in photographs():
+        left, right = region(photo, "train"), region(photo, "test")
+        assert left.shape[1] + right.shape[1] == photo.shape[1]
+        assert region(photo, "val").shape == left.shape
+        assert left.shape[1] == round(0.6 * photo.shape[1])
+    train, test = composites._digits()
+    assert (len(train), len(test)) == (4000, 1000)
+
+
+def test_photographs_come_from_installed_packages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    photographs.cache_clear()
+    assert 2 <= len(photographs()) <= 2 + len(BUNDLED)
+
+
+def test_the_composites_module_deals_out_its_splits() -> None:
+    data = SaliencyComposites(
+        batch_size=4, train_items=8, val_items=3, test_items=5, predict_items=2, side=48
+    )
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (4, 3, 48, 48)
+    assert batch["mask"].shape == (4, 1, 48, 48)
+    (val,) = data.val_dataloader()
+    assert len(val["mask"]) == 3
+    data.setup("test")
+    assert sum(len(b["mask"]) for b in data.test_dataloader()) == 5
+    data.setup("predict")
+    assert [n for b in data.predict_dataloader() for n in b["name"]] == ["test_0000", "test_0001"]

@@ -1,0 +1,43 @@
+"""The command line in processes of its own, and what two of them left compared."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cli
+
+CLI = Path(cli.__file__).resolve()
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what Lightning left in it."""
+    stale = ("PL_", "ZOO_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
+    path = os.pathsep.join([str(CLI.parent), *filter(None, [kept.get("PYTHONPATH")])])
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """Largest absolute difference between the tensors of two nested values of equal structure."""
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        return max((largest_difference(a[k], b[k]) for k in a), default=0.0)
+    if isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        return max((largest_difference(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+    assert a == b
+    return 0.0
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))

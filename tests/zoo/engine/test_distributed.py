@@ -1,0 +1,271 @@
+"""Two processes give what one gives: DDP and FSDP2 over gloo on a CPU, started as a user starts them.
+
+Tolerance: the gradient of a batch is summed in another order when two processes hold a half each, so float32
+values differ in their last bits. Measured after 12 steps, DDP and FSDP2 alike: weights 1.1e-7, averaged
+weights 7.5e-8, optimiser 3.0e-8.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from interruption import TINY, differences, fit, newest, newest_checkpoint, run_differences
+from processes import CLI, environment, largest_difference, rows
+
+import cli
+import zoo
+
+TOLERANCE = 1e-6
+# A short warm-up and a fast average, so that weights, averages and log-variances have moved by 1e-2 and more.
+FLAGS = (
+    "--trainer.accelerator=cpu",
+    "--model.init_args.lr_scheduler.init_args.warmup_steps=2",
+    "--ema.decay=0.5",
+    "--checkpoint.every_n_train_steps=4",
+)
+STEPS = "--trainer.max_steps=12"  # past the end of the first epoch, which has 10 batches
+TWO = "--trainer.devices=2"
+SECONDS = 150
+
+
+def command(verb: str, root: Path, *flags: str) -> list[str]:
+    return [str(CLI), verb, *TINY, *FLAGS, f"--trainer.default_root_dir={root}", *flags]
+
+
+def launch(verb: str, root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """``python cli.py VERB ...``, which starts the second process itself."""
+    root.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        [sys.executable, *command(verb, root, *flags)],
+        env=environment(),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def launched(verb: str, root: Path, *flags: str) -> str:
+    result = launch(verb, root, *flags)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout + result.stderr
+
+
+def content(folder: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(newest_checkpoint(folder), weights_only=True)
+    return saved
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of one process."""
+    return fit(tmp_path_factory.mktemp("one"), *FLAGS, STEPS)
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of two processes."""
+    root = tmp_path_factory.mktemp(request.param)
+    output = launched("fit", root, f"--config=trainer/{request.param}", TWO, STEPS)
+    assert "effective batch 128 (64 per device), 2 x cpu" in output
+    assert output.count("zoo: fit ") == 1
+    assert "Warning" not in output
+    assert "deprecated" not in output
+    assert "recommended" not in output
+    return newest(root)
+
+
+def test_two_processes_train_what_one_trains(one: Path, two: Path) -> None:
+    a, b = content(one), content(two)
+    assert a["global_step"] == b["global_step"] == 12
+    for what, x, y in (
+        ("weights", a["state_dict"], b["state_dict"]),
+        ("averaged weights", a["callbacks"]["EMA"]["shadow"], b["callbacks"]["EMA"]["shadow"]),
+        ("optimiser", a["optimizer_states"], b["optimizer_states"]),
+        ("schedule", a["lr_schedulers"], b["lr_schedulers"]),
+        ("progress", a["loops"], b["loops"]),
+    ):
+        distance = largest_difference(x, y)
+        print(f"{two.parents[1].name}: {what} {distance:.1e}")
+        assert distance <= TOLERANCE, what
+    name = "uncertainty.log_variances"
+    assert a["state_dict"][name].abs().min() > 1e-3
+    moved = a["state_dict"]["network.blocks.0.attn.qkv.weight"]
+    assert (moved - a["callbacks"]["EMA"]["shadow"]["network.blocks.0.attn.qkv.weight"]).abs().max() > 1e-4
+
+
+def test_two_processes_log_what_one_logs(one: Path, two: Path) -> None:
+    a, b = rows(one), rows(two)
+    assert [list(row) for row in a] == [list(row) for row in b]
+    assert sum(row["val/mse"] != "" for row in a) == 2
+    for x, y in zip(a, b, strict=True):
+        for key in x:
+            assert (x[key] == "") == (y[key] == "")
+            if x[key]:
+                assert float(y[key]) == pytest.approx(float(x[key]), rel=1e-6, abs=1e-6), key
+
+
+def test_ranks_have_random_states_of_their_own(two: Path) -> None:
+    ranks = content(two)["callbacks"]["ResumableRandomness"]["ranks"]
+    assert len(ranks) == 2
+    for kind in ("torch", "numpy", "python"):
+        assert differences(ranks[0][kind], ranks[1][kind]), kind
+
+
+def test_two_processes_use_one_folder(one: Path, two: Path) -> None:
+    assert [p.name for p in two.parent.iterdir()] == ["version_0"]
+    files = {p.relative_to(two).as_posix() for p in two.rglob("*") if p.is_file()}
+    alone = {p.relative_to(one).as_posix() for p in one.rglob("*") if p.is_file()}
+    assert files == alone | {"curves.png"}
+
+
+def test_the_checkpoint_of_two_processes_loads_in_one(two: Path) -> None:
+    model = zoo.load(newest_checkpoint(two))
+    shadow = content(two)["callbacks"]["EMA"]["shadow"]
+    state = model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in shadow.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_killed_processes_go_on_to_the_bit(strategy: str, tmp_path: Path) -> None:
+    flags = (f"--config=trainer/{strategy}", TWO, "--trainer.max_steps=60")
+    launched("fit", tmp_path / "calm", *flags)
+
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command("fit", killed, *flags)],
+            env=environment(),
+            cwd=killed,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + SECONDS
+        while not list(killed.rglob("step=00000008.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)  # both: the second process is in the group of the first
+        process.wait()
+    died_at = int(newest_checkpoint(newest(killed)).stem.removeprefix("step="))
+    assert 8 <= died_at < 60
+
+    output_text = launched("fit", killed, *flags, "--ckpt_path=last")
+    assert f"resumed at step {died_at}" in output_text
+    assert newest(killed).name == "version_0"
+    assert run_differences(newest(tmp_path / "calm"), newest(killed)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_evaluate_and_sample_what_one_does(strategy: str, one: Path, tmp_path: Path) -> None:
+    # 99 images in batches of 32 leave 3 for the last: two on one process, one on the other
+    flags = [f"--ckpt_path={newest_checkpoint(one)}", "--data.init_args.test_passes=1"]
+    flags += ["--data.init_args.eval_batch_size=32", "--data.init_args.predict_samples=99"]
+    flags += ["--model.init_args.sampling_steps=10", "--model.init_args.clip_denoised=false"]
+    places = ("alone", "shared")
+    for verb in ("predict", "test"):
+        assert cli.main(command(verb, tmp_path / "alone" / verb, *flags)[1:]) == 0
+        launched(verb, tmp_path / "shared" / verb, *flags, f"--config=trainer/{strategy}", TWO)
+
+    images = [np.load(newest(tmp_path / p / "predict") / "predictions" / "samples.npz") for p in places]
+    assert np.array_equal(images[0]["arr_1"], images[1]["arr_1"])
+    distance = np.abs(images[0]["arr_0"].astype(int) - images[1]["arr_0"].astype(int))
+    print(f"{strategy}: images differ by {distance.max()} in {np.mean(distance > 0):.1e} of the pixels")
+    assert len(images[0]["arr_0"]) == 99
+    assert distance.max() <= 1  # a sample at the edge between two grey levels
+    assert np.mean(distance > 0) < 1e-3
+    metrics = [json.loads((newest(tmp_path / p / "test") / "summary_test.json").read_text()) for p in places]
+    alone, shared = (m["final"] for m in metrics)
+    print(strategy, alone, shared)
+    assert {"test/mse", "test/frechet_distance", "test/class_accuracy"} <= set(alone)
+    assert shared == pytest.approx(alone, rel=1e-5)
+    for place in places:
+        for verb in ("predict", "test"):
+            assert newest(tmp_path / place / verb).name == "version_0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_batch_that_the_devices_cannot_share_is_one_line(strategy: str, tmp_path: Path) -> None:
+    uneven = ("--data.init_args.batch_size=129", "--model.init_args.loss_weight=constant")
+    result = launch("fit", tmp_path, f"--config=trainer/{strategy}", TWO, *uneven, STEPS)
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("zoo: error: data.init_args.batch_size is global and must be a positive mult")
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+FAILING = """
+from lightning.pytorch import Callback
+
+class Failing(Callback):
+    def __init__(self, rank: int = 0):
+        self.rank = rank
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_rank == self.rank and trainer.global_step == 3:
+            raise ValueError(f"what stopped rank {self.rank}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_rank_that_fails_says_why(rank: int, tmp_path: Path) -> None:
+    """Not the other one, which only sees its connection go."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    flags = ("--trainer.callbacks=failing.Failing", f"--trainer.callbacks.rank={rank}")
+    result = launch("fit", tmp_path, "--config=trainer/ddp", TWO, STEPS, *flags)
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert lines == [f"zoo: error: what stopped rank {rank}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_torchrun_uses_one_folder(strategy: str, one: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = command("fit", tmp_path, f"--config=trainer/{strategy}", TWO, STEPS)
+    for _ in range(2):  # the second finds the first one's folder
+        result = subprocess.run(
+            [*torchrun, *arguments],
+            env=environment(),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr[-4000:]
+        assert result.stdout.count("zoo: fit ") == 1
+    parent = newest(tmp_path).parent
+    assert sorted(p.name for p in parent.iterdir()) == ["version_0", "version_1"]
+    for folder in parent.iterdir():
+        assert largest_difference(content(one)["state_dict"], content(folder)["state_dict"]) <= TOLERANCE
+        assert (folder / "config.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(one: Path, two: Path, tmp_path: Path) -> None:
+    """12 steps of two processes and 2 of one are 14 of one."""
+    alone = fit(tmp_path / "alone", *FLAGS, "--trainer.max_steps=14")
+    resumed = fit(
+        tmp_path / "mixed", *FLAGS, "--trainer.max_steps=14", f"--ckpt_path={newest_checkpoint(two)}"
+    )
+    for key in ("state_dict", "optimizer_states"):
+        assert largest_difference(content(alone)[key], content(resumed)[key]) <= TOLERANCE
+    shadows = [content(f)["callbacks"]["EMA"]["shadow"] for f in (alone, resumed)]
+    assert largest_difference(*shadows) <= TOLERANCE

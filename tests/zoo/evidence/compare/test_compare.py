@@ -1,0 +1,457 @@
+"""``zoo compare``: verdicts over real runs, stopped and gone on with, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from fakes.claims import SEEDS, FakeRuns, better_when_learning, claim_file, flag, predicate, silent
+from PIL import Image
+
+import cli
+from zoo.engine import run as run_callback
+from zoo.evidence import manifest
+from zoo.evidence.compare import compare
+from zoo.evidence.compare.claim import read_claim
+from zoo.evidence.compare.report import _spent
+from zoo.evidence.compare.runs import run_arguments
+from zoo.hub.catalog import config_folder
+
+ROOT = Path(cli.__file__).resolve().parent
+SHIPPED = sorted((config_folder() / "claims").glob("*.yaml"))
+
+
+# --- verdicts
+
+
+def test_claims_true_false_and_undecided_get_their_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real training of three arms over six seeds through the command line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_callback, "plot_curves", lambda folder: None)
+
+    def in_process(arguments: Sequence[str], log: Path, threads: int) -> None:
+        assert cli.main(arguments) == 0
+
+    budget = {"trainer.max_steps": 40, "trainer.val_check_interval": 20}
+    arms: dict[str, Any] = {
+        "learns": {},
+        "frozen": {
+            "model.init_args.optimizer": "torch.optim.SGD",
+            "model.init_args.optimizer.init_args.lr": 0.0,
+        },
+        "same": {"trainer.log_every_n_steps": 3},
+    }
+    verdicts = {}
+    for name, better, worse in (
+        ("true", "learns", "frozen"),
+        ("false", "frozen", "learns"),
+        ("open", "learns", "same"),
+    ):
+        path = claim_file(
+            tmp_path, overrides=budget, arms=arms, predicates=[predicate(better=better, worse=worse)]
+        )
+        # one folder: the second and third claim find their runs finished
+        verdicts[name] = compare(path, tmp_path / "out", say=silent, launch=in_process)
+    assert verdicts == {"true": "reproduced", "false": "not reproduced", "open": "undecided"}
+    assert len(list((tmp_path / "out").rglob("version_*"))) == 18
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    """Seeds differ by more than the arms do: only the pairing shows the gain."""
+    runs = FakeRuns(
+        lambda a, s: 5.0 * s % 7 + (0.1 + s / 500 if flag(a, "model.init_args.width") is None else 0.0)
+    )
+    assert compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs) == "reproduced"
+    assert "| +0.105 | +0.101 to +0.109 | 6 of 6 | 0.031 | reproduced |" in table(tmp_path)
+
+
+def table(folder: Path) -> str:
+    return (folder / "claim" / "table.md").read_text()
+
+
+def test_lower_turns_the_difference_round(tmp_path: Path) -> None:
+    path = claim_file(tmp_path, predicates=[predicate(direction="lower")])
+    assert compare(path, tmp_path, say=silent, launch=FakeRuns(better_when_learning)) == "not reproduced"
+
+
+def test_one_failed_predicate_fails_the_claim(tmp_path: Path) -> None:
+    path = claim_file(tmp_path, predicates=[predicate(), predicate(least_effect=0.2)])
+    assert compare(path, tmp_path, say=silent, launch=FakeRuns(better_when_learning)) == "not reproduced"
+    assert "learns higher than frozen by more than 0.2" in table(tmp_path)
+
+
+# --- what it leaves
+
+
+def test_outputs_hold_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "docs" / "claim.json"
+    compare(
+        claim_file(tmp_path),
+        tmp_path,
+        2,
+        results_file=file,
+        say=silent,
+        launch=FakeRuns(better_when_learning),
+    )
+    folder = tmp_path / "claim"
+    assert table(tmp_path).endswith(capsys.readouterr().out.rstrip("\n") + "\n")
+    rows = list(csv.DictReader((folder / "runs.csv").open()))
+    assert [(r["arm"], r["seed"]) for r in rows] == [(a, str(s)) for a in ("learns", "frozen") for s in SEEDS]
+    assert float(rows[3]["val/accuracy"]) == 0.63
+    assert rows[6]["command"].startswith("zoo fit --config=digit_classifier_digits --trainer.max_steps=5")
+    entries = {e["metric"]: e["value"] for e in manifest.read(file)}
+    assert entries["learns/val/accuracy/mean"] == pytest.approx(0.625)
+    assert entries["learns-frozen/val/accuracy/difference"] == pytest.approx(0.1)
+    assert entries["verdict"] == entries["learns-frozen/val/accuracy/verdict"] == "reproduced"
+    assert json.loads((folder / "results.json").read_text()) == manifest.read(file)
+
+
+def test_plot_shows_every_seed(tmp_path: Path) -> None:
+    """A seed far away from the others must be in the picture, not hidden in a mean."""
+    pictures = []
+    for outlier in (0.0, 0.4):
+        runs = FakeRuns(lambda a, s, o=outlier: better_when_learning(a, s) + (o if s == 2 else 0.0))
+        compare(claim_file(tmp_path), tmp_path / str(outlier), say=silent, launch=runs)
+        pictures.append(np.asarray(Image.open(tmp_path / str(outlier) / "claim" / "plot.png").convert("RGB")))
+    colours = len({tuple(c) for c in pictures[0].reshape(-1, 3)[::7]})
+    assert colours > 30
+    assert (pictures[0] != pictures[1]).mean() > 0.01
+
+
+# --- stopped and gone on with
+
+
+def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
+    runs, path = FakeRuns(better_when_learning), claim_file(tmp_path, verbs=["fit", "test"])
+    compare(path, tmp_path, say=silent, launch=runs)
+    first, before = table(tmp_path), runs.calls
+    compare(path, tmp_path, say=silent, launch=runs)
+    assert (before, runs.calls, table(tmp_path)) == (24, 24, first)
+
+
+def test_a_failed_comparison_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    runs = FakeRuns(better_when_learning)
+
+    def fails_at_seed_3(arguments: Sequence[str], log: Path, threads: int) -> None:
+        if flag(arguments, "seed_everything") == "3":
+            raise RuntimeError("a run failed with exit code 1: no memory")
+        runs(arguments, log, threads)
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        compare(claim_file(tmp_path), tmp_path, say=silent, launch=fails_at_seed_3)
+    done = runs.calls
+    assert compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs) == "reproduced"
+    assert 6 <= done < 12
+    assert runs.calls == 12
+
+
+@pytest.mark.parametrize(
+    "change", [{"overrides": {"trainer.max_steps": 6}}, {"config": "digit_classifier_mnist"}]
+)
+def test_a_changed_claim_runs_again(tmp_path: Path, change: dict[str, Any]) -> None:
+    runs = FakeRuns(better_when_learning)
+    compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs)
+    compare(claim_file(tmp_path, **change), tmp_path, say=silent, launch=runs)
+    assert runs.calls == 24
+
+
+def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    runs = FakeRuns(better_when_learning)
+    compare(claim_file(tmp_path), tmp_path, jobs=3, say=silent, launch=runs)
+    assert runs.threads == {2}
+
+
+def test_an_arm_of_another_method_leaves_overrides_out(tmp_path: Path) -> None:
+    flag = "model.init_args.routing_seed"
+    arms = {"learns": {}, "frozen": {"model.init_args.width": 3, "without": [flag, "unknown.flag"]}}
+    arms = read_claim(claim_file(tmp_path, overrides={flag: 1}, arms=arms)).arms
+    assert arms["learns"].flags == {flag: 1}
+    assert arms["frozen"].flags == {"model.init_args.width": 3}
+
+
+def test_threads_that_the_user_set_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    runs = FakeRuns(better_when_learning)
+    compare(claim_file(tmp_path), tmp_path, jobs=3, say=silent, launch=runs)
+    assert runs.threads == {1}
+
+
+def test_seed_reaches_a_flag(tmp_path: Path) -> None:
+    path = claim_file(tmp_path, overrides={"model.init_args.routing_seed": "{seed}"})
+    arm = read_claim(path).arms["frozen"]
+    assert run_arguments(arm, 3)[1:] == [
+        "--model.init_args.routing_seed=3",
+        "--model.init_args.width=4",
+        "--seed_everything=3",
+    ]
+
+
+def test_an_arm_may_have_a_config_of_its_own(tmp_path: Path) -> None:
+    path = claim_file(tmp_path, arms={"learns": {}, "frozen": {"config": "digit_classifier_mnist"}})
+    claim = read_claim(path)
+    assert [a.config for a in claim.arms.values()] == ["digit_classifier_digits", "digit_classifier_mnist"]
+
+
+def test_two_comparisons_in_one_folder_are_refused(tmp_path: Path) -> None:
+    runs = FakeRuns(better_when_learning)
+
+    def starts_another(arguments: Sequence[str], log: Path, threads: int) -> None:
+        with pytest.raises(RuntimeError, match="another `zoo compare` is at work"):
+            compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs)
+        runs(arguments, log, threads)
+
+    compare(claim_file(tmp_path), tmp_path, say=silent, launch=starts_another)
+    assert runs.calls == 12
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+@pytest.mark.slow
+def test_killed_comparison_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    """SIGKILL in the middle of the second run; the finished run is kept, the other goes on."""
+    overrides = {
+        "trainer.max_steps": 400,
+        "trainer.val_check_interval": 50,
+        "checkpoint.every_n_train_steps": 50,
+    }
+    path = claim_file(tmp_path, overrides=overrides, seeds=[0, 1, 2], predicates=[predicate(test="t")])
+    command = [sys.executable, str(ROOT / "cli.py"), "compare", str(path), "--out"]
+    whole = subprocess.run([*command, "whole"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    process = subprocess.Popen([*command, "killed"], cwd=tmp_path)
+    runs = tmp_path / "killed" / "claim" / "runs"
+    wait_for(lambda: list(runs.glob("frozen/seed_0/*/version_0/checkpoints/*.ckpt")), 120)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = (runs / "learns" / "seed_0" / "result.json").stat().st_mtime_ns
+    resumed = subprocess.run([*command, "killed"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert (runs / "learns" / "seed_0" / "result.json").stat().st_mtime_ns == finished
+    assert len(list(runs.glob("*/*/*/version_1"))) == 0
+
+    def metrics(name: str) -> list[list[str]]:
+        rows = list(csv.reader((tmp_path / name / "claim" / "runs.csv").open()))
+        return [row[:4] + row[5:] for row in rows]  # all but the seconds
+
+    assert metrics("killed") == metrics("whole")
+    assert "Overall: **" in whole.stdout
+    assert "Overall: **" in resumed.stdout
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"titel": "x"}, "unknown key 'titel'"),
+        ({"arms": None}, "key 'arms' is missing"),
+        ({"arms": {"learns": {}}}, "names arm 'frozen'"),
+        ({"arms": [1]}, "arms must be a mapping"),
+        ({"arms": {"learns": {}, "frozen": 3}}, "arm 'frozen' must be a mapping"),
+        ({"config": None}, "arm 'learns' has no config"),
+        ({"seeds": [0, 1, 2, 3, 4]}, "5 seeds cannot carry a verdict, at least 6"),
+        (
+            {"seeds": [0, 1], "predicates": [predicate(test="t")]},
+            "2 seeds cannot carry a verdict, at least 3",
+        ),
+        ({"seeds": [0, 0, 1, 2, 3, 4]}, "different integers"),
+        ({"seeds": [True, 2]}, "different integers"),
+        ({"seeds": 6}, "different integers"),
+        ({"predicates": []}, "at least one entry"),
+        ({"predicates": ["x"]}, "predicate x"),
+        ({"predicates": [predicate(effect=1)]}, "unexpected keyword argument 'effect'"),
+        ({"predicates": [predicate(worse="nobody")]}, "names arm 'nobody'; arms are learns, frozen"),
+        ({"predicates": [predicate(worse="learns")]}, "with itself"),
+        ({"predicates": [predicate(direction="up")]}, "direction is lower or higher"),
+        ({"predicates": [predicate(test="u")]}, "test is sign or t"),
+        ({"predicates": [predicate(least_effect=-1)]}, "least_effect must be a number >= 0"),
+        ({"verbs": ["test"]}, "verbs are fit and"),
+        ({"verbs": ["fit", "predict"]}, "verbs are fit and"),
+        ({"budget": ["seconds"]}, "budget names keys"),
+        ({"budget": []}, "it may be empty only where grids choose"),
+        (
+            {"arms": {"learns": {"trainer.max_steps": 9}, "frozen": {}}},
+            "trainer.max_steps differs: learns 9, frozen 5",
+        ),
+        (
+            {"arms": {"learns": {"data.init_args.batch_size": 9}, "frozen": {}}},
+            "data.init_args.batch_size differs",
+        ),
+    ],
+)
+def test_a_claim_that_cannot_be_judged_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    runs = FakeRuns(better_when_learning)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        compare(claim_file(tmp_path, **change), tmp_path, say=silent, launch=runs)
+    assert runs.calls == 0
+
+
+def test_unequal_budgets_get_no_verdict(tmp_path: Path) -> None:
+    runs = FakeRuns(better_when_learning)
+
+    def spends_more(arguments: Sequence[str], log: Path, threads: int) -> None:
+        runs.change = {"steps": 6} if flag(arguments, "model.init_args.width") else {}
+        runs(arguments, log, threads)
+
+    with pytest.raises(ValueError, match="no verdict over unequal budgets: steps is learns 5; frozen 6"):
+        compare(claim_file(tmp_path), tmp_path, say=silent, launch=spends_more)
+
+
+def test_budgets_must_be_equal_only_where_arms_are_compared(tmp_path: Path) -> None:
+    """A ladder compares pairs at several budgets in one file."""
+    pair = {"learns": {}, "frozen": {"model.init_args.width": 4}}
+    arms = {
+        f"{name}_{steps}": flags | {"trainer.max_steps": steps}
+        for steps in (5, 50)
+        for name, flags in pair.items()
+    }
+    rungs = [predicate(better=f"learns_{steps}", worse=f"frozen_{steps}") for steps in (5, 50)]
+    runs = FakeRuns(better_when_learning)
+
+    def spends(arguments: Sequence[str], log: Path, threads: int) -> None:
+        runs.change = {"steps": int(flag(arguments, "trainer.max_steps") or 0)}
+        runs(arguments, log, threads)
+
+    assert (
+        compare(claim_file(tmp_path, arms=arms, predicates=rungs), tmp_path, say=silent, launch=spends)
+        == "reproduced"
+    )
+    rungs[0]["worse"] = "frozen_50"
+    with pytest.raises(ValueError, match=r"trainer.max_steps differs: learns_5 5, frozen_50 50"):
+        compare(claim_file(tmp_path, arms=arms, predicates=rungs), tmp_path, say=silent, launch=spends)
+
+
+def test_a_claim_may_leave_the_steps_to_early_stopping(tmp_path: Path) -> None:
+    runs = FakeRuns(better_when_learning)
+
+    def stops_early(arguments: Sequence[str], log: Path, threads: int) -> None:
+        runs.change = {"steps": 6} if flag(arguments, "model.init_args.width") else {}
+        runs(arguments, log, threads)
+
+    path = claim_file(tmp_path, budget=["effective_batch"])
+    assert compare(path, tmp_path, say=silent, launch=stops_early) == "reproduced"
+
+
+def test_the_table_has_each_batch_that_a_grid_chose() -> None:
+    runs = [{"steps": 5, "effective_batch": b, "seconds": 2.0, "parameters": 9} for b in (128, 32, 128)]
+    assert _spent(runs) == ["9", "5", "32, 128", "2", ""]
+    assert _spent([{**runs[0], "effective_batch": None}])[2] == "full"
+
+
+def test_a_missing_metric_is_named_with_what_there_is(tmp_path: Path) -> None:
+    path = claim_file(tmp_path, predicates=[predicate(metric="val/iou")])
+    with pytest.raises(
+        ValueError, match="arm 'learns' has no metric 'val/iou' at seed 0; it has val/accuracy"
+    ):
+        compare(path, tmp_path, say=silent, launch=FakeRuns(better_when_learning))
+
+
+def test_quick_gives_no_verdict(tmp_path: Path) -> None:
+    path = claim_file(tmp_path, quick={"seeds": [4], "overrides": {"trainer.max_steps": 1}})
+    runs = FakeRuns(better_when_learning)
+    assert compare(path, tmp_path, quick=True, say=silent, launch=runs) is None
+    assert runs.calls == 2
+    assert set(read_claim(path, quick=True).arms["frozen"].flags.values()) == {
+        1,
+        5,
+        4,
+    }  # steps, interval, width
+    assert "no verdict (quick)" in (tmp_path / "claim_quick" / "table.md").read_text()
+    with pytest.raises(ValueError, match="--quick needs a section `quick`"):
+        compare(claim_file(tmp_path), tmp_path, quick=True, say=silent, launch=runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no config 'nothing'"),
+        (["claim.yaml", "--jobs", "0"], "--jobs must be at least 1"),
+        (["claim.yaml", "--job", "2"], "unrecognized arguments: --job"),
+        ([], "the following arguments are required: claim"),
+        (["broken.yaml"], "broken.yaml, line 1: not valid YAML"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    claim_file(tmp_path)
+    (tmp_path / "broken.yaml").write_text("title: [")
+    assert cli.main(["compare", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+# --- the shipped claims
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_claim_is_judgeable_and_its_arms_parse(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    claim = read_claim(path)
+    read_claim(path, quick=True)
+    assert claim.paper
+    seen = {}
+    for name, arm in claim.arms.items():
+        assert cli.main(["fit", *run_arguments(arm, 0), "--print_config"]) == 0
+        seen[name] = capsys.readouterr().out + repr(arm.grid)  # a grid makes more runs of one start
+    assert len(set(seen.values())) == len(seen), "two arms are the same run"
+
+
+@pytest.mark.slow
+def test_quick_look_at_the_flagship_claim(tmp_path: Path) -> None:
+    """The real command, shortened further: its arms, metrics and predicates fit together."""
+    content = yaml.safe_load((config_folder() / "claims" / "dtr.yaml").read_text())
+    content["quick"] = {"seeds": [0], "overrides": {"trainer.max_steps": 2, "trainer.val_check_interval": 2}}
+    content["overrides"]["data.init_args.test_passes"] = 1
+    content["overrides"]["model.init_args.sampling_steps"] = 2
+    (tmp_path / "dtr.yaml").write_text(yaml.safe_dump(content))
+    command = [sys.executable, str(ROOT / "cli.py"), "compare", "dtr.yaml", "--quick", "--jobs", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "no verdict (quick)" in done.stdout
+    assert len(list(csv.reader((tmp_path / "runs/compare/dtr_quick/runs.csv").open()))) == 10
+    shutil.rmtree(tmp_path / "runs")
+
+
+def test_one_seed_has_neither_spread_nor_interval(tmp_path: Path) -> None:
+    """JSON has no infinity, a table no nan."""
+    path, results = claim_file(tmp_path, quick={"seeds": [0]}), tmp_path / "results.json"
+    compare(
+        path, tmp_path, quick=True, results_file=results, say=silent, launch=FakeRuns(better_when_learning)
+    )
+    text = (tmp_path / "claim_quick" / "table.md").read_text()
+    assert "One seed, 0." in text
+    assert "nan" not in text
+    assert "inf" not in text
+    json.loads(results.read_text(), parse_constant=lambda name: pytest.fail(name))

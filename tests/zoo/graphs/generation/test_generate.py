@@ -1,0 +1,364 @@
+"""The module of graph generation: steps, sampling, metrics, refusals, resume, processes, predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from interruption import Killed, run_differences
+from lightning.pytorch import Trainer
+from quiet import quiet_trainer
+
+import cli
+import zoo
+from datamodules import Digits, GraphSet
+from datamodules.graphs.graph_sets import grid
+from zoo import GraphGenerator
+from zoo.engine import run
+from zoo.engine.checkpoint import Checkpoint
+from zoo.engine.metrics_csv import read_metrics
+from zoo.graphs.generation.graphrnn import masked_bce, sequences
+from zoo.graphs.generation.report import layout
+
+SMALL: dict[str, Any] = {
+    "max_nodes": 20,
+    "bandwidth": 18,
+    "hidden": 12,
+    "embedding": 8,
+    "num_layers": 2,
+    "edge_hidden": 6,
+    "edge_embedding": 4,
+    "latent": 6,
+    "val_samples": 6,
+    "test_samples": 10,
+}
+FLAGS = (
+    "--config=gnn_gen_community_small",
+    *(f"--model.init_args.{k}={v}" for k, v in SMALL.items()),
+    "--data.init_args.items_per_epoch=192",
+    "--data.init_args.bfs_draws=0",
+    "--trainer.max_steps=13",
+    "--trainer.val_check_interval=5",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+    "--checkpoint.every_n_train_steps=4",
+    "--checkpoint.keep=-1",
+)
+ARCHS = ("graphrnn_s", "graphrnn", "graphvae", "er", "ba")
+LEARNED = ARCHS[:3]
+
+
+def order_of(arch: str) -> str:
+    return "canonical" if arch == "graphvae" else "bfs"
+
+
+def fit(root: Path, arch: str, *flags: str) -> Path:
+    arguments = [*FLAGS, f"--model.init_args.arch={arch}", f"--data.init_args.order={order_of(arch)}", *flags]
+    with mock.patch.object(run, "plot_curves", return_value=None):
+        assert cli.main(["fit", *arguments, f"--trainer.default_root_dir={root}"]) == 0
+    return folder(root)
+
+
+def folder(root: Path) -> Path:
+    found = (root / "gnn_gen_community_small").glob("version_*")
+    return max(found, key=lambda p: int(p.name.removeprefix("version_")))
+
+
+def trained(arch: str, steps: int = 5, **arguments: Any) -> tuple[GraphGenerator, GraphSet, Trainer]:
+    data = GraphSet(order=order_of(arch), items_per_epoch=192, bfs_draws=0)  # type: ignore[arg-type]
+    module = GraphGenerator(arch=arch, **{**SMALL, **arguments})  # type: ignore[arg-type]
+    trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, use_distributed_sampler=False)
+    trainer.fit(module, data)
+    return module, data, trainer
+
+
+@pytest.mark.parametrize("arch", LEARNED)
+def test_training_lowers_the_loss(arch: str) -> None:
+    found = []
+    for steps in (1, 40):
+        module, data, trainer = trained(arch, steps, kl_weight=0.01)
+        trainer.limit_val_batches = 1.0
+        found += trainer.validate(module, data, verbose=False)
+    assert found[1]["val/bce"] < found[0]["val/bce"] - 0.05
+
+
+def test_the_loss_is_the_mean_over_all_valid_entries_of_the_batch() -> None:
+    module, data, _ = trained("graphrnn_s")
+    batch = data.sets["train"].__getitems__([(0, i) for i in range(8)])
+    with mock.patch.object(module, "log"):
+        loss = module.training_step(batch, 0)
+    total, count = torch.tensor(0.0), 0
+    for adjacency, n in zip(batch["adjacency"], batch["nodes"].tolist(), strict=True):
+        parts = sequences(adjacency[None, :n, :n], torch.tensor([n]), 18)
+        found, entries = masked_bce(module.network(*parts), parts.targets, parts.valid)
+        total, count = total + found, count + int(entries)
+    assert loss is not None
+    assert float(loss.detach()) == pytest.approx(float(total.detach()) / count, rel=1e-5)
+
+
+def test_a_graph_beyond_the_bandwidth_sits_the_step_out() -> None:
+    module, data, _ = trained("graphrnn_s")
+    batch = data.sets["train"].__getitems__([(0, i) for i in range(4)])
+    adjacency = torch.zeros(5, 20, 20, dtype=torch.uint8)
+    adjacency[:4, : batch["adjacency"].shape[1], : batch["adjacency"].shape[1]] = batch["adjacency"]
+    adjacency[4, 0, 19] = adjacency[4, 19, 0] = 1
+    wide = {"adjacency": adjacency, "nodes": torch.cat([batch["nodes"], torch.tensor([20])])}
+    with mock.patch.object(module, "log") as log:
+        loss = module.training_step(wide, 0)
+        assert float(log.call_args_list[1].args[1]) == pytest.approx(0.2)
+        expected = module.training_step(batch, 0)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_graph_depends_on_its_seed_and_index_alone(arch: str) -> None:
+    module, _, _ = trained(arch, 3)
+    module.eval()
+    together, nodes = module.sample(7, seed=3)
+    again, counts = module.sample([5, 2], seed=3)
+    assert torch.equal(together[[5, 2]], again)
+    assert torch.equal(nodes[[5, 2]], counts)
+    other, _ = module.sample(7, seed=4)
+    assert not torch.equal(together, other)
+    assert not torch.equal(together, module.sample(7, seed=3, stream="test")[0])
+    with mock.patch("zoo.graphs.generation.module._CHUNK", 2):
+        assert torch.equal(module.sample(7, seed=3)[0], together)
+
+
+def test_random_graphs_are_fitted_to_the_training_graphs_alone() -> None:
+    module, data, trainer = trained("er", 4)
+    assert trainer.global_step == 4  # a step that learns nothing is a step
+    sizes = torch.tensor([len(g) for g in data.graphs["train"]])
+    assert torch.equal(module.network.graphs.detach().long(), torch.bincount(sizes, minlength=21))
+    n = int(sizes[0])
+    edges = np.mean([g.sum() / 2 for g in data.graphs["train"] if len(g) == n])
+    assert float(module.network.density()[n]) == pytest.approx(edges / (n * (n - 1) / 2))
+
+
+def test_bce_of_the_random_graph_is_that_of_its_density() -> None:
+    module, data, trainer = trained("er")
+    trainer.limit_test_batches = 1.0
+    (found,) = trainer.test(module, data, verbose=False)
+    p = module.network.density()
+    losses, pairs = 0.0, 0
+    for graph in data.graphs["test"]:
+        q, upper = float(p[len(graph)]), graph[np.triu_indices(len(graph), 1)]
+        losses -= float((upper * np.log(q) + (1 - upper) * np.log(1 - q)).sum())
+        pairs += len(upper)
+    assert found["test/bce"] == pytest.approx(losses / pairs, rel=1e-5)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_test_reports_every_number(arch: str) -> None:
+    module, data, trainer = trained(arch)
+    trainer.limit_test_batches = 1.0
+    (found,) = trainer.test(module, data, verbose=False)
+    names = {f"mmd_{k}" for k in ("degree", "clustering", "orbit", "spectrum", "mean")}
+    names |= {"validity", "uniqueness", "novelty", "capped", "nodes"}
+    names |= {f"floor_{k}" for k in ("degree", "clustering", "orbit", "spectrum")}
+    if arch != "ba":
+        names.add("bce")
+    assert set(found) == {f"test/{n}" for n in names}
+    # exp(-W1^2 / 2) is no positive definite kernel: MMD^2 may be a little below 0
+    assert all(-0.1 < found[f"test/{n}"] <= 2 for n in names - {"nodes", "bce"})
+    # training graphs are nearer to the held-out ones than an untrained generator's
+    assert found["test/floor_degree"] < found["test/mmd_degree"]
+
+
+def test_two_metrics_by_hand() -> None:
+    module, data, trainer = trained("er", 1)
+    adjacency, nodes = module.sample(10, seed=0, stream="test")
+    trainer.limit_test_batches = 1.0
+    (found,) = trainer.test(module, data, verbose=False)
+    from zoo.metrics.graph_mmd import is_connected, mmd_squared
+    from zoo.metrics.graph_statistics import degree_histogram
+
+    fake = [a[:n, :n] for a, n in zip(adjacency.numpy(), nodes.tolist(), strict=True)]
+    expected = mmd_squared(
+        [degree_histogram(g) for g in data.graphs["test"]], [degree_histogram(g) for g in fake]
+    )
+    assert found["test/mmd_degree"] == pytest.approx(float(expected), rel=1e-5)
+    assert found["test/validity"] == pytest.approx(sum(map(is_connected, fake)) / 10)
+
+
+# --- refusals -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model.init_args.bandwidth=5"], "bandwidth is 5, but breadth-first orders of the data need 1"),
+        (["--model.init_args.max_nodes=19", "--model.init_args.bandwidth=18"], "a graph of 20 nodes"),
+        (
+            ["--data.init_args.order=canonical"],
+            "arch graphrnn needs data.init_args.order: bfs, got canonical",
+        ),
+        (["--model.init_args.arch=graphvae"], "needs data.init_args.order: canonical, got bfs"),
+        (["--model.init_args.bandwidth=20"], "1 <= bandwidth < max_nodes, got 20 and 20"),
+        (["--model.init_args.kl_weight=-1"], "kl_weight >= 0"),
+        (["--model.init_args.arch=gan"], "arch"),
+        (["--data=datamodules.KarateClub"], "learns from sets of graphs: KarateClub is none"),
+        (["--data.init_args.batch_size=2000"], "batch_size is 2000"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config=gnn_gen_community_small", *flags, f"--trainer.default_root_dir={tmp_path}"]
+    assert cli.main(["fit", *arguments, "--trainer.accelerator=cpu"]) != 0
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
+    assert len(lines) == 1
+    assert words in lines[0]
+
+
+def test_images_are_refused() -> None:
+    module = GraphGenerator(**SMALL)
+    with pytest.raises(ValueError, match="Digits is none"):
+        Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu").fit(
+            module, Digits()
+        )
+
+
+# --- resume and processes -------------------------------------------------------------------------------
+
+
+@contextmanager
+def dying_after(step: int) -> Iterator[None]:
+    """Die right after the checkpoint of optimiser step ``step`` is in place."""
+    write = Checkpoint._write
+
+    def and_die(self: Checkpoint, trainer: Trainer) -> None:
+        write(self, trainer)
+        if trainer.global_step == step:
+            raise Killed
+
+    with mock.patch.object(Checkpoint, "_write", and_die):
+        yield
+
+
+@pytest.mark.parametrize(("arch", "step"), [("graphrnn_s", 8), ("graphrnn", 4), ("graphvae", 12)])
+def test_a_killed_run_goes_on_to_the_same_bits(arch: str, step: int, tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", arch)
+    with pytest.raises(Killed), dying_after(step):
+        fit(tmp_path / "killed", arch)
+    resumed = fit(tmp_path / "killed", arch, "--ckpt_path=last")
+    assert run_differences(whole, resumed) == []
+
+
+def launched(verb: str, root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    root.mkdir(parents=True, exist_ok=True)
+    main = Path(cli.__file__).resolve()
+    stale = ("PL_", "ZOO_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(main.parent)}
+    command = [sys.executable, str(main), verb, *FLAGS, f"--trainer.default_root_dir={root}", *flags]
+    return subprocess.run(
+        command, env=environment, cwd=root, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["graphrnn_s", "graphrnn", "graphvae"])
+def test_two_processes_give_what_one_gives(arch: str, tmp_path: Path) -> None:
+    flags = [f"--model.init_args.arch={arch}", f"--data.init_args.order={order_of(arch)}"]
+    one = fit(tmp_path / "one", arch)
+    two = ["--config=trainer/ddp", "--trainer.devices=2", *flags]
+    done = launched("fit", tmp_path / "two", *two)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights = [
+        torch.load(r / "checkpoints/step=00000013.ckpt", weights_only=True)["state_dict"]
+        for r in (one, folder(tmp_path / "two"))
+    ]
+    assert max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]) < 1e-5
+    rows = [read_metrics(r / "metrics.csv") for r in (one, folder(tmp_path / "two"))]
+    for a, b in zip(*rows, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            # a sampled edge may fall on the other side of its probability in the last bit
+            assert a[key] == pytest.approx(b[key], abs=0.02 if "mmd" in key else 1e-4), key
+
+
+def test_predict_refuses_two_processes() -> None:
+    data = GraphSet(bfs_draws=0)
+    data.setup("predict")
+
+    class Two:
+        world_size, datamodule = 2, data
+
+    module = GraphGenerator(**SMALL)
+    module._trainer = Two()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="2 processes would draw it as often; use one device"):
+        module.setup("predict")
+    module.setup("test")
+    module.hparams["test_samples"] = 1
+    with pytest.raises(ValueError, match="1 graphs cannot be spread over 2 devices"):
+        module.setup("test")
+
+
+# --- predictions ----------------------------------------------------------------------------------------
+
+
+def predicted(root: Path, *flags: str) -> Path:
+    arguments = [*FLAGS, "--data.init_args.predict_samples=9", f"--trainer.default_root_dir={root}", *flags]
+    assert cli.main(["predict", *arguments]) == 0
+    return next(root.rglob("predictions"))
+
+
+def test_predictions_are_edge_lists_numbers_and_a_picture(tmp_path: Path) -> None:
+    with mock.patch("zoo.graphs.generation.report._COLUMNS", 4):
+        out = predicted(tmp_path)
+    lines = [json.loads(x) for x in (out / "graphs.jsonl").read_text().splitlines()]
+    assert [x["index"] for x in lines] == list(range(9))
+    arrays = np.load(out / "graphs.npz")
+    assert arrays["nodes"].tolist() == [x["nodes"] for x in lines]
+    for i, line in enumerate(lines):
+        edges = arrays["edges"][arrays["start"][i] : arrays["start"][i + 1]].tolist()
+        assert edges == line["edges"]
+        assert all(0 <= a < b < line["nodes"] for a, b in edges)
+    with (out / "statistics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["source"] for r in rows].count("generated") == 9
+    assert [r["source"] for r in rows].count("training") == 64
+    assert [int(r["edges"]) for r in rows[:9]] == [len(x["edges"]) for x in lines]
+    assert {r["connected"] for r in rows} == {"1"}
+    assert (out / "graphs.png").stat().st_size > 20_000
+
+
+def test_predictions_repeat_and_depend_on_the_seed(tmp_path: Path) -> None:
+    last = fit(tmp_path / "run", "graphrnn_s") / "checkpoints/step=00000013.ckpt"
+    with mock.patch("zoo.graphs.generation.report.GeneratedGraphs._draw"):
+        texts = [
+            (predicted(tmp_path / name, f"--ckpt_path={last}", f"--seed_everything={seed}") / "graphs.jsonl")
+            for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        ]
+    first, second, third = (t.read_text() for t in texts)
+    assert first == second != third
+
+
+def test_a_saved_baseline_keeps_its_fit(tmp_path: Path) -> None:
+    module, _, _ = trained("ba")
+    again = zoo.load(zoo.save(module, tmp_path / "ba.safetensors"))
+    assert torch.equal(again.sample(5)[0], module.sample(5)[0])
+
+
+def test_drawings_keep_neighbours_together() -> None:
+    for graph in (grid(2, 9), grid(4, 5)):
+        places = layout(graph)
+        lengths = np.linalg.norm(places[:, None] - places[None], axis=2)
+        edges, others = lengths[graph == 1], lengths[(graph == 0) & ~np.eye(len(graph), dtype=bool)]
+        assert edges.max() < 1.3 * edges.min()  # neither folded nor twisted
+        assert others.min() > edges.min()
+    assert layout(np.zeros((1, 1), dtype=np.uint8)).shape == (1, 2)
+    assert np.isfinite(layout(np.zeros((4, 4), dtype=np.uint8))).all()

@@ -1,0 +1,326 @@
+"""The graph classifier as a LightningModule: losses, early stopping, sizes, resume, processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from interruption import Killed, run_differences
+from lightning.pytorch import Trainer
+from torch import nn
+
+import cli
+import zoo
+from datamodules import SyntheticGraphs
+from zoo.engine import run
+from zoo.engine.checkpoint import Checkpoint, step_checkpoints
+from zoo.nn.batch_norm import GlobalBatchNorm1d, make_batch_norms_global
+
+CLI = Path(cli.__file__).resolve()
+TINY = (
+    "--config=gnn_graph_synthetic",
+    "--data.init_args.graphs=120",
+    "--data.init_args.batch_size=16",
+    "--model.init_args.hidden=8",
+    "--model.init_args.num_layers=2",
+    "--model.init_args.lr_scheduler.init_args.step_size=2",
+    "--trainer.max_epochs=4",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+    "--checkpoint.every_n_train_steps=3",
+    "--checkpoint.keep=-1",
+)  # 86 training graphs: five batches an epoch
+DIFFPOOL = (
+    "--model.init_args.layers=cat",
+    "--model.init_args.readout=diffpool",
+    "--model.init_args.arch=sage",
+)
+WAITING = (
+    "--model.init_args.patience=2",
+    "--model.init_args.norm=null",
+    "--model.init_args.optimizer.init_args.lr=0.0",
+)
+SORT = ("--model.init_args.layers=cat", "--model.init_args.readout=sort", "--model.init_args.head=8")
+
+
+def fit(root: Path, *flags: str) -> Path:
+    with mock.patch.object(run, "plot_curves", return_value=None):
+        assert cli.main(["fit", *TINY, f"--trainer.default_root_dir={root}", *flags]) == 0
+    return root / "gnn_graph_synthetic" / "version_0"
+
+
+def trained(module: zoo.GraphClassifier, data: SyntheticGraphs, **settings: Any) -> Trainer:
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    trainer = Trainer(accelerator="cpu", devices=1, **quiet, **settings)
+    trainer.fit(module, data)
+    return trainer
+
+
+# --- losses and early stopping --------------------------------------------------------------------------
+
+
+def test_both_auxiliary_losses_of_diffpool_are_in_the_loss() -> None:
+    data = SyntheticGraphs(graphs=60)
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()))
+    module = zoo.GraphClassifier(
+        arch="sage",
+        readout="diffpool",
+        pool_nodes=3,
+        hidden=8,
+        num_layers=2,
+        link_weight=2.0,
+        entropy_weight=0.5,
+    )
+    module.log = lambda *a, **k: None  # type: ignore[method-assign]
+    module.eval()
+    scores, _, extra = module._embed(batch)
+    expected = (
+        nn.functional.cross_entropy(scores, batch.y) + 2 * extra["link_loss"] + extra["entropy_loss"] / 2
+    )
+    assert float(module.training_step(batch, 0).detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert float(extra["link_loss"]) > 1e-3
+    assert 0 < float(extra["entropy_loss"]) <= 1.0987
+
+
+@pytest.mark.parametrize(("on", "epochs"), [("accuracy", 4), ("loss", 4)])
+def test_patience_counts_validations_without_a_better_one(on: str, epochs: int) -> None:
+    """With a learning rate of 0 the first validation is the best one: three more, then the end."""
+    module = zoo.GraphClassifier(
+        hidden=4, num_layers=1, patience=3, patience_on=on, optimizer=lambda p: torch.optim.SGD(p, lr=0.0)
+    )
+    trainer = trained(module, SyntheticGraphs(graphs=80), max_epochs=20)
+    assert trainer.current_epoch == epochs
+
+
+def test_no_patience_trains_to_the_end() -> None:
+    module = zoo.GraphClassifier(hidden=4, num_layers=1, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    assert trained(module, SyntheticGraphs(graphs=80), max_epochs=6).current_epoch == 6
+
+
+# --- sizes from the data --------------------------------------------------------------------------------
+
+
+def test_pooled_sizes_come_from_the_training_graphs_and_travel_with_the_weights(tmp_path: Path) -> None:
+    data = SyntheticGraphs(graphs=80)
+    module = zoo.GraphClassifier(
+        arch="dgcnn",
+        readout="sort",
+        hidden=4,
+        num_layers=1,
+        head=4,
+        pool_ratio=0.9,
+        optimizer=torch.optim.Adam,
+    )
+    trained(module, data, max_steps=1)
+    sizes = sorted(data.train_sizes)
+    assert module.hparams["pool_nodes"] == sizes[-(-9 * len(sizes) // 10) - 1]
+    again = zoo.load(zoo.save(module, tmp_path / "dgcnn.safetensors"))
+    assert again.hparams["pool_nodes"] == module.hparams["pool_nodes"]
+    for key, value in module.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+
+
+def test_pna_scales_by_the_degrees_of_the_training_graphs() -> None:
+    data = SyntheticGraphs(graphs=80)
+    module = zoo.GraphClassifier(arch="pna", hidden=4, num_layers=2)
+    trained(module, data, max_steps=1)
+    histogram = data.train_degrees().double()
+    mean = float((torch.arange(len(histogram)) * histogram).sum() / histogram.sum())
+    for conv in module.network.encoder.nodes.convs:
+        assert float(conv.aggr_module.avg_deg_lin) == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"arch": "gnc"}, "arch must be one of gcn, .*got 'gnc'"),
+        ({"readout": "mode"}, "readout must be one of sum"),
+        ({"readout": "sort", "layers": "sum"}, "needs readout sum, mean or max and head 0, got sort and 0"),
+        ({"num_edge_features": 3}, "arch gin takes no edge features; ecc, mpnn"),
+        ({"pool_ratio": 1.5}, "pool_ratio must lie in"),
+        ({"readout": "sort", "pool_nodes": 4}, "pool_nodes of at least 10, got 4"),
+        ({"arch": "ecc", "heads": 2}, "arch ecc has no option heads"),
+        ({"arch": "gcn", "train_eps": True}, "gcn has no option train_eps"),
+        ({"dropout": 1.0}, "dropout must lie in"),
+        ({"patience_on": "f1"}, "on accuracy or loss, got None on f1"),
+        ({"patience": 0}, "patience must be at least 1 .*, got 0"),
+    ],
+)
+def test_impossible_settings_are_one_line(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        zoo.GraphClassifier(**settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model.init_args.num_features=5"], "model.init_args.num_features is 5, but the data"),
+        (["--model.init_args.num_classes=6"], "model.init_args.num_classes is 6, but the data"),
+        (
+            [
+                "--model.init_args.arch=ecc",
+                "--model.init_args.norm=null",
+                "--model.init_args.num_edge_features=2",
+            ],
+            "model.init_args.num_edge_features is 2, but the data",
+        ),
+        (["--config=trainer/fsdp"], "zoo.GraphClassifier is not sharded: use trainer/ddp"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--trainer.devices=1", *flags] if "fsdp" in flags[0] else flags
+    assert cli.main(["fit", *TINY, f"--trainer.default_root_dir={tmp_path}", *flags]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1
+    assert words in lines[0]
+
+
+def test_edge_weights_are_refused_and_edge_features_that_are_left_out_are_told() -> None:
+    data = SyntheticGraphs(graphs=60)
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()))
+    batch.edge_weight = torch.ones(batch.edge_index.shape[1])
+    with pytest.raises(ValueError, match="takes no edge_weight") as caught:
+        zoo.GraphClassifier(hidden=4, num_layers=1)(batch)
+    assert "\n" not in str(caught.value)
+    for features, arch, told in ((3, "gin", 1), (0, "gin", 0), (3, "none", 0)):
+        module = zoo.GraphClassifier(arch=arch, hidden=4, num_layers=1)
+        module.trainer = mock.Mock(datamodule=mock.Mock(num_features=1, num_classes=4))
+        module.trainer.datamodule.num_edge_features = features
+        with mock.patch("zoo.graphs.graph.module.rank_zero_warn") as warned:
+            module._check_fit()
+        assert warned.call_count == told
+
+
+# --- resume ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def dying(moment: str, step: int) -> Any:
+    """The process dies when step ``step`` is done (``batch``) or its checkpoint is in place (``saved``)."""
+
+    def on_train_batch_end(self: Any, *args: Any) -> None:
+        if self.trainer.global_step == step:
+            raise Killed
+
+    original = Checkpoint._write
+
+    def write(self: Checkpoint, trainer: Any) -> None:
+        original(self, trainer)
+        if trainer.global_step >= step:
+            raise Killed
+
+    if moment == "batch":
+        with mock.patch.object(zoo.GraphClassifier, "on_train_batch_end", on_train_batch_end):
+            yield
+    else:
+        with mock.patch.object(Checkpoint, "_write", write):
+            yield
+
+
+@pytest.mark.parametrize(
+    ("flags", "moment", "step"),
+    [
+        ((), "batch", 8),  # amid an epoch, behind the checkpoint
+        ((), "saved", 15),  # on an epoch's end and a step of the schedule
+        (WAITING, "saved", 6),  # one of two validations without a better one is behind it
+        (SORT, "saved", 6),
+        (DIFFPOOL, "batch", 11),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_bits(
+    flags: tuple[str, ...], moment: str, step: int, tmp_path: Path
+) -> None:
+    calm = fit(tmp_path / "calm", *flags)
+    with pytest.raises(Killed), dying(moment, step):
+        fit(tmp_path / "killed", *flags)
+    resumed = fit(tmp_path / "killed", *flags, "--ckpt_path=last")
+    assert run_differences(calm, resumed) == []
+
+
+# --- processes ------------------------------------------------------------------------------------------
+
+
+def test_global_batch_norm_is_torchs_in_one_process() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Sequential(nn.BatchNorm1d(3)), nn.BatchNorm1d(3)
+    make_batch_norms_global(ours)
+    assert type(ours[0]) is GlobalBatchNorm1d
+    x = torch.randn(20, 3)
+    assert torch.equal(ours(x), theirs(x))
+    assert torch.equal(ours[0].running_var, theirs.running_var)
+
+
+def environment() -> dict[str, str]:
+    stale = ("PL_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
+    path = os.pathsep.join([str(CLI.parent), *filter(None, [kept.get("PYTHONPATH")])])
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    newest = step_checkpoints(folder / "checkpoints")[0]
+    state: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readout", [(), DIFFPOOL])
+def test_two_processes_train_what_one_trains(readout: tuple[str, ...], tmp_path: Path) -> None:
+    """Batch statistics are those of the global batch; dropout draws on each process, hence none here."""
+    # SGD in float64: a bias before a batch norm has the gradient 0, and Adam makes steps of its rounding
+    flags = ["--model.init_args.dropout=0.0", "--trainer.max_epochs=2", "--trainer.precision=64-true"]
+    flags += ["--model.init_args.optimizer=torch.optim.SGD", "--model.init_args.optimizer.init_args.lr=0.02"]
+    flags += readout
+    one = fit(tmp_path / "one", *flags)
+    command = [str(CLI), "fit", *TINY, *flags, "--config=trainer/ddp", "--trainer.devices=2"]
+    (tmp_path / "two").mkdir()
+    done = subprocess.run(
+        [sys.executable, *command, f"--trainer.default_root_dir={tmp_path / 'two'}"],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "effective batch 16 (8 per device), 2 x cpu" in done.stdout
+    two = tmp_path / "two/gnn_graph_synthetic/version_0"
+    a, b = weights(one), weights(two)
+    assert a.keys() == b.keys()
+    for key in a:
+        distance = float((a[key].double() - b[key].double()).abs().max())
+        scale = max(1.0, float(a[key].double().abs().max()))
+        assert distance <= 1e-10 * scale, (key, distance)
+    finals = [json.loads((folder / "summary.json").read_text())["final"] for folder in (one, two)]
+    assert finals[1] == pytest.approx(finals[0], rel=1e-6)
+
+
+def test_predictions_are_for_one_process() -> None:
+    module = zoo.GraphClassifier(hidden=4, num_layers=1)
+    from lightning.pytorch.trainer.states import TrainerFn
+
+    module._trainer = mock.Mock(world_size=2)
+    module._trainer.state.fn = TrainerFn.PREDICTING
+    with pytest.raises(ValueError, match=r"set trainer.devices: 1 for predict"):
+        module.setup("predict")

@@ -1,0 +1,156 @@
+"""A killed forecasting run goes on to the same bits; two processes train what one trains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from interruption import Killed, newest_checkpoint, run_differences
+
+import cli
+import zoo
+from zoo.engine import run
+from zoo.engine.checkpoint import Checkpoint
+
+CONFIG = "gnn_traffic_synthetic"
+# 10 batches an epoch; scheduled sampling soon, a schedule per epoch, dropout on
+SETTINGS = (
+    f"--config={CONFIG}",
+    "--data.init_args.sensors=6",
+    "--data.init_args.steps=263",
+    "--data.init_args.day=50",
+    "--data.init_args.batch_size=16",
+    "--data.init_args.missing=0.1",
+    "--model.init_args.num_nodes=6",
+    "--model.init_args.hidden=8",
+    "--model.init_args.teaching_decay=5",
+    "--model.init_args.schedule_interval=epoch",
+    "--trainer.max_epochs=-1",
+    "--trainer.max_steps=24",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+    "--checkpoint.every_n_train_steps=5",
+    "--checkpoint.keep=-1",
+)
+
+
+def fit(root: Path, *flags: str) -> Path:
+    with mock.patch.object(run, "plot_curves", return_value=None):
+        assert cli.main(["fit", *SETTINGS, *flags, f"--trainer.default_root_dir={root}"]) == 0
+    return root / CONFIG / "version_0"
+
+
+@contextmanager
+def dying(moment: str, step: int) -> Any:
+    """The process dies when step ``step`` is done (``batch``) or its checkpoint is in place (``saved``)."""
+    original = Checkpoint._write
+
+    def on_train_batch_end(self: Any, *args: Any) -> None:
+        if self.trainer.global_step == step:
+            raise Killed
+
+    def write(self: Checkpoint, trainer: Any) -> None:
+        original(self, trainer)
+        if trainer.global_step >= step:
+            raise Killed
+
+    if moment == "batch":
+        with mock.patch.object(zoo.SpatioTemporalForecaster, "on_train_batch_end", on_train_batch_end):
+            yield
+    else:
+        with mock.patch.object(Checkpoint, "_write", write):
+            yield
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Path]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("arch", "moment", "step"),
+    [
+        ("gwnet", "batch", 13),
+        ("dcrnn", "saved", 10),  # the end of an epoch
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("gwnet", "saved", 10),
+                ("dcrnn", "batch", 8),
+                ("dcrnn", "saved", 15),
+                ("stgcn_cheb", "batch", 22),
+                ("fclstm", "saved", 20),
+                ("ha", "batch", 7),
+            )
+        ),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_bits(
+    arch: str,
+    moment: str,
+    step: int,
+    tmp_path: Path,
+    references: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    flag = f"--model.init_args.arch={arch}"
+    if arch not in references:
+        references[arch] = fit(tmp_path_factory.mktemp("whole"), flag)
+    with pytest.raises(Killed), dying(moment, step):
+        fit(tmp_path, flag)
+    folder = fit(tmp_path, flag, "--ckpt_path=last")
+    assert run_differences(references[arch], folder) == []
+    if arch == "dcrnn":  # the schedule and the coins have had their say
+        content = torch.load(newest_checkpoint(folder), weights_only=True)
+        assert content["lr_schedulers"][0]["last_epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "arch", ["gwnet", *(pytest.param(a, marks=pytest.mark.slow) for a in ("dcrnn", "stgcn_1st"))]
+)
+def test_two_processes_train_what_one_trains(arch: str, tmp_path: Path) -> None:
+    """Batch norm over both, the loss over the known targets of both, the same coins. Without dropout, whose
+    draws are each process's own, and with SGD: Adam makes whole steps of the rounding noise of a bias before
+    a batch norm."""
+    flags = [f"--model.init_args.arch={arch}", "--model.init_args.dropout=0.0", "--trainer.max_steps=12"]
+    flags += ["--model.init_args.optimizer=torch.optim.SGD", "--model.init_args.optimizer.init_args.lr=0.02"]
+    one = fit(tmp_path / "one", *flags)
+    path = Path(cli.__file__).resolve()
+    stale = ("PL_", "ZOO_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
+    command = [sys.executable, str(path), "fit", *SETTINGS, *flags]
+    command += [
+        f"--trainer.default_root_dir={tmp_path / 'two'}",
+        "--config=trainer/ddp",
+        "--trainer.devices=2",
+    ]
+    (tmp_path / "two").mkdir()
+    done = subprocess.run(
+        command,
+        env={**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path.parent)},
+        cwd=tmp_path / "two",
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    two = tmp_path / "two" / CONFIG / "version_0"
+    a, b = (torch.load(newest_checkpoint(f), weights_only=True) for f in (one, two))
+    assert a["global_step"] == b["global_step"] == 12
+    distance = max(
+        float((a["state_dict"][k].double() - v.double()).abs().max()) for k, v in b["state_dict"].items()
+    )
+    early = torch.load(two / "checkpoints/step=00000005.ckpt", weights_only=True)["state_dict"]
+    name = {"gwnet": "end.1.weight", "dcrnn": "projection.weight", "stgcn_1st": "output.fc1.weight"}[arch]
+    moved = float((early[f"network.{name}"] - b["state_dict"][f"network.{name}"]).abs().max())
+    print(f"{arch}: {distance:.1e} of {moved:.1e}")
+    assert distance < 1e-5 < 1e-3 < moved

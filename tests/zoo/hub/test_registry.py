@@ -1,0 +1,70 @@
+"""Registered weights: whole, small, and worth what the registry says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import cli
+import zoo
+from zoo.hub.catalog import config_folder, registry
+
+WEIGHTS = Path(zoo.__file__).parent / "hub" / "files"
+NAMES = sorted(registry())
+
+
+def test_bundled_files_are_the_registered_ones() -> None:
+    assert {e["file"] for e in registry().values()} == {p.name for p in WEIGHTS.glob("*.safetensors")}
+    assert sum(e["bytes"] for e in registry().values()) <= 20_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_size_hash_and_config(name: str) -> None:
+    entry = registry()[name]
+    content = (WEIGHTS / entry["file"]).read_bytes()
+    assert len(content) == entry["bytes"] <= 3_000_000
+    assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+    assert (config_folder() / f"{entry['config']}.yaml").is_file()
+    assert entry["licence"]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "dtr_dit_mnist"])
+def test_command_measures_the_registered_metrics(name: str, tmp_path: Path) -> None:
+    _measure(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("dtr_dit_mnist" not in NAMES, reason="no MNIST weights registered")
+def test_mnist_weights_measure_the_registered_metrics(tmp_path: Path) -> None:
+    _measure("dtr_dit_mnist", tmp_path)
+
+
+def _measure(name: str, folder: Path) -> None:
+    entry = registry()[name]
+    if "needs" in entry and not (Path(os.environ.get("ZOO_DATA", "data")) / entry["needs"]).is_file():
+        pytest.skip(f"ZOO_DATA has no {entry['needs']}")
+    words = shlex.split(entry["command"])[1:]
+    assert (
+        cli.main([*words, "--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar=false"])
+        == 0
+    )
+    summary = json.loads(next(folder.rglob(f"summary_{words[0]}.json")).read_text())
+    assert entry["metrics"], "the registry must say what the weights are worth"
+    for metric, value in entry["metrics"].items():
+        # samples pass 50 float32 steps: machines differ in the last digits, wrong weights by far more
+        assert summary["final"][metric] == pytest.approx(value, rel=0.02), metric
+
+
+def test_digits_samples_are_the_requested_classes() -> None:
+    """The acceptance bar of the bundled weights: class accuracy of samples at least 0.8."""
+    torch.manual_seed(0)
+    model, judge = zoo.load("dtr_dit_digits"), zoo.load("digit_classifier_digits")
+    labels = torch.arange(200) % 10
+    _, logits = judge.features_and_logits(model.sample(labels, seed=0).clamp(-1, 1))
+    assert (logits.argmax(dim=1) == labels).float().mean() >= 0.8

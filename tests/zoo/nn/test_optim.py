@@ -1,0 +1,73 @@
+"""The warm-up, plateau, cosine-tail schedule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from zoo.nn.optim import WarmupStableDecay
+
+
+def rates(steps: int, **kwargs: float) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = WarmupStableDecay(optimizer, **kwargs)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_warm_up_plateau_and_tail_have_the_stated_values() -> None:
+    found = rates(13, total_steps=10, warmup_steps=4, decay_fraction=0.4)
+    tail = [1 + math.cos(math.pi * i / 4) for i in (1, 2, 3, 4)]
+    assert found == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, *tail, 0.0, 0.0], abs=1e-12)
+    assert found[10] == 0.0
+
+
+def test_without_a_tail_the_rate_stays() -> None:
+    assert rates(6, total_steps=4, decay_fraction=0.0) == [2.0] * 6
+
+
+def test_the_digits_recipe() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = WarmupStableDecay(optimizer, total_steps=2500, warmup_steps=200, decay_fraction=0.3)
+    expected = {0: 0.005, 99: 0.5, 199: 1.0, 200: 1.0, 1750: 1.0, 2125: 0.5, 2500: 0.0}
+    assert {s: schedule.factor(s) for s in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_group_is_scaled_from_its_own_rate() -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1e-3, 0.025)]
+    optimizer = torch.optim.AdamW(groups)
+    WarmupStableDecay(optimizer, total_steps=10, warmup_steps=2)
+    assert [g["lr"] for g in optimizer.param_groups] == [5e-4, 0.0125]
+
+
+def test_a_resume_takes_the_position_and_the_new_length() -> None:
+    def build(total: int) -> WarmupStableDecay:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return WarmupStableDecay(optimizer, total_steps=total, decay_fraction=0.5)
+
+    short = build(10)
+    for _ in range(10):
+        short.optimizer.step()
+        short.step()
+    assert short.get_last_lr() == [0.0]
+    longer = build(100)
+    longer.load_state_dict(short.state_dict())
+    assert longer.last_epoch == 10
+    longer.optimizer.step()
+    longer.step()
+    assert longer.get_last_lr() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"total_steps": 0}, {"total_steps": 10, "decay_fraction": 1.5}, {"total_steps": 10, "warmup_steps": 9}],
+)
+def test_impossible_shapes_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError):
+        rates(1, **bad)

@@ -1,0 +1,1 @@
+"""Pictures -> latents of a VAE, written in the packed layout."""

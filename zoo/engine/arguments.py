@@ -1,0 +1,373 @@
+"""The command line of a run before the parser sees it: names become files, a checkpoint is checked."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.engine.checkpoint import step_checkpoints
+from zoo.engine.errors import FAILED, UsageError
+from zoo.hub import weights as hub
+from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry
+from zoo.hub.foreign import Weights
+from zoo.reports import say
+
+# Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
+FOLDER_VARIABLE, RESUME_VARIABLE = "ZOO_RUN_FOLDER", "ZOO_RESUME_PATH"
+
+
+def is_child() -> bool:
+    """Whether another process of this run started us (Lightning's DDP launcher)."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0 and FOLDER_VARIABLE in os.environ
+
+
+def rank() -> int:
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+class Arguments:
+    """The command line before the parser sees it: config names and ``last`` and ``best`` become files.
+
+    What the parser gets is in order of precedence: config files, hyperparameters of the checkpoint, flags.
+
+    Attributes:
+        flags: the command line without ``--config``.
+        configs: config files, in order.
+        yaml: their contents.
+        hparams: class and arguments of the model that the weights or the checkpoint hold, as a config.
+        name: of the run, that of the first config that is no overlay.
+        root: folder of all runs.
+        resume_folder: folder of the run that ``fit`` goes on with, or None.
+        weights: checked weights file to load before running, or None.
+        checkpoint: checkpoint that Lightning restores, or None.
+    """
+
+    def __init__(self, verb: str, argv: list[str]) -> None:
+        self.verb, self.given = verb, list(argv)
+        self.configs, self.flags = _split(argv)
+        self._as_written = [_read_yaml(path) for path in self.configs]
+        self.yaml = [_under_public_names(content) for content in self._as_written]
+        self.hparams: dict[str, Any] = {}
+        self.weights: Weights | None = None
+        self.checkpoint: Path | None = None
+        self.resume_folder: Path | None = None
+        self._new_folder: Path | None = None
+        if self._asks_for_help():
+            self.name, self.root = "run", Path("runs")
+            return
+        weights_name, asked = self.value("weights"), self.value("ckpt_path")
+        if weights_name and asked:
+            raise UsageError(
+                "give either --weights (start from weights) or --ckpt_path (restore a run), not both"
+            )
+        if weights_name:
+            path = hub.resolve(weights_name)
+            self.weights = hub.read(path, own_class=self.own_class())
+            self._add_config(registry().get(weights_name, {}).get("config") or self.weights.config, path)
+        elif asked and asked not in ("last", "best"):
+            self._add_config(
+                hub.read(_existing(asked), tensors=False, own_class=self.own_class()).config, asked
+            )
+        self.name = self._run_name()
+        self.root = Path(self.value("trainer.default_root_dir") or "runs")
+        self.checkpoint = self._checkpoint_path()
+        if self.weights is not None:
+            self._take_hparams(self.weights)
+        elif self.checkpoint:
+            self._take_hparams(hub.read(self.checkpoint, tensors=False, own_class=self.own_class()))
+        if not self.hparams and not self._names_model():
+            raise UsageError(f"zoo {verb} needs a config with a model: --config NAME; see `zoo list configs`")
+
+    @property
+    def argv(self) -> list[str]:
+        """What the parser gets."""
+        configs = [
+            f"--config={path if given == now else json.dumps(now)}"
+            for path, given, now in zip(self.configs, self._as_written, self.yaml, strict=True)
+        ]
+        if self.hparams:
+            configs.append(f"--config={json.dumps({'model': self.hparams})}")
+        return [self.verb, *configs, *self.flags]
+
+    @property
+    def sources(self) -> list[tuple[str, dict[str, Any]]]:
+        """Where settings come from besides flags."""
+        found = [(str(path), content) for path, content in zip(self.configs, self.yaml, strict=True)]
+        if self.hparams:
+            path = self.weights.path if self.weights is not None else self.checkpoint
+            found.append((str(path), {"model": self.hparams}))
+        return found
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def value(self, key: str) -> str | None:
+        """Value of a flag, or of the last config that sets it."""
+        found: str | None = None
+        for content in self.yaml:
+            node: Any = content
+            for part in key.split("."):
+                node = node.get(part) if isinstance(node, dict) else None
+            found = found if node is None else str(node)
+        for i, item in enumerate(self.flags):
+            if item == f"--{key}":
+                if i + 1 == len(self.flags) or self.flags[i + 1].startswith("--"):
+                    raise UsageError(f"--{key} needs a value")
+                found = self.flags[i + 1]
+            elif item.startswith(f"--{key}="):
+                found = item.partition("=")[2]
+        return None if found in (None, "null", "None", "") else found
+
+    def _replace(self, key: str, value: str | None) -> None:
+        """Set a flag to ``value``; None takes it out."""
+        out, skip = [], False
+        for item in self.flags:
+            if skip:
+                skip = False
+            elif item == f"--{key}":
+                skip = True
+            elif not item.startswith(f"--{key}="):
+                out.append(item)
+        self.flags = out if value is None else [*out, f"--{key}={value}"]
+
+    def _add_config(self, name: Any, path: str | Path) -> None:
+        """Weights know the shipped config they belong to: `zoo predict --weights X` needs no --config."""
+        if self._names_model() or name not in config_names():
+            return
+        self.configs.insert(0, find_config(name))
+        self._as_written.insert(0, _read_yaml(self.configs[0]))
+        self.yaml.insert(0, _under_public_names(self._as_written[0]))
+        say(f"config {name}, as {path} says")
+
+    def _names_model(self) -> bool:
+        flagged = any(re.match(r"--model(\.class_path)?(=|$)", flag) for flag in self.flags)
+        return flagged or any(content.get("model") for content in self.yaml)
+
+    def _run_name(self) -> str:
+        for path in self.configs:
+            if path.parent.name == OVERLAYS:
+                continue
+            # the config.yaml that a run left in its folder, runs/NAME/version_N
+            of_a_run = path.stem.startswith("config") and re.fullmatch(r"version_\d+", path.parent.name)
+            return path.resolve().parent.parent.name if of_a_run else path.stem
+        return (self._model_class() or "run").rpartition(".")[2].lower()
+
+    def _asks_for_help(self) -> bool:
+        return any(a in ("-h", "--help") or re.match(r"--[\w.]+\.help\b", a) for a in self.flags)
+
+    # --- checkpoints ----------------------------------------------------------------------------------------
+
+    def _checkpoint_path(self) -> Path | None:
+        asked = self.value("ckpt_path")
+        if asked is None:
+            return None
+        if asked not in ("last", "best"):
+            return _existing(asked)
+        latest = self._latest(asked)
+        self._replace("ckpt_path", None if latest is None else str(latest))
+        return latest
+
+    def _latest(self, which: str) -> Path | None:
+        """``last``: newest readable checkpoint of the newest run that has one; fit goes on in its folder."""
+        if is_child():
+            inherited = os.environ.get(RESUME_VARIABLE)
+            return Path(inherited) if inherited else None
+        for folder in _versions(self.root / self.name):
+            checkpoints = folder / "checkpoints"
+            candidates = [checkpoints / "best.ckpt"] if which == "best" else step_checkpoints(checkpoints)
+            for path in candidates:
+                if not path.exists():
+                    continue
+                try:
+                    hub.read(path, tensors=False, own_class=self.own_class())
+                except ValueError as error:
+                    say(f"skipping a broken checkpoint: {error}")
+                    if rank() == 0 and which == "last":
+                        path.rename(path.with_name(path.name + ".broken"))
+                    continue
+                if self.verb == "fit":
+                    self.resume_folder = folder
+                os.environ[RESUME_VARIABLE] = str(path)
+                return path
+        if self.verb != "fit" or which == "best":
+            raise FileNotFoundError(
+                f"--ckpt_path {which}: no readable checkpoint under {self.root / self.name}; train first or "
+                "give a file"
+            )
+        say(f"no checkpoint under {self.root / self.name}, starting fresh")
+        return None
+
+    def _take_hparams(self, weights: Weights) -> None:
+        """Check the hyperparameters against the class that the config asks for and use them."""
+        wanted, own = self._model_class(), self.own_class()
+        if wanted is not None and own is None:
+            wanted = hub.public_name(wanted, weights.path)
+        class_path = weights.class_path or wanted
+        if class_path is None:
+            raise UsageError(
+                f"{weights.path} does not name its class; give the config it was trained with: --config NAME"
+            )
+        if wanted is not None and class_path != wanted:
+            raise ValueError(
+                f"{weights.path} holds a {class_path}, but the config asks for {wanted}; give the config it "
+                "was trained with"
+            )
+        module, _, name = class_path.rpartition(".")
+        hub.check_signature(getattr(importlib.import_module(module), name), weights.hparams, weights.path)
+        self.hparams = {"class_path": class_path, "init_args": weights.hparams}
+
+    def _model_class(self) -> str | None:
+        """The class that configs and flags ask for."""
+        flag = self.value("model.class_path") or self.value("model")
+        return flag if flag is None or not flag.startswith("{") else None
+
+    def own_class(self) -> str | None:
+        """The class asked for, if it is the user's own; a checkpoint may then name it too."""
+        name = self._model_class()
+        return None if name is None or name.startswith("zoo.") else name
+
+    # --- the run's folder -----------------------------------------------------------------------------------
+
+    def make_folder(self) -> Path:
+        """The run's folder: the resumed one, or the next free ``version_N``."""
+        if is_child():
+            return Path(os.environ[FOLDER_VARIABLE])
+        folder = self.resume_folder
+        if folder is None:
+            parent = self.root / self.name
+            number = max((int(p.name.removeprefix("version_")) for p in _versions(parent)), default=-1) + 1
+            folder = parent / f"version_{number}"
+            while rank() == 0:
+                try:
+                    folder.mkdir(parents=True)
+                    break
+                except FileExistsError as error:  # another run took the number, or a file is in the way
+                    if not folder.is_dir():
+                        raise _not_writable(folder, error) from error
+                    number += 1
+                    folder = parent / f"version_{number}"
+                except OSError as error:
+                    raise _not_writable(folder, error) from error
+            self._new_folder = folder
+        os.environ[FOLDER_VARIABLE] = str(folder)
+        return folder
+
+    def remove_unused_folder(self) -> None:
+        """A run that failed before it did anything leaves no numbered folder behind."""
+        folder = self._new_folder
+        if folder is None or rank() or not folder.is_dir():
+            return
+        if all(re.fullmatch(r"config\w*\.yaml", p.name) or p.name == FAILED for p in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Config files in order, and the other arguments. Flags win over configs wherever they stand."""
+    configs, flags = [], []
+    items = iter(argv)
+    for item in items:
+        if match := re.match(r"(--config)=(.*)|(-c)(?!$)=?(.*)", item, re.DOTALL):
+            option, value = match[1] or match[3], match[2] or match[4]
+        elif item in ("-c", "--config"):
+            option, value = item, next(items, "")
+        else:
+            flags.append(item)
+            continue
+        if not value or value.startswith("-"):
+            raise UsageError(f"{option} needs a config name or file; see `zoo list configs`")
+        configs.append(find_config(value))
+    return configs, flags
+
+
+def _existing(name: str) -> Path:
+    path = Path(name)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"--ckpt_path {name}: no such file; `last` takes the newest of this config's runs"
+        )
+    if path.suffix == ".safetensors":
+        raise UsageError(f"{path} holds weights and no state of a training: give it to --weights")
+    return path
+
+
+def _not_writable(folder: Path, error: OSError) -> OSError:
+    reason = error.strerror or type(error).__name__
+    return OSError(
+        f"cannot make the run's folder {folder} ({reason}); choose another trainer.default_root_dir"
+    )
+
+
+def _versions(parent: Path) -> list[Path]:
+    """Run folders, newest first."""
+    if not parent.is_dir():
+        return []
+    folders = [p for p in parent.glob("version_*") if p.name.removeprefix("version_").isdigit()]
+    return sorted(folders, key=lambda p: int(p.name.removeprefix("version_")), reverse=True)
+
+
+def _under_public_names(node: Any) -> Any:
+    """A config with public classes under their public names: modules move, ``zoo.DTR`` does not.
+
+    A run's config.yaml of an earlier version may say ``datamodules.digits.Digits``.
+    """
+    if isinstance(node, list):
+        return [_under_public_names(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _public(v) if key == "class_path" else _under_public_names(v) for key, v in node.items()}
+
+
+def _public(class_path: Any) -> Any:
+    if not isinstance(class_path, str) or not re.fullmatch(r"(zoo|datamodules)(\.\w+){2,}", class_path):
+        return class_path
+    module, _, name = class_path.rpartition(".")
+    try:
+        gone = importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:
+        gone = True
+    package = importlib.import_module(module.partition(".")[0])
+    return f"{package.__name__}.{name}" if gone and name in package.__all__ else class_path
+
+
+_CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+_GROUPS = ("trainer", "checkpoint", "ema", "previews")
+_WEIGHTS_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.suffix in _WEIGHTS_SUFFIXES:
+        raise UsageError(f"{path} is no config: give weights to --weights and checkpoints to --ckpt_path")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text file; a config is YAML") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from error
+    if content is None:
+        raise UsageError(f"{path} is empty; a config is YAML with keys such as model, data and trainer")
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a mapping with keys such as model, data and trainer")
+    for group in _GROUPS:
+        if not isinstance(content.get(group, {}), dict):
+            raise UsageError(f"{path}: {group} must be a mapping of settings, got {content[group]!r}")
+    for group in ("model", "data"):
+        node = content.get(group)
+        stray = set(node) - _CLASS_KEYS if isinstance(node, dict) and "class_path" in node else ()
+        if stray:
+            raise UsageError(f"{path}: {group}.{min(map(str, stray))} belongs under {group}.init_args")
+    return content

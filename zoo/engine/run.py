@@ -1,0 +1,325 @@
+"""The folder of a run (config.yaml, metrics.csv, curves.png, summary.json) and its lines on the terminal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from zoo.engine.checkpoint import Checkpoint
+from zoo.engine.errors import FAILED, claim
+from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
+from zoo.engine.predictions import PredictionWriter, Previews
+from zoo.reports import say
+
+_VERSIONS = ("lightning-zoo", "torch", "lightning", "torchmetrics", "numpy", "diffusers", "transformers")
+
+
+def effective_batch(trainer: Trainer) -> int | None:
+    """Items of one optimiser step: the data module's global batch times the accumulated batches."""
+    batch = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    return None if batch is None else int(batch) * trainer.accumulate_grad_batches
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, else of the process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def parameter_count(module: LightningModule) -> int:
+    """Parameters that a run trains; of sharded ones the whole, of lazy ones that were never met none."""
+    trained = (p for p in module.parameters() if p.requires_grad)
+    return sum(p.numel() for p in trained if not torch.nn.parameter.is_lazy(p))
+
+
+def _git_hash() -> str | None:
+    """Commit of the zoo's own checkout; None when installed from a wheel."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Run(Callback):
+    """Writes what a run leaves behind and tells the user where it is.
+
+    Args:
+        name: of the config, which is the folder's parent.
+        folder: the run's folder.
+        config: text of the parsed configuration.
+        command: what was typed.
+        record: called with the summary of ``zoo validate`` and ``zoo test``; returns a line for the user.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        config: str,
+        command: str,
+        record: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
+        self.record = record
+        self.name, self.folder, self.config, self.command = name, folder, config, command
+        self.seconds = 0.0
+        self._started = 0.0
+        self._start_step = 0
+        self._validating_since: float | None = None
+        self._not_training = 0.0
+        self._log: MetricsCSV | None = None
+        self._logged_step = -1
+
+    # --- start
+    # ----------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        verb = trainer.state.fn.value if trainer.state.fn else stage
+        # ranks that a launcher started each took a number of their own
+        self.folder = trainer.strategy.broadcast(self.folder)
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / FAILED).unlink(missing_ok=True)
+            temporary = self.folder / ".config.yaml.tmp"
+            temporary.write_text(self.config)
+            os.replace(temporary, self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml"))
+        self._started = time.monotonic()
+        self._log = next((x for x in trainer.loggers if isinstance(x, MetricsCSV)), None)
+        say(f"{verb} {self.name}: {self._batch_text(trainer)}{_device_text(trainer)}, logs in {self.folder}")
+
+    def _batch_text(self, trainer: Trainer) -> str:
+        batch = effective_batch(trainer)
+        if batch is None or trainer.state.fn != TrainerFn.FITTING:
+            return ""
+        parts = f"{batch // trainer.accumulate_grad_batches // trainer.world_size} per device"
+        if trainer.accumulate_grad_batches > 1:
+            parts += f", {trainer.accumulate_grad_batches} batches accumulated"
+        return f"effective batch {batch} ({parts}), "
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started, self._not_training = time.monotonic(), 0.0
+        self._start_step = trainer.global_step
+        if self._log is not None:
+            self._log.continue_from(self._logged_step)
+        if trainer.global_step:
+            say(f"resumed at step {trainer.global_step}, epoch {trainer.current_epoch}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validating_since = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._validating_since is not None:
+            self._not_training += time.monotonic() - self._validating_since
+            self._validating_since = None
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._evaluation_end(trainer, "val")
+
+    # --- end
+    # ------------------------------------------------------------------------------------------------------
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        elapsed = time.monotonic() - self._started
+        self.seconds += elapsed
+        steps = trainer.global_step - self._start_step
+        batch = effective_batch(trainer)
+        training = max(elapsed - self._not_training, 1e-9)
+        rate = steps * batch / training if batch else None
+        memory = _peak_memory(pl_module.device)
+        if not trainer.is_global_zero:
+            return
+        best = self._checkpoint(trainer)
+        summary = self._summary(trainer, rate, memory, best)
+        self._save_summary("summary.json", summary)
+        pictures = [p.latest for p in trainer.callbacks if isinstance(p, Previews) and p.latest]  # type: ignore[attr-defined]
+        curves = plot_curves(self.folder)
+        speed = f"{rate:,.0f} samples/s, " if rate else ""
+        say(f"{steps} steps in {_duration(elapsed)}, {speed}peak memory {memory / 2**30:.2f} GiB")
+        metrics = {k: v for k, v in summary["final"].items() if k.startswith("val/")}
+        if metrics:
+            say("validation: " + ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in metrics.items()))
+        if best is not None:
+            say(f"checkpoint  {best}")
+        for picture in pictures:
+            say(f"samples     {picture}")
+        if curves is not None:
+            say(f"curves      {curves}")
+        say(f"log         {self.folder / 'metrics.csv'} and summary.json")
+        if best is not None and is_overridden("predict_step", pl_module):
+            say(f"next: zoo predict --config {self.folder / 'config.yaml'} --weights {best}")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluation_end(trainer, "test")
+
+    def _evaluation_end(self, trainer: Trainer, prefix: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix + "/")}
+        self.seconds = time.monotonic() - self._started
+        name = f"summary_{'validate' if prefix == 'val' else prefix}.json"
+        summary = {**self._facts(trainer), "final": metrics, "seconds": self.seconds}
+        self._save_summary(name, summary)
+        if self.record is not None:
+            say(self.record(summary))
+        for key, value in metrics.items():
+            say(f"{key.removeprefix(prefix + '/'):<18} {value:.6g}")
+        say(f"done in {_duration(self.seconds)}; written to {self.folder / name}")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionWriter):
+                for path in callback.outputs:
+                    say(f"wrote {path}")
+        say(f"done in {_duration(time.monotonic() - self._started)}")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.world_size > 1:
+            claim(exception, self.folder, trainer.global_rank)
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == TrainerFn.FITTING:
+            say(
+                f"interrupted at step {trainer.global_step}; go on with the same command and --ckpt_path last"
+            )
+
+    def _checkpoint(self, trainer: Trainer) -> Path | None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoint):
+                return callback.best_path
+        return None
+
+    def _facts(self, trainer: Trainer) -> dict[str, Any]:
+        return {
+            "config": self.name,
+            "command": self.command,
+            "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            "world_size": trainer.world_size,
+            "device": _device_text(trainer),
+            "precision": str(trainer.precision),
+            "versions": versions(),
+            "git": _git_hash(),
+            "date": time.strftime("%Y-%m-%d"),
+        }
+
+    def _summary(
+        self, trainer: Trainer, rate: float | None, memory: int, best: Path | None
+    ) -> dict[str, Any]:
+        final, extremes = final_and_best(read_metrics(self.folder / "metrics.csv"))
+        return {
+            **self._facts(trainer),
+            "final": final,
+            "best": extremes,
+            "checkpoint": None if best is None else str(best),
+            "steps": trainer.global_step,
+            "epochs": trainer.current_epoch,
+            "finished": not trainer.interrupted,
+            "resumed_from_step": self._start_step,
+            "seconds": self.seconds,
+            "samples_per_second": rate,
+            "effective_batch": effective_batch(trainer),
+            "parameters": parameter_count(trainer.lightning_module),
+            "peak_memory_bytes": memory,
+        }
+
+    def _save_summary(self, name: str, summary: dict[str, Any]) -> None:
+        temporary = self.folder / f".{name}.tmp"
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(temporary, self.folder / name)
+
+    # The time already spent comes back on a resume, so that seconds in summary.json are those of the whole
+    # training. Rows of metrics.csv after the logged step belong to work that is done again.
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": self.seconds + time.monotonic() - self._started,
+            "logged_step": -1 if self._log is None else self._log.last_step,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = float(state_dict["seconds"])
+        self._logged_step = int(state_dict["logged_step"])
+
+
+def _device_text(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    text = f"{trainer.world_size} x {name}"
+    if device.type != "cpu":
+        return text
+    # the order of a sum, and so the last bits of a result, depends on it
+    threads = torch.get_num_threads()
+    return f"{text} ({threads} thread{'s' if threads > 1 else ''})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def plot_curves(folder: Path) -> Path | None:
+    """curves.png from metrics.csv: one panel per name of a metric; train/mse and val/mse share one."""
+    rows = read_metrics(folder / "metrics.csv")
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key in ("step", "epoch"):
+                continue
+            stage, _, metric = key.rpartition("/")
+            panel = stage if stage not in ("train", "val", "test", "") else metric
+            series.setdefault(panel, {}).setdefault(key, []).append((row["step"] + 1, value))
+    if not series:
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = min(3, len(series))
+    lines = -(-len(series) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(5 * columns, 3.2 * lines), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(series) :]:
+        axis.set_visible(False)
+    for axis, (panel, curves) in zip(axes.flat, sorted(series.items()), strict=False):
+        for key, points in sorted(curves.items()):
+            steps, values = zip(*points, strict=True)
+            axis.plot(steps, values, label=key, linewidth=1.2, marker="." if len(points) < 20 else None)
+        if all(v > 0 for points in curves.values() for _, v in points):
+            axis.set_yscale("log")
+        axis.set_title(panel)
+        axis.set_xlabel("optimiser step")
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    path = folder / "curves.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

@@ -1,0 +1,297 @@
+"""The LightningCLI behind ``zoo fit | validate | test | predict``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+import zoo
+from zoo.engine.arguments import FOLDER_VARIABLE, RESUME_VARIABLE, Arguments, is_child, rank
+from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint
+from zoo.engine.ema import EMA
+from zoo.engine.errors import ParserError, UsageError, claim, explain_parser
+from zoo.engine.metrics_csv import MetricsCSV
+from zoo.engine.predictions import PredictionWriter, Previews
+from zoo.engine.random_state import ResumableRandomness
+from zoo.engine.run import Run
+from zoo.hub import weights as hub
+from zoo.reports import say
+
+
+class Parser(LightningArgumentParser):
+    """Raises instead of printing the usage and leaving the process, and takes no abbreviated options.
+
+    ``--ckpt X`` for ``--ckpt_path X`` would pass by the checks of :class:`Arguments`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        parser = getattr(ex, "subcommand_parser", None) or self
+        raise ParserError(message, _option_names(parser)) from ex
+
+
+def _option_names(parser: Any) -> list[str]:
+    """Options of a parser, of its subcommands if it has some, without the dashes."""
+    names: dict[str, None] = {}
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for subparser in action.choices.values():
+                names |= dict.fromkeys(_option_names(subparser))
+        names |= {o[2:]: None for o in action.option_strings if o.startswith("--") and not o.endswith("help")}
+    return list(names)
+
+
+class StepProgressBar(TQDMProgressBar):
+    """One bar over the steps of the whole training where ``max_steps`` is set, else one per epoch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.max_steps > 0:
+            bar = self.train_progress_bar
+            bar.reset(total=trainer.max_steps)
+            bar.initial = bar.n = trainer.global_step
+            bar.set_description("Training")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.max_steps <= 0:
+            super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.max_steps <= 0:
+            super().on_train_batch_end(trainer, pl_module, *args)
+            return
+        step = trainer.global_step
+        if self.is_enabled and (step % self.refresh_rate == 0 or step == trainer.max_steps):
+            bar = self.train_progress_bar
+            bar.n = step
+            bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+            bar.refresh()
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+Record = Callable[[Path, dict[str, Any]], None]
+"""``record(file, summary)`` adds a run's metrics to the results file of ``--manifest``."""
+
+
+def run(verb: str, argv: Sequence[str], record: Record | None = None) -> int:
+    """Run one Lightning verb; returns the exit code."""
+    _quieten()
+    if not {"", os.getcwd()} & set(
+        sys.path
+    ):  # the installed command leaves out the folder of the user's own classes
+        sys.path.append(os.getcwd())
+    arguments = Arguments(verb, list(argv))
+    try:
+        ZooCLI(arguments, record)
+    except ParserError as error:
+        arguments.remove_unused_folder()
+        raise UsageError(explain_parser(error, arguments.sources, arguments.flags)) from error
+    except Exception as error:
+        if is_child():
+            claim(error, Path(os.environ[FOLDER_VARIABLE]), rank())
+        arguments.remove_unused_folder()
+        raise
+    finally:
+        for name in (FOLDER_VARIABLE, RESUME_VARIABLE):
+            if not is_child():
+                os.environ.pop(name, None)
+    return 0
+
+
+def _quieten() -> None:
+    """Silence Lightning's tips and the warnings about choices that the zoo makes on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*`IterableDataset` has `__len__`.*",
+        ".*args parameter is intended to run from within Python.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",
+        ".*torch.jit.* is deprecated.*",
+        ".*'set_vital' is deprecated.*",
+        ".*You are using a custom batch sampler.*",
+        ".*torch.distributed.nn.functional.all_gather is deprecated.*",
+        ".*across ranks is zero.*",  # no held-out data, or nothing left to extract
+        ".*within local rank has zero length.*",
+    ):
+        warnings.filterwarnings("ignore", text)
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+
+
+class ZooCLI(LightningCLI):
+    """LightningCLI in subclass mode with the zoo's callbacks, folder and checkpoint handling."""
+
+    def __init__(self, arguments: Arguments, record: Record | None = None) -> None:
+        self.arguments, self.record = arguments, record
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "callbacks": [ResumableRandomness()],
+            },
+            seed_everything_default=0,
+            parser_kwargs={"prog": "zoo"},
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=arguments.argv,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(Previews, "previews")
+        parser.add_argument(
+            "--weights", type=str | None, default=None, help="Name or file of weights to start from."
+        )
+        parser.add_argument(
+            "--manifest", type=str | None, default=None, help="Results file to add the metrics of a test to."
+        )
+        parser.set_defaults({"trainer.default_root_dir": "runs"})
+
+    def _parse_ckpt_path(self) -> None:
+        """Hyperparameters of checkpoints are already on the command line, checked and in the right place."""
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        arguments = self.arguments
+        folder = arguments.make_folder()
+        if config.get("enable_checkpointing") is False:
+            callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
+        for callback in callbacks:
+            if isinstance(callback, Checkpoint) and callback.dirpath is None:
+                callback.dirpath = str(folder / "checkpoints")
+        command = shlex.join(["zoo", arguments.verb, *arguments.given])
+        run = Run(arguments.name, folder, self._config_text(), command, self._recorder())
+        # Run speaks last: after the bar is closed and the predictions are written
+        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name)]
+        if not any(isinstance(c, BasePredictionWriter) for c in _as_list(self.model.configure_callbacks())):
+            callbacks.insert(0, PredictionWriter())
+        if config.get("enable_progress_bar") is not False:
+            callbacks.insert(0, StepProgressBar(refresh_rate=5))
+        config["logger"] = self._loggers(config.get("logger"), folder)
+        config["default_root_dir"] = str(folder)
+        config["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _recorder(self) -> Callable[[dict[str, Any]], str] | None:
+        results, record = self.arguments.value("manifest"), self.record
+        if results is None or record is None:
+            return None
+
+        def add(summary: dict[str, Any]) -> str:
+            record(Path(results), summary)
+            return f"added to {results}"
+
+        return add
+
+    def _loggers(self, given: Any, folder: Path) -> Any:
+        """metrics.csv is written besides other loggers; ``trainer.logger: false`` turns all off."""
+        if given is False:
+            return False
+        others = [] if given in (None, True) else _as_list(given)
+        return [MetricsCSV(folder), *others]
+
+    def _config_text(self) -> str:
+        """The parsed configuration, ready to be used with --config by any verb."""
+        verb = self.arguments.verb
+        text = self._parser(verb).dump(self.config[verb], skip_none=False, skip_validation=True)
+        content = yaml.safe_load(text)
+        for key in (
+            "config",
+            "ckpt_path",
+            "weights",
+            "weights_only",
+            "return_predictions",
+            "verbose",
+            "manifest",
+        ):
+            content.pop(key, None)
+        header = f"# zoo {zoo.__version__}: {shlex.join(['zoo', verb, *self.arguments.given])}\n"
+        return header + yaml.safe_dump(content, sort_keys=False)
+
+    def after_instantiate_classes(self) -> None:
+        arguments = self.arguments
+        if arguments.weights is not None:
+            hub.load_state(self.model, arguments.weights)
+        if arguments.checkpoint is not None:
+            if arguments.checkpoint.is_file():
+                own = arguments.own_class()
+                hub.check_state(self.model, hub.read(arguments.checkpoint, averaged=False, own_class=own))
+            if arguments.verb == "fit" and any(
+                ".optimizer" in a or ".lr_scheduler" in a for a in arguments.given
+            ):
+                say(
+                    "note: the checkpoint restores the optimiser with its own learning rate; optimiser flags "
+                    "do nothing"
+                )
+
+    def before_instantiate_classes(self) -> None:
+        # TF32 for what autocast leaves in float32. On a CPU the same switch only rounds.
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        # predictions are on disk, metrics in the run's own lines
+        quiet = {"predict": "return_predictions", "validate": "verbose", "test": "verbose"}.get(subcommand)
+        if quiet and self.arguments.value(quiet) is None:
+            self.config_init[subcommand][quiet] = False
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            # Lightning ignores further Ctrl-C while it ends, and leaves with 1
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
+
+
+class NamedClass(Callback):
+    """Writes into each checkpoint which public class and config made it, for :func:`zoo.load`."""
+
+    def __init__(self, module: LightningModule, config: str) -> None:
+        self.class_path = _public_or_none(module)
+        self.config = config
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["zoo"] = {"class_path": self.class_path, "config": self.config, "version": zoo.__version__}
+
+
+def _public_or_none(module: LightningModule) -> str | None:
+    try:
+        return hub.public_name(f"{type(module).__module__}.{type(module).__qualname__}", Path("the model"))
+    except ValueError:
+        return None  # a user's own module, run through the zoo's command
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

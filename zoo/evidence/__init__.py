@@ -1,0 +1,1 @@
+"""What proves: claims re-tested over seeds, searches, the manifest of results."""

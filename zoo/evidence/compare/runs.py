@@ -1,0 +1,330 @@
+"""The runs of a claim: each arm at each seed, as the ordinary command line, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import statistics
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zoo
+from zoo.engine.launch import Launch, run_command, stop_children, threads_per_run
+from zoo.evidence.compare.claim import Arm, Claim
+from zoo.evidence.compare.selection import Choice, choose
+from zoo.hub.catalog import find_config
+
+Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""arm -> seed -> what ``result.json`` of a run holds: metrics, steps, effective_batch, seconds, ..."""
+
+_FACTS = ("steps", "epochs", "effective_batch", "seconds", "git", "device")
+_COSTS = ("parameters", "peak_memory_bytes")
+REPEAT_STRIDE = 1000
+"""Repeat r of seed s has the global seed s + 1000 r."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run to make: an arm without anything left to choose, its seed, its verbs and its folder."""
+
+    name: str
+    arm: Arm
+    seed: int
+    repeat: int
+    verbs: tuple[str, ...]
+    place: Path
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All runs of a claim.
+
+    Attributes:
+        results: see :data:`Results`; of repeats, ``metrics`` holds the means and ``runs`` each of them.
+        choices: arm -> seed -> what the grid came to, for arms that have one.
+    """
+
+    results: Results
+    choices: Mapping[str, Mapping[int, Choice]]
+
+
+def run_arguments(arm: Arm, seed: int, repeat: int = 0) -> list[str]:
+    """Arguments after the verb, without the output folder; ``{seed}`` and ``{repeat}`` are put in."""
+    flags = [f"--{key}={_text(value, seed, repeat)}" for key, value in arm.flags.items()]
+    return [f"--config={arm.config}", *flags, f"--seed_everything={seed + REPEAT_STRIDE * repeat}"]
+
+
+def _text(value: Any, seed: int, repeat: int) -> str:
+    if isinstance(value, str):
+        return value.replace("{seed}", str(seed)).replace("{repeat}", str(repeat))
+    return json.dumps(value)
+
+
+def fingerprint(arguments: Sequence[str], arm: Arm) -> str:
+    """Changes when the run would: arguments, the config's text, the zoo's version."""
+    text = json.dumps([list(arguments), zoo.__version__])
+    return hashlib.sha256((text + find_config(arm.config).read_text()).encode()).hexdigest()[:16]
+
+
+class KnownRuns:
+    """Finished runs in a file, so that a comparison can go on elsewhere, or be extended by seeds and arms.
+
+    Args:
+        path: JSON, fingerprint -> result; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._runs: dict[str, dict[str, Any]] = {}
+        if path is not None and path.is_file():
+            try:
+                held = json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"--runs {path} is no file of runs: {error}") from None
+            if not isinstance(held, dict) or not all(
+                isinstance(r, dict) and "verbs" in r for r in held.values()
+            ):
+                raise ValueError(
+                    f"--runs {path} is no file of runs, give one that `zoo compare --runs` wrote"
+                )
+            self._runs = held
+
+    def get(self, mark: str, verbs: Sequence[str]) -> dict[str, Any] | None:
+        """The run of that fingerprint, if all ``verbs`` are done."""
+        run = self._runs.get(mark)
+        return run if run is not None and set(verbs) <= set(run["verbs"]) else None
+
+    def add(self, mark: str, run: Mapping[str, Any]) -> None:
+        """Keep a run. Its checkpoint stays where it was made."""
+        if self.path is None:
+            return
+        with self._lock:
+            self._runs[mark] = {key: value for key, value in run.items() if key != "checkpoint"}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self._runs, indent=1, sort_keys=True) + "\n")
+            os.replace(temporary, self.path)
+
+
+def run_one(task: Task, threads: int, launch: Launch, known: KnownRuns) -> dict[str, Any]:
+    """One run in its folder. Verbs that it has finished are read, a killed one goes on.
+
+    Raises:
+        RuntimeError: when a run fails, with its last line.
+    """
+    place, arguments = task.place, run_arguments(task.arm, task.seed, task.repeat)
+    done, marker, mark = place / "result.json", place / "fingerprint", fingerprint(arguments, task.arm)
+    if (finished_before := known.get(mark, task.verbs)) is not None:
+        return finished_before
+    result = _run_verbs(task, arguments, done, marker, mark, threads, launch)
+    known.add(mark, result)
+    return result
+
+
+def _run_verbs(
+    task: Task, arguments: list[str], done: Path, marker: Path, mark: str, threads: int, launch: Launch
+) -> dict[str, Any]:
+    place = task.place
+    if place.exists() and (not marker.is_file() or marker.read_text() != mark):
+        shutil.rmtree(place)  # of an older claim file, config or version
+    place.mkdir(parents=True, exist_ok=True)
+    marker.write_text(mark)
+    command = "zoo fit " + shlex.join(arguments)
+    result: dict[str, Any] = {"seed": task.seed, "command": command, "metrics": {}, "verbs": []}
+    if done.is_file():
+        result = json.loads(done.read_text())
+    where = [f"--trainer.default_root_dir={place}", "--trainer.enable_progress_bar=false"]
+    for verb in task.verbs:
+        if verb in result["verbs"]:
+            continue
+        if verb == "fit":
+            finished = _find_summary(place, "summary.json")
+            if finished is None or not json.loads(finished.read_text())["finished"]:
+                launch(["fit", *arguments, *where, "--ckpt_path=last"], place / "fit.log", threads)
+            summary = read_summary(place, "summary.json")
+            result |= {key: summary[key] for key in _FACTS} | {"versions": summary["versions"]}
+            result |= {key: summary.get(key) for key in (*_COSTS, "checkpoint")}
+        else:
+            checkpoint = f"--ckpt_path={result['checkpoint']}"
+            launch([verb, *arguments, *where, checkpoint], place / f"{verb}.log", threads)
+            summary = read_summary(place, f"summary_{verb}.json")
+        result["metrics"] |= summary["final"]
+        result["verbs"].append(verb)
+        temporary = done.with_suffix(".tmp")
+        temporary.write_text(json.dumps(result, indent=1))
+        os.replace(temporary, done)
+    return result
+
+
+def _find_summary(place: Path, name: str) -> Path | None:
+    paths = list(place.glob(f"*/version_*/{name}"))
+    return max(paths, key=lambda p: p.stat().st_mtime) if paths else None
+
+
+def read_summary(place: Path, name: str) -> dict[str, Any]:
+    """Newest summary of that name in the run folders under ``place``.
+
+    Raises:
+        RuntimeError: when there is none.
+    """
+    path = _find_summary(place, name)
+    if path is None:
+        raise RuntimeError(f"{place} has no {name}: the run ended without results")
+    return dict(json.loads(path.read_text()))
+
+
+def run_all(
+    claim: Claim,
+    folder: Path,
+    jobs: int,
+    say: Callable[[str], None],
+    launch: Launch = run_command,
+    runs_file: Path | None = None,
+) -> Runs:
+    """All arms over all seeds, seed by seed, so that a stopped comparison is balanced.
+
+    Arms with a grid first run all of its settings and choose. Runs that ``runs_file`` holds are not made.
+    """
+    known = KnownRuns(runs_file)
+    with _only_one(folder):
+        trials = _trials(claim, folder)
+        if trials:
+            say(f"{len(trials)} runs choose the settings of {len({t.name for t, _ in trials})} arms")
+        shown = [c.metric for c in claim.selection.by] if claim.selection else []
+        tried = _run_tasks([task for task, _ in trials], jobs, shown, say, launch, known)
+        choices = _choices(claim, trials, tried)
+        tasks = _final_tasks(claim, folder, choices)
+        made = _run_tasks(tasks, jobs, claim.shown_metrics, say, launch, known)
+    grouped: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for task, result in zip(tasks, made, strict=True):
+        grouped.setdefault(task.name, {}).setdefault(task.seed, []).append(result)
+    results = {name: {s: average(runs) for s, runs in seeds.items()} for name, seeds in grouped.items()}
+    return Runs(results, choices)
+
+
+def _trials(claim: Claim, folder: Path) -> list[tuple[Task, int]]:
+    """The runs that choose, each with the index of its setting."""
+    if (selection := claim.selection) is None:
+        return []
+    trials = []
+    for seed in selection.seeds or claim.seeds:
+        for name, arm in claim.arms.items():
+            for index, setting in enumerate(arm.grid):
+                trial = arm.with_flags(setting, selection.overrides)
+                place = _place(folder, name, index, "chooses" if selection.overrides else "", seed, 0)
+                trials.append((Task(name, trial, seed, 0, selection.verbs, place), index))
+    return trials
+
+
+def _place(folder: Path, name: str, index: int | None, role: str, seed: int, repeat: int) -> Path:
+    """Folder of a run. A run that chooses without overrides is also the first final run of its setting."""
+    parts = [] if index is None else [f"setting_{index}"]
+    parts += [role] if role else []
+    place = folder.joinpath("runs", name, *parts, f"seed_{seed}")
+    return place.with_name(f"{place.name}_repeat_{repeat}") if repeat else place
+
+
+def _choices(
+    claim: Claim, trials: Sequence[tuple[Task, int]], results: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[int, Choice]]:
+    if (selection := claim.selection) is None:
+        return {}
+    choices: dict[str, dict[int, Choice]] = {}
+    for name, arm in claim.arms.items():
+        if not arm.grid:
+            continue
+        groups = [[s] for s in claim.seeds]
+        if selection.per == "claim":
+            groups = [list(selection.seeds or claim.seeds)]
+        chosen = []
+        for group in groups:
+            runs: list[list[Mapping[str, Any]]] = [[] for _ in arm.grid]
+            for (task, index), result in zip(trials, results, strict=True):
+                if task.name == name and task.seed in group:
+                    runs[index].append(result)
+            chosen.append(choose(f"arm {name!r}", selection, arm.grid, runs))
+        shared = chosen * len(claim.seeds) if selection.per == "claim" else chosen
+        choices[name] = dict(zip(claim.seeds, shared, strict=True))
+    return choices
+
+
+def _final_tasks(claim: Claim, folder: Path, choices: Mapping[str, Mapping[int, Choice]]) -> list[Task]:
+    tasks = []
+    for seed in claim.seeds:
+        for name, arm in claim.arms.items():
+            choice = choices[name][seed] if name in choices else None
+            final = arm if choice is None else arm.with_flags(choice.setting)
+            for repeat in range(claim.repeats):
+                place = _place(folder, name, None if choice is None else choice.index, "", seed, repeat)
+                tasks.append(Task(name, final, seed, repeat, tuple(claim.verbs), place))
+    return tasks
+
+
+def _run_tasks(
+    tasks: Sequence[Task],
+    jobs: int,
+    shown: Sequence[str],
+    say: Callable[[str], None],
+    launch: Launch,
+    known: KnownRuns,
+) -> list[dict[str, Any]]:
+    threads = threads_per_run(jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run_one, task, threads, launch, known) for task in tasks]
+        try:
+            for count, future in enumerate(as_completed(futures), start=1):
+                task, metrics = tasks[futures.index(future)], future.result()["metrics"]
+                values = ", ".join(f"{m} {metrics[m]:.4g}" for m in shown if m in metrics)
+                repeat = f", repeat {task.repeat}" if task.repeat else ""
+                say(f"[{count}/{len(tasks)}] {task.name}, seed {task.seed}{repeat}: {values}")
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            stop_children()
+            raise
+    return [future.result() for future in futures]
+
+
+def average(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The repeats of an arm at a seed as one: mean metrics, all seconds, the most of the rest."""
+    merged = dict(runs[0])
+    if len(runs) == 1:
+        return merged
+    common = [m for m in merged["metrics"] if all(m in run["metrics"] for run in runs)]
+    merged["metrics"] = {m: statistics.fmean(run["metrics"][m] for run in runs) for m in common}
+    merged["seconds"] = sum(run["seconds"] for run in runs)
+    for key in ("steps", "epochs", "peak_memory_bytes"):
+        values = [run[key] for run in runs if run.get(key) is not None]
+        merged[key] = max(values) if values else None
+    return merged | {"runs": list(runs)}
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Two comparisons in one folder would run the same runs at the same time.
+
+    Raises:
+        RuntimeError: when another one is at work; the lock ends with its process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ModuleNotFoundError:  # no such locks on Windows
+            pass
+        except BlockingIOError:
+            raise RuntimeError(
+                f"another `zoo compare` is at work in {folder}; wait for it, or give another --out"
+            ) from None
+        yield

@@ -1,0 +1,205 @@
+"""``zoo convert``: weights from one format into another.
+
+Files of the zoo are read by :mod:`zoo.hub.weights`; those of other projects are read and written by the
+weights room that their method declares (``zoo/<method>/weights.py``: ``read``, ``write`` and ``FORMATS``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+import zoo
+from zoo.hub import weights as hub
+
+# "none" is a word of its own: routing=none.
+_WORDS = {"True": True, "False": False, "None": None}
+
+
+def convert(
+    source: Path, out: Path, method: str | None, to: str, given: Sequence[str], force: bool
+) -> Iterator[str]:
+    """Convert ``source`` into ``out``; yields the lines to print.
+
+    Args:
+        source: a file of the zoo (name, ``.ckpt``, ``.safetensors``) or of the method's official code.
+        out: file to write; a folder for formats that are folders.
+        method: package name of the method, ``dtr``; needed for files of other projects.
+        to: ``zoo`` or a format of the method.
+        given: ``KEY=VALUE`` constructor arguments.
+        force: overwrite.
+
+    Raises:
+        FileNotFoundError, ValueError: one line on what does not work and what to do.
+    """
+    _check_out(out, to, force)
+    path = hub.resolve(str(source).replace("hf:/", "hf://", 1) if str(source).startswith("hf:/") else source)
+    if _is_ours(path):
+        weights = hub.read(path)
+        if weights.class_path is None:
+            raise ValueError(f"{path} does not name its class; it was not written by the zoo")
+        room = _room_of(weights.class_path)
+        if method is not None and method != _method(weights.class_path):
+            raise ValueError(f"{path} holds a {weights.class_path}, not weights of method {method!r}")
+        weights.hparams |= parse_settings(_class(weights.class_path), given)
+        which = "" if path.suffix == ".safetensors" else "averaged " if weights.averaged else "raw "
+        lines = [f"{path} holds {which}weights of {weights.class_path}"]
+    else:
+        room = _room(method, path)
+        weights, lines = room.read(path, parse_settings(_class_of(method), given))
+    formats = getattr(room, "FORMATS", {})
+    if to != "zoo" and to not in formats:
+        raise ValueError(f"--to {to}: {weights.class_path} can be written as {', '.join(['zoo', *formats])}")
+    if to != "zoo" and formats[to] and out.suffix not in formats[to]:
+        raise ValueError(f"--out {out}: {to} weights are a file that ends in {' or '.join(formats[to])}")
+    if to != "zoo" and not formats[to] and (out.suffix in (".safetensors", ".pt", ".ckpt") or out.is_file()):
+        raise ValueError(f"--out {out}: {to} weights are a folder")
+    module = hub.build(weights)
+    if to == "zoo":
+        licence = "Apache-2.0" if _is_ours(path) else "that of the source"
+        hub.save(module, out, config=weights.config, licence=licence)
+        lines.append(f"wrote {out}; use it as --weights {out}")
+    else:
+        lines += room.write(module, out, to)
+    yield from lines
+
+
+def parse_settings(cls: type[LightningModule], given: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` texts as constructor arguments of ``cls``, of the types that it declares.
+
+    Raises:
+        ValueError: for an unknown key, one that takes an object, or a value of another type.
+    """
+    hints = typing.get_type_hints(cls.__init__)
+    known = [n for n in inspect.signature(cls.__init__).parameters if n != "self"]
+    settings: dict[str, Any] = {}
+    for item in given:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set {item}: write KEY=VALUE, for example --set heads=4")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"--set {item}: {cls.__name__} has no argument {key!r}{hint}")
+        if not _is_plain(hints[key]):
+            raise ValueError(f"--set {item}: {key} takes an object, not a plain value")
+        value = _value(text)
+        if not _fits(value, hints[key]):
+            raise ValueError(f"--set {item}: {key} takes {_describe(hints[key])}, got {text!r}")
+        settings[key] = value
+    return settings
+
+
+def _value(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _is_plain(hint: Any) -> bool:
+    return all(
+        m in (bool, int, float, str, type(None)) or typing.get_origin(m) is typing.Literal
+        for m in _members(hint)
+    )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for member in _members(hint):
+        if typing.get_origin(member) is typing.Literal:
+            fits = value in typing.get_args(member)
+        elif member is float:
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+        else:
+            fits = type(value) is member
+        if fits:
+            return True
+    return False
+
+
+def _describe(hint: Any) -> str:
+    words = []
+    for member in _members(hint):
+        if typing.get_origin(member) is typing.Literal:
+            words += [str(a) for a in typing.get_args(member)]
+        else:
+            words.append("null" if member is type(None) else member.__name__)
+    return " or ".join(words)
+
+
+# --- whose weights -------------------------------------------------------------------------------------
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the zoo wrote the file; the reading itself is left to :mod:`zoo.hub.weights`."""
+    if path.is_dir():
+        return (path / "meta.pt").is_file()
+    if path.suffix != ".safetensors":
+        return path.suffix == ".ckpt"
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "zoo" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return True  # hub.read says what is wrong with it
+
+
+def _check_out(out: Path, to: str, force: bool) -> None:
+    if to == "zoo" and out.suffix != ".safetensors":
+        raise ValueError(f"--out {out}: weights of the zoo are a file that ends in .safetensors")
+    if out.exists() and not force:
+        raise ValueError(f"{out} exists; choose another --out or add --force")
+
+
+def _method(class_path: str) -> str:
+    """What ``--method`` calls a class of the zoo."""
+    package, declared = zoo._DECLARED[class_path.removeprefix("zoo.")]
+    return declared.convert or package.rpartition(".")[2]
+
+
+def _class(class_path: str) -> type[LightningModule]:
+    cls: type[LightningModule] = getattr(zoo, class_path.removeprefix("zoo."))
+    return cls
+
+
+def _rooms() -> dict[str, tuple[str, str]]:
+    """Method with a weights room -> its public class and the room."""
+    return {
+        _method(f"zoo.{name}"): (f"zoo.{name}", f"{package}.{declared.weights}")
+        for name, (package, declared) in zoo._DECLARED.items()
+        if declared.weights
+    }
+
+
+def _room_of(class_path: str) -> Any:
+    """The class's weights room, or None."""
+    own = [room for wanted, room in _rooms().values() if wanted == class_path]
+    return importlib.import_module(own[0]) if own else None
+
+
+def _class_of(method: str | None) -> type[LightningModule]:
+    return _class(_rooms()[str(method)][0])
+
+
+def _room(method: str | None, path: Path) -> Any:
+    rooms = _rooms()
+    if method not in rooms:
+        asked = f"{path} was not written by the zoo" if method is None else f"no method {method!r} to convert"
+        raise ValueError(f"{asked}; say whose weights it holds: --method {' or '.join(sorted(rooms))}")
+    return importlib.import_module(rooms[method][1])

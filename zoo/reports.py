@@ -1,0 +1,138 @@
+"""What ``predict_step`` and ``preview`` return, and how it becomes files that a person opens.
+
+One protocol: an object that writes itself (:class:`Report`). The engine calls it batch by batch and knows no
+method's own class.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+PARTS = "parts"
+"""Folder of the parts of a file that is merged at the end, in that of the predictions."""
+_GRID = 100
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """One line for the user."""
+    print(f"zoo: {text}", flush=True)
+
+
+@runtime_checkable
+class Report(Protocol):
+    """What ``predict_step`` returns: a dataclass that writes its own files.
+
+    A class whose batches are parts of one file writes a part per batch and has ``merge(folder)`` too: a
+    static method, called once, on the first process, when all processes have written, with the same folder.
+    """
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write this batch into ``folder``; returns the files or folders that a user should be told of."""
+        ...
+
+
+@dataclass
+class GeneratedImages:
+    """Images made by a generative model.
+
+    They become ``samples.npz`` in ADM's format (``arr_0`` uint8 (N, H, W, 3), ``arr_1`` labels) and
+    ``samples.png``, a sheet of the first 100; latents become ``latents.npz`` (float32 (N, C, S, S)).
+
+    Attributes:
+        images: (B, C, H, W) float in [-1, 1]; with C other than 1 or 3 they are latents.
+        labels: (B,) requested classes.
+        index: (B,) position of each in the whole set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+    @property
+    def viewable(self) -> bool:
+        """Whether these are pixels, not latents."""
+        return self.images.shape[1] in (1, 3)
+
+    def write(self, folder: Path) -> list[Path]:
+        """A part of the file that :meth:`merge` makes."""
+        values = to_uint8(self.images) if self.viewable else self.images.numpy()
+        part = folder / PARTS / f"{int(self.index[0]):09d}_{os.getpid()}.npz"
+        np.savez(part, values=values, labels=self.labels.numpy(), index=self.index.numpy())
+        return []
+
+    @staticmethod
+    def merge(folder: Path) -> list[Path]:
+        """``samples.npz`` in ADM's format and ``samples.png``, or ``latents.npz``."""
+        parts = sorted((folder / PARTS).glob("*.npz"))
+        return merge_parts(parts, folder, _GRID) if parts else []
+
+
+def to_uint8(images: Tensor) -> np.ndarray[Any, Any]:
+    """[-1, 1] (B, C, H, W) -> uint8 (B, H, W, 3), clamp(127.5 x + 128, 0, 255) as ADM and DiT write them."""
+    pixels = (127.5 * images.float() + 128).clamp(0, 255).to(torch.uint8)
+    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def image_grid(
+    pixels: np.ndarray[Any, Any], columns: int | None = None, min_side: int = 480
+) -> np.ndarray[Any, Any]:
+    """uint8 (B, H, W, 3) -> one (H', W', 3) sheet, row by row, small images enlarged by a whole factor."""
+    count, height, width, _ = pixels.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    gap = 1
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 40, dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
+        sheet[top : top + height, left : left + width] = image
+    factor = max(1, math.ceil(min_side / max(sheet.shape[:2])))
+    return sheet.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def save_png(path: Path, pixels: np.ndarray[Any, Any]) -> None:
+    """Write uint8 (H, W, 3) as PNG."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def merge_parts(parts: Sequence[Path], folder: Path, grid: int) -> list[Path]:
+    """Merge part files into one npz in order of ``index``; a memory map spares the RAM."""
+    indices = [np.load(p)["index"] for p in parts]
+    total = sum(map(len, indices))
+    rank_of = np.empty(int(max(i.max() for i in indices)) + 1, dtype=np.int64)
+    rank_of[np.sort(np.concatenate(indices))] = np.arange(total)
+    first = np.load(parts[0])["values"]
+    array_path = folder / "arr_0.npy"
+    values = np.lib.format.open_memmap(
+        array_path, mode="w+", dtype=first.dtype, shape=(total, *first.shape[1:])
+    )
+    labels = np.empty(total, dtype=np.int64)
+    for part, index in zip(parts, indices, strict=True):
+        with np.load(part) as data:
+            values[rank_of[index]], labels[rank_of[index]] = data["values"], data["labels"]
+    values.flush()
+    pixels = first.dtype == np.uint8
+    outputs = [folder / ("samples.npz" if pixels else "latents.npz")]
+    np.save(folder / "arr_1.npy", labels)
+    with zipfile.ZipFile(outputs[0], "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name in ("arr_0.npy", "arr_1.npy"):
+            archive.write(folder / name, name)
+            (folder / name).unlink()
+    if pixels:
+        outputs.append(folder / "samples.png")
+        save_png(outputs[1], image_grid(np.asarray(values[:grid])))
+    return outputs
