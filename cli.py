@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,10 +105,12 @@ def convert_command(argv: Sequence[str]) -> int:
         out, given = options.out, options.set
         convert_latents(options.source, out, options.to, given, options.force, lambda x: print(f"zoo: {x}"))
         return 0
-    from zoo.hub.convert import convert
+    with _heavy_imports("convert"):
+        from zoo.hub.convert import convert
 
-    for line in convert(options.source, options.out, options.method, options.to, options.set, options.force):
-        print(f"zoo: {line}")
+        given = (options.source, options.out, options.method, options.to, options.set, options.force)
+        for line in convert(*given):
+            print(f"zoo: {line}")
     return 0
 
 
@@ -117,10 +121,11 @@ def export_command(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="file to write: X.pt2 or X.onnx")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     options = parser.parse_args(argv)
-    from zoo.hub.export import export
+    with _heavy_imports("export"):
+        from zoo.hub.export import export
 
-    for line in export(options.weights, options.out, options.force):
-        print(f"zoo: {line}", flush=True)
+        for line in export(options.weights, options.out, options.force):
+            print(f"zoo: {line}", flush=True)
     return 0
 
 
@@ -185,12 +190,42 @@ def _run_command(verb: str) -> Callable[[Sequence[str]], int]:
         from zoo.engine.launch import stop_with_parent
 
         stop_with_parent()
-        from zoo.engine.runner import run
-        from zoo.evidence.manifest import record
+        # what goes to a file or a pager is not preceded by a line of ours
+        answers_only = any(a.startswith(("-h", "--help", "--print_config")) or ".help" in a for a in argv)
+        with _heavy_imports("" if answers_only else verb) as ready:
+            from zoo.engine.runner import run
+            from zoo.evidence.manifest import record
 
-        return run(verb, argv, record)
+            return run(verb, argv, record, ready)
 
     return command
+
+
+@contextlib.contextmanager
+def _heavy_imports(verb: str) -> Iterator[Callable[[], None]]:
+    """A line at once, for ``verb``: importing torch and Lightning takes seconds.
+
+    Nothing that an import makes is garbage, and looking for some costs a fifth of the start (measured). Gives
+    what is to be called when all is imported; else the collector works again at the end.
+    """
+    fresh = "lightning" not in sys.modules
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if verb and fresh and all(rank == "0" for rank in ranks):
+        print(f"zoo: {verb}: importing torch and lightning", flush=True)
+    paused = fresh and gc.isenabled()
+    if paused:
+        gc.disable()
+
+    def ready() -> None:
+        if paused and not gc.isenabled():
+            gc.freeze()  # what the start has made stays to the end: the collector need not look at it
+            gc.enable()
+
+    try:
+        yield ready
+    finally:
+        if paused:
+            gc.enable()
 
 
 def _version() -> str:

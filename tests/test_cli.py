@@ -156,7 +156,7 @@ def test_registered_weights_bring_the_config_of_their_entry(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = {"tiny": {"config": "dtr_dit_digits", "method": "dtr", "bytes": 1}}
-    monkeypatch.setattr("zoo.engine.runner.registry", lambda: entry)
+    monkeypatch.setattr("zoo.engine.arguments.registry", lambda: entry)
     monkeypatch.setattr(hub, "resolve", lambda name: weights)
 
     merged = printed_config(["predict", "--weights", "tiny"], capsys)

@@ -92,8 +92,10 @@ Record = Callable[[Path, dict[str, Any]], None]
 """``record(file, summary)`` adds a run's metrics to the results file of ``--manifest``."""
 
 
-def run(verb: str, argv: Sequence[str], record: Record | None = None) -> int:
-    """Run one Lightning verb; returns the exit code."""
+def run(
+    verb: str, argv: Sequence[str], record: Record | None = None, ready: Callable[[], None] = lambda: None
+) -> int:
+    """Run one Lightning verb; returns the exit code. ``ready`` is called when all is imported and built."""
     _quieten()
     if not {"", os.getcwd()} & set(
         sys.path
@@ -101,7 +103,7 @@ def run(verb: str, argv: Sequence[str], record: Record | None = None) -> int:
         sys.path.append(os.getcwd())
     arguments = Arguments(verb, list(argv))
     try:
-        ZooCLI(arguments, record)
+        ZooCLI(arguments, record, ready)
     except ParserError as error:
         arguments.remove_unused_folder()
         raise UsageError(explain_parser(error, arguments.sources, arguments.flags)) from error
@@ -143,8 +145,13 @@ def _quieten() -> None:
 class ZooCLI(LightningCLI):
     """LightningCLI in subclass mode with the zoo's callbacks, folder and checkpoint handling."""
 
-    def __init__(self, arguments: Arguments, record: Record | None = None) -> None:
-        self.arguments, self.record = arguments, record
+    def __init__(
+        self,
+        arguments: Arguments,
+        record: Record | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.arguments, self.record, self.ready = arguments, record, ready
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -164,6 +171,11 @@ class ZooCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The verb that was asked for alone: a parser for each of the four takes time to make."""
+        verb = self.arguments.verb
+        return {verb: LightningCLI.subcommands()[verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
@@ -259,6 +271,7 @@ class ZooCLI(LightningCLI):
             torch.set_float32_matmul_precision("high")
 
     def _run_subcommand(self, subcommand: str) -> None:
+        self.ready()
         # predictions are on disk, metrics in the run's own lines
         quiet = {"predict": "return_predictions", "validate": "verbose", "test": "verbose"}.get(subcommand)
         if quiet and self.arguments.value(quiet) is None:
