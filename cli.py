@@ -190,6 +190,10 @@ def _run_command(verb: str) -> Callable[[Sequence[str]], int]:
         from zoo.engine.launch import stop_with_parent
 
         stop_with_parent()
+        from zoo.engine.configs import read_config, split_configs
+
+        for path in split_configs(argv)[0]:
+            read_config(path)  # a mistake there is told at once
         # what goes to a file or a pager is not preceded by a line of ours
         answers_only = any(a.startswith(("-h", "--help", "--print_config")) or ".help" in a for a in argv)
         with _heavy_imports("" if answers_only else verb) as ready:

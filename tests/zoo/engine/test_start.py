@@ -47,6 +47,16 @@ def test_a_line_is_seen_before_the_heavy_imports() -> None:
     assert "Traceback" not in out.stderr
 
 
+def test_a_mistake_in_a_config_is_told_without_them(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("model: [")
+    code = "import sys; sys.modules['torch'] = None\nimport cli; cli.main(['fit', '--config', sys.argv[1]])"
+    for name, word in (("gnn_node_karat", "did you mean gnn_node_karate"), (tmp_path / "bad.yaml", "line 1")):
+        command = [sys.executable, "-c", code, str(name)]
+        out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert out.stdout == ""
+        assert word in out.stderr
+
+
 def test_answers_begin_with_themselves() -> None:
     code = "import sys; sys.modules['torch'] = None\nimport cli; cli.main(['fit', '--print_config'])"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

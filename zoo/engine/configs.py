@@ -1,0 +1,94 @@
+"""Config files as the command line names them. Reading them imports neither torch nor Lightning."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.engine.errors import UsageError
+from zoo.hub.catalog import find_config
+
+_CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+_GROUPS = ("trainer", "checkpoint", "ema", "previews")
+_WEIGHTS_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+
+
+def split_configs(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Config files in order, and the other arguments. Flags win over configs wherever they stand."""
+    configs, flags = [], []
+    items = iter(argv)
+    for item in items:
+        if match := re.match(r"(--config)=(.*)|(-c)(?!$)=?(.*)", item, re.DOTALL):
+            option, value = match[1] or match[3], match[2] or match[4]
+        elif item in ("-c", "--config"):
+            option, value = item, next(items, "")
+        else:
+            flags.append(item)
+            continue
+        if not value or value.startswith("-"):
+            raise UsageError(f"{option} needs a config name or file; see `zoo list configs`")
+        configs.append(find_config(value))
+    return configs, flags
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Content of a config file.
+
+    Raises:
+        UsageError: for a file that is no YAML mapping of settings.
+    """
+    if path.suffix in _WEIGHTS_SUFFIXES:
+        raise UsageError(f"{path} is no config: give weights to --weights and checkpoints to --ckpt_path")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text file; a config is YAML") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from error
+    if content is None:
+        raise UsageError(f"{path} is empty; a config is YAML with keys such as model, data and trainer")
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a mapping with keys such as model, data and trainer")
+    for group in _GROUPS:
+        if not isinstance(content.get(group, {}), dict):
+            raise UsageError(f"{path}: {group} must be a mapping of settings, got {content[group]!r}")
+    for group in ("model", "data"):
+        node = content.get(group)
+        stray = set(node) - _CLASS_KEYS if isinstance(node, dict) and "class_path" in node else ()
+        if stray:
+            raise UsageError(f"{path}: {group}.{min(map(str, stray))} belongs under {group}.init_args")
+    return content
+
+
+def under_public_names(node: Any) -> Any:
+    """A config with public classes under their public names: modules move, ``zoo.DTR`` does not.
+
+    A run's config.yaml of an earlier version may say ``datamodules.digits.Digits``.
+    """
+    if isinstance(node, list):
+        return [under_public_names(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _public(v) if key == "class_path" else under_public_names(v) for key, v in node.items()}
+
+
+def _public(class_path: Any) -> Any:
+    if not isinstance(class_path, str) or not re.fullmatch(r"(zoo|datamodules)(\.\w+){2,}", class_path):
+        return class_path
+    module, _, name = class_path.rpartition(".")
+    try:
+        gone = importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:
+        gone = True
+    package = importlib.import_module(module.partition(".")[0])
+    return f"{package.__name__}.{name}" if gone and name in package.__all__ else class_path
