@@ -1,4 +1,4 @@
-"""What a start costs: the first step of a run beside the imports it cannot do without, a fork beside a start."""
+"""What a start costs: the first step of a run beside its imports, a forked run beside one started anew."""
 
 from __future__ import annotations
 
