@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datamodules.audio_visual.log_mel import LogMel
+from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import batch_keys, global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
@@ -184,7 +184,7 @@ def keep_components(pictures: Tensor, train: Tensor, energy: float) -> Tensor:
     return (centred @ basis @ basis.T + mean).float().view_as(pictures)
 
 
-class DigitPairs(Dataset[dict[str, Tensor]]):
+class DigitPairs(BatchItems):
     """Pairs of a picture and a sound, a batch at a time.
 
     ``same``: both are of the label's digit. ``sum``: independent digits v, a of 0, 1, 2; the label is
@@ -229,9 +229,6 @@ class DigitPairs(Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
         epochs, index = batch_keys(keys)

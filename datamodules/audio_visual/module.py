@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.audio_visual import digits
@@ -17,12 +16,12 @@ from datamodules.audio_visual.clips import Augmentation, ClipItems, ClipStore, W
 from datamodules.audio_visual.digits import DigitPairs, DigitTask, Source, Weakening
 from datamodules.audio_visual.layouts import READERS, Clip, ClipList, listed_files, read_layout
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.loading.sampling import evaluation_loader, train_loader
+from datamodules.loading.loaders import SplitModule
 
 _MODALITIES = ("rgb", "spectrogram")
 
 
-class AudioVisual(LightningDataModule):
+class AudioVisual(SplitModule):
     """Clips with frames and log-mel spectrograms, from the released layouts or embedded digits.
 
     Batch: ``rgb`` float32 (B, 3, T, S, S) in [-1, 1], ``spectrogram`` float32 (B, 1, T_a, M) normalised,
@@ -108,7 +107,7 @@ class AudioVisual(LightningDataModule):
         audio_snr_db: float | None = None,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers)
         if layout != "digits" and layout not in READERS:
             raise ValueError(f"layout must be digits, {', '.join(READERS)}, got {layout!r}")
         if not modalities or set(modalities) - set(_MODALITIES):
@@ -122,7 +121,6 @@ class AudioVisual(LightningDataModule):
         base = Path(os.environ.get("ZOO_DATA", "data"))
         embedded = layout == "digits"
         self.layout, self.root = layout, Path(root) if root else (base if embedded else base / layout)
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.modalities, self.test_crops = tuple(modalities), test_crops
         self.frames = frames or (1 if embedded else 8)
         self.image_size = digits.SIDE if embedded else image_size or 224
@@ -150,10 +148,6 @@ class AudioVisual(LightningDataModule):
         self.num_classes: int | None = None
         self.task: str | None = None
         self.class_names: list[str] = []
-        self.train_set: Any = None
-        self.val_set: Any = None
-        self.test_set: Any = None
-        self.predict_set: Any = None
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -242,8 +236,7 @@ class AudioVisual(LightningDataModule):
         if stage in ("fit", "validate"):
             self.val_set = self._items(store, "test", 1)
         if stage in ("test", "predict"):
-            self.test_set = self._items(store, "test", self.test_crops)
-            self.predict_set = self.test_set
+            self.test_set = self.predict_set = self._items(store, "test", self.test_crops)
 
     def _measured(self) -> tuple[float, float]:
         if self.cache_dir is None or not self._statistics_file().is_file():
@@ -317,9 +310,7 @@ class AudioVisual(LightningDataModule):
         for data in sets:
             data.normalisation = self.normalisation
         self.train_set = sets[0]
-        self.val_set = sets[1]
-        self.test_set = sets[1]
-        self.predict_set = sets[1]
+        self.val_set = self.test_set = self.predict_set = sets[1]
         self.num_classes, self.task = (10 if self.digit_task == "same" else 3), "single_label"
         self.class_names = [str(c) for c in range(self.num_classes)]
 
@@ -327,17 +318,3 @@ class AudioVisual(LightningDataModule):
         """Name of an item of the prediction set."""
         data = self.predict_set
         return data.name(index) if isinstance(data, DigitPairs) else data.clips[index].name
-
-    # --- loaders -------------------------------------------------------------------------------------------
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> Any:
-        return evaluation_loader(self, self.predict_set, self.eval_batch_size, self.num_workers)

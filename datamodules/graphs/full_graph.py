@@ -7,18 +7,18 @@ Damage to the edges is a pure function of a seed, so that runs with the same see
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, index_to_mask
 
-from datamodules.loading.sampling import GlobalBatchSampler, TrainLoader, as_is, item_generator
+from datamodules.loading.loaders import evaluation_loader, train_loader
+from datamodules.loading.sampling import item_generator
 
 # Second words of the keys of this module's random streams.
 _RETAIN, _REWIRE, _COIN, _SPLIT = 1, 2, 3, 4
@@ -171,34 +171,13 @@ class FullGraphModule(LightningDataModule):
         self.num_classes = int(self.graph.y.max()) + 1
         self.num_features = int(self.graph.x.shape[1])
 
-    def train_dataloader(self) -> TrainLoader:
-        limit, trained_batches = None, None
-        if self.trainer is not None:
-            given = self.trainer.limit_train_batches
-            limit = int(given * self.steps_per_epoch) if isinstance(given, float) else given
-            trained_batches = partial(getattr, self.trainer.fit_loop.epoch_loop.batch_progress.total, "ready")
-        # rank 0 of 1: each rank sees the whole graph
-        sampler = GlobalBatchSampler(
-            self.steps_per_epoch, 1, batches_per_epoch=limit, trained_batches=trained_batches
-        )
-        return TrainLoader(
-            WholeGraph(self.graph, self.steps_per_epoch),
-            batch_sampler=sampler,
-            collate_fn=as_is,
-            generator=torch.Generator(),
-        )
+    def train_dataloader(self) -> Any:
+        return train_loader(self, WholeGraph(self.graph, self.steps_per_epoch), 1, shared=True)
 
-    def _once(self) -> DataLoader[Data]:
-        return DataLoader(WholeGraph(self.graph), collate_fn=as_is, generator=torch.Generator())
+    def val_dataloader(self) -> Any:
+        return evaluation_loader(self, WholeGraph(self.graph), 1, shared=True)
 
-    def val_dataloader(self) -> DataLoader[Data]:
-        return self._once()
-
-    def test_dataloader(self) -> DataLoader[Data]:
-        return self._once()
-
-    def predict_dataloader(self) -> DataLoader[Data]:
-        return self._once()
+    test_dataloader = predict_dataloader = val_dataloader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Moves the graph once, not every step; tensors made in inference mode cannot be trained on."""

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
 from datamodules.graphs.full_graph import mirrored, node_pairs
-from datamodules.loading.sampling import TrainLoader, as_is, batch_keys, evaluation_loader, train_loader
+from datamodules.loading.loaders import SplitModule
+from datamodules.loading.sampling import Keys, batch_keys
 
 _URL = "https://data.dgl.ai/dataset/ppi.zip"
 _SPLITS = {"train": "train", "val": "valid", "test": "test"}
@@ -67,12 +67,12 @@ class Graphs(Dataset[Data]):
     def __getitem__(self, key: int | tuple[int, int]) -> Data:
         return self.graphs[key[1] if isinstance(key, tuple) else key]
 
-    def __getitems__(self, keys: Sequence[int] | Sequence[tuple[int, int]]) -> Any:
+    def __getitems__(self, keys: Keys) -> Any:
         _, index = batch_keys(keys)
         return Batch.from_data_list([self.graphs[i] for i in index.tolist()])
 
 
-class PPI(LightningDataModule):
+class PPI(SplitModule):
     """24 graphs of proteins in human tissues, 20 train, 2 validate, 2 test (Zitnik and Leskovec, 2017).
 
     The files are ``<root>/raw/{train,valid,test}_{feats.npy,graph_id.npy,graph.json,labels.npy}``. A batch
@@ -102,9 +102,9 @@ class PPI(LightningDataModule):
     test_graphs: list[Data]
 
     def __init__(self, root: str | None = None, batch_size: int = 2, download: bool = False) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size=1)
         self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "ppi")
-        self.batch_size, self.download = batch_size, download
+        self.download = download
 
     def prepare_data(self) -> None:
         fetch(self.root / "raw", _FILES, _URL, self.download)
@@ -112,6 +112,9 @@ class PPI(LightningDataModule):
     def setup(self, stage: str) -> None:
         fetch(self.root / "raw", _FILES, _URL, False)
         self.train_graphs, self.val_graphs, self.test_graphs = (self._read(s) for s in _SPLITS.values())
+        self.train_set, self.val_set, self.test_set = (
+            Graphs(found) for found in (self.train_graphs, self.val_graphs, self.test_graphs)
+        )
         first = self.train_graphs[0]
         self.num_features, self.num_classes = int(first.x.shape[1]), int(first.y.shape[1])
 
@@ -140,18 +143,3 @@ class PPI(LightningDataModule):
         inside = edges[:, mask[edges[0]] & mask[edges[1]]]
         pairs = node_pairs(number[inside])
         return Data(x=x[mask].float(), y=y[mask].float(), edge_index=mirrored(pairs))
-
-    def train_dataloader(self) -> TrainLoader:
-        return train_loader(self, Graphs(self.train_graphs), self.batch_size)
-
-    def _one_by_one(self, graphs: list[Data]) -> DataLoader[Any]:
-        return evaluation_loader(self, Graphs(graphs), 1, collate_fn=as_is)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._one_by_one(self.val_graphs)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._one_by_one(self.test_graphs)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self._one_by_one(self.test_graphs)

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from datamodules.loading.sampling import evaluation_loader
+from datamodules.loading.loaders import BatchItems, evaluation_loader
 
 Array = np.ndarray[Any, Any]
 FEATURES = ("pool_3", "spatial", "logits")
@@ -109,7 +108,7 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-class NpzItems(Dataset[dict[str, Tensor]]):
+class NpzItems(BatchItems):
     """Images or features of an npz file, a batch at a time.
 
     Raises:
@@ -141,9 +140,6 @@ class NpzItems(Dataset[dict[str, Tensor]]):
         if self.images:
             rows = {"image": rows["arr_0"].permute(0, 3, 1, 2)}
         return {**rows, "index": torch.tensor(list(indices))}
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([index]).items()}
 
 
 def array_names(path: Path) -> list[str]:

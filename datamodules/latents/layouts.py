@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+
+from datamodules.loading.loaders import BatchItems
 
 LatentLayout = Literal["packed", "fast-dit", "repa", "lightningdit"]
 Array = np.ndarray[Any, Any]
@@ -37,7 +38,7 @@ _SOURCE = (
 )
 
 
-class LatentItems(Dataset[dict[str, Tensor]]):
+class LatentItems(BatchItems):
     """What the data set of every layout offers.
 
     Attributes:
@@ -58,9 +59,6 @@ class LatentItems(Dataset[dict[str, Tensor]]):
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
         """A batch: ``latent`` float32 (B, C, S, S) in training scale, ``label`` and ``index`` int64 (B,)."""
         raise NotImplementedError
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
     def stored(self, index: Array) -> tuple[Array, Array]:
         """(values (B, V, C or 2 C, S, S) before scaling, labels int64 (B,)) as the packed layout has them."""

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from datamodules.loading.sampling import batch_keys, evaluation_loader, global_seed, item_seeds, train_loader
+from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 from datamodules.shapes.building import SURFACE, mesh_arrays, mesh_paths, solids_arrays
 from datamodules.shapes.solids import CATEGORIES
 from datamodules.shapes.stores import (
@@ -40,7 +39,7 @@ def stage_of(epoch: int, stages: Sequence[dict[str, int]]) -> int:
     return stage["resolution"]
 
 
-class ShapeItems(Dataset[dict[str, Tensor]]):
+class ShapeItems(BatchItems):
     """Shapes of a store; in training the point set follows the epoch, and the view is a draw of the item.
 
     Args:
@@ -141,11 +140,8 @@ class ShapeItems(Dataset[dict[str, Tensor]]):
             fine = np.stack([pooled(v, self.fine) for v in fine])
         return torch.from_numpy(fine.astype(np.uint8)), torch.from_numpy(surface)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
-
-class Shapes(LightningDataModule):
+class Shapes(SplitModule):
     """3-D shapes for implicit fields, the point sets growing with the stages of the training.
 
     Batch: ``voxels`` float32 (B, 1, S, S, S) of 0 and 1, ``points`` float32 (B, P, 3) in the unit cube,
@@ -203,7 +199,7 @@ class Shapes(LightningDataModule):
         eval_batch_size: int = 8,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers)
         if source not in ("solids", "hdf5", "meshes"):
             raise ValueError(f"source must be solids, hdf5 or meshes, got {source!r}")
         if evaluate_on not in ("test", "train"):
@@ -225,8 +221,7 @@ class Shapes(LightningDataModule):
         self.train_file, self.test_file, self.codes_path = train_file, test_file, codes
         self.train_shapes, self.test_shapes = train_shapes, test_shapes
         self.input_size, self.fine, self.continuous, self.views = input_size, fine, continuous, views
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.dims = num_workers, 3
+        self.dims = 3
         self._stores: dict[str, Store] = {}
         self.category_names: list[str] = []
         self._categories: list[str] = []
@@ -313,18 +308,6 @@ class Shapes(LightningDataModule):
     def _items(self, name: str, rows: Sequence[int], codes: Any = None, fine: int = 0) -> ShapeItems:
         views = self.views > 0
         return ShapeItems(self._stores[name], rows, self.stages, self.input_size, views, codes, fine)
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
 
 
 def _categories(path: Path, size: int) -> list[str]:
