@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from datamodules.audio_visual.media import (
     read_video,
     to_jpeg,
 )
+from datamodules.loading.files import written_whole
 from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import global_seed, item_generator
 
@@ -185,10 +185,8 @@ class ClipStore:
         }
         if found.log_mel is not None:
             arrays["log_mel"] = found.log_mel.numpy()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-        np.savez(temporary, **arrays)
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            np.savez(temporary, **arrays)
         return None
 
     def build(self, clips: Sequence[Clip], threads: int, what: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio_visual.log_mel import LogMel
+from datamodules.loading.files import read_npz
 from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import batch_keys, global_seed, item_generator
 
@@ -69,12 +70,9 @@ def load(root: Path, source: Source = "auto") -> Recordings:
 
 
 def _spoken(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            audio, offsets = file["audio"], file["offsets"]
-            labels, takes, rate = file["label"], file["take"], int(file["sample_rate"])
-    except Exception as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:60]}); copy it anew") from None
+    held = read_npz(path, "audio", "offsets", "label", "take", "sample_rate")
+    audio, offsets, labels, takes = (held[key] for key in ("audio", "offsets", "label", "take"))
+    rate = int(held["sample_rate"])
     if rate != RATE or len(offsets) != len(labels) + 1:
         raise ValueError(f"{path}: expected {RATE} Hz and an offset more than labels, got {rate} Hz")
     sounds = np.zeros((len(labels), SAMPLES), dtype=np.float32)

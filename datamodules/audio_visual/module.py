@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,8 @@ from datamodules.audio_visual.clips import Augmentation, ClipItems, ClipStore, W
 from datamodules.audio_visual.digits import DigitPairs, DigitTask, Source, Weakening
 from datamodules.audio_visual.layouts import READERS, Clip, ClipList, listed_files, read_layout
 from datamodules.audio_visual.log_mel import LogMel
+from datamodules.loading.arguments import data_folder
+from datamodules.loading.files import written_whole
 from datamodules.loading.loaders import SplitModule
 
 _MODALITIES = ("rgb", "spectrogram")
@@ -118,9 +119,8 @@ class AudioVisual(SplitModule):
             raise ValueError(
                 f"need pca_energy in (0, 1] and image_noise >= 0, got {pca_energy}, {image_noise}"
             )
-        base = Path(os.environ.get("ZOO_DATA", "data"))
         embedded = layout == "digits"
-        self.layout, self.root = layout, Path(root) if root else (base if embedded else base / layout)
+        self.layout, self.root = layout, data_folder(root, "" if embedded else layout)
         self.modalities, self.test_crops = tuple(modalities), test_crops
         self.frames = frames or (1 if embedded else 8)
         self.image_size = digits.SIDE if embedded else image_size or 224
@@ -205,12 +205,8 @@ class AudioVisual(SplitModule):
         return self.cache_dir / f"skipped_{split}_{self._digest(split)}.json"
 
     def _note(self, split: str, clips: list[Clip], bad: dict[str, str]) -> None:
-        assert self.cache_dir is not None
-        self.cache_dir.mkdir(parents=True, exist_ok=True)
-        path = self._bad_file(split)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(bad, indent=1, ensure_ascii=False))
-        temporary.replace(path)
+        with written_whole(self._bad_file(split)) as temporary:
+            temporary.write_text(json.dumps(bad, indent=1, ensure_ascii=False))
 
     def _read_bad(self, split: str) -> dict[str, str]:
         if self.cache_dir is None or not self._bad_file(split).is_file():

@@ -7,7 +7,6 @@ training part of a fold stratified hold-outs, one to select a model and one for 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch
 
+from datamodules.loading.files import one_line, written_whole
 from datamodules.loading.loaders import SplitModule, evaluation_loader
 from datamodules.loading.sampling import Keys, batch_keys, item_generator
 
@@ -160,7 +160,8 @@ class GraphLevelModule(SplitModule):
     Args:
         fold: which fold is the test set.
         folds: number of folds.
-        holdout: which hold-out of the fold's training part validates.
+        holdout: which hold-out of the fold's training part validates: 0 is the one of model selection, each
+            other one of a retraining.
         holdout_share: size of the hold-out.
         split_seed: of the folds and the hold-outs.
         batch_size: global training batch, over all devices; the last partial batch of an epoch is dropped.
@@ -248,10 +249,8 @@ class GraphLevelModule(SplitModule):
             train, val = stratified_holdout(labels, rest, self.holdout_share, *key)
             content.append({"test": test, "model_selection": [{"train": train, "validation": val}]})
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(content))
-            os.replace(temporary, path)
+            with written_whole(path) as temporary:
+                temporary.write_text(json.dumps(content))
         return content
 
     def predict_dataloader(self) -> Any:
@@ -279,7 +278,6 @@ def read_splits(path: Path, graphs: int, folds: int) -> list[dict[str, Any]]:
                 raise ValueError(f"a fold does not hold each of the {graphs} graphs once")
     except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
         raise ValueError(
-            f"{path} holds no splits of these data ({' '.join(str(error).split())}); delete it or "
-            "give another file"
+            f"{path} holds no splits of these data ({one_line(error)}); delete it or give another file"
         ) from None
     return list(content)

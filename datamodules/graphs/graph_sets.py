@@ -7,7 +7,7 @@ An item is the adjacency matrix of one graph in an order of its nodes, which is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 from torch import Tensor
 
 from datamodules.graphs.tu_graphs import read_tu, tu_folder
+from datamodules.loading.arguments import check_choice
 from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, evaluation_loader
 from datamodules.loading.sampling import Keys, batch_keys, global_seed, item_generator
 
@@ -188,8 +189,7 @@ class GraphSetModule(SplitModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers)
-        if order not in get_args(Order):
-            raise ValueError(f"data.init_args.order must be bfs or canonical, got {order!r}")
+        check_choice("order", order, Order)
         epoch = 1 if items_per_epoch is None else items_per_epoch
         if min(batch_size, eval_batch_size, predict_samples, epoch) < 1 or bfs_draws < 0:
             raise ValueError(
@@ -289,19 +289,10 @@ class GraphSet(GraphSetModule):
         self,
         name: SetName = "community_small",
         set_seed: int = 0,
-        batch_size: int = 32,
-        eval_batch_size: int = 32,
-        order: Order = "bfs",
-        items_per_epoch: int | None = None,
-        bfs_draws: int = 2000,
-        predict_samples: int = 64,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, order, items_per_epoch, bfs_draws, predict_samples, num_workers
-        )
-        if name not in SETS:
-            raise ValueError(f"data.init_args.name must be one of {', '.join(SETS)}, got {name!r}")
+        super().__init__(**kwargs)
+        check_choice("name", name, SetName)
         self.set_name, self.set_seed = name, set_seed
 
     def read(self) -> list[Array]:
@@ -332,17 +323,9 @@ class TUGraphSet(GraphSetModule):
         root: str | None = None,
         min_nodes: int = 10,
         max_graph_nodes: int = 1000,
-        batch_size: int = 32,
-        eval_batch_size: int = 32,
-        order: Order = "bfs",
-        items_per_epoch: int | None = None,
-        bfs_draws: int = 2000,
-        predict_samples: int = 64,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, order, items_per_epoch, bfs_draws, predict_samples, num_workers
-        )
+        super().__init__(**kwargs)
         self.set_name, self.raw = name, tu_folder(root, name)
         self.sizes = (min_nodes, max_graph_nodes)
 

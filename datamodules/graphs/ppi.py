@@ -6,7 +6,6 @@ A batch is a PyG ``Batch`` of whole graphs, see :class:`PPI`.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
 from datamodules.graphs.full_graph import mirrored, node_pairs
+from datamodules.loading.arguments import data_folder
+from datamodules.loading.files import one_line, written_whole
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.sampling import Keys, batch_keys
 
@@ -43,9 +44,8 @@ def fetch(folder: Path, files: Sequence[str], url: str, download: bool) -> None:
         with zipfile.ZipFile(archive) as packed:
             for member in packed.namelist():
                 if Path(member).name in missing:
-                    temporary = folder / f".{Path(member).name}.tmp"
-                    temporary.write_bytes(packed.read(member))
-                    os.replace(temporary, folder / Path(member).name)
+                    with written_whole(folder / Path(member).name) as temporary:
+                        temporary.write_bytes(packed.read(member))
         archive.unlink()
         missing = [name for name in files if not (folder / name).is_file()]
     if missing:
@@ -103,7 +103,7 @@ class PPI(SplitModule):
 
     def __init__(self, root: str | None = None, batch_size: int = 2, download: bool = False) -> None:
         super().__init__(batch_size, eval_batch_size=1)
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "ppi")
+        self.root = data_folder(root, "graphs/ppi")
         self.download = download
 
     def prepare_data(self) -> None:
@@ -128,8 +128,9 @@ class PPI(SplitModule):
             links = json.loads((folder / f"{split}_graph.json").read_text())["links"]
             edges = torch.tensor([[e["source"], e["target"]] for e in links], dtype=torch.long).view(-1, 2).T
         except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
-            text = " ".join(str(error).split())[:120]
-            raise ValueError(f"{folder}/{split}_*: damaged files ({text}); take all twelve anew") from None
+            raise ValueError(
+                f"{folder}/{split}_*: damaged files ({one_line(error)}); take all twelve anew"
+            ) from None
         if not len(x) == len(y) == len(graph_id) or (edges.numel() and int(edges.max()) >= len(x)):
             raise ValueError(
                 f"{folder}/{split}_*: {len(x)} features, {len(y)} labels, {len(graph_id)} graph ids and the "

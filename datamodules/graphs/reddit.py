@@ -6,9 +6,6 @@ parts.
 
 from __future__ import annotations
 
-import os
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,8 @@ from torch_geometric.utils import coalesce
 
 from datamodules.graphs.full_graph import FullGraphModule
 from datamodules.graphs.ppi import fetch
+from datamodules.loading.arguments import data_folder
+from datamodules.loading.files import READ_ERRORS, one_line, read_npz
 
 _URL = "https://data.dgl.ai/dataset/reddit.zip"
 _FILES = ("reddit_data.npz", "reddit_graph.npz")
@@ -41,7 +40,7 @@ class Reddit(FullGraphModule):
 
     def __init__(self, root: str | None = None, download: bool = False, steps_per_epoch: int = 1) -> None:
         super().__init__(steps_per_epoch)
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "reddit")
+        self.root = data_folder(root, "graphs/reddit")
         self.download = download
 
     def prepare_data(self) -> None:
@@ -53,13 +52,11 @@ class Reddit(FullGraphModule):
 
         nodes_file, graph_file = (self.root / "raw" / name for name in _FILES)
         try:
-            with np.load(nodes_file, allow_pickle=False) as file:
-                x, y, kind = (file[k] for k in ("feature", "label", "node_types"))
+            x, y, kind = read_npz(nodes_file, "feature", "label", "node_types").values()
             adjacency: Any = load_npz(graph_file).tocoo()
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
-            text = " ".join(str(error).split())[:120]
+        except READ_ERRORS as error:
             raise ValueError(
-                f"the files in {nodes_file.parent} are damaged ({text}); take both anew"
+                f"the files in {nodes_file.parent} are damaged ({one_line(error)}); take both anew"
             ) from None
         if not len(x) == len(y) == len(kind) == adjacency.shape[0]:
             raise ValueError(

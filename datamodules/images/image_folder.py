@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.loading.arguments import data_folder
 from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, as_is, place
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
@@ -233,7 +234,7 @@ class ImageFolder(SplitModule):
             )
         if predict_samples is not None and num_classes is None:
             raise ValueError("predict_samples draws classes, so num_classes must say how many there are")
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "imagenet" / "train")
+        self.root = data_folder(root, "imagenet/train")
         self.val_root = Path(val_root) if val_root else None
         self.size, self.flip, self.num_classes = size, flip, num_classes
         self.predict_batch_size, self.shard_size = predict_batch_size, shard_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.images.image_folder import SUFFIXES, read_rgb
+from datamodules.loading.arguments import data_folder
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.sampling import global_seed, item_generator
 
@@ -453,7 +453,7 @@ class Saliency(SplitModule):
             raise ValueError(f"size must be null or at least 32, got {size}")
         if not 0 <= crop < 1 or not 0 <= rotate <= 180:
             raise ValueError(f"need crop in [0, 1) and rotate in [0, 180], got {crop} and {rotate}")
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "saliency")
+        self.root = data_folder(root, "saliency")
         self.sources: dict[str, str | None] = {"train": train, "val": val}
         self.tests = [test] if isinstance(test, str) else list(test)
         if not self.tests:

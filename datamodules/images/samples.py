@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from datamodules.loading.files import READ_ERRORS, npy_header, one_line
 from datamodules.loading.loaders import BatchItems, evaluation_loader
 
 Array = np.ndarray[Any, Any]
@@ -22,12 +22,10 @@ _FORMAT = (
     "spatial (N, 2023) and logits (N, 1008) of Inception"
 )
 _SOURCE = "the reference batches of github.com/openai/guided-diffusion (evaluations)"
-_READ_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError)
 
 
 def _damaged(path: Path, what: object) -> ValueError:
-    text = " ".join(str(what).split()) or type(what).__name__
-    return ValueError(f"{path} is no readable npz file ({text}); write or download it anew")
+    return ValueError(f"{path} is no readable npz file ({one_line(what)}); write or download it anew")
 
 
 class NpzArray:
@@ -49,14 +47,16 @@ class NpzArray:
         try:
             with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
                 info = archive.getinfo(f"{name}.npy")
-                self.shape, self.dtype = _npy_header(member)
+                self.shape, fortran, self.dtype = npy_header(member)
                 self._header = member.tell()
+            if fortran or self.dtype.hasobject or not self.shape:
+                raise ValueError("an array in Fortran order, of Python objects or without rows")
             self._stored = info.compress_type == zipfile.ZIP_STORED
             with path.open("rb") as file:
                 file.seek(info.header_offset + 26)  # lengths of name and extra field in the local header
                 lengths = np.frombuffer(file.read(4), dtype="<u2")
             self._offset = info.header_offset + 30 + int(lengths.sum()) + self._header
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _damaged(path, error) from None
         self._row = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         if info.file_size != self._header + len(self) * self._row:
@@ -78,7 +78,7 @@ class NpzArray:
                     self._open = np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
                 return np.array(self._open[list(indices)])
             return np.stack([self._next(i) for i in indices])
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _damaged(self.path, error) from None
 
     def _next(self, index: int) -> Array:
@@ -92,20 +92,6 @@ class NpzArray:
         data = self._open.read(self._row)
         self._position = index + 1
         return np.frombuffer(data, dtype=self.dtype).reshape(self.shape[1:])
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"npy format {version}")
-    shape, fortran, dtype = read(file)
-    if fortran or dtype.hasobject or not shape:
-        raise ValueError("an array in Fortran order, of Python objects or without rows")
-    return shape, dtype
 
 
 class NpzItems(BatchItems):

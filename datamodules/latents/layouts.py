@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.loading.files import npy_header
 from datamodules.loading.loaders import BatchItems
 
 LatentLayout = Literal["packed", "fast-dit", "repa", "lightningdit"]
@@ -105,7 +106,7 @@ def load_npy(path: Path, layout: str, mmap: bool = False) -> Array:
         raise missing(path, layout)
     try:
         with path.open("rb") as file:
-            shape, dtype = _npy_header(file)
+            shape, _, dtype = npy_header(file)
             expected = file.tell() + math.prod(shape) * dtype.itemsize
     except (ValueError, EOFError, OSError) as error:
         raise damaged(path, layout, error) from None
@@ -118,15 +119,6 @@ def load_npy(path: Path, layout: str, mmap: bool = False) -> Array:
     except (ValueError, EOFError, OSError) as error:
         raise damaged(path, layout, error) from None
     return array
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f".npy format {version[0]}.{version[1]}")
-    shape, _, dtype = readers[version](file)
-    return shape, dtype
 
 
 def sizes(expected: int, found: int) -> str:

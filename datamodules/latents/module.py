@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,7 +9,6 @@ import torch
 from datamodules.latents.layouts import (
     IMAGENET_TRAIN_ITEMS,
     IMAGENET_VAL_ITEMS,
-    LAYOUTS,
     LatentItems,
     LatentLayout,
     check_labels,
@@ -18,6 +16,7 @@ from datamodules.latents.layouts import (
 from datamodules.latents.lightningdit import LightningDiTLatents
 from datamodules.latents.packed import PackedLatents
 from datamodules.latents.per_image import FastDiTLatents, RepaLatents
+from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import SplitModule, TensorItems
 
 
@@ -76,9 +75,8 @@ class ImageNetLatents(SplitModule):
         latent_multiplier: float = 1.0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers)
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "imagenet256")
+        check_choice("layout", layout, LatentLayout)
+        self.root = data_folder(root, "imagenet256")
         self.layout, self.val_root = layout, Path(val_root) if val_root else None
         self.predict_samples, self.num_classes = predict_samples, num_classes
         self.latent_norm, self.latent_multiplier = latent_norm, latent_multiplier

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import BatchItems, SplitModule
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 from datamodules.shapes.building import SURFACE, mesh_arrays, mesh_paths, solids_arrays
@@ -26,6 +26,8 @@ from datamodules.shapes.stores import (
 )
 from datamodules.shapes.voxels import pooled, surface_points
 
+Source = Literal["solids", "hdf5", "meshes"]
+Part = Literal["test", "train"]
 TEST_VIEW = 23
 _CROP = 128
 
@@ -177,7 +179,7 @@ class Shapes(SplitModule):
 
     def __init__(
         self,
-        source: Literal["solids", "hdf5", "meshes"] = "solids",
+        source: Source = "solids",
         root: str | None = None,
         train_file: str = "all_vox256_img_train.hdf5",
         test_file: str | None = "all_vox256_img_test.hdf5",
@@ -192,7 +194,7 @@ class Shapes(SplitModule):
         input_size: int = 64,
         fine: int = 64,
         continuous: int = 0,
-        evaluate_on: Literal["test", "train"] = "test",
+        evaluate_on: Part = "test",
         views: int = 0,
         codes: str | None = None,
         batch_size: int = 32,
@@ -200,10 +202,8 @@ class Shapes(SplitModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers)
-        if source not in ("solids", "hdf5", "meshes"):
-            raise ValueError(f"source must be solids, hdf5 or meshes, got {source!r}")
-        if evaluate_on not in ("test", "train"):
-            raise ValueError(f"evaluate_on must be test or train, got {evaluate_on!r}")
+        check_choice("source", source, Source)
+        check_choice("evaluate_on", evaluate_on, Part)
         _check_stages(stages)
         if source == "solids" and (train_shapes is None or test_shapes is None):
             raise ValueError("solids have no end: give train_shapes and test_shapes")
@@ -217,7 +217,7 @@ class Shapes(SplitModule):
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")
         self.evaluate_on = evaluate_on
         self.source, self.categories, self.stages = source, tuple(categories), list(stages)
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "shapenet")
+        self.root = data_folder(root, "shapenet")
         self.train_file, self.test_file, self.codes_path = train_file, test_file, codes
         self.train_shapes, self.test_shapes = train_shapes, test_shapes
         self.input_size, self.fine, self.continuous, self.views = input_size, fine, continuous, views

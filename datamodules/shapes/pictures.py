@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.loading.arguments import check_choice
 from datamodules.loading.loaders import SplitModule, TensorItems
 from datamodules.loading.sampling import batch_keys, item_generator
 
 Array = np.ndarray[Any, Any]
+Source = Literal["letters", "letters_gap", "digits"]
 # canvas -> height and width of its A; the paper's canvas is 64
 LETTERS = {32: (13, 12), 64: (29, 27)}
 _PAIRS = 135
@@ -65,7 +67,7 @@ class Shapes2D(SplitModule):
 
     def __init__(
         self,
-        source: Literal["letters", "letters_gap", "digits"] = "letters",
+        source: Source = "letters",
         canvas: int = 64,
         pairs: int = 48,
         blur: float = 0.0,
@@ -74,8 +76,7 @@ class Shapes2D(SplitModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers)
-        if source not in ("letters", "letters_gap", "digits"):
-            raise ValueError(f"source must be letters, letters_gap or digits, got {source!r}")
+        check_choice("source", source, Source)
         if source != "digits" and canvas not in LETTERS:
             raise ValueError(f"letters have a canvas of {' or '.join(map(str, LETTERS))}, got {canvas}")
         self.source, self.pairs, self.blur = source, pairs, blur

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.loading.arguments import check_choice
 from datamodules.loading.loaders import BatchItems, SplitModule
 from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.traffic.sensor_graph import neighbourhood
@@ -169,8 +170,7 @@ class ForecastModule(SplitModule):
                 raise ValueError(f"data.init_args.{key} must be at least 1, got {value}")
         if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
             raise ValueError(f"data.init_args.split is three shares above 0 that sum to 1, got {list(split)}")
-        if split_by not in ("windows", "rows"):
-            raise ValueError(f"data.init_args.split_by must be windows or rows, got {split_by!r}")
+        check_choice("split_by", split_by, Split)
         self.lags, self.horizon, self.split, self.split_by = lags, horizon, tuple(split), split_by
         self.nodes, self.time_of_day = nodes, time_of_day
         self.in_channels = 2 if time_of_day else 1
