@@ -1,4 +1,4 @@
-"""A generated graph with communities: as large as wanted, and its true edges are known.
+"""Graphs that need no file: Zachary's karate club, and a block model as large as wanted.
 
 A batch is one PyG ``Data``, the whole graph, each step the same; see
 :class:`datamodules.graphs.full_graph.FullGraphModule`.
@@ -11,12 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 from torch_geometric.data import Data
+from torch_geometric.utils import index_to_mask
 
 from datamodules.graphs.full_graph import DamagedGraphModule, node_pairs, random_split
 from datamodules.loading.arguments import check_fractions
 from datamodules.loading.sampling import item_generator
 
-_NODES = 55
+# Second words of the keys of this module's random streams.
+_SPLIT, _NODES = 34, 55
+
+
+class KarateClub(DamagedGraphModule):
+    """Zachary's karate club (1977): 34 members, 78 friendships, 4 communities by modularity.
+
+    ``x`` is the identity (34, 34). PyG's one training node per community; of the others two per community
+    validate and the rest (22) test, the same whatever the seed. The batch is described in
+    :class:`datamodules.graphs.full_graph.FullGraphModule`.
+    The arguments are those of :class:`datamodules.graphs.full_graph.DamagedGraphModule`.
+    """
+
+    def read(self) -> Data:
+        from torch_geometric.datasets import KarateClub as Source
+
+        raw = Source()[0]
+        order = torch.from_numpy(item_generator(0, _SPLIT).permutation(raw.num_nodes))
+        order = order[~raw.train_mask[order]]
+        val = torch.cat([order[raw.y[order] == c][:2] for c in range(int(raw.y.max()) + 1)])
+        val_mask = index_to_mask(val, raw.num_nodes)
+        masks = (raw.train_mask, val_mask, ~(raw.train_mask | val_mask))
+        return self.damaged(raw.x, raw.y, node_pairs(raw.edge_index), masks)
 
 
 class BlockModel(DamagedGraphModule):
