@@ -24,18 +24,18 @@ __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
     from datamodules.audio_visual.module import AudioVisual as AudioVisual
-    from datamodules.graphs.block_model import BlockModel as BlockModel
     from datamodules.graphs.digits_graph import DigitsGraph as DigitsGraph
+    from datamodules.graphs.embedded import BlockModel as BlockModel
+    from datamodules.graphs.embedded import KarateClub as KarateClub
     from datamodules.graphs.gaug import GAugGraph as GAugGraph
     from datamodules.graphs.graph_sets import GraphSet as GraphSet
     from datamodules.graphs.graph_sets import TUGraphSet as TUGraphSet
-    from datamodules.graphs.karate import KarateClub as KarateClub
+    from datamodules.graphs.graphsage import PPI as PPI
+    from datamodules.graphs.graphsage import Reddit as Reddit
     from datamodules.graphs.knn_graph import KNNGraph as KNNGraph
     from datamodules.graphs.links import LinkSplit as LinkSplit
     from datamodules.graphs.neighbors import NeighborSampling as NeighborSampling
     from datamodules.graphs.planetoid import Planetoid as Planetoid
-    from datamodules.graphs.ppi import PPI as PPI
-    from datamodules.graphs.reddit import Reddit as Reddit
     from datamodules.graphs.synthetic_graphs import SyntheticGraphs as SyntheticGraphs
     from datamodules.graphs.tu_graphs import TUGraphs as TUGraphs
     from datamodules.images.composites import SaliencyComposites as SaliencyComposites

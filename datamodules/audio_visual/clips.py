@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datamodules.audio_visual.augment import augment_frames, centre_frames, spec_augment
 from datamodules.audio_visual.layouts import Clip
@@ -30,6 +28,8 @@ from datamodules.audio_visual.media import (
     read_video,
     to_jpeg,
 )
+from datamodules.loading.files import written_whole
+from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import global_seed, item_generator
 
 _AUGMENTATION = 7  # word of the keys of augmentation
@@ -185,10 +185,8 @@ class ClipStore:
         }
         if found.log_mel is not None:
             arrays["log_mel"] = found.log_mel.numpy()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-        np.savez(temporary, **arrays)
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            np.savez(temporary, **arrays)
         return None
 
     def build(self, clips: Sequence[Clip], threads: int, what: str) -> dict[str, str]:
@@ -239,7 +237,7 @@ def skip_bad(clips: list[Clip], reasons: dict[str, str], split: str) -> list[Cli
     return [c for c in clips if c.name not in reasons]
 
 
-class ClipItems(Dataset[dict[str, Tensor]]):
+class ClipItems(BatchItems):
     """Windows of clips, a batch at a time. Training items are asked for as (epoch, index) and augmented.
 
     Args:
@@ -273,9 +271,6 @@ class ClipItems(Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.clips)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
         items = [self._item(*(k if isinstance(k, tuple) else (-1, k))) for k in keys]

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datamodules.audio_visual.log_mel import LogMel
+from datamodules.loading.files import read_npz
+from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import batch_keys, global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
@@ -69,12 +70,9 @@ def load(root: Path, source: Source = "auto") -> Recordings:
 
 
 def _spoken(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            audio, offsets = file["audio"], file["offsets"]
-            labels, takes, rate = file["label"], file["take"], int(file["sample_rate"])
-    except Exception as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:60]}); copy it anew") from None
+    held = read_npz(path, "audio", "offsets", "label", "take", "sample_rate")
+    audio, offsets, labels, takes = (held[key] for key in ("audio", "offsets", "label", "take"))
+    rate = int(held["sample_rate"])
     if rate != RATE or len(offsets) != len(labels) + 1:
         raise ValueError(f"{path}: expected {RATE} Hz and an offset more than labels, got {rate} Hz")
     sounds = np.zeros((len(labels), SAMPLES), dtype=np.float32)
@@ -184,7 +182,7 @@ def keep_components(pictures: Tensor, train: Tensor, energy: float) -> Tensor:
     return (centred @ basis @ basis.T + mean).float().view_as(pictures)
 
 
-class DigitPairs(Dataset[dict[str, Tensor]]):
+class DigitPairs(BatchItems):
     """Pairs of a picture and a sound, a batch at a time.
 
     ``same``: both are of the label's digit. ``sum``: independent digits v, a of 0, 1, 2; the label is
@@ -229,9 +227,6 @@ class DigitPairs(Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
         epochs, index = batch_keys(keys)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.audio_visual import digits
@@ -17,12 +15,14 @@ from datamodules.audio_visual.clips import Augmentation, ClipItems, ClipStore, W
 from datamodules.audio_visual.digits import DigitPairs, DigitTask, Source, Weakening
 from datamodules.audio_visual.layouts import READERS, Clip, ClipList, listed_files, read_layout
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.loading.sampling import evaluation_loader, train_loader
+from datamodules.loading.arguments import data_folder
+from datamodules.loading.files import written_whole
+from datamodules.loading.loaders import SplitModule
 
 _MODALITIES = ("rgb", "spectrogram")
 
 
-class AudioVisual(LightningDataModule):
+class AudioVisual(SplitModule):
     """Clips with frames and log-mel spectrograms, from the released layouts or embedded digits.
 
     Batch: ``rgb`` float32 (B, 3, T, S, S) in [-1, 1], ``spectrogram`` float32 (B, 1, T_a, M) normalised,
@@ -108,7 +108,7 @@ class AudioVisual(LightningDataModule):
         audio_snr_db: float | None = None,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers)
         if layout != "digits" and layout not in READERS:
             raise ValueError(f"layout must be digits, {', '.join(READERS)}, got {layout!r}")
         if not modalities or set(modalities) - set(_MODALITIES):
@@ -119,10 +119,8 @@ class AudioVisual(LightningDataModule):
             raise ValueError(
                 f"need pca_energy in (0, 1] and image_noise >= 0, got {pca_energy}, {image_noise}"
             )
-        base = Path(os.environ.get("ZOO_DATA", "data"))
         embedded = layout == "digits"
-        self.layout, self.root = layout, Path(root) if root else (base if embedded else base / layout)
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.layout, self.root = layout, data_folder(root, "" if embedded else layout)
         self.modalities, self.test_crops = tuple(modalities), test_crops
         self.frames = frames or (1 if embedded else 8)
         self.image_size = digits.SIDE if embedded else image_size or 224
@@ -150,10 +148,6 @@ class AudioVisual(LightningDataModule):
         self.num_classes: int | None = None
         self.task: str | None = None
         self.class_names: list[str] = []
-        self.train_set: Any = None
-        self.val_set: Any = None
-        self.test_set: Any = None
-        self.predict_set: Any = None
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -211,12 +205,8 @@ class AudioVisual(LightningDataModule):
         return self.cache_dir / f"skipped_{split}_{self._digest(split)}.json"
 
     def _note(self, split: str, clips: list[Clip], bad: dict[str, str]) -> None:
-        assert self.cache_dir is not None
-        self.cache_dir.mkdir(parents=True, exist_ok=True)
-        path = self._bad_file(split)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(bad, indent=1, ensure_ascii=False))
-        temporary.replace(path)
+        with written_whole(self._bad_file(split)) as temporary:
+            temporary.write_text(json.dumps(bad, indent=1, ensure_ascii=False))
 
     def _read_bad(self, split: str) -> dict[str, str]:
         if self.cache_dir is None or not self._bad_file(split).is_file():
@@ -242,8 +232,7 @@ class AudioVisual(LightningDataModule):
         if stage in ("fit", "validate"):
             self.val_set = self._items(store, "test", 1)
         if stage in ("test", "predict"):
-            self.test_set = self._items(store, "test", self.test_crops)
-            self.predict_set = self.test_set
+            self.test_set = self.predict_set = self._items(store, "test", self.test_crops)
 
     def _measured(self) -> tuple[float, float]:
         if self.cache_dir is None or not self._statistics_file().is_file():
@@ -317,9 +306,7 @@ class AudioVisual(LightningDataModule):
         for data in sets:
             data.normalisation = self.normalisation
         self.train_set = sets[0]
-        self.val_set = sets[1]
-        self.test_set = sets[1]
-        self.predict_set = sets[1]
+        self.val_set = self.test_set = self.predict_set = sets[1]
         self.num_classes, self.task = (10 if self.digit_task == "same" else 3), "single_label"
         self.class_names = [str(c) for c in range(self.num_classes)]
 
@@ -327,17 +314,3 @@ class AudioVisual(LightningDataModule):
         """Name of an item of the prediction set."""
         data = self.predict_set
         return data.name(index) if isinstance(data, DigitPairs) else data.clips[index].name
-
-    # --- loaders -------------------------------------------------------------------------------------------
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> Any:
-        return evaluation_loader(self, self.predict_set, self.eval_batch_size, self.num_workers)

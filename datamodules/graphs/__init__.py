@@ -1,17 +1,17 @@
 """Graphs: one whole graph, sets of graphs, links, sampled neighbourhoods."""
 
 CLASSES = {
-    "BlockModel": "block_model",
+    "BlockModel": "embedded",
     "DigitsGraph": "digits_graph",
     "GAugGraph": "gaug",
     "GraphSet": "graph_sets",
-    "KarateClub": "karate",
+    "KarateClub": "embedded",
     "KNNGraph": "knn_graph",
     "LinkSplit": "links",
     "NeighborSampling": "neighbors",
-    "PPI": "ppi",
+    "PPI": "graphsage",
     "Planetoid": "planetoid",
-    "Reddit": "reddit",
+    "Reddit": "graphsage",
     "SyntheticGraphs": "synthetic_graphs",
     "TUGraphSet": "graph_sets",
     "TUGraphs": "tu_graphs",

@@ -7,18 +7,19 @@ Damage to the edges is a pure function of a seed, so that runs with the same see
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, index_to_mask
 
-from datamodules.loading.sampling import GlobalBatchSampler, TrainLoader, as_is, item_generator
+from datamodules.loading.arguments import check_fractions
+from datamodules.loading.loaders import evaluation_loader, train_loader
+from datamodules.loading.sampling import item_generator
 
 # Second words of the keys of this module's random streams.
 _RETAIN, _REWIRE, _COIN, _SPLIT = 1, 2, 3, 4
@@ -171,34 +172,13 @@ class FullGraphModule(LightningDataModule):
         self.num_classes = int(self.graph.y.max()) + 1
         self.num_features = int(self.graph.x.shape[1])
 
-    def train_dataloader(self) -> TrainLoader:
-        limit, trained_batches = None, None
-        if self.trainer is not None:
-            given = self.trainer.limit_train_batches
-            limit = int(given * self.steps_per_epoch) if isinstance(given, float) else given
-            trained_batches = partial(getattr, self.trainer.fit_loop.epoch_loop.batch_progress.total, "ready")
-        # rank 0 of 1: each rank sees the whole graph
-        sampler = GlobalBatchSampler(
-            self.steps_per_epoch, 1, batches_per_epoch=limit, trained_batches=trained_batches
-        )
-        return TrainLoader(
-            WholeGraph(self.graph, self.steps_per_epoch),
-            batch_sampler=sampler,
-            collate_fn=as_is,
-            generator=torch.Generator(),
-        )
+    def train_dataloader(self) -> Any:
+        return train_loader(self, WholeGraph(self.graph, self.steps_per_epoch), 1, shared=True)
 
-    def _once(self) -> DataLoader[Data]:
-        return DataLoader(WholeGraph(self.graph), collate_fn=as_is, generator=torch.Generator())
+    def val_dataloader(self) -> Any:
+        return evaluation_loader(self, WholeGraph(self.graph), 1, shared=True)
 
-    def val_dataloader(self) -> DataLoader[Data]:
-        return self._once()
-
-    def test_dataloader(self) -> DataLoader[Data]:
-        return self._once()
-
-    def predict_dataloader(self) -> DataLoader[Data]:
-        return self._once()
+    test_dataloader = predict_dataloader = val_dataloader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Moves the graph once, not every step; tensors made in inference mode cannot be trained on."""
@@ -206,3 +186,42 @@ class FullGraphModule(LightningDataModule):
         if key not in self._moved:
             self._moved[key] = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return self._moved[key]
+
+
+class DamagedGraphModule(FullGraphModule):
+    """A graph with missing or wrong edges; subclasses give ``damaged`` the whole one.
+
+    Args:
+        edges_retained: each edge is kept with this probability (1: the complete graph, 0: none). It is the
+            fraction kept; LDS's released script takes the fraction deleted.
+        edges_rewired: afterwards, this fraction of the edges moves to random places.
+        early_stopping: deal the validation nodes by a fair coin to ``val_mask`` and ``es_mask`` (LDS).
+        seed: of all that is random: the damage to the edges, the coin, and the graph or split where drawn.
+        steps_per_epoch: batches (always the same graph) of an epoch.
+
+    Raises:
+        ValueError: for impossible settings.
+    """
+
+    def __init__(
+        self,
+        edges_retained: float = 1.0,
+        edges_rewired: float = 0.0,
+        early_stopping: bool = False,
+        seed: int = 0,
+        steps_per_epoch: int = 1,
+    ) -> None:
+        super().__init__(steps_per_epoch)
+        check_fractions("edges", edges_retained=edges_retained, edges_rewired=edges_rewired)
+        self.edges_retained, self.edges_rewired = edges_retained, edges_rewired
+        self.early_stopping, self.seed = early_stopping, seed
+
+    def damaged(self, x: Tensor, y: Tensor, pairs: Tensor, masks: tuple[Tensor, Tensor, Tensor]) -> Data:
+        """The batch of features (N, F), classes (N,), pairs (2, P) and train, val and test masks (N,)."""
+        left = retain_edges(pairs, self.edges_retained, self.seed)
+        left = rewire_edges(left, len(x), self.edges_rewired, self.seed)
+        data = Data(x=x, edge_index=mirrored(left), y=y, true_edge_index=mirrored(pairs))
+        data.train_mask, data.val_mask, data.test_mask = masks
+        if self.early_stopping:
+            data.val_mask, data.es_mask = coin_split(data.val_mask, self.seed)
+        return data

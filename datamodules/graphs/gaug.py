@@ -6,8 +6,6 @@ A batch is one PyG ``Data`` holding the whole graph, see
 
 from __future__ import annotations
 
-import os
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +16,11 @@ from torch_geometric.data import Data
 from torch_geometric.utils import coalesce
 
 from datamodules.graphs.full_graph import FullGraphModule, coin_split, mirrored, node_pairs
+from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.files import READ_ERRORS, one_line, read_npz
 from datamodules.loading.restricted_pickle import read_pickle
 
+Layout = Literal["auto", "npz", "pickle"]
 Normalisation = Literal["auto", "l1", "zscore", "none"]
 _SOURCE = "github.com/zhao-tong/GAug, folder data/graphs"
 _NORMALISATION = {"ppi": "zscore", "blogcatalog": "none", "flickr": "none"}
@@ -62,7 +63,7 @@ class GAugGraph(FullGraphModule):
         self,
         name: str = "cora",
         root: str | None = None,
-        layout: Literal["auto", "npz", "pickle"] = "auto",
+        layout: Layout = "auto",
         normalize: Normalisation = "auto",
         edge_probabilities: str | None = None,
         early_stopping: bool = False,
@@ -70,14 +71,12 @@ class GAugGraph(FullGraphModule):
         steps_per_epoch: int = 1,
     ) -> None:
         super().__init__(steps_per_epoch)
-        if layout not in ("auto", "npz", "pickle"):
-            raise ValueError(f"data.init_args.layout must be auto, npz or pickle, got {layout!r}")
-        if normalize not in ("auto", "l1", "zscore", "none"):
-            raise ValueError(f"data.init_args.normalize must be auto, l1, zscore or none, got {normalize!r}")
+        check_choice("layout", layout, Layout)
+        check_choice("normalize", normalize, Normalisation)
         self.name, self.layout, self.edge_probabilities = name, layout, edge_probabilities
         self.early_stopping, self.seed = early_stopping, seed
         self.normalize = _NORMALISATION.get(name, "l1") if normalize == "auto" else normalize
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "gaug")
+        self.root = data_folder(root, "graphs/gaug")
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -101,7 +100,9 @@ class GAugGraph(FullGraphModule):
         return data
 
     def _read_npz(self, path: Path) -> tuple[Tensor, Tensor, Tensor, list[Any]]:
-        content = _load_npz(path, _NPZ_KEYS, self._missing(path))
+        if not path.is_file():
+            raise FileNotFoundError(self._missing(path))
+        content = read_npz(path, *_NPZ_KEYS)
         rows, columns = (int(n) for n in content["x_shape"])
         index = torch.from_numpy(np.stack([content["x_row"], content["x_col"]])).long()
         values = torch.from_numpy(np.asarray(content["x_val"], dtype=np.float32))
@@ -146,7 +147,7 @@ class GAugGraph(FullGraphModule):
             raise FileNotFoundError(f"no file {path}; data.init_args.edge_probabilities is a path or a name")
         nodes = len(data.x)
         if path.suffix == ".npz":
-            content = _load_npz(path, ("pairs", "probability"), "")
+            content = read_npz(path, "pairs", "probability")
             pairs = torch.from_numpy(content["pairs"]).long()
             values = torch.from_numpy(np.asarray(content["probability"], dtype=np.float32))
             fits = pairs.shape == (2, len(values)) and bool(((pairs >= 0) & (pairs < nodes)).all())
@@ -196,21 +197,8 @@ def _masks(splits: list[Any], nodes: int, where: Path) -> list[Tensor]:
     return masks
 
 
-def _load_npz(path: Path, keys: tuple[str, ...], missing: str) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            lacking = [k for k in keys if k not in file]
-            if lacking:
-                raise ValueError(f"no array {lacking[0]!r} in it")
-            return {k: file[k] for k in keys}
-    except FileNotFoundError:
-        raise FileNotFoundError(missing) from None
-    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or no such file ({error}); arrays: {', '.join(keys)}") from None
-
-
 def _load_npy(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or holds no plain array ({error})") from None
+    except READ_ERRORS as error:
+        raise ValueError(f"{path} is damaged or holds no plain array ({one_line(error)})") from None

@@ -7,20 +7,19 @@ training part of a fold stratified hold-outs, one to select a model and one for 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch
 
-from datamodules.loading.sampling import batch_keys, evaluation_loader, item_generator, train_loader
+from datamodules.loading.files import one_line, written_whole
+from datamodules.loading.loaders import SplitModule, evaluation_loader
+from datamodules.loading.sampling import Keys, batch_keys, item_generator
 
 # Second word of the keys of this module's random streams.
 _HOLDOUT = 21
@@ -93,16 +92,11 @@ class GraphSubset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitems__(self, keys: Sequence[Any]) -> list[Batch]:
-        return [self.store.batch(self.index[torch.from_numpy(batch_keys(keys)[1])])]
+    def __getitems__(self, keys: Keys) -> Batch:
+        return self.store.batch(self.index[torch.from_numpy(batch_keys(keys)[1])])
 
-    def __getitem__(self, key: Any) -> Batch:
-        return self.__getitems__([key])[0]
-
-
-def only_one(batches: list[Batch]) -> Batch:
-    """Collate function: a fetched list holds one finished batch."""
-    return batches[0]
+    def __getitem__(self, key: int | tuple[int, int]) -> Batch:
+        return self.__getitems__([key])
 
 
 def stratified_folds(labels: np.ndarray[Any, Any], folds: int, seed: int) -> list[list[int]]:
@@ -140,7 +134,7 @@ def stratified_holdout(
     return np.sort(np.concatenate(rest)).tolist(), np.sort(np.concatenate(held)).tolist()
 
 
-class GraphLevelModule(LightningDataModule):
+class GraphLevelModule(SplitModule):
     """Many labelled graphs; subclasses give them in ``read``.
 
     Batch (training, validation, test and prediction alike): a PyG ``Batch`` of B graphs with N nodes and E
@@ -166,7 +160,8 @@ class GraphLevelModule(LightningDataModule):
     Args:
         fold: which fold is the test set.
         folds: number of folds.
-        holdout: which hold-out of the fold's training part validates.
+        holdout: which hold-out of the fold's training part validates: 0 is the one of model selection, each
+            other one of a retraining.
         holdout_share: size of the hold-out.
         split_seed: of the folds and the hold-outs.
         batch_size: global training batch, over all devices; the last partial batch of an epoch is dropped.
@@ -194,7 +189,7 @@ class GraphLevelModule(LightningDataModule):
         eval_batch_size: int = 256,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers)
         if folds < 2 or not 0 <= fold < folds:
             raise ValueError(f"need data.init_args.folds >= 2 and fold in 0..folds-1, got {folds} and {fold}")
         if not 0 < holdout_share < 1 or holdout < 0 or split_seed < 0:
@@ -204,7 +199,6 @@ class GraphLevelModule(LightningDataModule):
             )
         self.fold, self.folds, self.holdout, self.holdout_share = fold, folds, holdout, holdout_share
         self.split_seed = split_seed
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
 
     def read(self) -> GraphStore:
         """All graphs."""
@@ -255,24 +249,13 @@ class GraphLevelModule(LightningDataModule):
             train, val = stratified_holdout(labels, rest, self.holdout_share, *key)
             content.append({"test": test, "model_selection": [{"train": train, "validation": val}]})
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(content))
-            os.replace(temporary, path)
+            with written_whole(path) as temporary:
+                temporary.write_text(json.dumps(content))
         return content
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers, only_one)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers, only_one)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers, only_one)
 
     def predict_dataloader(self) -> Any:
         """The test graphs in one batch: one picture shows them all."""
-        return evaluation_loader(self, self.test_set, len(self.test_set), 0, only_one)
+        return evaluation_loader(self, self.test_set, len(self.test_set))
 
 
 def read_splits(path: Path, graphs: int, folds: int) -> list[dict[str, Any]]:
@@ -295,7 +278,6 @@ def read_splits(path: Path, graphs: int, folds: int) -> list[dict[str, Any]]:
                 raise ValueError(f"a fold does not hold each of the {graphs} graphs once")
     except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
         raise ValueError(
-            f"{path} holds no splits of these data ({' '.join(str(error).split())}); delete it or "
-            "give another file"
+            f"{path} holds no splits of these data ({one_line(error)}); delete it or give another file"
         ) from None
     return list(content)

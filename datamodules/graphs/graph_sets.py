@@ -7,26 +7,18 @@ An item is the adjacency matrix of one graph in an order of its nodes, which is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datamodules.graphs.tu_graphs import read_tu, tu_folder
-from datamodules.loading.sampling import (
-    Keys,
-    TensorItems,
-    batch_keys,
-    evaluation_loader,
-    global_seed,
-    item_generator,
-    train_loader,
-)
+from datamodules.loading.arguments import check_choice
+from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, evaluation_loader
+from datamodules.loading.sampling import Keys, batch_keys, global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
 Order = Literal["bfs", "canonical"]
@@ -115,7 +107,7 @@ def span(ordered: Array) -> int:
     return int((i - j).max()) if len(i) else 0
 
 
-class OrderedGraphs(Dataset[dict[str, Tensor]]):
+class OrderedGraphs(BatchItems):
     """Adjacency matrices, each in an order of its nodes.
 
     Args:
@@ -155,11 +147,8 @@ class OrderedGraphs(Dataset[dict[str, Tensor]]):
         index = torch.from_numpy(batch_keys(keys)[1])
         return {"adjacency": adjacency, "nodes": torch.tensor(nodes), "index": index}
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
-
-class GraphSetModule(LightningDataModule):
+class GraphSetModule(SplitModule):
     """A set of connected undirected graphs; subclasses give it in ``read``.
 
     Batch: ``adjacency`` uint8 (B, N, N), 0 or 1, symmetric, zero diagonal, N the largest graph of the batch,
@@ -199,16 +188,14 @@ class GraphSetModule(LightningDataModule):
         predict_samples: int = 64,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        if order not in get_args(Order):
-            raise ValueError(f"data.init_args.order must be bfs or canonical, got {order!r}")
+        super().__init__(batch_size, eval_batch_size, num_workers)
+        check_choice("order", order, Order)
         epoch = 1 if items_per_epoch is None else items_per_epoch
         if min(batch_size, eval_batch_size, predict_samples, epoch) < 1 or bfs_draws < 0:
             raise ValueError(
                 "data.init_args.batch_size, eval_batch_size, predict_samples and items_per_epoch must be at "
                 f"least 1, got {batch_size}, {eval_batch_size}, {predict_samples} and {items_per_epoch}"
             )
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.order: Order = order
         self.items_per_epoch, self.bfs_draws = items_per_epoch, bfs_draws
         self.predict_samples = predict_samples
@@ -238,6 +225,7 @@ class GraphSetModule(LightningDataModule):
             )
             for name, found in self.graphs.items()
         }
+        self.train_set, self.val_set, self.test_set = self.sets.values()
         self.predict_set = TensorItems(item=torch.arange(self.predict_samples))
 
     def _needed_bandwidth(self, graphs: Sequence[Array]) -> int:
@@ -249,15 +237,6 @@ class GraphSetModule(LightningDataModule):
             order = bfs_order(near[i % len(graphs)], random)
             needed = max(needed, span(graphs[i % len(graphs)][np.ix_(order, order)]))
         return needed
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.sets["train"], self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.sets["val"], self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.sets["test"], self.eval_batch_size, self.num_workers)
 
     def predict_dataloader(self) -> Any:
         return evaluation_loader(self, self.predict_set, self.predict_samples)
@@ -310,19 +289,10 @@ class GraphSet(GraphSetModule):
         self,
         name: SetName = "community_small",
         set_seed: int = 0,
-        batch_size: int = 32,
-        eval_batch_size: int = 32,
-        order: Order = "bfs",
-        items_per_epoch: int | None = None,
-        bfs_draws: int = 2000,
-        predict_samples: int = 64,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, order, items_per_epoch, bfs_draws, predict_samples, num_workers
-        )
-        if name not in SETS:
-            raise ValueError(f"data.init_args.name must be one of {', '.join(SETS)}, got {name!r}")
+        super().__init__(**kwargs)
+        check_choice("name", name, SetName)
         self.set_name, self.set_seed = name, set_seed
 
     def read(self) -> list[Array]:
@@ -353,17 +323,9 @@ class TUGraphSet(GraphSetModule):
         root: str | None = None,
         min_nodes: int = 10,
         max_graph_nodes: int = 1000,
-        batch_size: int = 32,
-        eval_batch_size: int = 32,
-        order: Order = "bfs",
-        items_per_epoch: int | None = None,
-        bfs_draws: int = 2000,
-        predict_samples: int = 64,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, order, items_per_epoch, bfs_draws, predict_samples, num_workers
-        )
+        super().__init__(**kwargs)
         self.set_name, self.raw = name, tu_folder(root, name)
         self.sizes = (min_nodes, max_graph_nodes)
 

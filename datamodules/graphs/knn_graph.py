@@ -17,11 +17,13 @@ from torch_geometric.data import Data
 from torch_geometric.utils import index_to_mask
 
 from datamodules.graphs.full_graph import FullGraphModule
+from datamodules.loading.arguments import check_choice
 from datamodules.loading.sampling import item_generator
 
 SetName = Literal["wine", "cancer", "digits"]
 GraphKind = Literal["knn", "sparse", "dense", "rbf"]
 Symmetry = Literal["upper", "max", "mean"]
+Metric = Literal["cosine", "minkowski"]
 
 # nodes of train, val and es each; the rest tests
 SPLIT_SIZES = {"wine": 10, "cancer": 10, "digits": 50}
@@ -110,7 +112,7 @@ class KNNGraph(FullGraphModule):
         name: SetName = "wine",
         graph: GraphKind = "knn",
         k: int = 10,
-        metric: Literal["cosine", "minkowski"] = "cosine",
+        metric: Metric = "cosine",
         knn_sym: Symmetry = "upper",
         seed: int = 0,
         steps_per_epoch: int = 1,
@@ -118,13 +120,12 @@ class KNNGraph(FullGraphModule):
     ) -> None:
         super().__init__(steps_per_epoch)
         for key, value, choices in (
-            ("name", name, tuple(SPLIT_SIZES)),
-            ("graph", graph, ("knn", "sparse", "dense", "rbf")),
-            ("metric", metric, ("cosine", "minkowski")),
-            ("knn_sym", knn_sym, ("upper", "max", "mean")),
+            ("name", name, SetName),
+            ("graph", graph, GraphKind),
+            ("metric", metric, Metric),
+            ("knn_sym", knn_sym, Symmetry),
         ):
-            if value not in choices:
-                raise ValueError(f"data.init_args.{key} must be one of {', '.join(choices)}, got {value!r}")
+            check_choice(key, value, choices)
         if k < 1:
             raise ValueError(f"data.init_args.k must be at least 1, got {k}")
         self.set_name, self.kind, self.k, self.metric = name, graph, k, metric

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from datamodules.graphs.block_model import BlockModel
+from datamodules.graphs.embedded import BlockModel
 from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
 from datamodules.loading.sampling import item_generator
 

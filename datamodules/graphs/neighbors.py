@@ -11,20 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
 from datamodules.graphs.full_graph import FullGraphModule
-from datamodules.loading.sampling import (
-    TrainLoader,
-    batch_keys,
-    evaluation_loader,
-    global_seed,
-    item_seeds,
-    train_loader,
-)
+from datamodules.loading.loaders import SplitModule
+from datamodules.loading.sampling import Keys, batch_keys, global_seed, item_seeds
 
 
 def incoming(edge_index: Tensor, nodes: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -65,7 +58,7 @@ class SampledNeighborhoods(Dataset[Data]):
     def __getitem__(self, key: int | tuple[int, int]) -> Data:
         return self.__getitems__([key if isinstance(key, tuple) else (0, key)])
 
-    def __getitems__(self, keys: Sequence[int] | Sequence[tuple[int, int]]) -> Data:
+    def __getitems__(self, keys: Keys) -> Data:
         epochs, index = batch_keys(keys)
         found = self.nodes[torch.from_numpy(index)].numpy()
         nodes, edges, columns, frontier = [found], [], [], found
@@ -109,7 +102,7 @@ class SampledNeighborhoods(Dataset[Data]):
         return self._incoming[self._start[targets[owner]] + place.astype(np.int64)], targets[owner]
 
 
-class NeighborSampling(LightningDataModule):
+class NeighborSampling(SplitModule):
     """Sampled neighbourhoods of another data module's graph (Hamilton et al., NeurIPS 2017).
 
     A batch (training, validation, test and prediction alike) is a PyG ``Data``: ``x`` (n, F), ``y`` (n,),
@@ -139,14 +132,13 @@ class NeighborSampling(LightningDataModule):
         batch_size: int = 1024,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, batch_size, num_workers)
         if not neighbors or any(n < 1 and n != -1 for n in neighbors):
             raise ValueError(
                 "data.init_args.neighbors holds a positive number or -1 for each layer, got "
                 f"{list(neighbors)}"
             )
         self.source, self.neighbors = source, list(neighbors)
-        self.batch_size, self.num_workers = batch_size, num_workers
 
     def prepare_data(self) -> None:
         self.source.prepare_data()
@@ -155,23 +147,10 @@ class NeighborSampling(LightningDataModule):
         self.source.setup(stage)
         self.graph = self.source.graph
         self.num_classes, self.num_features = self.source.num_classes, self.source.num_features
-        self._edges = incoming(self.graph.edge_index, self.graph.num_nodes)
-
-    def _nodes_of(self, split: str) -> SampledNeighborhoods:
-        nodes = self.graph[f"{split}_mask"].nonzero()[:, 0]
-        return SampledNeighborhoods(self.graph, nodes, self.neighbors, global_seed(), self._edges)
-
-    def train_dataloader(self) -> TrainLoader:
-        return train_loader(self, self._nodes_of("train"), self.batch_size, self.num_workers)
-
-    def _evaluated(self, split: str) -> DataLoader[Any]:
-        return evaluation_loader(self, self._nodes_of(split), self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._evaluated("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._evaluated("test")
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self._evaluated("test")
+        edges = incoming(self.graph.edge_index, self.graph.num_nodes)
+        self.train_set, self.val_set, self.test_set = (
+            SampledNeighborhoods(
+                self.graph, self.graph[name].nonzero()[:, 0], self.neighbors, global_seed(), edges
+            )
+            for name in ("train_mask", "val_mask", "test_mask")
+        )

@@ -9,32 +9,26 @@ A batch is one PyG ``Data``, the whole graph, each step the same: ``x`` float32 
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch_geometric.data import Data
 from torch_geometric.io import read_planetoid_data
 
-from datamodules.graphs.full_graph import (
-    FullGraphModule,
-    coin_split,
-    mirrored,
-    node_pairs,
-    random_split,
-    retain_edges,
-    rewire_edges,
-)
-from datamodules.graphs.knn_graph import Symmetry, knn_matrix, weighted_edges
+from datamodules.graphs.full_graph import DamagedGraphModule, node_pairs, random_split
+from datamodules.graphs.knn_graph import Metric, Symmetry, knn_matrix, weighted_edges
+from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.files import one_line
 from datamodules.loading.restricted_pickle import read_pickle
 
 PlanetoidName = Literal["Cora", "CiteSeer", "PubMed"]
+Split = Literal["public", "full", "random"]
+Edges = Literal["given", "knn"]
 _PICKLES = ("x", "tx", "allx", "y", "ty", "ally", "graph")
 _SOURCE = "github.com/kimiyoung/planetoid, folder data"
 
 
-class Planetoid(FullGraphModule):
+class Planetoid(DamagedGraphModule):
     """Citation graphs of Yang et al. (ICML 2016), read by PyG from the raw files: Cora, CiteSeer or PubMed.
 
     The files are ``<root>/<name>/raw/ind.<name in small letters>.{x,tx,allx,y,ty,ally,graph,test.index}``.
@@ -56,12 +50,7 @@ class Planetoid(FullGraphModule):
         k: neighbours of a node, of ``knn``.
         metric: of the neighbours, ``cosine`` or ``minkowski`` (p = 2).
         knn_sym: see :func:`datamodules.graphs.knn_graph.knn_matrix`.
-        edges_retained: each edge is kept with this probability (1: the complete graph, 0: none). It is the
-            fraction kept; LDS's released script takes the fraction deleted.
-        edges_rewired: afterwards, this fraction of the edges moves to random places.
-        early_stopping: deal the validation nodes by a fair coin to ``val_mask`` and ``es_mask`` (LDS).
-        seed: of the random split, the coin, and the damage to the edges.
-        steps_per_epoch: batches (always the same graph) of an epoch.
+        **kwargs: of :class:`datamodules.graphs.full_graph.DamagedGraphModule`.
 
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
@@ -71,68 +60,51 @@ class Planetoid(FullGraphModule):
         self,
         name: PlanetoidName = "Cora",
         root: str | None = None,
-        split: Literal["public", "full", "random"] = "public",
+        split: Split = "public",
         train_per_class: int = 20,
         val_nodes: int = 500,
         test_nodes: int = 1000,
         normalize_features: bool = True,
-        graph: Literal["given", "knn"] = "given",
+        graph: Edges = "given",
         k: int = 10,
-        metric: Literal["cosine", "minkowski"] = "cosine",
+        metric: Metric = "cosine",
         knn_sym: Symmetry = "upper",
-        edges_retained: float = 1.0,
-        edges_rewired: float = 0.0,
-        early_stopping: bool = False,
-        seed: int = 0,
-        steps_per_epoch: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(steps_per_epoch)
-        if name not in ("Cora", "CiteSeer", "PubMed"):
-            raise ValueError(f"data.init_args.name must be Cora, CiteSeer or PubMed, got {name!r}")
-        if split not in ("public", "full", "random"):
-            raise ValueError(f"data.init_args.split must be public, full or random, got {split!r}")
-        for key, value in (("edges_retained", edges_retained), ("edges_rewired", edges_rewired)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"data.init_args.{key} is a fraction of the edges, in [0, 1], got {value}")
+        super().__init__(**kwargs)
         for key, choice, choices in (
-            ("graph", graph, ("given", "knn")),
-            ("metric", metric, ("cosine", "minkowski")),
-            ("knn_sym", knn_sym, ("upper", "max", "mean")),
+            ("name", name, PlanetoidName),
+            ("split", split, Split),
+            ("graph", graph, Edges),
+            ("metric", metric, Metric),
+            ("knn_sym", knn_sym, Symmetry),
         ):
-            if choice not in choices:
-                raise ValueError(f"data.init_args.{key} must be one of {', '.join(choices)}, got {choice!r}")
-        if graph == "knn" and (k < 1 or (edges_retained, edges_rewired) != (1, 0)):
+            check_choice(key, choice, choices)
+        if graph == "knn" and (k < 1 or (self.edges_retained, self.edges_rewired) != (1, 0)):
             raise ValueError(
                 "data.init_args.graph: knn needs k of at least 1 and neither edges_retained nor edges_rewired"
-                f", got {k}, {edges_retained} and {edges_rewired}"
+                f", got {k}, {self.edges_retained} and {self.edges_rewired}"
             )
         self.kind, self.k, self.metric, self.knn_sym = graph, k, metric, knn_sym
-        self.graph_name, self.split, self.seed = name, split, seed
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "planetoid")
+        self.graph_name, self.split = name, split
+        self.root = data_folder(root, "graphs/planetoid")
         self.sizes = (train_per_class, val_nodes, test_nodes)
-        self.normalize_features, self.early_stopping = normalize_features, early_stopping
-        self.edges_retained, self.edges_rewired = edges_retained, edges_rewired
+        self.normalize_features = normalize_features
 
     def read(self) -> Data:
         raw = self._read_raw()
-        pairs = node_pairs(raw.edge_index)
-        damaged = retain_edges(pairs, self.edges_retained, self.seed)
-        damaged = rewire_edges(damaged, raw.num_nodes, self.edges_rewired, self.seed)
         x = raw.x / raw.x.sum(dim=1, keepdim=True).clamp(min=1) if self.normalize_features else raw.x
         masks = (raw.train_mask, raw.val_mask, raw.test_mask)
         if self.split == "full":
             masks = (~(raw.val_mask | raw.test_mask), raw.val_mask, raw.test_mask)
         elif self.split == "random":
             masks = random_split(raw.y, *self.sizes, self.seed)
-        data = Data(x=x, edge_index=mirrored(damaged), y=raw.y, true_edge_index=mirrored(pairs))
+        data = self.damaged(x, raw.y, node_pairs(raw.edge_index), masks)
         if self.kind == "knn":
             upper = knn_matrix(x.double().numpy(), self.k, self.metric, self.knn_sym)
             data.edge_index, weight = weighted_edges(upper)
             if weight is not None:
                 data.edge_weight = weight
-        data.train_mask, data.val_mask, data.test_mask = masks
-        if self.early_stopping:
-            data.val_mask, data.es_mask = coin_split(data.val_mask, self.seed)
         return data
 
     def _read_raw(self) -> Data:
@@ -151,9 +123,9 @@ class Planetoid(FullGraphModule):
         try:
             data: Data = read_planetoid_data(str(folder), self.graph_name.lower())
         except (ValueError, RuntimeError, IndexError, AttributeError, TypeError) as error:
-            text = " ".join(str(error).split())[:120]
             raise ValueError(
-                f"the files in {folder} do not fit together ({text}); take all eight anew from {_SOURCE}"
+                f"the files in {folder} do not fit together ({one_line(error)}); take all eight anew from "
+                f"{_SOURCE}"
             ) from None
         # Lightning moves int64 labels; PyG reads one-hot rows, also of nodes without a label (class 0)
         data.y = data.y.to(torch.long)

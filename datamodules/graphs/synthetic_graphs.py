@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from datamodules.graphs.full_graph import mirrored, node_pairs, rewire_edges
 from datamodules.graphs.graph_level import GraphLevelModule, GraphStore
+from datamodules.loading.arguments import check_fractions
 from datamodules.loading.sampling import item_generator
 
 _GRAPHS = 22
@@ -28,14 +31,8 @@ class SyntheticGraphs(GraphLevelModule):
         graphs: G, in equal shares of the classes.
         edges_rewired: this fraction of each graph's edges moves to random places.
         seed: of the graphs.
-        fold: which fold is the test set.
         folds: number of folds.
-        holdout: which hold-out validates.
-        holdout_share: size of the hold-out.
-        split_seed: of the folds and the hold-outs.
-        batch_size: global training batch, over all devices.
-        eval_batch_size: global batch of validation and test.
-        num_workers: loader processes.
+        **kwargs: of :class:`datamodules.graphs.graph_level.GraphLevelModule`.
 
     Raises:
         ValueError: for impossible settings.
@@ -48,24 +45,13 @@ class SyntheticGraphs(GraphLevelModule):
         graphs: int = 600,
         edges_rewired: float = 0.1,
         seed: int = 0,
-        fold: int = 0,
         folds: int = 5,
-        holdout: int = 0,
-        holdout_share: float = 0.1,
-        split_seed: int = 0,
-        batch_size: int = 32,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            fold, folds, holdout, holdout_share, split_seed, batch_size, eval_batch_size, num_workers
-        )
+        super().__init__(folds=folds, **kwargs)
         if graphs < 4 * folds:
             raise ValueError(f"data.init_args.graphs must be at least 4 x folds = {4 * folds}, got {graphs}")
-        if not 0 <= edges_rewired <= 1:
-            raise ValueError(
-                f"data.init_args.edges_rewired is a fraction of the edges, in [0, 1], got {edges_rewired}"
-            )
+        check_fractions("edges", edges_rewired=edges_rewired)
         self.graphs, self.edges_rewired, self.seed = graphs, edges_rewired, seed
 
     def read(self) -> GraphStore:

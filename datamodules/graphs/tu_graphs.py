@@ -12,9 +12,10 @@ from torch_geometric.io import read_tu_data
 from torch_geometric.utils import degree, one_hot
 
 from datamodules.graphs.graph_level import GraphLevelModule, GraphStore
+from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.files import one_line, written_whole
 
 Features = Literal["auto", "given", "degree", "degree_onehot", "constant"]
-FEATURES: tuple[Features, ...] = ("auto", "given", "degree", "degree_onehot", "constant")
 _SOURCE = "https://www.chrsmrrs.com/graphkerneldatasets"
 _FORMAT = 1  # of the cached tensors
 
@@ -39,7 +40,7 @@ def check_tu_files(raw: Path, name: str) -> list[Path]:
 
 def tu_folder(root: str | None, name: str) -> Path:
     """The raw folder of set ``name``; ``root`` defaults to ``$ZOO_DATA/graphs/tu`` or ``data/graphs/tu``."""
-    return Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "tu") / name / "raw"
+    return data_folder(root, "graphs/tu") / name / "raw"
 
 
 def read_tu(raw: Path, name: str) -> dict[str, Tensor]:
@@ -73,9 +74,8 @@ def read_tu(raw: Path, name: str) -> dict[str, Tensor]:
         if edges and (int(ends.min()) < 0 or bool((ends >= counts[owner]).any())):
             raise ValueError("an edge leaves its graph")
     except (ValueError, RuntimeError, IndexError, AssertionError, TypeError, AttributeError) as error:
-        text = " ".join(str(error).split())[:120]
         raise ValueError(
-            f"the files in {raw} are damaged or do not fit together ({text}); take them anew from "
+            f"the files in {raw} are damaged or do not fit together ({one_line(error)}); take them anew from "
             f"{_SOURCE}/{name}.zip"
         ) from None
     ptr = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
@@ -111,14 +111,7 @@ class TUGraphs(GraphLevelModule):
         splits: a JSON file of splits in the layout of Errica et al.'s release; null makes them, see ``fold``,
             and keeps them in ``cache``.
         cache: folder of parsed data and splits; defaults to ``$ZOO_CACHE`` or ``~/.cache/zoo``.
-        fold: which fold is the test set.
-        folds: number of folds.
-        holdout: which hold-out validates: 0 is the one of model selection, each other one of a retraining.
-        holdout_share: size of the hold-out.
-        split_seed: of the folds and the hold-outs.
-        batch_size: global training batch, over all devices.
-        eval_batch_size: global batch of validation and test.
-        num_workers: loader processes.
+        **kwargs: of :class:`datamodules.graphs.graph_level.GraphLevelModule`.
 
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
@@ -134,22 +127,10 @@ class TUGraphs(GraphLevelModule):
         max_degree: int = 64,
         splits: str | None = None,
         cache: str | None = None,
-        fold: int = 0,
-        folds: int = 10,
-        holdout: int = 0,
-        holdout_share: float = 0.1,
-        split_seed: int = 0,
-        batch_size: int = 32,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            fold, folds, holdout, holdout_share, split_seed, batch_size, eval_batch_size, num_workers
-        )
-        if features not in FEATURES:
-            raise ValueError(
-                f"data.init_args.features must be one of {', '.join(FEATURES)}, got {features!r}"
-            )
+        super().__init__(**kwargs)
+        check_choice("features", features, Features)
         if max_degree < 1:
             raise ValueError(f"data.init_args.max_degree must be at least 1, got {max_degree}")
         self.set_name, self.features, self.max_degree = name, features, max_degree
@@ -220,8 +201,6 @@ class TUGraphs(GraphLevelModule):
             except (RuntimeError, OSError, EOFError, KeyError, ValueError, AttributeError):
                 pass  # another version's or a broken file: parse anew
         parsed = read_tu(self.raw, self.set_name)
-        self.cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".data.{os.getpid()}.tmp")
-        torch.save({**parsed, "stamp": stamp}, temporary)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            torch.save({**parsed, "stamp": stamp}, temporary)
         return parsed

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
 from PIL import Image, ImageDraw, ImageFilter
 
 from datamodules.images.saliency import MemoryItems, ToBatch
-from datamodules.loading.sampling import evaluation_loader, train_loader
+from datamodules.loading.loaders import SplitModule
 
 Array = np.ndarray[Any, Any]
 Split = Literal["train", "val", "test"]
@@ -182,7 +181,7 @@ def composite(seed: int, split: Split, index: int, side: int = 96) -> tuple[Arra
     return picture.round().astype(np.uint8), np.maximum.reduce(covers) > 0.5
 
 
-class SaliencyComposites(LightningDataModule):
+class SaliencyComposites(SplitModule):
     """Real objects over real photographs, made in memory from installed packages: no download, no root.
 
     Shapes are MNIST's digits, ellipses, polygons and a horse, filled with a piece of another photograph.
@@ -215,42 +214,26 @@ class SaliencyComposites(LightningDataModule):
         eval_batch_size: int = 20,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers)
         if side < 32:
             raise ValueError(f"side must be at least 32, got {side}")
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.side, self.data_seed, self.flip = side, data_seed, flip
         self.items = {"train": train_items, "val": val_items, "test": test_items}
         self.predict_items = min(predict_items, test_items)
         self.test_sets = ["composites"]
 
-    def _made(self, split: Split, count: int) -> MemoryItems:
+    def _made(self, split: Split, count: int, flip: bool = False) -> ToBatch:
         made = [composite(self.data_seed, split, i, self.side) for i in range(count)]
         names = [f"{split}_{i:04d}" for i in range(count)]
-        return MemoryItems(np.stack([p for p, _ in made]), np.stack([m for _, m in made]), names)
+        pictures = MemoryItems(np.stack([p for p, _ in made]), np.stack([m for _, m in made]), names)
+        return ToBatch(pictures, flip=flip)
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.train_set = self._made("train", self.items["train"])
+            self.train_set = self._made("train", self.items["train"], self.flip)
         if stage in ("fit", "validate"):
             self.val_set = self._made("val", self.items["val"])
         if stage == "test":
             self.test_set = self._made("test", self.items["test"])
         if stage == "predict":
             self.predict_set = self._made("test", self.predict_items)
-
-    def train_dataloader(self) -> Any:
-        data = ToBatch(self.train_set, flip=self.flip)
-        return train_loader(self, data, self.batch_size, self.num_workers)
-
-    def _evaluated(self, data: MemoryItems) -> Any:
-        return evaluation_loader(self, ToBatch(data), self.eval_batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return self._evaluated(self.val_set)
-
-    def test_dataloader(self) -> Any:
-        return self._evaluated(self.test_set)
-
-    def predict_dataloader(self) -> Any:
-        return self._evaluated(self.predict_set)

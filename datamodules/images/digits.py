@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from datamodules.loading.sampling import TensorItems, evaluation_loader, train_loader
+from datamodules.loading.loaders import SplitModule, TensorItems
 
 
-class _DigitImages(LightningDataModule):
-    """Splits, loaders and sample labels of a labelled set of digit images.
+class _DigitImages(SplitModule):
+    """Splits and sample labels of a labelled set of digit images.
 
     Batch: ``image`` float32 (B, 1, S, S) in [-1, 1], ``label`` int64 (B,) in 0..9, ``index`` int64 (B,).
     Prediction batches have ``label`` and ``index`` alone: the classes to sample, in equal numbers.
@@ -37,8 +34,7 @@ class _DigitImages(LightningDataModule):
         predict_samples: int = 100,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        super().__init__(batch_size, eval_batch_size, num_workers)
         self.test_passes, self.predict_samples = test_passes, predict_samples
 
     def read(self) -> tuple[Tensor, Tensor]:
@@ -55,18 +51,6 @@ class _DigitImages(LightningDataModule):
         self.test_set = TensorItems(self.test_passes, image=images[held_out], label=labels[held_out])
         ordered = torch.arange(self.predict_samples) * self.num_classes // self.predict_samples
         self.predict_set = TensorItems(label=ordered)
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> Any:
-        return evaluation_loader(self, self.predict_set, self.eval_batch_size, self.num_workers)
 
 
 class Digits(_DigitImages):

@@ -12,20 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.loading.sampling import (
-    TensorItems,
-    as_is,
-    batch_keys,
-    evaluation_loader,
-    global_seed,
-    item_seeds,
-    train_loader,
-)
+from datamodules.loading.arguments import data_folder
+from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, as_is, place
+from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _WANTED = "root/CLASS/NAME.jpg, one folder per class (ImageNet: train/n01440764/n01440764_10026.JPEG)"
@@ -69,7 +62,7 @@ def read_rgb(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read as a picture ({reason or type(error).__name__})") from None
 
 
-class FolderImages(Dataset[dict[str, Tensor]]):
+class FolderImages(BatchItems):
     """Pictures of class folders in sorted order, the labels being the places of the sorted folder names.
 
     Folders are searched to any depth; names that begin with a dot are left out. Files of other kinds are
@@ -143,9 +136,6 @@ class FolderImages(Dataset[dict[str, Tensor]]):
         rows = torch.from_numpy(index)
         return {"image": image.contiguous(), "label": self.labels[rows], "index": rows}
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
-
 
 def _subfolders(root: Path) -> list[str]:
     return sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
@@ -194,7 +184,7 @@ class ShardBatchSampler:
         return (list(batch) for batch in self._batches)
 
 
-class ImageFolder(LightningDataModule):
+class ImageFolder(SplitModule):
     """Pictures in one folder per class, cropped as ADM crops them and mirrored half of the time in training.
 
     Batch: ``image`` float32 (B, 3, S, S) in [-1, 1], ``label`` int64 (B,), ``index`` int64 (B,). Prediction
@@ -233,7 +223,7 @@ class ImageFolder(LightningDataModule):
         predict_samples: int | None = None,
         num_workers: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers)
         for name, value in (("size", size), ("predict_batch_size", predict_batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -244,10 +234,9 @@ class ImageFolder(LightningDataModule):
             )
         if predict_samples is not None and num_classes is None:
             raise ValueError("predict_samples draws classes, so num_classes must say how many there are")
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "imagenet" / "train")
+        self.root = data_folder(root, "imagenet/train")
         self.val_root = Path(val_root) if val_root else None
         self.size, self.flip, self.num_classes = size, flip, num_classes
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.predict_batch_size, self.shard_size = predict_batch_size, shard_size
         self.predict_samples = predict_samples
         self.shape = (3, size, size)
@@ -273,7 +262,7 @@ class ImageFolder(LightningDataModule):
                 f"zoo {stage} needs held-out pictures: set data.init_args.val_root to their folder"
             )
         if stage == "predict":
-            self.predict_set: Any = self._predict_set()
+            self.predict_set = self._predict_set()
 
     def _predict_set(self) -> TensorItems | FolderImages:
         if self.predict_samples is None:
@@ -283,28 +272,13 @@ class ImageFolder(LightningDataModule):
         labels = torch.randint(self.num_classes, (self.predict_samples,), generator=generator)
         return TensorItems(label=labels)
 
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        if self.val_root is None:
-            return []
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
     def predict_dataloader(self) -> Any:
         if self.predict_samples is not None:
-            return evaluation_loader(self, self.predict_set, self.eval_batch_size, self.num_workers)
-        trainer = self.trainer
-        place = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        sampler = ShardBatchSampler(
-            len(self.predict_set), self.predict_batch_size, self.shard_size, self.finished_shards, *place
-        )
+            return super().predict_dataloader()
+        sizes = (len(self.predict_set), self.predict_batch_size, self.shard_size)
         return DataLoader(
             self.predict_set,
-            batch_sampler=sampler,
+            batch_sampler=ShardBatchSampler(*sizes, self.finished_shards, *place(self)),
             num_workers=self.num_workers,
             collate_fn=as_is,
             pin_memory=torch.cuda.is_available(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.images.image_folder import SUFFIXES, read_rgb
-from datamodules.loading.sampling import evaluation_loader, global_seed, item_generator, train_loader
+from datamodules.loading.arguments import data_folder
+from datamodules.loading.loaders import SplitModule
+from datamodules.loading.sampling import global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
 _PHOTOS = tuple(s for s in SUFFIXES if s != ".png")
@@ -401,7 +401,7 @@ def _names_of(sources: Sequence[str]) -> list[str]:
     return names
 
 
-class Saliency(LightningDataModule):
+class Saliency(SplitModule):
     """Pictures with masks of salient objects: DUTS, MSRA-B, ECSSD, HKU-IS, DUT-OMRON, PASCAL-S, SOD, SED2.
 
     Training batch: ``image`` float32 (B, 3, H, W) in [0, 1], ``mask`` float32 (B, 1, H, W) in [0, 1],
@@ -448,20 +448,19 @@ class Saliency(LightningDataModule):
         eval_batch_size: int = 1,
         num_workers: int = 4,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers)
         if size is not None and size < 32:
             raise ValueError(f"size must be null or at least 32, got {size}")
         if not 0 <= crop < 1 or not 0 <= rotate <= 180:
             raise ValueError(f"need crop in [0, 1) and rotate in [0, 180], got {crop} and {rotate}")
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "saliency")
+        self.root = data_folder(root, "saliency")
         self.sources: dict[str, str | None] = {"train": train, "val": val}
         self.tests = [test] if isinstance(test, str) else list(test)
         if not self.tests:
             raise ValueError("data.init_args.test names no source; give one set or several")
         self.predict = predict or self.tests[0]
-        self.size, self.batch_size, self.skip_unpaired = size, batch_size, skip_unpaired
+        self.size, self.skip_unpaired = size, skip_unpaired
         self.transforms: Any = {"flip": flip, "rotate": rotate, "crop": crop}
-        self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
         self.test_sets = _names_of(self.tests)
 
     def _open(self, source: str, masks: bool = True) -> FileItems:
@@ -479,21 +478,6 @@ class Saliency(LightningDataModule):
         elif stage == "validate":
             raise ValueError("zoo validate needs held-out pictures: set data.init_args.val")
         if stage == "test":
-            self.test_data = [ToBatch(self._open(source), self.size) for source in self.tests]
+            self.test_set = [ToBatch(self._open(source), self.size) for source in self.tests]
         if stage == "predict":
             self.predict_set = ToBatch(self._open(self.predict, masks=False), self.size)
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def _evaluated(self, data: ToBatch) -> Any:
-        return evaluation_loader(self, data, self.eval_batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return self._evaluated(self.val_set) if self.sources["val"] else []
-
-    def test_dataloader(self) -> Any:
-        return [self._evaluated(data) for data in self.test_data]
-
-    def predict_dataloader(self) -> Any:
-        return self._evaluated(self.predict_set)

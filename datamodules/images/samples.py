@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from datamodules.loading.sampling import evaluation_loader
+from datamodules.loading.files import READ_ERRORS, npy_header, one_line
+from datamodules.loading.loaders import BatchItems, evaluation_loader
 
 Array = np.ndarray[Any, Any]
 FEATURES = ("pool_3", "spatial", "logits")
@@ -23,12 +22,10 @@ _FORMAT = (
     "spatial (N, 2023) and logits (N, 1008) of Inception"
 )
 _SOURCE = "the reference batches of github.com/openai/guided-diffusion (evaluations)"
-_READ_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError)
 
 
 def _damaged(path: Path, what: object) -> ValueError:
-    text = " ".join(str(what).split()) or type(what).__name__
-    return ValueError(f"{path} is no readable npz file ({text}); write or download it anew")
+    return ValueError(f"{path} is no readable npz file ({one_line(what)}); write or download it anew")
 
 
 class NpzArray:
@@ -50,14 +47,16 @@ class NpzArray:
         try:
             with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
                 info = archive.getinfo(f"{name}.npy")
-                self.shape, self.dtype = _npy_header(member)
+                self.shape, fortran, self.dtype = npy_header(member)
                 self._header = member.tell()
+            if fortran or self.dtype.hasobject or not self.shape:
+                raise ValueError("an array in Fortran order, of Python objects or without rows")
             self._stored = info.compress_type == zipfile.ZIP_STORED
             with path.open("rb") as file:
                 file.seek(info.header_offset + 26)  # lengths of name and extra field in the local header
                 lengths = np.frombuffer(file.read(4), dtype="<u2")
             self._offset = info.header_offset + 30 + int(lengths.sum()) + self._header
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _damaged(path, error) from None
         self._row = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         if info.file_size != self._header + len(self) * self._row:
@@ -79,7 +78,7 @@ class NpzArray:
                     self._open = np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
                 return np.array(self._open[list(indices)])
             return np.stack([self._next(i) for i in indices])
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _damaged(self.path, error) from None
 
     def _next(self, index: int) -> Array:
@@ -95,21 +94,7 @@ class NpzArray:
         return np.frombuffer(data, dtype=self.dtype).reshape(self.shape[1:])
 
 
-def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"npy format {version}")
-    shape, fortran, dtype = read(file)
-    if fortran or dtype.hasobject or not shape:
-        raise ValueError("an array in Fortran order, of Python objects or without rows")
-    return shape, dtype
-
-
-class NpzItems(Dataset[dict[str, Tensor]]):
+class NpzItems(BatchItems):
     """Images or features of an npz file, a batch at a time.
 
     Raises:
@@ -141,9 +126,6 @@ class NpzItems(Dataset[dict[str, Tensor]]):
         if self.images:
             rows = {"image": rows["arr_0"].permute(0, 3, 1, 2)}
         return {**rows, "index": torch.tensor(list(indices))}
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([index]).items()}
 
 
 def array_names(path: Path) -> list[str]:

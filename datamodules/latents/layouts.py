@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+
+from datamodules.loading.files import npy_header
+from datamodules.loading.loaders import BatchItems
 
 LatentLayout = Literal["packed", "fast-dit", "repa", "lightningdit"]
 Array = np.ndarray[Any, Any]
@@ -37,7 +39,7 @@ _SOURCE = (
 )
 
 
-class LatentItems(Dataset[dict[str, Tensor]]):
+class LatentItems(BatchItems):
     """What the data set of every layout offers.
 
     Attributes:
@@ -58,9 +60,6 @@ class LatentItems(Dataset[dict[str, Tensor]]):
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
         """A batch: ``latent`` float32 (B, C, S, S) in training scale, ``label`` and ``index`` int64 (B,)."""
         raise NotImplementedError
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
     def stored(self, index: Array) -> tuple[Array, Array]:
         """(values (B, V, C or 2 C, S, S) before scaling, labels int64 (B,)) as the packed layout has them."""
@@ -107,7 +106,7 @@ def load_npy(path: Path, layout: str, mmap: bool = False) -> Array:
         raise missing(path, layout)
     try:
         with path.open("rb") as file:
-            shape, dtype = _npy_header(file)
+            shape, _, dtype = npy_header(file)
             expected = file.tell() + math.prod(shape) * dtype.itemsize
     except (ValueError, EOFError, OSError) as error:
         raise damaged(path, layout, error) from None
@@ -120,15 +119,6 @@ def load_npy(path: Path, layout: str, mmap: bool = False) -> Array:
     except (ValueError, EOFError, OSError) as error:
         raise damaged(path, layout, error) from None
     return array
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f".npy format {version[0]}.{version[1]}")
-    shape, _, dtype = readers[version](file)
-    return shape, dtype
 
 
 def sizes(expected: int, found: int) -> str:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 
 from datamodules.latents.layouts import (
     IMAGENET_TRAIN_ITEMS,
     IMAGENET_VAL_ITEMS,
-    LAYOUTS,
     LatentItems,
     LatentLayout,
     check_labels,
@@ -20,7 +16,8 @@ from datamodules.latents.layouts import (
 from datamodules.latents.lightningdit import LightningDiTLatents
 from datamodules.latents.packed import PackedLatents
 from datamodules.latents.per_image import FastDiTLatents, RepaLatents
-from datamodules.loading.sampling import TensorItems, evaluation_loader, train_loader
+from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.loaders import SplitModule, TensorItems
 
 
 def open_latents(
@@ -44,7 +41,7 @@ def open_latents(
     return data
 
 
-class ImageNetLatents(LightningDataModule):
+class ImageNetLatents(SplitModule):
     """ImageNet encoded by a VAE.
 
     Batch: ``latent`` float32 (B, 4, S, S) in training scale, ``label`` int64 (B,), ``index`` int64 (B,).
@@ -77,13 +74,11 @@ class ImageNetLatents(LightningDataModule):
         latent_norm: bool = True,
         latent_multiplier: float = 1.0,
     ) -> None:
-        super().__init__()
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "imagenet256")
-        self.layout, self.batch_size, self.eval_batch_size = layout, batch_size, eval_batch_size
-        self.val_root = Path(val_root) if val_root else None
-        self.predict_samples, self.num_classes, self.num_workers = predict_samples, num_classes, num_workers
+        super().__init__(batch_size, eval_batch_size, num_workers)
+        check_choice("layout", layout, LatentLayout)
+        self.root = data_folder(root, "imagenet256")
+        self.layout, self.val_root = layout, Path(val_root) if val_root else None
+        self.predict_samples, self.num_classes = predict_samples, num_classes
         self.latent_norm, self.latent_multiplier = latent_norm, latent_multiplier
         self.shape: tuple[int, ...] | None = None
 
@@ -112,17 +107,3 @@ class ImageNetLatents(LightningDataModule):
         self.predict_set = TensorItems(
             label=torch.randint(self.num_classes, (self.predict_samples,), generator=generator)
         )
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        if self.val_root is None:
-            return []
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> Any:
-        return evaluation_loader(self, self.predict_set, self.eval_batch_size, self.num_workers)

@@ -11,15 +11,10 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 
 def global_seed() -> int:
@@ -116,111 +111,6 @@ class EvaluationBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         return (list(batch) for batch in self._batches)
-
-
-class TensorItems(Dataset[dict[str, Tensor]]):
-    """Tensors of equal length as a data set that fetches a whole batch at once. Every batch has ``index``
-    (B,).
-
-    Args:
-        repeats: the data set is gone through so many times; ``index`` counts on.
-        **tensors: batch key -> (N, ...) tensor.
-    """
-
-    def __init__(self, repeats: int = 1, **tensors: Tensor) -> None:
-        self.tensors, self.repeats = tensors, repeats
-        self.items = len(next(iter(tensors.values())))
-
-    def __len__(self) -> int:
-        return self.items * self.repeats
-
-    def __getitems__(self, keys: Sequence[int] | Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        index = torch.tensor([k[1] if isinstance(k, tuple) else k for k in keys])
-        return {**{name: x[index % self.items] for name, x in self.tensors.items()}, "index": index}
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        index = key[1] if isinstance(key, tuple) else key
-        return {k: v[0] for k, v in self.__getitems__([index]).items()}
-
-
-def as_is(batch: Any) -> Any:
-    """Collate function of data sets whose ``__getitems__`` returns a finished batch."""
-    return batch
-
-
-def _place(module: LightningDataModule) -> tuple[int, int]:
-    trainer = module.trainer
-    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-
-class TrainLoader(DataLoader[Any]):
-    """A loader that goes on where the training stands, see :class:`GlobalBatchSampler`.
-
-    Lightning takes a loader with a state for resumable; this state only notices that the data have changed.
-    """
-
-    batch_sampler: GlobalBatchSampler
-
-    def state_dict(self) -> dict[str, int]:
-        return {"items": self.batch_sampler.size, "batch_size": self.batch_sampler.batch_size}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        if state != self.state_dict():
-            rank_zero_warn(
-                f"the checkpoint was trained on batches of {state['batch_size']} of {state['items']} items, "
-                f"this run has {self.batch_sampler.batch_size} of {self.batch_sampler.size}: "
-                "the order of the data changes"
-            )
-
-
-def train_loader(
-    module: LightningDataModule,
-    dataset: Dataset[Any],
-    batch_size: int,
-    num_workers: int = 0,
-    collate_fn: Callable[[Any], Any] = as_is,
-) -> TrainLoader:
-    """A resumable training loader of ``dataset``, whose items are asked for as (epoch, index)."""
-    rank, world = _place(module)
-    size: int = len(dataset)  # type: ignore[arg-type]
-    limit, trained_batches = None, None
-    if module.trainer is not None:
-        limit = _batch_limit(module.trainer.limit_train_batches, size // batch_size)
-        progress = module.trainer.fit_loop.epoch_loop.batch_progress.total
-        trained_batches = partial(getattr, progress, "ready")
-    sampler = GlobalBatchSampler(size, batch_size, rank, world, global_seed(), limit, trained_batches)
-    return TrainLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else each epoch takes a number from the global generator
-    )
-
-
-def _batch_limit(limit: int | float | None, batches: int) -> int | None:
-    """``trainer.limit_train_batches`` as a number of batches."""
-    return int(limit * batches) if isinstance(limit, float) else limit
-
-
-def evaluation_loader(
-    module: LightningDataModule,
-    dataset: Dataset[Any],
-    batch_size: int,
-    num_workers: int = 0,
-    collate_fn: Callable[[Any], Any] = as_is,
-) -> DataLoader[Any]:
-    """A loader that shows each item once over all processes; ``batch_size`` is global."""
-    rank, world = _place(module)
-    sampler = EvaluationBatchSampler(len(dataset), batch_size, rank, world)  # type: ignore[arg-type]
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        generator=torch.Generator(),
-    )
 
 
 Keys = Sequence[int] | Sequence[tuple[int, int]] | Sequence[int | tuple[int, int]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from datamodules.loading.sampling import batch_keys, evaluation_loader, global_seed, item_seeds, train_loader
+from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 from datamodules.shapes.building import SURFACE, mesh_arrays, mesh_paths, solids_arrays
 from datamodules.shapes.solids import CATEGORIES
 from datamodules.shapes.stores import (
@@ -27,6 +26,8 @@ from datamodules.shapes.stores import (
 )
 from datamodules.shapes.voxels import pooled, surface_points
 
+Source = Literal["solids", "hdf5", "meshes"]
+Part = Literal["test", "train"]
 TEST_VIEW = 23
 _CROP = 128
 
@@ -40,7 +41,7 @@ def stage_of(epoch: int, stages: Sequence[dict[str, int]]) -> int:
     return stage["resolution"]
 
 
-class ShapeItems(Dataset[dict[str, Tensor]]):
+class ShapeItems(BatchItems):
     """Shapes of a store; in training the point set follows the epoch, and the view is a draw of the item.
 
     Args:
@@ -141,11 +142,8 @@ class ShapeItems(Dataset[dict[str, Tensor]]):
             fine = np.stack([pooled(v, self.fine) for v in fine])
         return torch.from_numpy(fine.astype(np.uint8)), torch.from_numpy(surface)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
-
-class Shapes(LightningDataModule):
+class Shapes(SplitModule):
     """3-D shapes for implicit fields, the point sets growing with the stages of the training.
 
     Batch: ``voxels`` float32 (B, 1, S, S, S) of 0 and 1, ``points`` float32 (B, P, 3) in the unit cube,
@@ -181,7 +179,7 @@ class Shapes(LightningDataModule):
 
     def __init__(
         self,
-        source: Literal["solids", "hdf5", "meshes"] = "solids",
+        source: Source = "solids",
         root: str | None = None,
         train_file: str = "all_vox256_img_train.hdf5",
         test_file: str | None = "all_vox256_img_test.hdf5",
@@ -196,18 +194,16 @@ class Shapes(LightningDataModule):
         input_size: int = 64,
         fine: int = 64,
         continuous: int = 0,
-        evaluate_on: Literal["test", "train"] = "test",
+        evaluate_on: Part = "test",
         views: int = 0,
         codes: str | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 8,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        if source not in ("solids", "hdf5", "meshes"):
-            raise ValueError(f"source must be solids, hdf5 or meshes, got {source!r}")
-        if evaluate_on not in ("test", "train"):
-            raise ValueError(f"evaluate_on must be test or train, got {evaluate_on!r}")
+        super().__init__(batch_size, eval_batch_size, num_workers)
+        check_choice("source", source, Source)
+        check_choice("evaluate_on", evaluate_on, Part)
         _check_stages(stages)
         if source == "solids" and (train_shapes is None or test_shapes is None):
             raise ValueError("solids have no end: give train_shapes and test_shapes")
@@ -221,12 +217,11 @@ class Shapes(LightningDataModule):
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")
         self.evaluate_on = evaluate_on
         self.source, self.categories, self.stages = source, tuple(categories), list(stages)
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "shapenet")
+        self.root = data_folder(root, "shapenet")
         self.train_file, self.test_file, self.codes_path = train_file, test_file, codes
         self.train_shapes, self.test_shapes = train_shapes, test_shapes
         self.input_size, self.fine, self.continuous, self.views = input_size, fine, continuous, views
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.dims = num_workers, 3
+        self.dims = 3
         self._stores: dict[str, Store] = {}
         self.category_names: list[str] = []
         self._categories: list[str] = []
@@ -313,18 +308,6 @@ class Shapes(LightningDataModule):
     def _items(self, name: str, rows: Sequence[int], codes: Any = None, fine: int = 0) -> ShapeItems:
         views = self.views > 0
         return ShapeItems(self._stores[name], rows, self.stages, self.input_size, views, codes, fine)
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
 
 
 def _categories(path: Path, size: int) -> list[str]:

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from datamodules.loading.sampling import TensorItems, evaluation_loader, item_generator, train_loader
+from datamodules.loading.arguments import check_choice
+from datamodules.loading.loaders import SplitModule, TensorItems
+from datamodules.loading.sampling import batch_keys, item_generator
 
 Array = np.ndarray[Any, Any]
+Source = Literal["letters", "letters_gap", "digits"]
 # canvas -> height and width of its A; the paper's canvas is 64
 LETTERS = {32: (13, 12), 64: (29, 27)}
 _PAIRS = 135
@@ -44,7 +46,7 @@ def placed(glyph: Array, canvas: int) -> Array:
     return out
 
 
-class Shapes2D(LightningDataModule):
+class Shapes2D(SplitModule):
     """Pictures as 2-D shapes: every pixel centre is a point.
 
     Batch: ``voxels`` float32 (B, 1, S, S) in [0, 1], ``points`` float32 (B, S^2, 2) in the unit square,
@@ -65,7 +67,7 @@ class Shapes2D(LightningDataModule):
 
     def __init__(
         self,
-        source: Literal["letters", "letters_gap", "digits"] = "letters",
+        source: Source = "letters",
         canvas: int = 64,
         pairs: int = 48,
         blur: float = 0.0,
@@ -73,13 +75,11 @@ class Shapes2D(LightningDataModule):
         eval_batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        if source not in ("letters", "letters_gap", "digits"):
-            raise ValueError(f"source must be letters, letters_gap or digits, got {source!r}")
+        super().__init__(batch_size, eval_batch_size, num_workers)
+        check_choice("source", source, Source)
         if source != "digits" and canvas not in LETTERS:
             raise ValueError(f"letters have a canvas of {' or '.join(map(str, LETTERS))}, got {canvas}")
         self.source, self.pairs, self.blur = source, pairs, blur
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.input_size = 28 if source == "digits" else canvas
         self.dims = 2
         self.templates: Tensor | None = None
@@ -124,18 +124,6 @@ class Shapes2D(LightningDataModule):
         more = {} if partner is None else {"partner": partner}
         return PictureItems(1, voxels=pictures[:, None].contiguous(), **more)
 
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
-
 
 class PictureItems(TensorItems):
     """Pictures with their pixel centres as points."""
@@ -146,11 +134,10 @@ class PictureItems(TensorItems):
         size, count = pictures.shape[-1], len(pictures)
         axis = (torch.arange(size) + 0.5) / size
         points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).view(-1, 2)
-        epochs = [k[0] if isinstance(k, tuple) else 0 for k in keys]
         return {
             **batch,
             "points": points.expand(count, -1, -1),
             "values": pictures.reshape(count, -1),
             "resolution": torch.full((count,), size),
-            "epoch": torch.tensor(epochs),
+            "epoch": torch.from_numpy(batch_keys(keys)[0]),
         }

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from datamodules.loading.files import one_line, written_whole
 from datamodules.shapes.voxels import BUDGETS_V1, FINE
 
 Array = np.ndarray[Any, Any]
@@ -93,10 +94,9 @@ class HDF5Store:
             try:
                 self._file = h5py.File(self.path, "r")
             except OSError as error:
-                reason = " ".join(str(error).split())[:100]
                 raise ValueError(
-                    f"{self.path} cannot be read as HDF5 ({reason}); it is broken or was not fetched "
-                    "whole: fetch it again"
+                    f"{self.path} cannot be read as HDF5 ({one_line(error, 100)}); it is broken or was not "
+                    "fetched whole: fetch it again"
                 ) from None
             self._process = os.getpid()
         return self._file
@@ -130,8 +130,9 @@ class HDF5Store:
         try:
             found: Array = self._open()[key][where]
         except OSError as error:
-            reason = " ".join(str(error).split())[:80]
-            raise ValueError(f"{self.path}: {key} of shape {where} cannot be read ({reason})") from None
+            raise ValueError(
+                f"{self.path}: {key} of shape {where} cannot be read ({one_line(error, 80)})"
+            ) from None
         return found
 
     def rows(self, key: str, index: Sequence[int]) -> Array:
@@ -152,15 +153,9 @@ def write_hdf5(path: Path, arrays: dict[str, Array]) -> Path:
     """Arrays under the official keys as an official file, in place only when whole."""
     import h5py
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            for key, values in arrays.items():
-                file.create_dataset(key, data=values, compression="gzip", compression_opts=4)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        for key, values in arrays.items():
+            file.create_dataset(key, data=values, compression="gzip", compression_opts=4)
     return path
 
 
@@ -181,8 +176,7 @@ def read_codes(path: Path, sizes: Sequence[int]) -> Array:
         with h5py.File(path, "r") as file:
             codes = np.asarray(file["zs"], dtype=np.float32)
     except (OSError, KeyError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise ValueError(f"{path} holds no codes zs (N, Z) that can be read ({reason})") from None
+        raise ValueError(f"{path} holds no codes zs (N, Z) that can be read ({one_line(error)})") from None
     if codes.ndim != 2 or len(codes) not in sizes:
         raise ValueError(
             f"{path}: zs is {codes.shape}, the training data have {sizes[0]} shapes; make it with "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from datamodules.traffic.forecast import ForecastModule, SensorSeries, Split
+from datamodules.loading.arguments import data_folder
+from datamodules.loading.files import one_line
+from datamodules.traffic.forecast import ForecastModule, SensorSeries
 
 _SOURCE = "github.com/benedekrozemberczki/pytorch_geometric_temporal, dataset/chickenpox.json"
 
@@ -23,6 +23,10 @@ class Chickenpox(ForecastModule):
 
     Args:
         root: folder of the file; defaults to ``$ZOO_DATA/graphs/chickenpox`` or ``data/graphs/chickenpox``.
+        lags: steps of the past.
+        horizon: steps of the future.
+        batch_size: global, over all devices.
+        **kwargs: of :class:`datamodules.traffic.forecast.ForecastModule`.
 
     Raises:
         FileNotFoundError, ValueError: for a missing or damaged file and impossible settings.
@@ -36,17 +40,11 @@ class Chickenpox(ForecastModule):
         root: str | None = None,
         lags: int = 8,
         horizon: int = 1,
-        split: Sequence[float] = (0.7, 0.1, 0.2),
-        split_by: Split = "windows",
-        nodes: int | None = None,
         batch_size: int = 32,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lags, horizon, split, split_by, nodes, False, batch_size, eval_batch_size, num_workers
-        )
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "chickenpox")
+        super().__init__(lags=lags, horizon=horizon, time_of_day=False, batch_size=batch_size, **kwargs)
+        self.root = data_folder(root, "graphs/chickenpox")
 
     def read(self) -> SensorSeries:
         path = self.root / "chickenpox.json"
@@ -63,6 +61,5 @@ class Chickenpox(ForecastModule):
             adjacency = np.zeros((values.shape[1],) * 2)
             adjacency[source, target] = 1
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            text = " ".join(str(error).split())[:80]
-            raise ValueError(f"{path} is damaged ({text}); take it anew from {_SOURCE}") from None
+            raise ValueError(f"{path} is damaged ({one_line(error)}); take it anew from {_SOURCE}") from None
         return SensorSeries(values, adjacency, names, steps_per_day=0)

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from datamodules.loading.sampling import evaluation_loader, train_loader
+from datamodules.loading.arguments import check_choice
+from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.traffic.sensor_graph import neighbourhood
 
 Array = np.ndarray[Any, Any]
@@ -73,7 +73,7 @@ class SensorSeries:
         )
 
 
-class Windows(Dataset[dict[str, Tensor]]):
+class Windows(BatchItems):
     """Windows of ``lags`` + ``horizon`` rows, one for each first row in ``starts``."""
 
     def __init__(
@@ -86,8 +86,8 @@ class Windows(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitems__(self, keys: Sequence[int] | Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        index = torch.tensor([k[1] if isinstance(k, tuple) else k for k in keys])
+    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
+        index = torch.from_numpy(batch_keys(keys)[1])
         start = self.starts[index]
         rows = start[:, None] + self.past
         x = self.values[rows][..., None]  # (B, lags, N, 1)
@@ -95,10 +95,6 @@ class Windows(Dataset[dict[str, Tensor]]):
             x = torch.cat([x, self.day[rows][:, :, None, None].expand_as(x)], dim=-1)
         following = start[:, None] + self.future
         return {"x": x, "y": self.values[following], "time": self.clock[following], "index": index}
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
-        keys: list[Any] = [key]
-        return {k: v[0] for k, v in self.__getitems__(keys).items()}
 
 
 def split_starts(
@@ -128,8 +124,8 @@ def split_starts(
     return parts[0], parts[1], parts[2]
 
 
-class ForecastModule(LightningDataModule):
-    """Splits, scale and loaders of a series on a graph; the source says how to read it.
+class ForecastModule(SplitModule):
+    """Splits and scale of a series on a graph; the source says how to read it.
 
     The batch is described in :mod:`datamodules.traffic.forecast`. Attributes after ``setup``: ``series``,
     ``adjacency`` (N, N), ``num_nodes``, ``in_channels``, ``mean``, ``std``, ``names``, ``positions``,
@@ -168,17 +164,15 @@ class ForecastModule(LightningDataModule):
         eval_batch_size: int = 256,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers)
         for key, value in (("lags", lags), ("horizon", horizon)):
             if value < 1:
                 raise ValueError(f"data.init_args.{key} must be at least 1, got {value}")
         if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
             raise ValueError(f"data.init_args.split is three shares above 0 that sum to 1, got {list(split)}")
-        if split_by not in ("windows", "rows"):
-            raise ValueError(f"data.init_args.split_by must be windows or rows, got {split_by!r}")
+        check_choice("split_by", split_by, Split)
         self.lags, self.horizon, self.split, self.split_by = lags, horizon, tuple(split), split_by
         self.nodes, self.time_of_day = nodes, time_of_day
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.in_channels = 2 if time_of_day else 1
 
     def read(self) -> SensorSeries:
@@ -209,18 +203,6 @@ class ForecastModule(LightningDataModule):
         touched = int(train[-1]) + self.lags + self.horizon
         self.train_values, self.train_clock = values[:touched], clock[:touched]
         self.mean, self.std = input_statistics(values, train, self.lags)
-
-    def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> Any:
-        return evaluation_loader(self, self.val_set, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> Any:
-        return evaluation_loader(self, self.test_set, self.eval_batch_size, self.num_workers)
 
 
 def input_statistics(values: Tensor, starts: Array, lags: int) -> tuple[float, float]:

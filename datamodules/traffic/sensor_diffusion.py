@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from datamodules.loading.sampling import item_generator
-from datamodules.traffic.forecast import Array, ForecastModule, SensorSeries, Split
+from datamodules.traffic.forecast import Array, ForecastModule, SensorSeries
 from datamodules.traffic.sensor_graph import dcrnn_weights
 
 _PLACES, _NOISE, _MISSING = 1, 2, 3
@@ -45,6 +45,7 @@ class SensorDiffusion(ForecastModule):
         day: rows of a day.
         missing: share of measurements that are missing, written as 0.
         seed: of the places, the noise and the gaps.
+        **kwargs: of :class:`datamodules.traffic.forecast.ForecastModule`.
     """
 
     def __init__(
@@ -54,19 +55,9 @@ class SensorDiffusion(ForecastModule):
         day: int = 100,
         missing: float = 0.01,
         seed: int = 0,
-        lags: int = 12,
-        horizon: int = 12,
-        split: Sequence[float] = (0.7, 0.1, 0.2),
-        split_by: Split = "windows",
-        nodes: int | None = None,
-        time_of_day: bool = True,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lags, horizon, split, split_by, nodes, time_of_day, batch_size, eval_batch_size, num_workers
-        )
+        super().__init__(**kwargs)
         if sensors < 2 or day < 1 or not 0 <= missing < 1:
             raise ValueError(
                 f"data.init_args needs sensors >= 2, day >= 1 and missing in [0, 1), got {sensors}, {day}, "

@@ -21,16 +21,15 @@ longitude) places the sensors on the map.
 from __future__ import annotations
 
 import csv
-import os
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.files import one_line, read_npz
 from datamodules.loading.restricted_pickle import read_pickle
-from datamodules.traffic.forecast import Array, ForecastModule, SensorSeries, Split
+from datamodules.traffic.forecast import Array, ForecastModule, SensorSeries
 from datamodules.traffic.sensor_graph import dcrnn_weights, stgcn_weights
 
 TrafficName = Literal["metr_la", "pems_bay", "metr_la_week", "pemsd7m"]
@@ -57,6 +56,7 @@ class Traffic(ForecastModule):
         root: folder of its files; defaults to ``$ZOO_DATA/graphs/<name>`` or ``data/graphs/<name>``.
         graph: ``directed``, the published weights; ``symmetric``, ``los_adj.csv``; or weights from
             ``distances.csv`` by the kernel of DCRNN or of STGCN.
+        **kwargs: of :class:`datamodules.traffic.forecast.ForecastModule`.
 
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
@@ -69,23 +69,12 @@ class Traffic(ForecastModule):
         name: TrafficName = "metr_la",
         root: str | None = None,
         graph: Graph = "directed",
-        lags: int = 12,
-        horizon: int = 12,
-        split: Sequence[float] = (0.7, 0.1, 0.2),
-        split_by: Split = "windows",
-        nodes: int | None = None,
-        time_of_day: bool = True,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lags, horizon, split, split_by, nodes, time_of_day, batch_size, eval_batch_size, num_workers
-        )
-        if name not in _SPEEDS:
-            raise ValueError(f"data.init_args.name must be one of {', '.join(_SPEEDS)}, got {name!r}")
+        super().__init__(**kwargs)
+        check_choice("name", name, TrafficName)
         self.source, self.graph = name, graph
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / name)
+        self.root = data_folder(root, f"graphs/{name}")
 
     def read(self) -> SensorSeries:
         values, names, clock = self._read_speeds()
@@ -142,7 +131,7 @@ class Traffic(ForecastModule):
 
 
 def _damaged(path: Path, error: object) -> ValueError:
-    return ValueError(f"{path} is damaged or has another layout ({' '.join(str(error).split())[:80]})")
+    return ValueError(f"{path} is damaged or has another layout ({one_line(error)})")
 
 
 def _read_table(path: Path) -> tuple[list[str] | None, Array]:
@@ -163,16 +152,8 @@ def _csv_speeds(path: Path) -> tuple[Array, list[str] | None, None]:
     return rows, names, None
 
 
-def _open_npz(path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise _damaged(path, error) from None
-
-
 def _npz_speeds(path: Path) -> tuple[Array, list[str] | None, Array | None]:
-    held = _open_npz(path)
+    held = read_npz(path)
     if "values" not in held or held["values"].ndim != 2:
         raise _damaged(path, "no array `values` (T, N)")
     ids = [str(i) for i in held["sensor_ids"]] if "sensor_ids" in held else None
@@ -200,7 +181,7 @@ def clock_of(times: Array, minutes: int = 5) -> Array:
 
 
 def _npz_graph(path: Path) -> tuple[Array, list[str] | None]:
-    held = _open_npz(path)
+    held = read_npz(path)
     if "adj" in held:
         ids = [str(i) for i in held["sensor_ids"]] if "sensor_ids" in held else None
         return held["adj"], ids

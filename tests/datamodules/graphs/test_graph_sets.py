@@ -211,7 +211,7 @@ def test_real_enzymes() -> None:
     ("arguments", "words"),
     [
         ({"name": "grids"}, "must be one of grid_small"),
-        ({"order": "dfs"}, "order must be bfs or canonical"),
+        ({"order": "dfs"}, "order must be one of bfs, canonical"),
         ({"batch_size": 0}, "at least 1"),
         ({"items_per_epoch": 0}, "at least 1"),
     ],

@@ -305,7 +305,7 @@ def test_training_shapes_can_be_tested(files: Path) -> None:
         data.setup("fit")
         trained = data.train_set.__getitems__([(0, 0), (0, 2)])
         assert torch.equal(batch["voxels"], trained["voxels"])
-    with pytest.raises(ValueError, match="evaluate_on must be test or train"):
+    with pytest.raises(ValueError, match="evaluate_on must be one of test, train"):
         Shapes(evaluate_on="val")  # type: ignore[arg-type]
 
 

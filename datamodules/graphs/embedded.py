@@ -1,4 +1,4 @@
-"""A generated graph with communities: as large as wanted, and its true edges are known.
+"""Graphs that need no file: Zachary's karate club, and a block model as large as wanted.
 
 A batch is one PyG ``Data``, the whole graph, each step the same; see
 :class:`datamodules.graphs.full_graph.FullGraphModule`.
@@ -6,25 +6,43 @@ A batch is one PyG ``Data``, the whole graph, each step the same; see
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch_geometric.data import Data
+from torch_geometric.utils import index_to_mask
 
-from datamodules.graphs.full_graph import (
-    FullGraphModule,
-    coin_split,
-    mirrored,
-    node_pairs,
-    random_split,
-    retain_edges,
-    rewire_edges,
-)
+from datamodules.graphs.full_graph import DamagedGraphModule, node_pairs, random_split
+from datamodules.loading.arguments import check_fractions
 from datamodules.loading.sampling import item_generator
 
-_NODES = 55
+# Second words of the keys of this module's random streams.
+_SPLIT, _NODES = 34, 55
 
 
-class BlockModel(FullGraphModule):
+class KarateClub(DamagedGraphModule):
+    """Zachary's karate club (1977): 34 members, 78 friendships, 4 communities by modularity.
+
+    ``x`` is the identity (34, 34). PyG's one training node per community; of the others two per community
+    validate and the rest (22) test, the same whatever the seed. The batch is described in
+    :class:`datamodules.graphs.full_graph.FullGraphModule`.
+    The arguments are those of :class:`datamodules.graphs.full_graph.DamagedGraphModule`.
+    """
+
+    def read(self) -> Data:
+        from torch_geometric.datasets import KarateClub as Source
+
+        raw = Source()[0]
+        order = torch.from_numpy(item_generator(0, _SPLIT).permutation(raw.num_nodes))
+        order = order[~raw.train_mask[order]]
+        val = torch.cat([order[raw.y[order] == c][:2] for c in range(int(raw.y.max()) + 1)])
+        val_mask = index_to_mask(val, raw.num_nodes)
+        masks = (raw.train_mask, val_mask, ~(raw.train_mask | val_mask))
+        return self.damaged(raw.x, raw.y, node_pairs(raw.edge_index), masks)
+
+
+class BlockModel(DamagedGraphModule):
     """A stochastic block model with Gaussian features: generated data, no real graph.
 
     Classes have equal shares of the nodes. A node has ``degree`` edges on average, the share ``homophily`` of
@@ -41,11 +59,7 @@ class BlockModel(FullGraphModule):
         train_per_class: training nodes of each class.
         val_nodes: validation nodes.
         test_nodes: test nodes.
-        edges_retained: each edge is kept with this probability.
-        edges_rewired: afterwards, this fraction of the edges moves to random places.
-        early_stopping: deal the validation nodes by a fair coin to ``val_mask`` and ``es_mask``.
-        seed: of all of it.
-        steps_per_epoch: batches (always the same graph) of an epoch.
+        **kwargs: of :class:`datamodules.graphs.full_graph.DamagedGraphModule`.
 
     Raises:
         ValueError: for impossible settings.
@@ -62,30 +76,18 @@ class BlockModel(FullGraphModule):
         train_per_class: int = 10,
         val_nodes: int = 80,
         test_nodes: int = 200,
-        edges_retained: float = 1.0,
-        edges_rewired: float = 0.0,
-        early_stopping: bool = False,
-        seed: int = 0,
-        steps_per_epoch: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(steps_per_epoch)
-        for key, value in (
-            ("homophily", homophily),
-            ("edges_retained", edges_retained),
-            ("edges_rewired", edges_rewired),
-        ):
-            if not 0 <= value <= 1:
-                raise ValueError(f"data.init_args.{key} is a fraction of the edges, in [0, 1], got {value}")
+        super().__init__(**kwargs)
+        check_fractions("edges", homophily=homophily)
         if classes < 2 or nodes < 2 * classes or not 0 < degree < nodes / classes / 2:
             raise ValueError(
                 "data.init_args.nodes, classes and degree must leave classes of two and a sparse graph, "
                 f"got {nodes}, {classes} and {degree}"
             )
         self.nodes, self.classes, self.features, self.degree = nodes, classes, features, degree
-        self.homophily, self.signal, self.seed = homophily, signal, seed
+        self.homophily, self.signal = homophily, signal
         self.sizes = (train_per_class, val_nodes, test_nodes)
-        self.edges_retained, self.edges_rewired = edges_retained, edges_rewired
-        self.early_stopping = early_stopping
 
     def read(self) -> Data:
         random = item_generator(self.seed, _NODES)
@@ -95,15 +97,8 @@ class BlockModel(FullGraphModule):
         x = means[labels] + random.standard_normal((self.nodes, self.features))
         y = torch.from_numpy(labels).long()
         pairs = self._pairs(labels, random)
-        damaged = retain_edges(pairs, self.edges_retained, self.seed)
-        damaged = rewire_edges(damaged, self.nodes, self.edges_rewired, self.seed)
-        data = Data(
-            x=torch.from_numpy(x).float(), y=y, edge_index=mirrored(damaged), true_edge_index=mirrored(pairs)
-        )
-        data.train_mask, data.val_mask, data.test_mask = random_split(y, *self.sizes, self.seed)
-        if self.early_stopping:
-            data.val_mask, data.es_mask = coin_split(data.val_mask, self.seed)
-        return data
+        masks = random_split(y, *self.sizes, self.seed)
+        return self.damaged(torch.from_numpy(x).float(), y, pairs, masks)
 
     def _pairs(self, labels: np.ndarray, random: np.random.Generator) -> torch.Tensor:
         """Edges (2, P), drawn end by end: memory is that of the edges, not of all pairs."""

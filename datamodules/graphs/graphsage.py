@@ -1,12 +1,12 @@
-"""Protein-protein interaction graphs of GraphSAGE in PyG's raw layout: inductive, several labels a node.
+"""The data of GraphSAGE in PyG's raw layout: PPI, graphs with several labels a node, and Reddit, one graph.
 
-A batch is a PyG ``Batch`` of whole graphs, see :class:`PPI`.
+A batch of PPI is a PyG ``Batch`` of whole graphs. A batch of Reddit is one ``Data``, the whole graph;
+:class:`datamodules.graphs.neighbors.NeighborSampling` deals out parts.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
+from torch_geometric.utils import coalesce
 
-from datamodules.graphs.full_graph import mirrored, node_pairs
-from datamodules.loading.sampling import TrainLoader, as_is, batch_keys, evaluation_loader, train_loader
+from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
+from datamodules.loading.arguments import data_folder
+from datamodules.loading.files import READ_ERRORS, one_line, read_npz, written_whole
+from datamodules.loading.loaders import SplitModule
+from datamodules.loading.sampling import Keys, batch_keys
 
-_URL = "https://data.dgl.ai/dataset/ppi.zip"
+_PPI = "https://data.dgl.ai/dataset/ppi.zip"
+_REDDIT = "https://data.dgl.ai/dataset/reddit.zip"
+_REDDIT_FILES = ("reddit_data.npz", "reddit_graph.npz")
 _SPLITS = {"train": "train", "val": "valid", "test": "test"}
 _PARTS = ("feats.npy", "graph_id.npy", "graph.json", "labels.npy")
-_FILES = tuple(f"{split}_{part}" for split in _SPLITS.values() for part in _PARTS)
+_PPI_FILES = tuple(f"{split}_{part}" for split in _SPLITS.values() for part in _PARTS)
 
 
 def fetch(folder: Path, files: Sequence[str], url: str, download: bool) -> None:
@@ -43,9 +48,8 @@ def fetch(folder: Path, files: Sequence[str], url: str, download: bool) -> None:
         with zipfile.ZipFile(archive) as packed:
             for member in packed.namelist():
                 if Path(member).name in missing:
-                    temporary = folder / f".{Path(member).name}.tmp"
-                    temporary.write_bytes(packed.read(member))
-                    os.replace(temporary, folder / Path(member).name)
+                    with written_whole(folder / Path(member).name) as temporary:
+                        temporary.write_bytes(packed.read(member))
         archive.unlink()
         missing = [name for name in files if not (folder / name).is_file()]
     if missing:
@@ -67,12 +71,12 @@ class Graphs(Dataset[Data]):
     def __getitem__(self, key: int | tuple[int, int]) -> Data:
         return self.graphs[key[1] if isinstance(key, tuple) else key]
 
-    def __getitems__(self, keys: Sequence[int] | Sequence[tuple[int, int]]) -> Any:
+    def __getitems__(self, keys: Keys) -> Any:
         _, index = batch_keys(keys)
         return Batch.from_data_list([self.graphs[i] for i in index.tolist()])
 
 
-class PPI(LightningDataModule):
+class PPI(SplitModule):
     """24 graphs of proteins in human tissues, 20 train, 2 validate, 2 test (Zitnik and Leskovec, 2017).
 
     The files are ``<root>/raw/{train,valid,test}_{feats.npy,graph_id.npy,graph.json,labels.npy}``. A batch
@@ -102,16 +106,19 @@ class PPI(LightningDataModule):
     test_graphs: list[Data]
 
     def __init__(self, root: str | None = None, batch_size: int = 2, download: bool = False) -> None:
-        super().__init__()
-        self.root = Path(root or Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "ppi")
-        self.batch_size, self.download = batch_size, download
+        super().__init__(batch_size, eval_batch_size=1)
+        self.root = data_folder(root, "graphs/ppi")
+        self.download = download
 
     def prepare_data(self) -> None:
-        fetch(self.root / "raw", _FILES, _URL, self.download)
+        fetch(self.root / "raw", _PPI_FILES, _PPI, self.download)
 
     def setup(self, stage: str) -> None:
-        fetch(self.root / "raw", _FILES, _URL, False)
+        fetch(self.root / "raw", _PPI_FILES, _PPI, False)
         self.train_graphs, self.val_graphs, self.test_graphs = (self._read(s) for s in _SPLITS.values())
+        self.train_set, self.val_set, self.test_set = (
+            Graphs(found) for found in (self.train_graphs, self.val_graphs, self.test_graphs)
+        )
         first = self.train_graphs[0]
         self.num_features, self.num_classes = int(first.x.shape[1]), int(first.y.shape[1])
 
@@ -125,8 +132,9 @@ class PPI(LightningDataModule):
             links = json.loads((folder / f"{split}_graph.json").read_text())["links"]
             edges = torch.tensor([[e["source"], e["target"]] for e in links], dtype=torch.long).view(-1, 2).T
         except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
-            text = " ".join(str(error).split())[:120]
-            raise ValueError(f"{folder}/{split}_*: damaged files ({text}); take all twelve anew") from None
+            raise ValueError(
+                f"{folder}/{split}_*: damaged files ({one_line(error)}); take all twelve anew"
+            ) from None
         if not len(x) == len(y) == len(graph_id) or (edges.numel() and int(edges.max()) >= len(x)):
             raise ValueError(
                 f"{folder}/{split}_*: {len(x)} features, {len(y)} labels, {len(graph_id)} graph ids and the "
@@ -141,17 +149,54 @@ class PPI(LightningDataModule):
         pairs = node_pairs(number[inside])
         return Data(x=x[mask].float(), y=y[mask].float(), edge_index=mirrored(pairs))
 
-    def train_dataloader(self) -> TrainLoader:
-        return train_loader(self, Graphs(self.train_graphs), self.batch_size)
 
-    def _one_by_one(self, graphs: list[Data]) -> DataLoader[Any]:
-        return evaluation_loader(self, Graphs(graphs), 1, collate_fn=as_is)
+class Reddit(FullGraphModule):
+    """Posts of 41 communities: 232,965 nodes, 114,615,892 directed edges, 602 features (GraphSAGE, 2017).
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._one_by_one(self.val_graphs)
+    ``<root>/raw/reddit_data.npz`` (``feature`` (N, F), ``label`` (N,), ``node_types`` (N,) of 1 train, 2 val,
+    3 test) and ``reddit_graph.npz`` (SciPy sparse matrix). The batch is described in
+    :class:`datamodules.graphs.full_graph.FullGraphModule`, without ``true_edge_index``.
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._one_by_one(self.test_graphs)
+    Args:
+        root: folder; defaults to ``$ZOO_DATA/graphs/reddit`` or ``data/graphs/reddit``.
+        download: fetch the files from data.dgl.ai where they are missing (1.5 GB); never without this.
+        steps_per_epoch: batches (always the same graph) of an epoch.
 
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self._one_by_one(self.test_graphs)
+    Raises:
+        FileNotFoundError, ValueError: for missing or damaged files.
+    """
+
+    def __init__(self, root: str | None = None, download: bool = False, steps_per_epoch: int = 1) -> None:
+        super().__init__(steps_per_epoch)
+        self.root = data_folder(root, "graphs/reddit")
+        self.download = download
+
+    def prepare_data(self) -> None:
+        fetch(self.root / "raw", _REDDIT_FILES, _REDDIT, self.download)
+
+    def read(self) -> Data:
+        fetch(self.root / "raw", _REDDIT_FILES, _REDDIT, False)
+        from scipy.sparse import load_npz
+
+        nodes_file, graph_file = (self.root / "raw" / name for name in _REDDIT_FILES)
+        try:
+            x, y, kind = read_npz(nodes_file, "feature", "label", "node_types").values()
+            adjacency: Any = load_npz(graph_file).tocoo()
+        except READ_ERRORS as error:
+            raise ValueError(
+                f"the files in {nodes_file.parent} are damaged ({one_line(error)}); take both anew"
+            ) from None
+        if not len(x) == len(y) == len(kind) == adjacency.shape[0]:
+            raise ValueError(
+                f"the files in {nodes_file.parent} do not fit together: {len(x)} rows of features, {len(y)} "
+                f"labels, {adjacency.shape[0]} nodes of the graph"
+            )
+        edges = torch.from_numpy(np.stack([adjacency.row, adjacency.col]).astype(np.int64))
+        data = Data(
+            x=torch.from_numpy(x).float(),
+            y=torch.from_numpy(y).long(),
+            edge_index=coalesce(edges, num_nodes=len(x)),
+        )
+        split = torch.from_numpy(kind)
+        data.train_mask, data.val_mask, data.test_mask = split == 1, split == 2, split == 3
+        return data
