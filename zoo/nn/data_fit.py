@@ -52,7 +52,10 @@ def misfit(module: Any, key: str, found: Any) -> ValueError:
     """The error of a hyperparameter that is not what the data have."""
     data = module.trainer.datamodule
     given, wanted = (("null" if value is None else value) for value in (module.hparams[key], found))
-    of_data = f" or data.init_args.{key}: {given}" if key in inspect.signature(type(data)).parameters else ""
+    own = inspect.signature(
+        type(data).__init__
+    ).parameters  # the data's key that decides it, where it has one
+    of_data = f" or data.init_args.{key}: {given}" if key in own else ""
     return ValueError(
         f"model.init_args.{key} is {given}, but {named(data)} has {wanted}; set model.init_args.{key}: "
         f"{wanted}{of_data}, or choose other data with data.class_path"

@@ -7,7 +7,6 @@ from typing import Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -95,9 +94,9 @@ def refuse_whole_graph_in_parts(module: LightningModule, instead: str = "") -> N
         )
 
 
-def predict_in_one_process(module: LightningModule) -> None:
+def predict_in_one_process(module: LightningModule, stage: str) -> None:
     """Raises ValueError where several processes would each predict a part of what is reported together."""
-    if module.trainer.state.fn == TrainerFn.PREDICTING and module.trainer.world_size > 1:
+    if stage == "predict" and module.trainer.world_size > 1:
         raise ValueError(
             f"zoo.{type(module).__name__} draws its predictions in one picture: set trainer.devices: 1 for "
             "predict"

@@ -151,7 +151,7 @@ class GraphGenerator(LightningModule):
         # smaller graphs fit too; the other networks see all pairs of nodes, whatever their order
         check_fit(self, max_nodes=ge, bandwidth=lambda own, found: own >= found or not recurrent)
         refuse_sharding(self)
-        predict_in_one_process(self)
+        predict_in_one_process(self, stage)
         samples = h["test_samples"] if stage == "test" else h["val_samples"] or self.trainer.world_size
         if samples < self.trainer.world_size:
             raise ValueError(

@@ -211,7 +211,10 @@ class GraphClassifier(LightningModule):
     # --- data -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        self._check_data()
+        refuse_sharding(self)
+        predict_in_one_process(self, stage)
+        check_fit(self)
+        self._check_edge_features()
         data, h = getattr(self.trainer, "datamodule", None), self.hparams
         if not hasattr(self, "network"):
             sizes = getattr(data, "train_sizes", None)
@@ -231,10 +234,7 @@ class GraphClassifier(LightningModule):
             for encoder in self.network.encoders():
                 encoder.nodes.set_degrees(degrees())
 
-    def _check_data(self) -> None:
-        refuse_sharding(self)
-        predict_in_one_process(self)
-        check_fit(self)
+    def _check_edge_features(self) -> None:
         data, own = getattr(self.trainer, "datamodule", None), self.hparams["num_edge_features"]
         found = getattr(data, "num_edge_features", None)
         if own and found not in (None, own):

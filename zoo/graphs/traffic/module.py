@@ -199,8 +199,8 @@ class SpatioTemporalForecaster(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
+        predict_in_one_process(self, stage)
         refuse_sharding(self)
-        predict_in_one_process(self)
         check_fit(self)
         null = getattr(data, "null_value", self.hparams["null_value"])
         if null != self.hparams["null_value"]:
