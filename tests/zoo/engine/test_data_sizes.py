@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -153,6 +154,27 @@ def test_data_that_cannot_tell_leave_the_default(tmp_path: Path, capsys: pytest.
     out = capsys.readouterr().out
     assert "Silent) does not tell model.init_args.num_classes: 7 is its default\n" in out
     assert model_of(tmp_path / "gnn_node_karate" / "version_0")["num_classes"] == 7
+
+
+class Drawing(KarateClub):
+    """Draws from the global generators in ``setup``."""
+
+    def setup(self, stage: str) -> None:
+        torch.rand(3), np.random.rand(3)
+        super().setup(stage)
+
+
+def test_asking_the_data_leaves_the_random_state(tmp_path: Path) -> None:
+    flags = [f"--data={Drawing.__module__}.Drawing", "--trainer.max_steps=2", *FLAGS]
+    sizes = ["--model.init_args.features=34", "--model.init_args.num_classes=4"]
+    states = []
+    for name, more in (("given", sizes), ("filled", [])):
+        root = tmp_path / name
+        flags_of_run = [f"--trainer.default_root_dir={root}", "--checkpoint.every_n_train_steps=2", *more]
+        assert cli.main(["fit", "--config=gnn_node_karate", *flags, *flags_of_run]) == 0
+        (checkpoint,) = root.rglob("step=*.ckpt")
+        states.append(torch.load(checkpoint, weights_only=True)["state_dict"])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
 def test_two_processes_fill_in_the_same_and_tell_it_once(tmp_path: Path) -> None:

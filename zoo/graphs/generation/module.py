@@ -24,6 +24,7 @@ from zoo.graphs.generation.graphvae import (
 )
 from zoo.graphs.generation.random_graphs import RandomGraphs
 from zoo.graphs.generation.report import GeneratedGraphs
+from zoo.metrics.epoch_end import log_and_reset
 from zoo.metrics.graph_mmd import RULES, GraphMMD, GraphQuality
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
@@ -287,8 +288,7 @@ class GraphGenerator(LightningModule):
     def _evaluate(self, prefix: str, samples: int) -> None:
         """Draw this process's share of the graphs and log what they are worth."""
         if self.bce.update_called:
-            self.log(f"{prefix}/bce", self.bce.compute())
-            self.bce.reset()
+            log_and_reset(self, prefix, {"bce": self.bce})
         if not samples:
             return
         mine = range(self.global_rank, samples, self.trainer.world_size)
