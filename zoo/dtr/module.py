@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -30,7 +30,10 @@ from zoo.dtr.network import SIZES, DiT
 from zoo.dtr.routing import RoutingKind
 from zoo.dtr.unet import UNet
 from zoo.metrics.digits import DigitClassifier
+from zoo.metrics.epoch_end import log_and_reset
 from zoo.metrics.frechet import FrechetDistance
+from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
@@ -89,6 +92,12 @@ class DTR(LightningModule):
         optimizer: called with parameter groups.
         lr_scheduler: called with the optimizer, stepped every optimiser step.
     """
+
+    data_sizes: ClassVar[DataSizes] = {
+        "num_classes": "num_classes",
+        "in_channels": "shape.0",
+        "input_size": "shape.1",
+    }
 
     def __init__(
         self,
@@ -213,29 +222,13 @@ class DTR(LightningModule):
         }
 
     def setup(self, stage: str) -> None:
-        self._check_data()
+        # one class is the unconditional model, whatever the data have
+        check_fit(self, num_classes=lambda own, found: own in (1, found))
         if self.hparams["compile"]:
             for block in self.network.blocks:
                 block.compile()
         if stage == "test" and self.hparams["features"]:
             self._load_judge(self.hparams["features"])
-
-    def _check_data(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
-        classes, shape = getattr(data, "num_classes", None), getattr(data, "shape", None)
-        if classes is not None and classes != self.num_classes and self.num_classes != 1:
-            raise ValueError(
-                f"model.init_args.num_classes is {self.num_classes}, but {where} has {classes} classes; "
-                f"set model.init_args.num_classes: {classes}, or choose other data with data.class_path"
-            )
-        if shape is not None and tuple(shape) != self.shape:
-            raise ValueError(
-                f"model.init_args.in_channels and input_size ask for {self.shape[0]} x {self.shape[1]} x "
-                f"{self.shape[2]}, but {where} gives {' x '.join(map(str, shape))}; "
-                f"set model.init_args.in_channels: {shape[0]} and model.init_args.input_size: {shape[1]}, "
-                "or choose other data with data.class_path"
-            )
 
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
@@ -247,13 +240,7 @@ class DTR(LightningModule):
                     "weight_decay": 0.0,
                 }
             )
-        optimizer = self.optimizer(groups)
-        if self.lr_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        return with_schedule(self.optimizer(groups), self.lr_scheduler)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x0, y = _input(batch), self._labels(batch["label"])
@@ -320,7 +307,7 @@ class DTR(LightningModule):
         self._evaluate(batch, len(_dataset(self.trainer.val_dataloaders)))
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val", self.eval_metrics)
+        log_and_reset(self, "val", self.eval_metrics, ("mse",))
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, len(_dataset(self.trainer.test_dataloaders)))
@@ -331,8 +318,8 @@ class DTR(LightningModule):
             self.sample_metrics["class_accuracy"].update(logits, batch["label"])
 
     def on_test_epoch_end(self) -> None:
-        self._log_metrics("test", self.eval_metrics)
-        self._log_metrics("test", self.sample_metrics)
+        log_and_reset(self, "test", self.eval_metrics, ("mse",))
+        log_and_reset(self, "test", self.sample_metrics)
 
     def _evaluate(self, batch: dict[str, Tensor], total: int) -> None:
         """Losses with noise and timestep fixed by each item's index.
@@ -354,12 +341,6 @@ class DTR(LightningModule):
         for q in range(QUARTILES):
             inside = t * QUARTILES // self.timesteps == q
             self.eval_metrics[f"mse_q{q + 1}"].update(mse, inside.float())
-
-    def _log_metrics(self, stage: str, metrics: Any) -> None:
-        for name, metric in metrics.items():
-            # compute() speaks for all ranks; without sync_dist Lightning warns that it might not
-            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == "mse", sync_dist=True)
-            metric.reset()
 
     def _load_judge(self, name: str) -> None:
         judge = zoo.load(name)

@@ -108,6 +108,15 @@ class Arguments:
             found.append((str(path), {"model": self.hparams}))
         return found
 
+    def sets_model(self) -> set[str]:
+        """Names of the model's arguments that a config, the checkpoint or a flag sets."""
+        models = [content.get("model") for _, content in self.sources]
+        if any(re.match(r"--model(=|$)", flag) for flag in self.flags):
+            models.append(yaml.safe_load(self.value("model") or ""))
+        names = {name for m in models if isinstance(m, dict) for name in m.get("init_args") or {}}
+        flags = (re.match(r"--model\.(?:init_args\.)?(\w+)", flag) for flag in self.flags)
+        return names | {match[1] for match in flags if match}
+
     # --- reading --------------------------------------------------------------------------------------------
 
     def value(self, key: str) -> str | None:

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import zoo
 from zoo.engine.arguments import FOLDER_VARIABLE, RESUME_VARIABLE, Arguments, is_child, rank
 from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint
+from zoo.engine.data_sizes import sizes_from_data
 from zoo.engine.ema import EMA
 from zoo.engine.errors import ParserError, UsageError, claim, explain_parser
 from zoo.engine.metrics_csv import MetricsCSV
@@ -269,6 +270,7 @@ class ZooCLI(LightningCLI):
         # TF32 for what autocast leaves in float32. On a CPU the same switch only rounds.
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
+        sizes_from_data(self.arguments, self.config[self.arguments.verb])
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.ready()

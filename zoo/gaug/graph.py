@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -119,31 +118,6 @@ def f1_by_degree(logits: Tensor, graph: Graph, split: Split, parts: int = 4) -> 
     return {f"f1_degree_q{i + 1}": micro_f1(logits[n], graph.y[n]) for i, n in enumerate(groups)}
 
 
-@dataclass
-class Selection:
-    """The epoch that counts: the best validation score, strictly greater than all before and than 0.
-
-    Attributes:
-        patience: epochs without improvement after which training stops.
-    """
-
-    patience: int
-    best: float = 0.0
-    waited: int = 0
-
-    def stops(self, score: float) -> bool:
-        """Take in the score of an epoch; whether the training has waited long enough."""
-        self.waited = 0 if score > self.best else self.waited + 1
-        self.best = max(self.best, score)
-        return self.waited >= self.patience
-
-    def state(self) -> dict[str, float]:
-        return {"best": self.best, "waited": self.waited}
-
-    def restore(self, state: dict[str, float]) -> None:
-        self.best, self.waited = float(state["best"]), int(state["waited"])
-
-
 def forget_logged(module: LightningModule) -> None:
     """Drop what the phase before logged.
 
@@ -171,42 +145,3 @@ def parameter_groups(classifier: nn.Module, predictor: nn.Module | None) -> list
     if predictor is not None:
         groups.append({"params": list(predictor.parameters()), "weight_decay": 0.0})
     return groups
-
-
-def scheduled(optimizer: Any, lr_scheduler: LRSchedulerCallable | None) -> Any:
-    """What ``configure_optimizers`` returns; the scheduler moves at each step."""
-    if lr_scheduler is None:
-        return optimizer
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": lr_scheduler(optimizer), "interval": "step"},
-    }
-
-
-def check_fit(module: LightningModule) -> None:
-    """Refuse several processes and data of other sizes before anything runs.
-
-    Raises:
-        ValueError: naming both numbers and both YAML keys.
-    """
-    name = type(module).__name__
-    if module.trainer.world_size > 1:
-        raise ValueError(
-            f"zoo.{name} trains on one graph, which is one batch: {module.trainer.world_size} processes "
-            "would do the same work; set trainer.devices: 1 and trainer.num_nodes: 1"
-        )
-    if module.trainer.accumulate_grad_batches > 1:
-        raise ValueError(
-            f"zoo.{name} makes one optimiser step per batch, which is an epoch; set "
-            "trainer.accumulate_grad_batches: 1"
-        )
-    data = getattr(module.trainer, "datamodule", None)
-    where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
-    h = module.hparams
-    for key, of_data, what in (("features", "num_features", "features"), ("num_classes",) * 2 + ("classes",)):
-        found = getattr(data, of_data, None)
-        if found is not None and found != h[key]:
-            raise ValueError(
-                f"model.init_args.{key} is {h[key]}, but {where} has {found} {what}; set "
-                f"model.init_args.{key}: {found}, or choose other data with data.class_path"
-            )

@@ -16,9 +16,7 @@ from torch.nn import functional
 from zoo.gaug.adjacency import sparse_if_thin
 from zoo.gaug.graph import (
     Graph,
-    Selection,
     check_choices,
-    check_fit,
     classification_loss,
     edge_quality,
     f1_by_degree,
@@ -26,7 +24,6 @@ from zoo.gaug.graph import (
     micro_f1,
     parameter_groups,
     prepare,
-    scheduled,
 )
 from zoo.gaug.network import BACKBONES, Backbone, GAugMNetwork, ModifiedClassifier, dropout_rate
 from zoo.gaug.predictor import (
@@ -51,7 +48,11 @@ from zoo.gaug.ranking import (
     random_new_pairs,
 )
 from zoo.gaug.report import NodePredictions
+from zoo.metrics.epoch_end import Patience
+from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import refuse_whole_graph_in_parts
 from zoo.randomness import generator, global_seed, step_generator
 
 # First words of the keys of this module's random streams.
@@ -108,6 +109,8 @@ class GAugM(LightningModule):
         ValueError: for impossible settings.
     """
 
+    data_sizes: ClassVar[DataSizes] = {"features": "num_features", "num_classes": "num_classes"}
+
     def __init__(
         self,
         features: int = 1433,
@@ -162,7 +165,7 @@ class GAugM(LightningModule):
         kind: PredictorKind = "gae" if predictor == "gae" else "vgae"
         edge_predictor = EdgePredictor(features, predictor_hidden, predictor_embedding, kind, form="m")
         self.network = GAugMNetwork(self._classifier(), edge_predictor if learns else None)
-        self.selection = Selection(patience)
+        self.selection = Patience(patience, best=0.0)  # a score of 0 never counts
         self._graph: Graph | None = None
         self._changed: Tensor | None = None
         # The predictor's best epoch so far, by the ROC of its validation edges.
@@ -170,6 +173,7 @@ class GAugM(LightningModule):
         self._best_predictor: dict[str, Tensor] | None = None
 
     def setup(self, stage: str) -> None:
+        refuse_whole_graph_in_parts(self)
         check_fit(self)
         self._graph = None
 
@@ -188,7 +192,7 @@ class GAugM(LightningModule):
         groups = parameter_groups(self.network.classifier, self.network.predictor)
         for group in groups[1:]:
             group["lr"] = self.hparams["predictor_lr"]
-        return scheduled(self.optimizer(groups), self.lr_scheduler)
+        return with_schedule(self.optimizer(groups), self.lr_scheduler)
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -227,7 +231,7 @@ class GAugM(LightningModule):
         fresh = self._fresh_classifier(number)
         self.network.classifier.load_state_dict(fresh.state_dict())
         self.trainer.optimizers[0].state.clear()
-        self.selection = Selection(h["patience"])
+        self.selection = Patience(h["patience"], best=0.0)
 
     def _fresh_classifier(self, number: int) -> ModifiedClassifier:
         with torch.random.fork_rng(devices=[]):
@@ -389,7 +393,7 @@ class GAugM(LightningModule):
         loss = classification_loss(logits, graph.y, mask)
         values: dict[str, Any] = {"loss": loss, "micro_f1": score, "score": score if counts else 0.0}
         self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=1)
-        if fitting and counts and self.selection.stops(score):
+        if fitting and counts and self.selection.exhausted(score):
             self.trainer.should_stop = True
 
     def test_step(self, batch: Any, batch_idx: int) -> None:

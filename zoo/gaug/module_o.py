@@ -26,9 +26,7 @@ from zoo.gaug.edges import (
 )
 from zoo.gaug.graph import (
     Graph,
-    Selection,
     check_choices,
-    check_fit,
     classification_loss,
     f1_by_degree,
     forget_logged,
@@ -36,7 +34,6 @@ from zoo.gaug.graph import (
     parameter_groups,
     predictor_quality,
     prepare,
-    scheduled,
 )
 from zoo.gaug.network import (
     BACKBONES,
@@ -58,7 +55,11 @@ from zoo.gaug.predictor import (
 )
 from zoo.gaug.ranking import edge_homophily, random_new_pairs
 from zoo.gaug.report import NodePredictions
+from zoo.metrics.epoch_end import Patience
+from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import refuse_whole_graph_in_parts
 from zoo.randomness import generator, global_seed, step_generator
 
 # First word of the key of the draws of `zoo predict`.
@@ -113,6 +114,8 @@ class GAugO(LightningModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    data_sizes: ClassVar[DataSizes] = {"features": "num_features", "num_classes": "num_classes"}
 
     def __init__(
         self,
@@ -177,12 +180,13 @@ class GAugO(LightningModule):
         )
         edge_predictor = EdgePredictor(features, hidden, embedding, predictor, form="o")
         self.network = GAugONetwork(classifier, edge_predictor)
-        self.selection = Selection(patience)
+        self.selection = Patience(patience, best=0.0)  # a score of 0 never counts
         self._graph: Graph | None = None
         self._dense: Tensor | None = None
         self._warned = False
 
     def setup(self, stage: str) -> None:
+        refuse_whole_graph_in_parts(self)
         check_fit(self)
         self._graph = self._dense = None
 
@@ -198,7 +202,7 @@ class GAugO(LightningModule):
         optimizer: Any = self.optimizer(parameter_groups(self.network.classifier, self.network.predictor))
         for group in optimizer.param_groups:
             group["joint_lr"] = group["lr"]
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         step, h = self.trainer.global_step, self.hparams
@@ -334,7 +338,7 @@ class GAugO(LightningModule):
         values: dict[str, Any] = {"loss": loss, "micro_f1": score, "score": score if joint else 0.0}
         values |= {"edge_auc": auc, "edge_ap": precision}
         self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=1)
-        if fitting and joint and self.selection.stops(score):
+        if fitting and joint and self.selection.exhausted(score):
             self.trainer.should_stop = True
 
     def test_step(self, batch: Any, batch_idx: int) -> None:

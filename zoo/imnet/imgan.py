@@ -25,7 +25,9 @@ from zoo.imnet.network import (
 )
 from zoo.imnet.quality import chamfer, coverage_and_mmd, sample_surface, silhouette_distance
 from zoo.imnet.report import MeshFormat, ShapeMeshes, ShapePictures, preview_of, reconstructions
-from zoo.imnet.setup import check_data, check_version, load_autoencoder, training_codes, z_dim_of
+from zoo.imnet.setup import check_version, load_autoencoder, training_codes, z_dim_of
+from zoo.nn.data_fit import DataSizes, check_fit, misfit, told
+from zoo.nn.parallel import refuse_processes
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import GeneratedImages
 
@@ -83,6 +85,8 @@ class IMGAN(LightningModule):
 
     codes: Tensor
     decodes: Tensor
+
+    data_sizes: ClassVar[DataSizes] = {"dims": "dims"}
 
     def __init__(
         self,
@@ -158,12 +162,12 @@ class IMGAN(LightningModule):
     # --- set-up -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        check_data(self)
-        if self.trainer.world_size > 1:
-            raise ValueError(
-                "zoo.IMGAN trains two small networks and has nothing to split: use trainer.devices: 1, and "
-                "run seeds side by side"
-            )
+        refuse_processes(self, "trains two small networks", "; run seeds side by side")
+        check_fit(self)
+        side = told(getattr(self.trainer, "datamodule", None), "input_size")
+        default = 64 if self.hparams["space"] == "grid" else side
+        if side is not None and (self.hparams["input_size"] or default) != side:
+            raise misfit(self, "input_size", side)
         name = self.hparams["autoencoder"]
         if stage != "fit" or self.hparams["space"] == "grid" or name is None:
             return

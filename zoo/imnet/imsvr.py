@@ -15,7 +15,9 @@ from zoo.imnet.module import SHOWN, ShapeModule
 from zoo.imnet.network import ImageEncoder, ImplicitDecoder, SingleView
 from zoo.imnet.render import render
 from zoo.imnet.report import MeshFormat, ShapeMeshes, enlarged, preview_of
-from zoo.imnet.setup import check_data, load_autoencoder, optimisers, training_codes
+from zoo.imnet.setup import load_autoencoder, training_codes
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import refuse_sharding
 from zoo.reports import GeneratedImages
 
 VIEW_SIDE = 128
@@ -80,7 +82,7 @@ class IMSVR(ShapeModule):
     # --- training ---------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        check_data(self)
+        refuse_sharding(self)
         data: Any = getattr(self.trainer, "datamodule", None)
         if getattr(data, "views", 1) == 0:
             raise ValueError("zoo.IMSVR needs views: set data.init_args.views to 24, or any number above 0")
@@ -103,7 +105,7 @@ class IMSVR(ShapeModule):
             self.codes = training_codes(autoencoder, data.train_set, torch.device("cpu"))
 
     def configure_optimizers(self) -> Any:
-        return optimisers(self, self.network.img_encoder.parameters())
+        return with_schedule(self.optimizer(self.network.img_encoder.parameters()), self.lr_scheduler)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         target = batch["code"] if "code" in batch else self.codes[batch["index"]]

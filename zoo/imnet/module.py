@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -25,7 +25,11 @@ from zoo.imnet.extraction import Mesh
 from zoo.imnet.field import Version, kl_divergence, reparameterised
 from zoo.imnet.network import ShapeAutoencoder, ShapeEncoder
 from zoo.imnet.report import ShapeMeshes, ShapePictures, preview_of, reconstructions
-from zoo.imnet.setup import INTERPOLATED, check_data, check_version, optimisers, z_dim_of
+from zoo.imnet.setup import INTERPOLATED, check_version, z_dim_of
+from zoo.metrics.epoch_end import log_and_reset
+from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import refuse_sharding
 from zoo.randomness import local_rows
 from zoo.reports import GeneratedImages
 
@@ -77,10 +81,7 @@ class ShapeModule(LightningModule):
             self.val_iou.update(grid_scores(grid, voxels, self.hparams["threshold"])["iou"])
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True, sync_dist=True)
-        self.log("val/iou", self.val_iou.compute(), prog_bar=True, sync_dist=True)
-        self.val_loss.reset()
-        self.val_iou.reset()
+        log_and_reset(self, "val", {"loss": self.val_loss, "iou": self.val_iou}, ("loss", "iou"))
 
     def on_test_start(self) -> None:
         self.category_names = getattr(getattr(self.trainer, "datamodule", None), "category_names", [])
@@ -142,6 +143,8 @@ class AutoencoderModule(ShapeModule):
 
     network: ShapeAutoencoder
 
+    data_sizes: ClassVar[DataSizes] = {"dims": "dims", "input_size": "input_size"}
+
     def __init__(self, version: Version, dims: int, z_dim: int | None, variational: bool) -> None:
         super().__init__(version, dims, z_dim, variational)
         self._shown: Tensor | None = None
@@ -160,13 +163,15 @@ class AutoencoderModule(ShapeModule):
         return self.hparams["encoder_width"] or (32 if self.dims == 3 else 16)
 
     def setup(self, stage: str) -> None:
-        check_data(self)
+        refuse_sharding(self)
+        check_fit(self)
         if self.hparams["compile"]:
             self.network.encoder.compile()
             self.network.generator.compile()
 
     def configure_optimizers(self) -> Any:
-        return optimisers(self, self.network.parameters())
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        return with_schedule(self.optimizer(trained), self.lr_scheduler)
 
     def codes_of(self, batch: dict[str, Tensor]) -> Tensor:
         return self.network.encode(batch["voxels"])

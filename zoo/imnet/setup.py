@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 import zoo
 from zoo.imnet.field import Version
@@ -30,30 +29,6 @@ def check_version(version: str, dims: int) -> None:
         raise ValueError(f"version must be v1 (the paper) or v2 (the improved code), got {version!r}")
     if dims not in (2, 3):
         raise ValueError(f"dims must be 3 (shapes) or 2 (pictures), got {dims}")
-
-
-def check_data(module: LightningModule) -> None:
-    """Raises ValueError, naming both keys, where the data's size or dimension is not the module's."""
-    data = getattr(module.trainer, "datamodule", None)
-    where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
-    for key in ("dims", "input_size"):
-        wanted, found = module.hparams.get(key), getattr(data, key, None)
-        if wanted is not None and found is not None and found != wanted:
-            raise ValueError(
-                f"model.init_args.{key} is {wanted}, but {where} has {found}; set model.init_args.{key}: "
-                f"{found}" + (f" or data.init_args.{key}: {wanted}" if key == "input_size" else "")
-            )
-
-
-def optimisers(module: Any, parameters: Iterator[nn.Parameter]) -> Any:
-    """Of ``module.optimizer`` and ``module.lr_scheduler``."""
-    optimizer = module.optimizer([p for p in parameters if p.requires_grad])
-    if module.lr_scheduler is None:
-        return optimizer
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": module.lr_scheduler(optimizer), "interval": "step"},
-    }
 
 
 def load_autoencoder(module: LightningModule, name: str) -> LightningModule:

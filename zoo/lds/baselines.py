@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.lds.pictures import NodeScores, split_names
+from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.parallel import refuse_processes
 from zoo.randomness import derived_seed, global_seed
 
 Method = Literal["logreg", "linear_svm", "rbf_svm", "random_forest", "ffnn", "label_propagation"]
@@ -60,6 +62,8 @@ class FeatureBaseline(LightningModule):
     fitted_seed: Tensor
     digest: Tensor
 
+    data_sizes: ClassVar[DataSizes] = {"num_features": "num_features", "num_classes": "num_classes"}
+
     def __init__(
         self,
         method: Method = "logreg",
@@ -79,17 +83,8 @@ class FeatureBaseline(LightningModule):
         self.register_buffer("digest", torch.tensor(0))
 
     def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        if self.trainer.world_size > 1:
-            raise ValueError("FeatureBaseline fits one model on one graph: use trainer.devices: 1")
-        for key in ("num_features", "num_classes"):
-            found = getattr(data, key, None)
-            if found is not None and found != self.hparams[key]:
-                raise ValueError(
-                    f"model.init_args.{key} is {self.hparams[key]}, but the data "
-                    f"({type(data).__module__.split('.')[0]}.{type(data).__name__}) have {found}; set "
-                    f"model.init_args.{key}: {found}, or choose other data with data.class_path"
-                )
+        refuse_processes(self, "fits one model on one graph")
+        check_fit(self)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD([self.tried], lr=0.0)  # counts steps: there is no gradient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -35,7 +36,10 @@ from zoo.lds.edges import (
 )
 from zoo.lds.network import GCN, Features
 from zoo.lds.pictures import LearnedGraph, split_names, write_graph
+from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import refuse_processes
 from zoo.randomness import generator, global_seed
 
 # First words of the keys of this module's random streams.
@@ -131,6 +135,12 @@ class LDS(LightningModule):
     kept_theta: Tensor
     started: Tensor
 
+    data_sizes: ClassVar[DataSizes] = {
+        "num_nodes": "graph.num_nodes",
+        "num_features": "num_features",
+        "num_classes": "num_classes",
+    }
+
     def __init__(
         self,
         num_nodes: int = 178,
@@ -220,29 +230,18 @@ class LDS(LightningModule):
     def setup(self, stage: str) -> None:
         self._problems = {}
         trainer = self.trainer
-        if trainer.world_size > 1:
-            raise ValueError(
-                "LDS trains one model on one graph and has nothing to split: use trainer.devices: 1, and run "
-                "seeds side by side"
-            )
+        refuse_processes(self, "trains one model on one graph", "; run seeds side by side")
         if str(trainer.precision) in ("16-true", "bf16-true", "16-mixed"):
             raise ValueError(
                 f"trainer.precision is {trainer.precision}, but the hypergradient of LDS needs float32; "
                 "use 32-true"
             )
+        check_fit(self)
         data = getattr(trainer, "datamodule", None)
         graph = getattr(data, "graph", None)
-        where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
-        for key in ("num_nodes", "num_features", "num_classes"):
-            found = getattr(graph if key == "num_nodes" else data, key, None)
-            if found is not None and found != self.hparams[key]:
-                raise ValueError(
-                    f"model.init_args.{key} is {self.hparams[key]}, but {where} has {found}; set "
-                    f"model.init_args.{key}: {found}, or choose other data with data.class_path"
-                )
         if graph is not None and "es_mask" not in graph:
             raise ValueError(
-                f"LDS stops on nodes of their own, but {where} has no es_mask; set "
+                f"LDS stops on nodes of their own, but {named(data)} has no es_mask; set "
                 "data.init_args.early_stopping: true"
             )
 
@@ -302,10 +301,8 @@ class LDS(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([self.theta, self.inner_lr_logit])
         decay = self.hparams["eta_decay"]
-        if self.lr_scheduler is not None:
-            return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 / (1 + decay * k))
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        own = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda k: 1 / (1 + decay * k))
+        return with_schedule(optimizer, self.lr_scheduler or own)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """A chunk of inner steps, one outer update and, at the end of a pass, the early-stopping check."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -36,6 +37,9 @@ from zoo.mbt.network import (
 from zoo.mbt.report import DRAWN, PICTURES, ClipScores, label_names
 from zoo.mbt.rollout import attention_rollout
 from zoo.metrics.average_precision import MeanAveragePrecision
+from zoo.metrics.epoch_end import log_and_reset
+from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import local_rows, step_generator
@@ -101,6 +105,15 @@ class MBT(LightningModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    data_sizes: ClassVar[DataSizes] = {
+        "num_classes": "num_classes",
+        "task": "task",
+        "frames": "shapes.rgb.1",
+        "image_size": "shapes.rgb.2",
+        "spectrogram_frames": "shapes.spectrogram.1",
+        "mel_bins": "shapes.spectrogram.2",
+    }
 
     def __init__(
         self,
@@ -246,7 +259,14 @@ class MBT(LightningModule):
         return super().load_state_dict(*args, **kwargs)
 
     def setup(self, stage: str) -> None:
-        self._check_data()
+        fits: dict[str, Any] = {
+            key: lambda own, found: True  # of a modality that is not taken
+            for key, path in self.data_sizes.items()
+            if path.startswith("shapes.") and path.split(".")[1] not in self.modalities
+        }
+        if self.network.patch_mode == "temporal_sampling":  # takes some of the frames
+            fits.setdefault("frames", operator.le)
+        check_fit(self, **fits)
         world = self.trainer.world_size
         if stage == "fit" and self.hparams["mixup_alpha"] and self.hparams["mixup_groups"] % world:
             raise ValueError(
@@ -298,38 +318,8 @@ class MBT(LightningModule):
         )
         self.print(f"zoo: starts from {'; '.join(lines)}")
 
-    def _check_data(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
-        for key in ("num_classes", "task"):
-            found = getattr(data, key, None)
-            if found is not None and found != self.hparams[key]:
-                raise ValueError(
-                    f"model.init_args.{key} is {self.hparams[key]}, but {where} has {found}; set "
-                    f"model.init_args.{key}: {found}, or choose other data with data.class_path"
-                )
-        shapes = getattr(data, "shapes", {})
-        for name in self.modalities:
-            own, found = self.network.shapes[name], shapes.get(name)
-            if found is None:
-                continue
-            fits = tuple(found) == own
-            if name == "rgb" and self.network.patch_mode == "temporal_sampling":
-                fits = found[0] == own[0] and found[1] >= own[1] and tuple(found[2:]) == own[2:]
-            if not fits:
-                keys = "frames and image_size" if name == "rgb" else "spectrogram_frames and mel_bins"
-                raise ValueError(
-                    f"model.init_args.{keys} ask for {name} of {' x '.join(map(str, own))}, but {where} "
-                    f"gives {' x '.join(map(str, found))}; set them alike in model.init_args and "
-                    "data.init_args"
-                )
-
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.network.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return with_schedule(self.optimizer(self.network.parameters()), self.lr_scheduler)
 
     # --- training ------------------------------------------------------------------------------------------
 
@@ -454,18 +444,15 @@ class MBT(LightningModule):
         self.log_dict(costs, sync_dist=True)
 
     def _log_metrics(self, stage: str) -> None:
-        # compute() and log() wait for all ranks: a modality that one rank has not seen is a metric on all
+        # computing and logging wait for all ranks: a modality that one rank has not seen is a metric on all
         called = torch.tensor([m.update_called for m in self.eval_metrics.values()], device=self.device)
         anywhere = self.trainer.strategy.reduce(called.int(), reduce_op="max").tolist()
         nothing = torch.zeros(0, self.hparams["num_classes"], device=self.device)
         for (name, metric), used in zip(self.eval_metrics.items(), anywhere, strict=True):
             if used and not metric.update_called:
                 metric.update(*([nothing] * 2 if name.startswith("mAP") else [nothing[:, 0]]))
-            # compute() speaks for all ranks; without sync_dist Lightning warns that it might not
             if used:
-                bar = name in ("mAP", "top1", "action_top1")
-                self.log(f"{stage}/{name}", metric.compute(), prog_bar=bar, sync_dist=True)
-            metric.reset()
+                log_and_reset(self, stage, {name: metric}, ("mAP", "top1", "action_top1"))
 
     # --- predictions ---------------------------------------------------------------------------------------
 

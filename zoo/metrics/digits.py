@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.metrics.frechet import FrechetDistance, mean_and_covariance
+from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.optim import with_schedule
 
 
 class DigitClassifier(LightningModule):
@@ -29,6 +31,8 @@ class DigitClassifier(LightningModule):
 
     reference_mean: Tensor
     reference_covariance: Tensor
+
+    data_sizes: ClassVar[DataSizes] = {"input_size": "shape.1", "num_classes": "num_classes"}
 
     def __init__(
         self,
@@ -61,6 +65,9 @@ class DigitClassifier(LightningModule):
         self.register_buffer("reference_covariance", torch.eye(feature_size, dtype=torch.float64))
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.distance = FrechetDistance(feature_size)
+
+    def setup(self, stage: str) -> None:
+        check_fit(self)
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Random images (batch, 1, S, S) in [-1, 1] for the network, which gives class scores (batch, K)."""
@@ -117,10 +124,4 @@ class DigitClassifier(LightningModule):
         self.reference_mean, self.reference_covariance = mean_and_covariance(features)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.network.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        return with_schedule(self.optimizer(self.network.parameters()), self.lr_scheduler)

@@ -1,13 +1,26 @@
-"""Learning-rate schedules that torch lacks."""
+"""Learning-rate schedules that torch lacks, and how they reach Lightning."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+
+def with_schedule(
+    optimizer: Optimizer,
+    lr_scheduler: Callable[[Optimizer], Any] | None,
+    interval: Literal["step", "epoch"] = "step",
+) -> Any:
+    """What ``configure_optimizers`` returns: the optimizer, with a scheduler where one is asked for."""
+    if lr_scheduler is None:
+        return optimizer
+    schedule = {"scheduler": lr_scheduler(optimizer), "interval": interval}
+    return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 class WarmupStableDecay(LRScheduler):

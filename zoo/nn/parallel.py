@@ -1,4 +1,4 @@
-"""Sharding of a network's parts with FSDP2, and Lightning's strategy for it."""
+"""Sharding of a network's parts with FSDP2, Lightning's strategy for it, and what runs in one process."""
 
 from __future__ import annotations
 
@@ -60,3 +60,44 @@ def shard_blocks(module: LightningModule, parts: Iterable[nn.Module | None]) -> 
         return
     for part in present:
         fully_shard(part, mesh=mesh["data_parallel"])
+
+
+def refuse_sharding(module: LightningModule) -> None:
+    """Raises ValueError under a strategy that would leave an unsharded module's ranks to themselves."""
+    if isinstance(module.trainer.strategy, ModelParallelStrategy):
+        raise ValueError(f"zoo.{type(module).__name__} is not sharded: use trainer/ddp, not trainer/fsdp")
+
+
+def refuse_processes(module: LightningModule, why: str, instead: str = "") -> None:
+    """Raises ValueError where several processes would run what has nothing to split.
+
+    Args:
+        module: whose trainer is asked.
+        why: what the module does, after its name.
+        instead: what else can be done.
+    """
+    processes = module.trainer.world_size
+    if processes > 1:
+        raise ValueError(
+            f"zoo.{type(module).__name__} {why}: {processes} processes would do the same work; set "
+            f"trainer.devices: 1 and trainer.num_nodes: 1{instead}"
+        )
+
+
+def refuse_whole_graph_in_parts(module: LightningModule, instead: str = "") -> None:
+    """Raises ValueError for several processes and for accumulation, when each batch is the whole graph."""
+    refuse_processes(module, "trains on one graph, which is one batch", instead)
+    if module.trainer.accumulate_grad_batches > 1:
+        raise ValueError(
+            f"zoo.{type(module).__name__} makes one optimiser step per batch, which is the whole graph; set "
+            "trainer.accumulate_grad_batches: 1"
+        )
+
+
+def predict_in_one_process(module: LightningModule, stage: str) -> None:
+    """Raises ValueError where several processes would each predict a part of what is reported together."""
+    if stage == "predict" and module.trainer.world_size > 1:
+        raise ValueError(
+            f"zoo.{type(module).__name__} draws its predictions in one picture: set trainer.devices: 1 for "
+            "predict"
+        )

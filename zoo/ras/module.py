@@ -27,6 +27,7 @@ from zoo.metrics.saliency import (
     binarise,
     stretch,
 )
+from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.randomness import step_generator
@@ -155,10 +156,7 @@ class RAS(LightningModule):
             group["lr"] = group["lr"] * wanted["lr_scale"]
             if not wanted["decay"]:
                 group["weight_decay"] = 0.0
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": self.hparams["lr_interval"]}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return with_schedule(optimizer, self.lr_scheduler, self.hparams["lr_interval"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters with the factor of their learning rate (``lr_scale``) and whether they decay."""

@@ -23,9 +23,10 @@ from zoo import GAugM, GAugO
 from zoo.gaug.adjacency import EdgeList, symmetrically_normalised
 from zoo.gaug.blocks import block_around, sparse_candidates
 from zoo.gaug.edges import relaxed_bernoulli
-from zoo.gaug.graph import Selection, f1_by_degree, micro_f1, prepare
+from zoo.gaug.graph import f1_by_degree, micro_f1, prepare
 from zoo.gaug.network import normalised_for
 from zoo.gaug.predictor import balance, reconstruction_loss
+from zoo.metrics.epoch_end import Patience
 from zoo.randomness import generator
 
 SMALL_O: dict[str, Any] = {
@@ -387,10 +388,10 @@ def test_a_collapsed_predictor_is_told() -> None:
 
 
 def test_selection_is_strict_and_needs_a_score_above_zero() -> None:
-    selection = Selection(patience=2)
-    assert [selection.stops(s) for s in (0.0, 0.5, 0.5, 0.6, 0.6, 0.1)] == [False] * 5 + [True]
+    selection = Patience(2, best=0.0)
+    assert [selection.exhausted(s) for s in (0.0, 0.5, 0.5, 0.6, 0.6, 0.1)] == [False] * 5 + [True]
     assert selection.best == 0.6
-    assert Selection(2).stops(0.0) is False
+    assert selection.state() == {"best": 0.6, "waited": 2}
 
 
 @pytest.mark.parametrize(
@@ -446,12 +447,12 @@ def test_other_sizes_several_processes_and_accumulation_are_refused(
     base = ["fit", f"--model=zoo.{name}", "--data=datamodules.KarateClub", "--trainer.max_steps=2"]
     base += [f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu"]
     cases = {
-        "model.init_args.features is 1433, but the data (datamodules.KarateClub) has 34 features": [],
-        "model.init_args.num_classes is 7": ["--model.init_args.features=34"],
-        "accumulate_grad_batches: 1": ["--trainer.accumulate_grad_batches=2"],
+        "features is 33, but the data (datamodules.KarateClub) has 34; set": "--model.init_args.features=33",
+        "model.init_args.num_classes is 7": "--model.init_args.num_classes=7",
+        "accumulate_grad_batches: 1": "--trainer.accumulate_grad_batches=2",
     }
-    for words, flags in cases.items():
-        assert cli.main([*base, *flags]) == 1
+    for words, flag in cases.items():
+        assert cli.main([*base, flag]) == 1
         lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
         assert len(lines) == 1
         assert words in lines[0]

@@ -399,7 +399,7 @@ def test_a_loss_scaler_is_refused() -> None:
 def test_more_than_one_device_is_refused() -> None:
     model = LDS(**KARATE)
     model._trainer = mock.Mock(world_size=2)
-    with pytest.raises(ValueError, match=r"use trainer\.devices: 1, and run seeds side by side"):
+    with pytest.raises(ValueError, match=r"set trainer\.devices: 1 and .*; run seeds side by side"):
         model.setup("fit")
 
 
@@ -411,7 +411,7 @@ def test_two_devices_are_refused_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("zoo: error")]
     assert len(lines) == 1
-    assert "use trainer.devices: 1, and run seeds side by side" in lines[0]
+    assert "set trainer.devices: 1 and trainer.num_nodes: 1; run seeds side by side" in lines[0]
     assert "Traceback" not in done.stderr
 
 

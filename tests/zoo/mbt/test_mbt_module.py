@@ -278,8 +278,8 @@ def test_early_mid_and_late_are_layers() -> None:
     [
         ({"num_classes": 5}, "num_classes is 3, but the data .* has 5; set model.init_args.num_classes: 5"),
         ({"task": "multi_label"}, "task is single_label, but the data .* has multi_label"),
-        ({"shapes": {"rgb": (3, 1, 8, 8)}}, "ask for rgb of 3 x 2 x 8 x 8, .* gives 3 x 1 x 8 x 8"),
-        ({"shapes": {"spectrogram": (1, 8, 12)}}, "mel_bins ask for spectrogram of 1 x 12 x 8"),
+        ({"shapes": {"rgb": (3, 1, 8, 8)}}, "frames is 2, but the data .* has 1"),
+        ({"shapes": {"spectrogram": (1, 8, 12)}}, "spectrogram_frames is 12, but the data .* has 8"),
     ],
 )  # fmt: skip
 def test_data_that_do_not_fit_are_refused_with_both_numbers(data: dict[str, Any], text: str) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zoo.nn.optim import WarmupStableDecay
+from zoo.nn.optim import WarmupStableDecay, with_schedule
 
 
 def rates(steps: int, **kwargs: float) -> list[float]:
@@ -71,3 +71,12 @@ def test_a_resume_takes_the_position_and_the_new_length() -> None:
 def test_impossible_shapes_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         rates(1, **bad)
+
+
+def test_a_schedule_goes_to_lightning_beside_its_optimizer() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    assert with_schedule(optimizer, None) is optimizer
+    found = with_schedule(optimizer, lambda o: torch.optim.lr_scheduler.ConstantLR(o, 0.25), "epoch")
+    assert found["optimizer"] is optimizer
+    assert found["lr_scheduler"]["interval"] == "epoch"
+    assert found["lr_scheduler"]["scheduler"].get_last_lr() == [0.5]

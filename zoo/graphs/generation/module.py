@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from operator import ge
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -23,7 +24,11 @@ from zoo.graphs.generation.graphvae import (
 )
 from zoo.graphs.generation.random_graphs import RandomGraphs
 from zoo.graphs.generation.report import GeneratedGraphs
+from zoo.metrics.epoch_end import log_and_reset
 from zoo.metrics.graph_mmd import RULES, GraphMMD, GraphQuality
+from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import predict_in_one_process, refuse_sharding
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
 
 GeneratorArch = Literal["graphrnn_s", "graphrnn", "graphvae", "er", "ba"]
@@ -71,6 +76,8 @@ class GraphGenerator(LightningModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    data_sizes: ClassVar[DataSizes] = {"max_nodes": "max_nodes", "bandwidth": "bandwidth"}
 
     def __init__(
         self,
@@ -136,27 +143,16 @@ class GraphGenerator(LightningModule):
                 f"zoo.GraphGenerator learns from sets of graphs: {type(data).__name__} is none; set "
                 "data.class_path to datamodules.GraphSet or datamodules.TUGraphSet"
             )
-        if data.max_nodes > h["max_nodes"]:
-            raise ValueError(
-                f"model.init_args.max_nodes is {h['max_nodes']}, but the data have a graph of "
-                f"{data.max_nodes} nodes"
-            )
         recurrent = isinstance(self.network, GraphRNN)
         wanted = "bfs" if recurrent else "canonical"
         if data.order != wanted and (recurrent or self._by_order()):
             raise ValueError(
                 f"model.init_args.arch {h['arch']} needs data.init_args.order: {wanted}, got {data.order}"
             )
-        if recurrent and data.bandwidth > h["bandwidth"]:
-            raise ValueError(
-                f"model.init_args.bandwidth is {h['bandwidth']}, but breadth-first orders of the data need "
-                f"{data.bandwidth}: edges between more distant nodes would be lost"
-            )
-        if stage == "predict" and self.trainer.world_size > 1:
-            raise ValueError(
-                f"zoo predict draws one set of graphs, {self.trainer.world_size} processes would draw it as "
-                "often; use one device (--trainer.devices=1)"
-            )
+        # smaller graphs fit too; the other networks see all pairs of nodes, whatever their order
+        check_fit(self, max_nodes=ge, bandwidth=lambda own, found: own >= found or not recurrent)
+        refuse_sharding(self)
+        predict_in_one_process(self, stage)
         samples = h["test_samples"] if stage == "test" else h["val_samples"] or self.trainer.world_size
         if samples < self.trainer.world_size:
             raise ValueError(
@@ -174,11 +170,7 @@ class GraphGenerator(LightningModule):
         return self.hparams["arch"] == "graphvae" and self.hparams["matching"] == "order"
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.network.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return with_schedule(self.optimizer(self.network.parameters()), self.lr_scheduler)
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -296,8 +288,7 @@ class GraphGenerator(LightningModule):
     def _evaluate(self, prefix: str, samples: int) -> None:
         """Draw this process's share of the graphs and log what they are worth."""
         if self.bce.update_called:
-            self.log(f"{prefix}/bce", self.bce.compute())
-            self.bce.reset()
+            log_and_reset(self, prefix, {"bce": self.bce})
         if not samples:
             return
         mine = range(self.global_rank, samples, self.trainer.world_size)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -19,7 +18,11 @@ from zoo.graphs.graph.network import EDGE_ARCHS, GRAPH_ARCHS, GraphArch, GraphNe
 from zoo.graphs.graph.readout import FLAT, POOL_RATIOS, READOUTS, SIZED, Readout, pool_nodes
 from zoo.graphs.graph.report import GraphPredictions
 from zoo.graphs.node.network import OPTIONS, Activation, Aggregation, Jumping, Norm
+from zoo.metrics.epoch_end import Patience
+from zoo.nn.data_fit import DataSizes, check_fit, misfit, named
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import predict_in_one_process, refuse_sharding
 
 # the encoder has no layer of out_heads, and takes its edge features and degrees from the data
 _ARCH_OPTIONS = ("heads", *(k for k in OPTIONS if k not in ("out_heads", "edge_dim", "degree_histogram")))
@@ -91,6 +94,8 @@ class GraphClassifier(LightningModule):
 
     network: GraphNetwork
 
+    data_sizes: ClassVar[DataSizes] = {"num_features": "num_features", "num_classes": "num_classes"}
+
     def __init__(
         self,
         num_features: int = 1,
@@ -140,7 +145,7 @@ class GraphClassifier(LightningModule):
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_balanced = MulticlassAccuracy(num_classes, average="macro")
         self.test_loss = MeanMetric()
-        self._best, self._waited = float("-inf"), 0
+        self.waiting = Patience(patience)
         if readout not in SIZED or pool_nodes is not None:
             self._build()
 
@@ -206,7 +211,10 @@ class GraphClassifier(LightningModule):
     # --- data -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        self._check_fit()
+        refuse_sharding(self)
+        predict_in_one_process(self, stage)
+        check_fit(self)
+        self._check_edge_features()
         data, h = getattr(self.trainer, "datamodule", None), self.hparams
         if not hasattr(self, "network"):
             sizes = getattr(data, "train_sizes", None)
@@ -226,26 +234,13 @@ class GraphClassifier(LightningModule):
             for encoder in self.network.encoders():
                 encoder.nodes.set_degrees(degrees())
 
-    def _check_fit(self) -> None:
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            raise ValueError("zoo.GraphClassifier is not sharded: use trainer/ddp, not trainer/fsdp")
-        if self.trainer.state.fn == TrainerFn.PREDICTING and self.trainer.world_size > 1:
-            raise ValueError(
-                "zoo.GraphClassifier draws its predictions in one picture: set trainer.devices: 1 for predict"
-            )
-        data = getattr(self.trainer, "datamodule", None)
-        where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
-        for key in ("num_features", "num_classes", "num_edge_features"):
-            found, own = getattr(data, key, None), self.hparams[key]
-            if found is None or found == own or (key == "num_edge_features" and own == 0):
-                continue
-            raise ValueError(
-                f"model.init_args.{key} is {own}, but {where} has {found}; set model.init_args.{key}: "
-                f"{found}, or choose other data with data.class_path"
-            )
-        left_out = getattr(data, "num_edge_features", 0)
-        if left_out and not self.hparams["num_edge_features"] and self.hparams["arch"] != "none":
-            rank_zero_warn(f"{where} has {left_out} edge features, which this model leaves out")
+    def _check_edge_features(self) -> None:
+        data, own = getattr(self.trainer, "datamodule", None), self.hparams["num_edge_features"]
+        found = getattr(data, "num_edge_features", None)
+        if own and found not in (None, own):
+            raise misfit(self, "num_edge_features", found)
+        if found and not own and self.hparams["arch"] != "none":
+            rank_zero_warn(f"{named(data)} has {found} edge features, which this model leaves out")
 
     def forward(self, batch: Any) -> Tensor:
         """Class scores (B, C) of a PyG ``Batch``.
@@ -339,9 +334,7 @@ class GraphClassifier(LightningModule):
             return
         on_loss = self.hparams["patience_on"] == "loss"
         score = -float(self.val_loss.compute()) if on_loss else float(self.val_accuracy.compute())
-        self._waited = 0 if score > self._best else self._waited + 1
-        self._best = max(self._best, score)
-        if self._waited >= self.hparams["patience"]:
+        if self.waiting.exhausted(score):
             self.trainer.should_stop = True
 
     def predict_step(self, batch: Any, batch_idx: int) -> GraphPredictions:
@@ -360,18 +353,13 @@ class GraphClassifier(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.network.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+        return with_schedule(self.optimizer(self.network.parameters()), self.lr_scheduler, "epoch")
 
     # --- checkpoints ----------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["early_stopping"] = {"best": self._best, "waited": self._waited}
+        checkpoint["early_stopping"] = self.waiting.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint.get("early_stopping")
-        if state is not None:
-            self._best, self._waited = float(state["best"]), int(state["waited"])
+        if "early_stopping" in checkpoint:
+            self.waiting.restore(checkpoint["early_stopping"])

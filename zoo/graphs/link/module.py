@@ -25,7 +25,9 @@ from zoo.graphs.link.network import (
 )
 from zoo.graphs.link.report import LinkPredictions, embedding_quality, ranks, top_new_links
 from zoo.graphs.node.network import OPTIONS, Activation, Aggregation, Jumping, NodeArch, Norm, Structure
+from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.graphs import example_edges
+from zoo.nn.parallel import refuse_processes
 from zoo.randomness import global_seed, step_generator
 
 LinkModel = Literal[
@@ -100,6 +102,8 @@ class LinkPredictor(LightningModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    data_sizes: ClassVar[DataSizes] = {"features": "num_features"}
 
     def __init__(
         self,
@@ -197,12 +201,7 @@ class LinkPredictor(LightningModule):
     def setup(self, stage: str) -> None:
         self._structure = None
         trainer, h = self.trainer, self.hparams
-        if trainer.world_size > 1:
-            raise ValueError(
-                "zoo.LinkPredictor trains on one graph, which is one batch: "
-                f"{trainer.world_size} processes would do the same work; set trainer.devices: 1 and "
-                "trainer.num_nodes: 1"
-            )
+        refuse_processes(self, "trains on one graph, which is one batch")
         if h["model"] in _ADVERSARIAL and str(trainer.precision) == "16-mixed":
             raise ValueError(
                 f"{h['model']} takes two optimisers in turns, which one loss scaler cannot serve: set "
@@ -210,18 +209,12 @@ class LinkPredictor(LightningModule):
             )
         data = getattr(trainer, "datamodule", None)
         graph = getattr(data, "graph", None)
-        where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
         if graph is not None and any(field not in graph for field in _FIELDS):
             raise ValueError(
-                f"zoo.LinkPredictor ranks edges that were held out, but {where} holds out none; set "
+                f"zoo.LinkPredictor ranks edges that were held out, but {named(data)} holds out none; set "
                 "data.class_path: datamodules.LinkSplit with this data as data.init_args.source"
             )
-        found = getattr(data, "num_features", None)
-        if found is not None and found != h["features"]:
-            raise ValueError(
-                f"model.init_args.features is {h['features']}, but {where} has {found} features; set "
-                f"model.init_args.features: {found}, or choose other data with data.class_path"
-            )
+        check_fit(self)
         if h["compile"] and isinstance(self.network, LinkAutoencoder):
             self.network.encoder.compile()
 

@@ -28,8 +28,12 @@ from zoo.graphs.node.network import (
 )
 from zoo.graphs.node.report import NodeScores
 from zoo.graphs.node.smoothness import dirichlet_energy, edge_homophily, node_homophily
+from zoo.metrics.epoch_end import Patience
 from zoo.metrics.micro_f1 import MicroF1
+from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import refuse_whole_graph_in_parts
 from zoo.randomness import generator, global_seed, step_generator
 
 Split = Literal["train", "val", "test"]
@@ -95,6 +99,8 @@ class NodeClassifier(LightningModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    data_sizes: ClassVar[DataSizes] = {"features": "num_features", "num_classes": "num_classes"}
 
     def __init__(
         self,
@@ -162,7 +168,7 @@ class NodeClassifier(LightningModule):
         else:
             self.network = NodeNetwork(arch, out_channels=num_classes, **settings)
         self.val_metrics, self.test_metrics = MicroF1(), MicroF1()
-        self.best, self.waited = -float("inf"), 0
+        self.waiting = Patience(patience)
         self._whole = False
         self._kept: dict[Any, Any] = {}
 
@@ -181,7 +187,7 @@ class NodeClassifier(LightningModule):
         # one graph in every batch: what is computed from it is kept
         self._whole = graph is not None and getattr(data, "neighbors", None) is None
         self._kept = {}
-        self._check_fit(data, graph)
+        self._check_data(data, graph)
         if self.arch == "pna" and stage == "fit":
             graphs = [graph] if graph is not None else getattr(data, "train_graphs", [])
             degrees = [degree(g.edge_index[1], g.num_nodes, torch.long) for g in graphs]
@@ -190,33 +196,17 @@ class NodeClassifier(LightningModule):
         if self.hparams["compile"]:
             self.encoder.compile()
 
-    def _check_fit(self, data: Any, graph: Any) -> None:
-        h, trainer = self.hparams, self.trainer
-        where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
-        for key, of_data in (("features", "num_features"), ("num_classes", "num_classes")):
-            found = getattr(data, of_data, None)
-            if found is not None and found != h[key]:
-                raise ValueError(
-                    f"model.init_args.{key} is {h[key]}, but {where} has {found}; set "
-                    f"model.init_args.{key}: {found}, or choose other data with data.class_path"
-                )
+    def _check_data(self, data: Any, graph: Any) -> None:
+        check_fit(self)
+        h, where = self.hparams, named(data)
         several = getattr(data, "multi_label", None) if graph is None else graph.y.ndim == 2
         if several is not None and several != h["multi_label"]:
             raise ValueError(
                 f"model.init_args.multi_label is {h['multi_label']}, but {where} has "
                 f"{'several labels' if several else 'one class'} per node; set it to {several}"
             )
-        if self._whole and trainer.world_size > 1:
-            raise ValueError(
-                "zoo.NodeClassifier trains on one graph, which is one batch: "
-                f"{trainer.world_size} processes would repeat the same work; set trainer.devices: 1, or data "
-                "of several graphs or of sampled neighbours"
-            )
-        if self._whole and trainer.accumulate_grad_batches > 1:
-            raise ValueError(
-                "a batch is the whole graph, nothing is to be accumulated: set "
-                "trainer.accumulate_grad_batches: 1"
-            )
+        if self._whole:
+            refuse_whole_graph_in_parts(self, ", or data of several graphs or of sampled neighbours")
         if self.arch == "dgi" and not self._whole and data is not None:
             raise ValueError(f"arch: dgi is trained on one whole graph, but {where} deals out parts")
         for name in ("edge_weight", "edge_attr"):
@@ -240,11 +230,7 @@ class NodeClassifier(LightningModule):
         ]
         if self.arch == "dgi":
             groups.append({"params": [self.network.weight]})
-        optimizer = self.optimizer(groups)
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return with_schedule(self.optimizer(groups), self.lr_scheduler)
 
     # --- steps ------------------------------------------------------------------------------------------
 
@@ -336,11 +322,7 @@ class NodeClassifier(LightningModule):
         self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=1, sync_dist=not self._whole)
         if self.trainer.sanity_checking or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        score = float(values["score"])
-        self.waited = 0 if score > self.best else self.waited + 1
-        self.best = max(self.best, score)
-        patience = self.hparams["patience"]
-        if patience is not None and self.waited >= patience:
+        if self.waiting.exhausted(float(values["score"])):
             self.trainer.should_stop = True
 
     def _classified(self, batch: Any) -> tuple[Tensor, Tensor]:
@@ -424,11 +406,11 @@ class NodeClassifier(LightningModule):
     # --- checkpoints ------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["selection"] = {"best": self.best, "waited": self.waited}
+        checkpoint["selection"] = self.waiting.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        found = checkpoint.get("selection", {})
-        self.best, self.waited = float(found.get("best", -float("inf"))), int(found.get("waited", 0))
+        if "selection" in checkpoint:
+            self.waiting.restore(checkpoint["selection"])
 
 
 def _mean_of_the_graph(codes: Tensor, *_: Any) -> Tensor:

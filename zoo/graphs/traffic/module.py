@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,6 +16,9 @@ from zoo.graphs.traffic.report import Forecasts
 from zoo.graphs.traffic.stgcn import STGCN
 from zoo.graphs.traffic.wavenet import GraphWaveNet
 from zoo.metrics.masked import MaskedMAE, MaskedMAPE, MaskedRMSE, known
+from zoo.nn.data_fit import DataSizes, check_fit, misfit, named
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import predict_in_one_process, refuse_sharding
 from zoo.randomness import step_generator
 
 ForecastArch = Literal["stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "ha", "last"]
@@ -78,6 +81,8 @@ class SpatioTemporalForecaster(LightningModule):
     mean: Tensor
     std: Tensor
     taken: Tensor
+
+    data_sizes: ClassVar[DataSizes] = {"num_nodes": "num_nodes", "lags": "lags", "horizon": "horizon"}
 
     def __init__(
         self,
@@ -194,23 +199,18 @@ class SpatioTemporalForecaster(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        where = f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
-        for key in ("num_nodes", "lags", "horizon", "null_value"):
-            found = getattr(data, key, self.hparams[key])
-            if found != self.hparams[key]:
-                text = "null" if found is None else found
-                raise ValueError(
-                    f"model.init_args.{key} is {self.hparams[key]}, but {where} has {text}; set "
-                    f"model.init_args.{key}: {text}, or choose other data with data.class_path"
-                )
+        predict_in_one_process(self, stage)
+        refuse_sharding(self)
+        check_fit(self)
+        null = getattr(data, "null_value", self.hparams["null_value"])
+        if null != self.hparams["null_value"]:
+            raise misfit(self, "null_value", null)
         channels = getattr(data, "in_channels", self.channels)
         if channels < self.channels:
             raise ValueError(
-                f"{self.hparams['arch']} reads {self.channels} channels, but {where} has {channels}; set "
-                f"model.init_args.in_channels: {channels}, or data.init_args.time_of_day: true"
+                f"{self.hparams['arch']} reads {self.channels} channels, but {named(data)} has {channels}; "
+                f"set model.init_args.in_channels: {channels}, or data.init_args.time_of_day: true"
             )
-        if stage == "predict" and self.trainer.world_size > 1:
-            raise ValueError("a forecast report is written by one process: use trainer.devices: 1")
         if not self.taken and data is not None:
             self._take(data)
         if self.hparams["compile"]:
@@ -308,13 +308,7 @@ class SpatioTemporalForecaster(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = {
-            "scheduler": self.lr_scheduler(optimizer),
-            "interval": self.hparams["schedule_interval"],
-        }
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return with_schedule(optimizer, self.lr_scheduler, self.hparams["schedule_interval"])
 
     # --- evaluation -------------------------------------------------------------------------------------
 

@@ -199,8 +199,11 @@ def test_two_metrics_by_hand() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model.init_args.bandwidth=5"], "bandwidth is 5, but breadth-first orders of the data need 1"),
-        (["--model.init_args.max_nodes=19", "--model.init_args.bandwidth=18"], "a graph of 20 nodes"),
+        (["--model.init_args.bandwidth=5"], "bandwidth is 5, but the data (datamodules.GraphSet) has 1"),
+        (
+            ["--model.init_args.max_nodes=19", "--model.init_args.bandwidth=18"],
+            "max_nodes is 19, but the data (datamodules.GraphSet) has 20",
+        ),
         (
             ["--data.init_args.order=canonical"],
             "arch graphrnn needs data.init_args.order: bfs, got canonical",
@@ -295,11 +298,11 @@ def test_predict_refuses_two_processes() -> None:
     data.setup("predict")
 
     class Two:
-        world_size, datamodule = 2, data
+        world_size, datamodule, strategy = 2, data, None
 
     module = GraphGenerator(**SMALL)
     module._trainer = Two()  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="2 processes would draw it as often; use one device"):
+    with pytest.raises(ValueError, match=r"set trainer\.devices: 1 for predict"):
         module.setup("predict")
     module.setup("test")
     module.hparams["test_samples"] = 1

@@ -207,7 +207,7 @@ def test_edge_weights_are_refused_and_edge_features_that_are_left_out_are_told()
         module.trainer = mock.Mock(datamodule=mock.Mock(num_features=1, num_classes=4))
         module.trainer.datamodule.num_edge_features = features
         with mock.patch("zoo.graphs.graph.module.rank_zero_warn") as warned:
-            module._check_fit()
+            module._check_edge_features()
         assert warned.call_count == told
 
 
@@ -318,9 +318,6 @@ def test_two_processes_train_what_one_trains(readout: tuple[str, ...], tmp_path:
 
 def test_predictions_are_for_one_process() -> None:
     module = zoo.GraphClassifier(hidden=4, num_layers=1)
-    from lightning.pytorch.trainer.states import TrainerFn
-
     module._trainer = mock.Mock(world_size=2)
-    module._trainer.state.fn = TrainerFn.PREDICTING
     with pytest.raises(ValueError, match=r"set trainer.devices: 1 for predict"):
         module.setup("predict")

@@ -120,7 +120,7 @@ def test_patience_stops_and_is_of_validations_without_a_better_score():
     module = NodeClassifier(**KARATE, patience=3, optimizer=lambda p: torch.optim.Adam(p, lr=0.0))
     t = trained(module, KarateClub(), 50, num_sanity_val_steps=2)
     assert t.global_step == 4  # the first is better than none, then three that are not
-    assert module.waited == 3
+    assert module.waiting.waited == 3
 
 
 @pytest.mark.parametrize("select", ["accuracy", "loss"])
@@ -313,7 +313,7 @@ def test_impossible_arguments_get_one_line(arguments, message):
         ({"features": 33}, {}, "features is 33, but the data .datamodules.KarateClub. has 34"),
         ({"num_classes": 3}, {}, "num_classes is 3, but"),
         ({"multi_label": True}, {}, "multi_label is True, but .* has one class per node; set it to False"),
-        ({}, {"accumulate_grad_batches": 2}, "nothing is to be accumulated"),
+        ({}, {"accumulate_grad_batches": 2}, "accumulate_grad_batches: 1"),
     ],
 )
 def test_data_that_do_not_fit_get_one_line(arguments, settings, message):
@@ -326,7 +326,10 @@ def test_several_processes_on_one_graph_are_refused():
     module, data = NodeClassifier(**KARATE), KarateClub()
     data.setup("fit")
     module._trainer = mock.Mock(world_size=2, accumulate_grad_batches=1, datamodule=data)
-    with pytest.raises(ValueError, match=r"2 processes would repeat the same work; set trainer.devices: 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 processes would do the same work; set trainer.devices: 1 and .* sampled neighbours",
+    ):
         module.setup("fit")
 
 

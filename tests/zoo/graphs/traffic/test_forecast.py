@@ -194,9 +194,11 @@ def test_data_that_do_not_fit_are_one_line_with_both_numbers() -> None:
     """Trap 12 among them: a fixed N."""
     text = refused({"num_nodes": 7})
     assert "model.init_args.num_nodes is 7, but the data (datamodules.SensorDiffusion) has 6" in text
-    assert "model.init_args.lags is 12, but" in refused({}, lags=10)
+    text = refused({}, lags=10)
+    assert "model.init_args.lags is 12, but" in text
+    assert "set model.init_args.lags: 10 or data.init_args.lags: 12, or choose" in text
     assert "model.init_args.horizon is 6, but" in refused({"horizon": 6})
-    assert "model.init_args.null_value is None, but" in refused({"null_value": None})
+    assert "model.init_args.null_value is null, but" in refused({"null_value": None})
     text = refused({"in_channels": 2}, time_of_day=False)
     assert "reads 2 channels, but the data (datamodules.SensorDiffusion) has 1" in text
 
@@ -247,5 +249,5 @@ def test_values_without_a_null_value_have_no_percentage() -> None:
 def test_prediction_on_two_devices_is_refused() -> None:
     module = zoo.SpatioTemporalForecaster("last", num_nodes=6)
     module._trainer = SimpleNamespace(world_size=2, datamodule=None)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="written by one process"):
+    with pytest.raises(ValueError, match=r"set trainer\.devices: 1 for predict"):
         module.setup("predict")

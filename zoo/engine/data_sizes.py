@@ -1,0 +1,79 @@
+"""Sizes of the model that nothing sets are taken from the data, before the model is built."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from zoo.engine.arguments import Arguments, is_child
+from zoo.nn.data_fit import named, told
+from zoo.reports import say
+
+
+def sizes_from_data(arguments: Arguments, config: Namespace) -> None:
+    """Fill in what the model's class declares in ``data_sizes`` and no config, checkpoint or flag sets.
+
+    A complete configuration costs nothing. Otherwise the data module is made on its own and, where that does
+    not tell, prepared and set up; the run makes its own afterwards, from the same random state. Where the
+    data cannot tell, the class's default stays.
+
+    Args:
+        arguments: of the run.
+        config: parsed, of the verb; ``model.init_args`` is changed in place.
+    """
+    model, data = config.get("model"), config.get("data")
+    if model is None or data is None:
+        return
+    module, _, name = model.class_path.rpartition(".")
+    declared = getattr(getattr(importlib.import_module(module), name), "data_sizes", {})
+    given = arguments.sets_model()
+    missing = {key: path for key, path in declared.items() if key not in given}
+    if not missing:
+        return
+    with isolate_rng(include_cuda=False):
+        parser = LightningArgumentParser()
+        parser.add_subclass_arguments(LightningDataModule, "data")
+        made = parser.instantiate_classes(Namespace(data=data)).data
+        if any(told(made, path) is None for path in missing.values()):
+            _set_up(made, arguments.verb)
+        found = {key: told(made, path) for key, path in missing.items()}
+    known = {key: value for key, value in found.items() if value is not None}
+    for key, value in known.items():
+        model.init_args[key] = value
+    if known:
+        say(f"model.init_args.{', '.join(f'{key}: {value}' for key, value in known.items())} from the data")
+    for key in (key for key in found if key not in known):
+        say(f"{named(made)} does not tell model.init_args.{key}: {model.init_args[key]} is its default")
+
+
+def _set_up(data: LightningDataModule, stage: str) -> None:
+    if is_overridden("prepare_data", data) and not is_child():  # a child's parent has prepared
+        with _in_turn():
+            data.prepare_data()
+    try:
+        data.setup(stage)
+    except AttributeError:
+        return  # a user's own class may ask its trainer, which is not there yet; a mistake shows in the run
+
+
+@contextmanager
+def _in_turn() -> Iterator[None]:
+    """Processes of one machine, one after the other: all but the first find what is there already."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where each machine has one process
+        yield
+        return
+    with (Path(tempfile.gettempdir()) / f"zoo-prepare-{os.getuid()}").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

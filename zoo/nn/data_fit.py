@@ -1,0 +1,62 @@
+"""Whether a module has the sizes of its data: the class says which hyperparameter is which attribute.
+
+``data_sizes: ClassVar[DataSizes] = {"features": "num_features", "input_size": "shape.1"}``. A size that
+nothing else sets is taken from the data before the module is built.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+DataSizes = Mapping[str, str]
+
+
+def told(data: Any, path: str) -> Any:
+    """What the data say at ``path``: attributes, keys and positions between dots; None where nothing."""
+    for part in path.split("."):
+        if isinstance(data, Mapping):
+            data = data.get(part)
+        elif part.isdigit():
+            data = None if data is None else data[int(part)]
+        else:
+            data = getattr(data, part, None)
+    return data
+
+
+def named(data: Any) -> str:
+    """The data in the words of an error."""
+    return f"the data ({type(data).__module__.split('.')[0]}.{type(data).__name__})"
+
+
+def check_fit(module: Any, **fits: Callable[[Any, Any], bool]) -> None:
+    """Compare each of the module's ``data_sizes`` with what the data tell.
+
+    Args:
+        module: a LightningModule.
+        **fits: ``fits(own, found)`` of sizes that need not be equal, by the hyperparameter's name.
+
+    Raises:
+        ValueError: naming both numbers and both YAML keys.
+    """
+    data = getattr(module.trainer, "datamodule", None)
+    for key, path in module.data_sizes.items():
+        found = told(data, path)
+        if found is not None and not fits.get(key, operator.eq)(module.hparams[key], found):
+            raise misfit(module, key, found)
+
+
+def misfit(module: Any, key: str, found: Any) -> ValueError:
+    """The error of a hyperparameter that is not what the data have."""
+    data = module.trainer.datamodule
+    given, wanted = (("null" if value is None else value) for value in (module.hparams[key], found))
+    own = inspect.signature(
+        type(data).__init__
+    ).parameters  # the data's key that decides it, where it has one
+    of_data = f" or data.init_args.{key}: {given}" if key in own else ""
+    return ValueError(
+        f"model.init_args.{key} is {given}, but {named(data)} has {wanted}; set model.init_args.{key}: "
+        f"{wanted}{of_data}, or choose other data with data.class_path"
+    )
