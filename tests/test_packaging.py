@@ -127,7 +127,7 @@ def test_every_dependency_is_pinned() -> None:
 @pytest.mark.slow
 def test_an_installed_wheel_trains_from_an_empty_folder(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    _copy_tracked(source)
+    copy_tracked(source)
     _run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist")],
         source,
@@ -157,7 +157,7 @@ def test_an_installed_wheel_trains_from_an_empty_folder(tmp_path: Path) -> None:
     assert (work / "runs/dtr_dit_digits/version_0/checkpoints/step=00000003.ckpt").is_file()
 
 
-def _copy_tracked(target: Path) -> None:
+def copy_tracked(target: Path) -> None:
     """Building writes into the source tree, so it gets a copy of it."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in _run(command, ROOT).splitlines():
