@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_packaging import copy_tracked
+from checkout import ROOT, copy_tracked
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "pages" / "add_method.md"
 OWN = ("zoo/autoencoder/", "tests/zoo/autoencoder/", "configs/autoencoder", "docs/pages/autoencoder.md")
 MADE = {"tests/golden/autoencoder_digits.json", "zoo/hub/files/autoencoder_digits.safetensors"}
@@ -25,7 +24,7 @@ FILLED = {"zoo/hub/registry.yaml", "README.md"}
 TYPES = "zoo/__init__.py"
 CHECKS = ("tests/zoo/autoencoder", "tests/test_docs.py", "tests/zoo/test_round_trip.py")
 CHECKS += ("tests/zoo/test_doors.py", "tests/zoo/hub/test_registry.py", "tests/zoo/hub/test_catalog.py")
-WORDS = "utoencoder or readme or declared or api or doors or described or page or registered"
+WORDS = "utoencoder or readme or declared or api or doors or described or page or bundled"
 
 Step = tuple[str, str]
 """Language or title of a block, and its content."""
@@ -83,7 +82,7 @@ def run_line(words: list[str], line: str, zoo_command: object) -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy in which the page has been followed, and `before`, another one."""
+    """A copy in which the page has been followed; before.json holds what it was."""
     folder = tmp_path_factory.mktemp("checkout") / "copy"
     copy_tracked(folder)
     (folder / "before.json").write_text(json.dumps({k: v.hex() for k, v in files(folder).items()}))
@@ -123,7 +122,7 @@ def test_a_method_touches_its_own_folders_and_one_line(checkout: Path) -> None:
     del after["before.json"]
     assert before.keys() <= after.keys()
     elsewhere = {k for k, v in after.items() if v != before.get(k) and not k.startswith(OWN)}
-    golden = {name for name in MADE if name in after}  # the table of configs writes it
+    golden = MADE & after.keys()  # both, once the table of configs is there
     assert elsewhere == {TYPES, *FILLED, *golden}
     for name in (TYPES, *FILLED):
         old, new = before[name].decode().splitlines(), after[name].decode().splitlines()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import copy_tracked
 
 import zoo
 from zoo.hub.packaging import config_files
@@ -127,7 +128,7 @@ def test_every_dependency_is_pinned() -> None:
 @pytest.mark.slow
 def test_an_installed_wheel_trains_from_an_empty_folder(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    copy_tracked(source)
+    copy_tracked(source)  # building writes into the source tree
     _run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist")],
         source,
@@ -155,16 +156,6 @@ def test_an_installed_wheel_trains_from_an_empty_folder(tmp_path: Path) -> None:
     out = _run([*zoo_command, "fit", "--config", "dtr_dit_digits", *flags], work, environment)
     assert "zoo: 3 steps in" in out
     assert (work / "runs/dtr_dit_digits/version_0/checkpoints/step=00000003.ckpt").is_file()
-
-
-def copy_tracked(target: Path) -> None:
-    """Building writes into the source tree, so it gets a copy of it."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in _run(command, ROOT).splitlines():
-        if (ROOT / name).is_file():
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes((ROOT / name).read_bytes())
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:

@@ -355,7 +355,9 @@ def test_page_gives_inputs_of_a_module_of_ones_own_that_are_exported(tmp_path: P
     (code,) = re.findall(r"```python\n(def example_inputs.*?)```", text, flags=re.S)
     names: dict[str, Any] = {"torch": torch, "Tensor": Tensor}
     exec(code, names)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 64))  # the autoencoder of add_method.md
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 64)
+    )  # the autoencoder of add_method.md
     module = type("Autoencoder", (Toy,), {"example_inputs": names["example_inputs"]})(network)
     assert "inputs input float32 (batch, 1, 8, 8)" in list(room.write(module, tmp_path / "x.pt2"))[1]
 
