@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+import datamodules
+import zoo
 from zoo.evidence import manifest
+from zoo.hub.catalog import registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs" / "pages").glob("*.md"))
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
 
-_spec = importlib.util.spec_from_file_location("results_hook", ROOT / "docs" / "results_hook.py")
-assert _spec is not None
-assert _spec.loader is not None
-hook = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(hook)
+
+def docs_module(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hook, declarations = docs_module("results_hook"), docs_module("declarations")
 
 
 def unaccounted_numbers(text: str) -> list[str]:
@@ -61,6 +73,68 @@ def test_manifest_entries_are_complete(path: Path) -> None:
         assert entry["command"].startswith(("zoo ", "pytest ", "python tests/benchmarks/"))
         assert entry["versions"]["torch"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", entry["date"])
+
+
+def test_readme_table_follows_from_the_declarations() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text == declarations.with_table(text), "run `python docs/declarations.py` and commit README.md"
+
+
+def test_readme_table_has_every_config_of_every_method_once() -> None:
+    """By the shell itself, since the braces are its own."""
+    rows = [line.split(" | ") for line in declarations.table().splitlines()[2:]]
+    for column, on_laptop in ((2, True), (3, False)):
+        patterns = [p for row in rows for p in re.findall(r"`([^`]+)`", row[column])]
+        names = subprocess.run(["bash", "-c", "echo " + " ".join(patterns)], capture_output=True, text=True)
+        listed = {f"zoo.{m.name}" for _, m in zoo._DECLARED.values() if m.page}
+        expected = [
+            n for n, cls, laptop in declarations.config_classes() if cls in listed and laptop == on_laptop
+        ]
+        assert sorted(names.stdout.split()) == sorted(expected)
+        assert len(expected) >= 40
+
+
+def test_names_that_differ_in_one_word_fold() -> None:
+    names = ["a_l_x", "a_l_y", "a_s_x", "a_s_y", "a", "b", "a_l"]
+    assert declarations.folded(names) == ["{a,b}", "a_l", "a_{l,s}_{x,y}"]
+    assert declarations.folded([]) == []
+
+
+def test_a_config_is_a_laptops_by_its_header() -> None:
+    laptop = {name: on_laptop for name, _, on_laptop in declarations.config_classes()}
+    assert all(laptop[entry["config"]] for entry in registry().values())  # trained offline
+    for name in ("lds_digits", "gnn_node_gcn_cora", "gaug_m_airport", "dtr_dit_l", "gnn_chickenpox"):
+        assert not laptop[name]
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert "Hardware: " in path.read_text(), f"{path.name} does not say what it runs on"
+
+
+def test_every_declared_method_has_a_page_and_every_page_a_place() -> None:
+    nav = yaml.safe_load((ROOT / "docs" / "mkdocs.yml").read_text())["nav"]
+    places = re.findall(r"'(\w+)\.md'", str(declarations.on_config({"nav": nav})))
+    assert sorted(places) == sorted(p.stem for p in PAGES)
+    assert {m.page for _, m in zoo._DECLARED.values()} - {""} <= set(places)
+
+
+def test_the_page_of_the_api_names_every_public_class_and_idea() -> None:
+    entries = re.findall(r"^::: ([\w.]+)$", declarations.api(), flags=re.M)
+    assert len(entries) == len(set(entries))
+    homes = {zoo._METHODS[m.name] + "." + m.name for _, m in zoo._DECLARED.values() if m.page}
+    assert homes <= set(entries)
+    assert set(datamodules._NAMES.values()) <= set(entries)
+    assert {"zoo.dtr.routing", "zoo.mbt.bottleneck", "zoo.lds.bilevel", "zoo.gaug.edges"} <= set(entries)
+    assert not {"zoo.dtr.weights", "zoo.dtr.module", "zoo.hub.convert"} & set(entries)
+    page = (ROOT / "docs/pages/api.md").read_text()
+    for entry in re.findall(r"^::: ([\w.]+)$", page, flags=re.M):
+        assert entry not in entries
+
+
+def test_type_checkers_know_every_declared_class() -> None:
+    for package, names in ((zoo, zoo._METHODS), (datamodules, datamodules._NAMES)):
+        source = Path(str(package.__file__)).read_text()
+        for name, module in names.items():
+            line = f"    from {module} import {name} as {name}\n"
+            assert line in source, f"add to the TYPE_CHECKING block of {package.__name__}/__init__.py: {line}"
 
 
 def test_pages_name_tests_that_exist() -> None:

@@ -6,6 +6,7 @@ import ast
 import fnmatch
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import copy_tracked
 
 import zoo
 from zoo.hub.packaging import config_files
 
 ROOT = Path(zoo.__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 SETUPTOOLS: dict[str, Any] = PROJECT["tool"]["setuptools"]
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs a checkout")
 
@@ -79,29 +82,54 @@ def test_nothing_imports_torchvision_or_torchaudio() -> None:
         assert not imported_names(path) & {"torchvision", "torchaudio", "timm", "lpips"}, path
 
 
+DISTRIBUTIONS = {
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "huggingface_hub": "huggingface-hub",
+    "torch_geometric": "torch-geometric",
+    "onnx_ir": "onnx-ir",
+    "skimage": "scikit-image",
+}
+STACK = {"torch", "lightning", "torchmetrics", "transformers", "torch-geometric", "diffusers", "wandb"}
+"""What the zoo stands on by choice, imported or not."""
+BEHIND = {"jsonargparse": "lightning.pytorch.cli", "onnx": "torch.onnx", "onnxscript": "torch.onnx"}
+"""Needed by a library for what the zoo asks of it."""
+
+
+def declared_names(*extras: str) -> set[str]:
+    optional = PROJECT["project"]["optional-dependencies"]
+    declared = [*PROJECT["project"]["dependencies"], *(d for extra in extras for d in optional[extra])]
+    return {re.split(r"[\[>=<]", d)[0] for d in declared}
+
+
+def imports() -> dict[str, Path]:
+    """Distribution -> a file that imports it."""
+    ours = {*sys.stdlib_module_names, "zoo", "datamodules", "cli", "setuptools"}  # which builds
+    return {DISTRIBUTIONS.get(m, m): path for path in source_files() for m in imported_names(path) - ours}
+
+
 def test_every_import_is_a_declared_dependency() -> None:
-    modules = {
-        "yaml": "pyyaml",
-        "sklearn": "scikit-learn",
-        "PIL": "pillow",
-        "huggingface_hub": "huggingface-hub",
-    }
-    modules |= {"torch_geometric": "torch-geometric", "onnx_ir": "onnx-ir", "skimage": "scikit-image"}
-    declared = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
-    for extra in PROJECT["project"]["optional-dependencies"].values():
-        declared += extra
-    names = {d.partition("[")[0].partition(">")[0].partition("=")[0].strip() for d in declared}
-    for path in source_files():
-        for module in imported_names(path) - set(sys.stdlib_module_names) - {"zoo", "datamodules", "cli"}:
-            assert modules.get(module, module) in names, (
-                f"{path} imports {module}, which pyproject.toml does not name"
-            )
+    declared = declared_names("onnx", "hdf5", "media")
+    for name, path in imports().items():
+        assert name in declared, f"{path} imports {name}, which pyproject.toml does not name"
+
+
+def test_every_declared_dependency_is_imported() -> None:
+    idle = declared_names("onnx", "hdf5", "media") - imports().keys() - STACK - BEHIND.keys()
+    assert idle == set(), "nothing imports them: take them out of pyproject.toml and constraints.txt"
+
+
+def test_every_dependency_is_pinned() -> None:
+    pinned = {n.replace("_", "-") for n in re.findall(r"^([\w-]+)==", CONSTRAINTS.lower(), flags=re.M)}
+    declared = {n.lower() for n in declared_names("onnx", "media", "test", "docs", "dev")}
+    assert declared - pinned == {"lightning-zoo"}
 
 
 @pytest.mark.slow
 def test_an_installed_wheel_trains_from_an_empty_folder(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    _copy_tracked(source)
+    copy_tracked(source)  # building writes into the source tree
     _run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist")],
         source,
@@ -129,16 +157,6 @@ def test_an_installed_wheel_trains_from_an_empty_folder(tmp_path: Path) -> None:
     out = _run([*zoo_command, "fit", "--config", "dtr_dit_digits", *flags], work, environment)
     assert "zoo: 3 steps in" in out
     assert (work / "runs/dtr_dit_digits/version_0/checkpoints/step=00000003.ckpt").is_file()
-
-
-def _copy_tracked(target: Path) -> None:
-    """Building writes into the source tree, so it gets a copy of it."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in _run(command, ROOT).splitlines():
-        if (ROOT / name).is_file():
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes((ROOT / name).read_bytes())
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:

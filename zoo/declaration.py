@@ -30,6 +30,7 @@ class Method:
         small: constructor arguments that make small modules, one mapping per variant worth a test.
         data: class path and init_args of data that the small modules are trained on.
         weights: module of the package that reads and writes other projects' files, or None.
+        converts: which files those are, for the README's table.
         convert: what ``zoo convert --method`` calls it; the package's name by default.
         trained: False for baselines and evaluations that need no weights to answer.
     """
@@ -42,8 +43,22 @@ class Method:
     small: Sequence[Mapping[str, Any]] = field(default_factory=lambda: ({},))
     data: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    converts: str = ""
     convert: str = ""
     trained: bool = True
+
+
+@dataclass(frozen=True)
+class Family:
+    """Methods of one package with a section of their own in the docs' navigation: ``FAMILY`` of the package.
+
+    Attributes:
+        title: of the section.
+        page: of the docs that gives the overview.
+    """
+
+    title: str
+    page: str
 
 
 def lazy(package: str, methods: Sequence[Method]) -> Callable[[str], Any]:

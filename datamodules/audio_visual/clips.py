@@ -96,9 +96,11 @@ class ClipStore:
 
     Args:
         log_mel: front end.
-        fps, side: of the frames; side is the shorter one.
+        fps: of the frames.
+        side: the shorter one of the frames.
         cache: folder, or None to decode each time.
-        sound, pictures: which modalities are wanted.
+        sound: is wanted.
+        pictures: are wanted.
     """
 
     def __init__(

@@ -39,7 +39,8 @@ class Clip:
         label: classes; one for single labels, verb and noun for Epic-Kitchens.
         video: file with frames, a folder of numbered JPEGs, or None.
         audio: file with sound (may be the video), or None.
-        start, stop: seconds in the files; None is the end.
+        start: seconds in the files.
+        stop: seconds in the files; None is the end.
         frames: first and last number of the JPEGs.
     """
 

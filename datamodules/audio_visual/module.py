@@ -49,13 +49,17 @@ class AudioVisual(SplitModule):
         fps: of the frames that are taken of video, and of Epic-Kitchens' extracted ones.
         image_size: S.
         mel_bins: M; sound is mono at 16 kHz, windows of 25 ms every 10 ms.
-        spectrogram_mean, spectrogram_std: of the features; null measures the training set, outside training
-            only if the model does not know them (official checkpoints of full AudioSet have 1.102 and 2.762,
-            of features whose offset was never published).
+        spectrogram_mean: of the features; null measures the training set, outside training only if the model
+            does not know it (official checkpoints of full AudioSet have 1.102, of features whose offset was
+            never published).
+        spectrogram_std: likewise (2.762).
         async_sampling: training windows of sound and frames start apart.
         augment: crop, flip and colour jitter of frames, SpecAugment of sound, in training.
         colour_jitter: part of it.
-        time_masks, time_width, frequency_masks, frequency_width: of SpecAugment.
+        time_masks: number of SpecAugment's masks in time.
+        time_width: their largest width, in frames.
+        frequency_masks: number of its masks in frequency.
+        frequency_width: their largest width, in bins.
         test_crops: windows in test and prediction, spread linearly.
         train_set: ``balanced`` or ``unbalanced`` AudioSet.
         multi_label: of ``csv``: labels are separated by ";".
@@ -64,8 +68,11 @@ class AudioVisual(SplitModule):
         cache_dir: where; null is ``root/zoo_cache``.
         digit_task: ``same`` (both digits are the class) or ``sum`` ((v + a) mod 3 of independent 0, 1, 2).
         source: of ``digits``: ``real``, ``procedural`` or ``auto``.
-        pairs, test_pairs: number of pairs of ``digits``.
-        image_noise, pca_energy, audio_snr_db: what makes the digits weak.
+        pairs: training pairs of ``digits``.
+        test_pairs: held-out pairs of ``digits``.
+        image_noise: deviation of the noise that makes pictures weak.
+        pca_energy: share of the pictures' variance that stays.
+        audio_snr_db: white noise this many dB below the sounds.
         num_workers: loader processes, and threads that fill the cache.
     """
 

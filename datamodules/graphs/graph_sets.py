@@ -113,7 +113,8 @@ class OrderedGraphs(BatchItems):
     Args:
         graphs: uint8 (n, n) each, connected.
         order: of the nodes: ``bfs``, random and new in every epoch, or ``canonical``, always the same.
-        seed, split: of the random orders, with epoch and index.
+        seed: of the random orders, with split, epoch and index.
+        split: number of the split.
         items: go through the graphs again and again until so many items; None is once.
     """
 
@@ -277,12 +278,11 @@ class GraphSet(GraphSetModule):
     - ``community``: GraphRNN's 500 graphs of two communities, 60 to 160 nodes, p = .3 inside and .05 n edges
       between.
 
-    The batch and the split are described in :class:`GraphSetModule`.
+    The batch, the split and the other arguments are described in :class:`GraphSetModule`.
 
     Args:
         name: of the set.
         set_seed: of the random sets; the same graphs for every seed of a run.
-        **kwargs: of :class:`GraphSetModule`.
     """
 
     def __init__(
@@ -304,14 +304,14 @@ class TUGraphSet(GraphSetModule):
     """Graphs of a TU data set without features or labels: ENZYMES is GraphRNN's "protein"-like small set.
 
     Reads the files that :class:`datamodules.TUGraphs` reads. Of a disconnected graph the largest component
-    counts; graphs outside ``min_nodes`` to ``max_graph_nodes`` are left out. The batch and the split are
-    described in :class:`GraphSetModule`.
+    counts; graphs outside ``min_nodes`` to ``max_graph_nodes`` are left out. The batch, the split and the
+    other arguments are described in :class:`GraphSetModule`.
 
     Args:
         name: of the data set, which is its folder.
         root: folder of the data sets; defaults to ``$ZOO_DATA/graphs/tu`` or ``data/graphs/tu``.
-        min_nodes, max_graph_nodes: sizes that are kept (GraphRNN keeps at least 10).
-        **kwargs: of :class:`GraphSetModule`.
+        min_nodes: least size that is kept (GraphRNN keeps at least 10).
+        max_graph_nodes: largest size that is kept.
 
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files.

@@ -87,7 +87,9 @@ class PPI(SplitModule):
     Attributes:
         num_classes: C, known after ``setup``.
         num_features: F, known after ``setup``.
-        train_graphs, val_graphs, test_graphs: lists of ``Data``.
+        train_graphs: list of ``Data``.
+        val_graphs: list of ``Data``.
+        test_graphs: list of ``Data``.
 
     Args:
         root: folder; defaults to ``$ZOO_DATA/graphs/ppi`` or ``data/graphs/ppi``.

@@ -33,7 +33,8 @@ class GlobalBatchSampler:
     Args:
         size: number of items.
         batch_size: global batch, over all processes.
-        rank, world_size: this process takes items rank, rank + world_size, ... of each batch.
+        rank: this process takes items rank, rank + world_size, ... of each batch.
+        world_size: number of processes.
         seed: of the permutations, one per epoch.
         batches_per_epoch: cut epochs after so many batches.
         trained_batches: tells how many batches the training has had when an iteration begins, which then

@@ -34,6 +34,7 @@ METHODS = (
             },
         ),
         weights="weights",
+        converts="official DiT, DTR and diffusers files convert both ways",
     ),
 )
 

@@ -165,7 +165,11 @@ class DiT(nn.Module):
         width: D, divisible by ``heads`` and by 4.
         num_classes: K; labels are 0..K-1 and K is the null class. 1 means unconditional (one row, label 0).
         learn_sigma: the network also predicts the variance interpolation v (2C output channels).
-        routing, timesteps, alpha, beta, routing_seed: see :class:`~zoo.dtr.routing.TaskRouting`.
+        routing: of tasks, as in :class:`~zoo.dtr.routing.TaskRouting`.
+        timesteps: of the diffusion, as there.
+        alpha: as there.
+        beta: as there.
+        routing_seed: as there.
         activation_checkpointing: recompute each block in the backward pass (less memory, more time).
     """
 

@@ -106,7 +106,11 @@ class UNet(nn.Module):
         groups: of the group norms; divides every width.
         num_classes: K; labels are 0..K-1 and K is the null class. 1 means unconditional.
         learn_sigma: the network also predicts the variance interpolation v (2C output channels).
-        routing, timesteps, alpha, beta, routing_seed: see :class:`~zoo.dtr.routing.TaskRouting`.
+        routing: of tasks, as in :class:`~zoo.dtr.routing.TaskRouting`.
+        timesteps: of the diffusion, as there.
+        alpha: as there.
+        beta: as there.
+        routing_seed: as there.
 
     Raises:
         ValueError: for sizes that do not fit.

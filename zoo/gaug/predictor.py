@@ -107,7 +107,8 @@ def sampled_reconstruction_loss(
         negatives: logits of entries that are 0, drawn uniformly; all of them make the estimate exact.
         zeros: number of entries that are 0.
         nodes: N.
-        pos_weight, norm: see :func:`balance`.
+        pos_weight: see :func:`balance`.
+        norm: see :func:`balance`.
     """
     positive = pos_weight * functional.softplus(-positives).sum()
     negative = functional.softplus(negatives).mean() * zeros if len(negatives) else positives.new_zeros(())

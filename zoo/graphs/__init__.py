@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zoo.declaration import Method, lazy
+from zoo.declaration import Family, Method, lazy
+
+FAMILY = Family("Graph survey", page="gnn")
 
 _KARATE = {"class_path": "datamodules.KarateClub"}
 
@@ -83,6 +85,7 @@ METHODS = (
         ),
         data={"class_path": "datamodules.SensorDiffusion", "init_args": {"sensors": 5, "steps": 200}},
         weights="traffic.weights",
+        converts="STGCN's PyTorch port converts both ways",
         convert="forecast",
     ),
 )

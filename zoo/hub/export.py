@@ -183,7 +183,7 @@ def example_inputs(module: LightningModule, batch: int) -> Inputs:
         raise ValueError(f"{name} cannot be exported: it has no `network`")
     if not callable(getattr(module, "example_inputs", None)):
         raise ValueError(
-            f"{name} cannot be exported: it has no example_inputs(batch), see docs/pages/add_method.md"
+            f"{name} cannot be exported: it has no example_inputs(batch), see docs/pages/export.md"
         )
     inputs: Inputs = module.example_inputs(batch)  # type: ignore[operator]
     takes = list(inspect.signature(module.network.forward).parameters)  # type: ignore[union-attr]

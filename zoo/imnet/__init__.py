@@ -10,6 +10,7 @@ _PAGE: dict[str, Any] = {
     "page": "imnet",
     "title": "IM-NET",
     "about": "Implicit fields for shapes, IM-NET (Chen & Zhang, CVPR 2019), both published versions, 2-D too",
+    "converts": "official IM-AE and IM-SVR files convert both ways",
     "data": {
         "class_path": "datamodules.Shapes",
         "init_args": {

@@ -39,8 +39,10 @@ class Problem:
 
     Attributes:
         network: sizes and forward pass; its own weights are not used here.
-        x, labels: features and classes (N,).
-        train, val: node indices of the inner and the outer loss.
+        x: features.
+        labels: classes (N,).
+        train: node indices of the inner loss.
+        val: node indices of the outer loss.
         edges: the pairs that the leaves live on.
         l2: coefficient of (1/2) ||W_0||^2 in the inner loss, first layer only.
         optimizer: of the inner problem.

@@ -42,7 +42,8 @@ class Factors:
     """A gradient with respect to every entry of A, as sum_k U_k V_k^T + r 1^T.
 
     Attributes:
-        left, right: U_k and V_k, (N, width) each.
+        left: U_k, (N, width) each.
+        right: V_k, (N, width) each.
         rows: r, (N,) each.
     """
 

@@ -56,11 +56,14 @@ class Progress:
         inner_step: inner steps since the last re-initialisation (Adam's t).
         chunk: outer updates since then.
         outer_epoch: finished passes.
-        watch_best, watch_count: state of the inner stopping rule.
-        es_accuracy, es_loss: of the kept model.
+        watch_best: best value so far of the inner stopping rule.
+        watch_count: its count of steps without decrease.
+        es_accuracy: of the kept model.
+        es_loss: of the kept model.
         stale: outer epochs without strictly better accuracy.
         kept_epoch: outer epoch of the kept model, -1 before the first evaluation.
-        last_accuracy, last_loss: of the latest early-stopping check.
+        last_accuracy: of the latest early-stopping check.
+        last_loss: of the latest early-stopping check.
     """
 
     inner_step: int = 0

@@ -94,8 +94,9 @@ class MBT(LightningModule):
         pretrained_bottleneck: ``normal`` or ``positions`` (official).
         tubelet_init: ``central`` or ``average``.
         official_cls: leave the spectrogram's CLS at zero when a ViT is loaded.
-        spectrogram_mean, spectrogram_std: of the log-mel features that it was trained on; a training takes
-            those of its data, and test and prediction normalise with them where the data give none.
+        spectrogram_mean: of the log-mel features that it was trained on; a training takes that of its data,
+            and test and prediction normalise with it where the data give none.
+        spectrogram_std: likewise.
         class_names: C names; a training takes those of its data.
         compile: compile each block.
         activation_checkpointing: recompute blocks in the backward pass.

@@ -24,6 +24,7 @@ METHODS = (
             "init_args": {"batch_size": 2, "side": 32, "train_items": 4, "val_items": 1},
         },
         weights="weights",
+        converts="the ports' files convert both ways, the caffemodel into ours",
     ),
 )
 

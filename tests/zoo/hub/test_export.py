@@ -350,12 +350,14 @@ def test_a_module_without_example_inputs_is_refused(
     assert "DTR cannot be exported: it has no example_inputs(batch)" in text
 
 
-def test_page_on_adding_a_method_gives_inputs_that_are_exported(tmp_path: Path) -> None:
-    text = (PAGE.parent / "add_method.md").read_text()
+def test_page_gives_inputs_of_a_module_of_ones_own_that_are_exported(tmp_path: Path) -> None:
+    text = PAGE.read_text()
     (code,) = re.findall(r"```python\n(def example_inputs.*?)```", text, flags=re.S)
     names: dict[str, Any] = {"torch": torch, "Tensor": Tensor}
     exec(code, names)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 64))  # the autoencoder of that page
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 64)
+    )  # the autoencoder of add_method.md
     module = type("Autoencoder", (Toy,), {"example_inputs": names["example_inputs"]})(network)
     assert "inputs input float32 (batch, 1, 8, 8)" in list(room.write(module, tmp_path / "x.pt2"))[1]
 

@@ -37,7 +37,8 @@ class Parameter:
         distribution: one of :data:`DISTRIBUTIONS`.
         values: choices, or the one value of a constant.
         cumulative: cumulated probabilities of ``values``.
-        low, high: bounds, both included.
+        low: least value.
+        high: largest value.
         q: drawn values are rounded to multiples of it.
     """
 

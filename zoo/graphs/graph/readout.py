@@ -175,7 +175,6 @@ class DiffPool(nn.Module):
 
     Args:
         channels: width of the node states.
-        assign: encoder (x, edge_index, batch) -> logits (N, clusters).
         clusters: of the first pooling.
         hidden: width of the dense layers.
         levels: poolings; each next has ``ratio`` times the clusters of the one before.
