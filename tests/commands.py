@@ -47,9 +47,7 @@ def run(verb: str, config: str, root: Path, *flags: str) -> Path:
     """Folder of a run on the CPU, without its curves, which take longer to draw than a short run."""
     common = [f"--trainer.default_root_dir={root}", "--trainer.accelerator=cpu"]
     with mock.patch.object(engine, "plot_curves"):
-        code = cli.main(
-            [verb, "--config", config, *common, "--trainer.enable_progress_bar=false", *flags]
-        )
+        code = cli.main([verb, "--config", config, *common, "--trainer.enable_progress_bar=false", *flags])
     assert code == 0
     return max((root / config).glob("version_*"), key=lambda p: int(p.name.removeprefix("version_")))
 

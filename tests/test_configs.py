@@ -5,16 +5,16 @@ the rows of its metrics.csv. Flags after the name take the place of those in the
 
     python tests/test_configs.py golden [CONFIG [--KEY=VALUE ...]]
 
-writes it anew, or all of them; review the diff. Any other config takes a few steps on a tiny twin of its data,
-which a module of ``fakes/`` makes:
+writes it anew, or all of them; review the diff. Any other config takes a few steps on a tiny twin of its
+data, which a module of ``fakes/`` makes:
 
 * ``TWINS``: class path of the data -> ``twin(root, config)``, which writes the official layout under ``root``
   and returns the flags that a run on a CPU needs beside ``root``. Data in another's ``source`` count as they
   do alone: the config that the twin gets has them under ``data``.
 * ``WITHOUT_FILES``: class path -> whether data with these ``init_args`` need none.
 
-``golden/parameters.json`` has the number of parameters, as the papers and their code have it, in one number or
-by the parts of the model.
+``golden/parameters.json`` has the number of parameters, as the papers and their code have it: one number, or
+one for each part of the model, with the flags that it holds for where data decide a size.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ PARAMETERS: dict[str, Any] = json.loads((GOLDEN / "parameters.json").read_text()
 CONFIGS = {p.stem: yaml.safe_load(p.read_text()) for p in sorted(config_folder().glob("*.yaml"))}
 FAKES = [importlib.import_module(f"fakes.{p.stem}") for p in sorted((GOLDEN.parent / "fakes").glob("*.py"))]
 TWINS, WITHOUT_FILES = (
-    {k: v for fake in FAKES for k, v in getattr(fake, table, {}).items()} for table in ("TWINS", "WITHOUT_FILES")
+    {k: v for fake in FAKES for k, v in getattr(fake, table, {}).items()}
+    for table in ("TWINS", "WITHOUT_FILES")
 )
 STEPS = 12
 GOLDEN_RUN = {
@@ -74,7 +75,7 @@ def named(path: str) -> Any:
 @cache
 def files_of(name: str) -> tuple[str, str]:
     """Class path and place in the config of the data that read files; two empty words without such."""
-    section, place = CONFIGS[name]["data"], "data"
+    section, place = CONFIGS[name].get("data"), "data"
     while isinstance(section, dict):
         path, arguments = section["class_path"], section.get("init_args", {})
         if "root" in inspect.signature(named(path)).parameters or path in TWINS:
@@ -84,7 +85,7 @@ def files_of(name: str) -> tuple[str, str]:
 
 
 def verb_of(name: str) -> str:
-    """What a config is for: an evaluation has no training step, an extraction of latents predictions alone."""
+    """What a config is for: an evaluation has no training step, an extraction of latents predicts alone."""
     model = named(CONFIGS[name]["model"]["class_path"])
     steps = {"fit": "training_step", "test": "test_step", "predict": "predict_step"}
     return next(v for v, s in steps.items() if getattr(model, s) is not getattr(LightningModule, s))
@@ -118,7 +119,7 @@ def test_first_steps_follow_the_golden_curve(name: str, tmp_path: Path) -> None:
 
 
 def leaves(value: Any, place: str = "") -> Iterator[str]:
-    """What can choose another way through the code: words and switches with their keys, numbers by their keys."""
+    """What may choose a way through the code: words and switches with their keys, numbers by their keys."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from leaves(part, f"{place}.{key}")
@@ -127,7 +128,7 @@ def leaves(value: Any, place: str = "") -> Iterator[str]:
 
 
 def covering() -> set[str]:
-    """Few configs in which each kind of model on each kind of data has every leaf, and lacks it where one does."""
+    """A few configs: of each kind of model on each kind of data, some have, some lack each leaf that any has."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     for name in FULL_SIZE:
         kinds.setdefault((CONFIGS[name]["model"]["class_path"], files_of(name)[0]), []).append(name)
@@ -157,7 +158,9 @@ def test_parameters_are_the_published_ones(name: str, tmp_path: Path) -> None:
     built = build(name, tmp_path, *words(parts.get("flags", {})))
     sizes = {n: p.numel() for n, p in built.model.named_parameters()}
     total = sum(sizes.values())
-    assert stated, f"golden/parameters.json lacks {name}: are the {total:_} parameters of its model the paper's?"
+    assert stated, (
+        f"golden/parameters.json lacks {name}: are the {total:_} parameters of its model the paper's?"
+    )
     expected = {k: v for k, v in parts.items() if k != "flags"} or {"": stated}
     assert {k: sum(v for n, v in sizes.items() if n.startswith(k)) for k in expected} == expected
     assert total == sum(expected.values())
