@@ -128,7 +128,7 @@ def leaves(value: Any, place: str = "") -> Iterator[str]:
 
 
 def covering() -> set[str]:
-    """A few configs: of each kind of model on each kind of data, some have, some lack each leaf that any has."""
+    """A few configs: per kind of model and data, some have and some lack each leaf that any of them has."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     for name in FULL_SIZE:
         kinds.setdefault((CONFIGS[name]["model"]["class_path"], files_of(name)[0]), []).append(name)
