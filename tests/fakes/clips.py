@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -144,3 +145,40 @@ FAKES = {
     "kinetics": fake_kinetics,
     "moments": fake_moments,
 }
+
+
+# 0.48 s of sound and 16 x 16 pixels
+SMALL: dict[str, Any] = {
+    "model.init_args.width": 16,
+    "model.init_args.depth": 2,
+    "model.init_args.heads": 2,
+    "model.init_args.mlp": 16,
+    "model.init_args.fusion_layer": 0,
+    "model.init_args.image_size": 16,
+    "model.init_args.patch_size": 8,
+    "model.init_args.spectrogram_frames": 48,
+    "model.init_args.pretrained": None,
+    "model.init_args.mixup_groups": 1,
+    "data.init_args.image_size": 16,
+    "data.init_args.seconds": 0.48,
+    "data.init_args.batch_size": 2,
+    "data.init_args.eval_batch_size": 4,
+    "data.init_args.num_workers": 0,
+    "trainer.precision": "32-true",
+}
+OUTPUTS = {"audioset": 3, "vggsound": 2, "epic": 397, "kinetics": 2, "moments": 2}
+
+
+def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    layout = config["data"]["init_args"]["layout"]
+    FAKES[layout](root)
+    segments = root / "balanced_train_segments.csv"
+    if segments.exists():
+        # the clips of the balanced set: those of the other have no file
+        (root / "unbalanced_train_segments.csv").write_text(segments.read_text())
+    return {**SMALL, "model.init_args.num_classes": OUTPUTS[layout]}
+
+
+TWINS = {"datamodules.AudioVisual": _twin}
+# digits and tones, with sounds that are made or a package brings
+WITHOUT_FILES = {"datamodules.AudioVisual": lambda data: "layout" not in data}

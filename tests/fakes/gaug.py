@@ -59,3 +59,16 @@ def fake_gaug(
         with (root / f"{name}_{part}.pkl").open("wb") as file:
             pickle.dump(content, file, protocol=4)
     return root
+
+
+def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Each layout with one of the two methods; all phases of a method within eight steps."""
+    name, of_o = config["data"]["init_args"]["name"], "pretrain_ep" in config["model"]["init_args"]
+    fake_gaug(root, name, several=name == "ppi")
+    short = {"epochs": 3, "features": 12, "num_classes": 3}
+    short |= {"pretrain_ep": 3, "pretrain_nc": 2} if of_o else {"predictor_epochs": 5}
+    flags: dict[str, Any] = {f"model.init_args.{k}": v for k, v in short.items()}
+    return {**flags, "data.init_args.layout": "pickle" if of_o else "npz", "trainer.max_steps": 8}
+
+
+TWINS = {"datamodules.GAugGraph": _twin}

@@ -87,6 +87,16 @@ def _lightningdit(root: Path, draws: Array, labels: Array) -> None:
     torch.save(statistics, root / "latents_stats.pt")
 
 
+def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    fake_latents(root, "packed", 32)
+    small = {"depth": 1, "width": 64, "heads": 4, "input_size": 8, "compile": False}
+    flags = {f"model.init_args.{k}": v for k, v in small.items()}
+    return {**flags, "data.init_args.batch_size": 8, "data.init_args.num_workers": 0}
+
+
+TWINS = {"datamodules.ImageNetLatents": _twin}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("root", type=Path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_matrix, save_npz
@@ -58,3 +59,16 @@ def fake_reddit(root: Path, nodes: int = 300, features: int = 602, classes: int 
     ids = np.arange(nodes)
     np.savez(folder / "reddit_data.npz", feature=feature, label=label, node_types=kind, node_ids=ids)
     return root
+
+
+def _ppi(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    fake_ppi(root)
+    return {"model.init_args.hidden": 32}
+
+
+def _reddit(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    fake_reddit(root)
+    return {"data.init_args.batch_size": 50, "data.init_args.num_workers": 0}
+
+
+TWINS = {"datamodules.PPI": _ppi, "datamodules.Reddit": _reddit}

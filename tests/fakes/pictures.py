@@ -40,3 +40,21 @@ def tiny_vae(folder: Path, levels: int = 4, **config: Any) -> Path:
     }
     AutoencoderKL(**settings | config).save_pretrained(folder)
     return folder
+
+
+def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    one = config["data"]["init_args"].get("num_classes") == 1
+    fake_pictures(root, 3, 4)
+    flags: dict[str, Any] = {"data.init_args.num_classes": 1 if one else 3, "data.init_args.num_workers": 0}
+    if "vae" in config["model"]["init_args"]:
+        tiny_vae(root.parent / "vae")
+        flags |= {f"model.init_args.{k}": root.parent / k for k in ("vae", "out")}
+        return {**flags, "data.init_args.size": 32, "data.init_args.predict_batch_size": 2}
+    small = {"channels": 32, "multipliers": [1, 2], "attention": [8], "res_blocks": 1, "head_channels": 32}
+    flags |= {f"model.init_args.unet_{k}": v for k, v in small.items()}
+    flags |= {"model.init_args.num_classes": flags["data.init_args.num_classes"]}
+    sizes = {"model.init_args.input_size": 16, "data.init_args.size": 16, "data.init_args.batch_size": 8}
+    return flags | sizes
+
+
+TWINS = {"datamodules.ImageFolder": _twin}

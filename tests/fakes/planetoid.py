@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -54,3 +55,20 @@ def fake_planetoid(root: Path, name: str = "Cora", nodes: int = 700, test: int =
         (folder / f"ind.{name.lower()}.{part}").write_bytes(pickle.dumps(value, protocol=2))
     (folder / f"ind.{name.lower()}.test.index").write_text("".join(f"{i}\n" for i in index))
     return root
+
+
+def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    fake_planetoid(root, data["name"], nodes=720)
+    flags: dict[str, Any] = {}
+    if "num_nodes" in model:  # a graph is learned: from half of its edges
+        flags = {"model.init_args.num_nodes": 720}
+        flags |= {} if data.get("graph") == "knn" else {"data.init_args.edges_retained": 0.5}
+    if "num_candidates" in model:
+        flags["model.init_args.num_candidates"] = 4000
+    if model.get("layers", 0) > 8:
+        flags["model.init_args.layers"] = 4
+    return flags
+
+
+TWINS = {"datamodules.Planetoid": _twin}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -65,3 +66,16 @@ def fake_saliency(root: Path, name: str, count: int = 4, official: bool = False)
             cells = np.array([[f"{s}.jpg"] for s in members], dtype=object)
             savemat(place / f"{part}ImgSet.mat", {f"{part}ImgSet": cells})
     return root
+
+
+def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The set that trains; the backbones as they are, without their weights."""
+    data, model = config["data"]["init_args"], config["model"]["init_args"]
+    fake_saliency(root, "msra_b" if "MSRA-B" in data["train"] else data["train"])
+    flags: dict[str, Any] = {"data.init_args.num_workers": 0, "model.init_args.backbone_weights": None}
+    flags |= {} if data["size"] is None else {"data.init_args.batch_size": 2, "data.init_args.size": 64}
+    flags |= {"model.init_args.scales": [64, 96]} if "scales" in model else {}
+    return {**flags, "trainer.accumulate_grad_batches": 1}
+
+
+TWINS = {"datamodules.Saliency": _twin}

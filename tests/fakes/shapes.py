@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,3 +25,30 @@ def fake_shapes(path: Path, release: str = "v2", shapes: int = 5, views: int = 2
         row["pixels"] = rng.integers(256, size=(views, 137, 137)).astype(np.uint8)
         rows.append(row)
     return write_hdf5(path, {k: np.stack([row[k] for row in rows]) for k in rows[0]})
+
+
+def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """``v1`` has one category in one file, ``v2`` two files of all."""
+    import zoo
+
+    model, data = config["model"], config["data"]["init_args"]
+    arguments, version = model["init_args"], "v1" if "train_file" in data else "v2"
+    flags: dict[str, Any] = {"data.init_args.num_workers": 0, "data.init_args.batch_size": 2}
+    if version == "v1":
+        fake_shapes(root / data["train_file"], "v1", 4, views=20)
+    else:
+        fake_shapes(root / "all_vox256_img_train.hdf5", "v2", 4)
+        fake_shapes(root / "all_vox256_img_test.hdf5", "v2", 1)
+    if "autoencoder" in arguments:
+        small = zoo.IMAE(version=version, z_dim=8, width=4, encoder_width=4)
+        flags["model.init_args.autoencoder"] = zoo.save(small, root / "autoencoder.safetensors")
+        flags |= {"model.init_args.z_dim": 8, "model.init_args.width": 4}
+        flags |= {"model.init_args.image_width": 8} if model["class_path"] == "zoo.IMSVR" else {}
+    elif "points_per_shape" in arguments:
+        flags["data.init_args.stages"] = '[{"resolution": 16, "epochs": 1}, {"resolution": 64, "epochs": 1}]'
+        flags["model.init_args.points_per_shape"] = 256
+    return {**flags, "trainer.limit_val_batches": 0}
+
+
+TWINS = {"datamodules.Shapes": _twin}
+WITHOUT_FILES = {"datamodules.Shapes": lambda data: data.get("source") != "hdf5"}

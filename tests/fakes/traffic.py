@@ -84,3 +84,22 @@ def fake_chickenpox(root: Path, weeks: int = 120, counties: int = 6) -> Path:
     content = {"edges": edges, "node_ids": names, "FX": values.tolist()}
     (root / "chickenpox.json").write_text(json.dumps(content))
     return root
+
+
+def _short(nodes: int) -> dict[str, Any]:
+    sizes = {"model.init_args.num_nodes": nodes, "data.init_args.batch_size": 4}
+    return {**sizes, "data.init_args.eval_batch_size": 8}
+
+
+def _traffic(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    data = config["data"]["init_args"]
+    fake_traffic(root, data["name"], rows=240)
+    return _short(12) | ({"data.init_args.nodes": 12} if "nodes" in data else {})
+
+
+def _chickenpox(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    fake_chickenpox(root)
+    return _short(6)
+
+
+TWINS = {"datamodules.Traffic": _traffic, "datamodules.Chickenpox": _chickenpox}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.tu_sets import fake_tu_set
+from fakes.tu import fake_tu_set
 
 from datamodules import GraphSet, TUGraphSet
 from datamodules.graphs.graph_sets import (

@@ -1,61 +1,33 @@
-"""The large configs of LDS: sizes on the meta device, and steps on small twins of the official layouts."""
+"""The recipes of LDS: the paper's numbers, its claims and sweeps, and what a large graph costs."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
+from commands import build, summary
 from fakes.planetoid import fake_planetoid
 
 import cli
 from datamodules import BlockModel
-from zoo.engine.metrics_csv import read_metrics
-from zoo.engine.runner import ZooCLI
 from zoo.evidence.compare.claim import read_claim
-from zoo.hub.catalog import config_folder, find_config
+from zoo.hub.catalog import config_folder, config_names, find_config
 
-# config -> pairs that have a theta, weights of the GCN (spec: N (N - 1) / 2 and F 16 + 16 C)
-SIZES = {
-    "lds_wine": (15_753, 256),
-    "lds_cancer": (161_596, 512),
-    "lds_digits": (1_613_706, 1_184),
-    "lds_cora": (3_665_278, 23_040),
-    "lds_citeseer": (5_532_801, 59_344),
-    "lds_cora_knn": (3_665_278, 23_040),
-    "lds_citeseer_knn": (5_532_801, 59_344),
-    "lds_cora_candidates": (60_000, 23_040),
-    "lds_citeseer_candidates": (60_000, 59_344),
-    "lds_sbm": (79_800, 320),
-    "lds_sbm_20k": (200_000, 1_072),
-}
+RECIPES = [n for n in config_names() if n.startswith("lds_") and "baseline" not in n and "gcn" not in n]
+PAIRS = {"lds_cora": 3_665_278, "lds_citeseer": 5_532_801, "lds_sbm": 79_800}  # N (N - 1) / 2
 DATA = Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "planetoid"
 needs_data = pytest.mark.skipif(not (DATA / "Cora/raw").is_dir(), reason="ZOO_DATA has no graphs/planetoid")
 
 
-class Instantiated(Exception):
-    """Raised with the objects once the command line has built them."""
-
-
-def build(name: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
-    def stop(self: ZooCLI) -> None:
-        raise Instantiated(self)
-
-    monkeypatch.setattr(ZooCLI, "after_instantiate_classes", stop)
-    with pytest.raises(Instantiated) as caught, torch.device("meta"):
-        cli.main(["fit", "--config", name, "--trainer.accelerator=cpu", *flags, "--debug"])
-    return caught.value.args[0].model
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_sizes_are_the_papers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = build(name, monkeypatch, f"--trainer.default_root_dir={tmp_path}")
-    assert (model.theta.numel(), model.network.size) == SIZES[name]
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_the_papers(name: str, tmp_path: Path) -> None:
+    model = build(name, tmp_path).model
     if "sbm" not in name:
         h = model.hparams
         assert (h["tau"], h["hidden"], h["dropout"], h["l2"], h["samples"]) == (5, [16], 0.5, 5e-4, 16)
@@ -64,68 +36,31 @@ def test_sizes_are_the_papers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (group["lr"], group["momentum"]) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize("stem", ["cora", "citeseer"])
-@pytest.mark.parametrize("kind", ["", "_candidates", "_knn"])
-def test_citation_configs_run_on_a_twin_of_the_layout(stem: str, kind: str, tmp_path: Path) -> None:
-    name = {"cora": "Cora", "citeseer": "CiteSeer"}[stem]
-    root = fake_planetoid(tmp_path / "data", name, nodes=720)
-    flags = [
-        f"--data.init_args.root={root}",
-        *([] if kind == "_knn" else ["--data.init_args.edges_retained=0.5"]),
-        "--model.init_args.num_nodes=720",
-        "--trainer.max_steps=2",
-        "--trainer.val_check_interval=2",
-        f"--trainer.default_root_dir={tmp_path}",
-        "--trainer.enable_progress_bar=false",
-        *(["--model.init_args.num_candidates=4000"] if kind == "_candidates" else []),
-    ]
-    config = f"lds_{stem}{kind}"
-    assert cli.main(["fit", "--config", config, *flags]) == 0
-    (row,) = [r for r in read_metrics(tmp_path / config / "version_0/metrics.csv") if "val/accuracy" in r]
-    assert row["val/new_edges"] >= 0
-    assert ("val/missing_edges_reachable" in row) == (kind == "_candidates")
-
-
-def small(config: str, root: Path, *flags: str) -> dict[str, Any]:
-    common = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
-    assert cli.main(["fit", "--config", config, *common, *flags]) == 0
-    return dict(json.loads((root / config / "version_0" / "summary.json").read_text()))
-
-
-def test_the_20k_config_runs_on_a_smaller_graph(tmp_path: Path) -> None:
-    flags = ("nodes=2000", "val_nodes=200", "test_nodes=300")
-    data = [f"--data.init_args.{f}" for f in flags]
-    model = ["--model.init_args.num_nodes=2000", "--model.init_args.num_candidates=20000"]
-    limits = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
-    assert small("lds_sbm_20k", tmp_path, *data, *model, *limits)["steps"] == 2
+@pytest.mark.parametrize("kind", ["", "_candidates"])
+def test_missing_edges_that_candidates_reach_are_told(kind: str, tmp_path: Path) -> None:
+    root = fake_planetoid(tmp_path / "data", "Cora", nodes=720)
+    flags = [f"--data.init_args.root={root}", "--data.init_args.edges_retained=0.5"]
+    flags += ["--model.init_args.num_nodes=720", "--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    flags += ["--model.init_args.num_candidates=4000"] if kind else []
+    final = summary("fit", f"lds_cora{kind}", tmp_path, *flags)["final"]
+    assert final["val/new_edges"] >= 0
+    assert ("val/missing_edges_reachable" in final) == bool(kind)
 
 
 @pytest.mark.slow
 def test_twenty_thousand_nodes_fit_into_one_gigabyte(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     command = [sys.executable, str(Path(cli.__file__).resolve()), "fit", "--config", "lds_sbm_20k"]
     flags = [f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false"]
     subprocess.run([*command, *flags, "--trainer.max_steps=5"], check=True, capture_output=True, timeout=900)
-    summary = json.loads((tmp_path / "lds_sbm_20k/version_0/summary.json").read_text())
-    assert summary["peak_memory_bytes"] < 2**30
-
-
-@pytest.mark.slow
-def test_digits_runs_as_it_is(tmp_path: Path) -> None:
-    flags = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--model.init_args.samples=2"]
-    assert small("lds_digits", tmp_path, *flags)["steps"] == 2
+    found = json.loads((tmp_path / "lds_sbm_20k/version_0/summary.json").read_text())
+    assert found["peak_memory_bytes"] < 2**30
 
 
 @needs_data
 @pytest.mark.slow
 def test_real_cora_with_half_of_its_edges(tmp_path: Path) -> None:
     flags = ["--trainer.max_steps=2", "--data.init_args.edges_retained=0.5", "--model.init_args.samples=2"]
-    assert small("lds_cora", tmp_path, *flags, "--trainer.limit_val_batches=0")["steps"] == 2
-
-
-# --- claims and sweep -----------------------------------------------------------------------------------
+    assert summary("fit", "lds_cora", tmp_path, *flags, "--trainer.limit_val_batches=0")["steps"] == 2
 
 
 CLAIMS = sorted(p.stem for p in (config_folder() / "claims").glob("lds*.yaml"))
@@ -177,7 +112,7 @@ def test_the_claim_on_the_block_model_adds_as_many_random_edges_as_are_given() -
         data = BlockModel(edges_retained=0.5, early_stopping=True, seed=seed)
         data.setup("fit")
         kept.append(data.graph.edge_index.shape[1] / 2)
-    assert rnd["model.init_args.est_p_edge"] * SIZES["lds_sbm"][0] == pytest.approx(np.mean(kept), rel=0.03)
+    assert rnd["model.init_args.est_p_edge"] * PAIRS["lds_sbm"] == pytest.approx(np.mean(kept), rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["lds_wine_tuned", "lds_cancer_tuned", "lds_digits_tuned"])
@@ -196,7 +131,7 @@ def test_tuned_claims_have_the_papers_sixteen_settings_and_choose_on_early_stopp
 def test_claims_on_missing_edges_add_as_many_random_edges_as_are_given(name: str) -> None:
     claim = read_claim(find_config(name, "claims"))
     edges = {"lds_cora": 5278, "lds_citeseer": 4552}[name.removesuffix("_candidates")]
-    pairs = 60_000 if "candidates" in name else SIZES[name][0]
+    pairs = 60_000 if "candidates" in name else PAIRS[name]
     for percent in (25, 50, 75, 100):
         gcn, rnd, lds = (claim.arms[f"{arm}_{percent}"].flags for arm in ("gcn", "gcn_rnd", "lds"))
         assert {f["data.init_args.edges_retained"] for f in (gcn, rnd, lds)} == {percent / 100}
@@ -211,8 +146,8 @@ def test_the_random_edges_of_gcn_rnd_are_drawn_anew_at_each_step(tmp_path: Path)
     flags = read_claim(find_config("lds_cora_candidates", "claims")).arms["gcn_rnd_50"].flags
     given = [f"--{k}={v}" for k, v in flags.items() if "seed" not in k]
     logged = ("--trainer.max_steps=2", "--trainer.log_every_n_steps=1")
-    summary = small("lds_cora_candidates", tmp_path, *given, *logged)
-    assert summary["final"]["graph/expected_edges"] == pytest.approx(2 * 2639, rel=0.1)
+    found = summary("fit", "lds_cora_candidates", tmp_path, *given, *logged)
+    assert found["final"]["graph/expected_edges"] == pytest.approx(2 * 2639, rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["lds_cancer", "lds_digits"])
@@ -235,8 +170,8 @@ def test_the_sweep_of_a_given_graph_has_the_papers_six_settings_and_runs(tmp_pat
     data = [f"--data.init_args.root={root}", "--model.init_args.num_nodes=720"]
     limits = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
     candidates = "--model.init_args.num_candidates=4000"
-    summary = small("lds_cora_candidates", tmp_path, *flags, *data, *limits, candidates)
-    assert sweep["metric"]["name"] in summary["final"]
+    found = summary("fit", "lds_cora_candidates", tmp_path, *flags, *data, *limits, candidates)
+    assert sweep["metric"]["name"] in found["final"]
 
 
 def test_every_point_of_the_sweep_is_a_run(tmp_path: Path) -> None:
@@ -245,5 +180,5 @@ def test_every_point_of_the_sweep_is_a_run(tmp_path: Path) -> None:
     assert len(values) == 4
     assert all(len(v) == 2 for v in values.values())  # the paper's 16 settings
     flags = [f"--{k}={v[1]}" for k, v in values.items()]
-    summary = small("lds_wine", tmp_path, *flags, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
-    assert sweep["metric"]["name"] in summary["final"]
+    limits = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    assert sweep["metric"]["name"] in summary("fit", "lds_wine", tmp_path, *flags, *limits)["final"]

@@ -1,16 +1,17 @@
-"""The recipes for GPUs: their numbers and sizes, and three steps of each on the twin of both data layouts."""
+"""The DiT recipes for GPUs: their numbers, headers and costs, both layouts of latents, the true size."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from commands import build, run, summary
 from fakes.latents import fake_latents
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,18 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import cli
 import datamodules
 import zoo
-from zoo.dtr.network import SIZES, DiT
-from zoo.engine.runner import ZooCLI
+from zoo.engine.metrics_csv import read_metrics
 from zoo.hub import weights as hub
 from zoo.hub.catalog import config_folder, find_config
 
-# Parameters at patch 2, 1000 classes, learned sigma: (trainable, with the fixed position table).
-PARAMETERS = {
-    "S": (32_865_056, 32_963_360),
-    "B": (130_315_808, 130_512_416),
-    "L": (457_840_672, 458_102_816),
-    "XL": (674_834_720, 675_129_632),
-}
 GMACS = {"S": 6.06, "B": 23.01, "L": 80.71, "XL": 118.64}
 # config -> size, iterations, what it changes of the constructor's defaults
 RECIPES: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -56,13 +49,8 @@ RECIPES: dict[str, tuple[str, int, dict[str, Any]]] = {
 # What a CPU needs changed; the structure stays.
 SMALL = [
     *(f"--model.init_args.{k}" for k in ("depth=1", "width=64", "heads=4", "input_size=8", "compile=false")),
-    *("--data.init_args.batch_size=8", "--data.init_args.num_workers=0"),
-    *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1"),
+    *("--data.init_args.batch_size=8", "--data.init_args.num_workers=0", "--trainer.log_every_n_steps=1"),
 ]
-
-
-class Instantiated(Exception):
-    """Raised with the objects once the command line has built them."""
 
 
 @pytest.fixture(scope="module")
@@ -71,38 +59,17 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {layout: fake_latents(folder / layout, layout, 32) for layout in ("packed", "fast-dit")}
 
 
-def build(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ZooCLI:
-    """The objects that ``zoo fit --config NAME`` builds, with a model on the meta device."""
-
-    def stop(self: ZooCLI) -> None:
-        raise Instantiated(self)
-
-    monkeypatch.setattr(ZooCLI, "after_instantiate_classes", stop)
-    arguments = [f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu"]
-    with pytest.raises(Instantiated) as caught, torch.device("meta"):
-        cli.main(["fit", "--config", name, *arguments, "--debug"])
-    built: ZooCLI = caught.value.args[0]
-    return built
-
-
 def test_every_full_size_config_is_listed_here() -> None:
     shipped = {p.stem for p in config_folder().glob("*dit_*.yaml")}
     assert {n for n in shipped if not n.endswith(("digits", "mnist"))} == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_is_the_papers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_recipe_is_the_papers(name: str, tmp_path: Path) -> None:
     size, iterations, changed = RECIPES[name]
-    built = build(name, monkeypatch, tmp_path)
+    built = build(name, tmp_path)
     model, config = built.model, built.config["fit"]
     assert isinstance(model, zoo.DTR)
-    trainable, with_table = PARAMETERS[size]
-    assert sum(p.numel() for p in model.network.parameters()) == trainable
-    assert trainable + model.network.pos_embed.numel() == with_table
-    assert all(p.is_meta for p in model.network.parameters())
-    extra = sum(p.numel() for p in model.parameters()) - trainable
-    assert extra == (8 if changed.get("loss_weight") == "uw" else 0)
-
     defaults = dict(zoo.DTR(depth=1, width=16, heads=1).hparams) | {
         "width": None,
         "depth": None,
@@ -136,37 +103,31 @@ def test_recipe_is_the_papers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert built.datamodule.batch_size == 256
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_header_tells_paper_number_hardware_and_time(name: str) -> None:
-    text = find_config(name).read_text()
-    header = " ".join(line.removeprefix("#") for line in text.splitlines() if line.startswith("#"))
-    for word in ("Paper:", "FID", "ImageNet 256", "Hardware:", "Estimate, not measured:", "H200"):
-        assert word in header
-    assert max(map(len, text.splitlines())) <= 112
-    content = yaml.safe_load(text)
-    assert set(content) == {"model", "data", "trainer", "checkpoint", "ema"}
+def test_headers_tell_number_hardware_and_time() -> None:
+    for name in RECIPES:
+        text = find_config(name).read_text()
+        header = " ".join(line.removeprefix("#") for line in text.splitlines() if line.startswith("#"))
+        wanted = ("Paper:", "FID", "ImageNet 256", "Hardware:", "Estimate, not measured:", "H200")
+        assert [w for w in wanted if w not in header] == [], name
+        assert set(yaml.safe_load(text)) == {"model", "data", "trainer", "checkpoint", "ema"}
 
 
-@pytest.mark.parametrize("layout", ["packed", "fast-dit"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "layout"), [("dtr_dit_l_uw", "packed"), ("dit_s", "fast-dit")])
 @pytest.mark.filterwarnings("ignore:.*fast-DiT's extractor.*")
-def test_three_steps_on_the_twin_of_each_layout(
+def test_three_steps_move_the_last_layer_and_its_average(
     name: str, layout: str, roots: dict[str, Path], tmp_path: Path
 ) -> None:
     data = [f"--data.init_args.root={roots[layout]}", f"--data.init_args.layout={layout}"]
-    arguments = ["--config", name, f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=3"]
-    assert cli.main(["fit", *arguments, *SMALL, *data]) == 0
-    run = tmp_path / name / "version_0"
-    summary = json.loads((run / "summary.json").read_text())
-    assert (summary["steps"], summary["effective_batch"], summary["precision"]) == (3, 8, "bf16-mixed")
-    with (run / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(r["step"]) for r in rows] == [0, 1, 2]
-    mse = [float(r["train/mse"]) for r in rows]
-    assert all(abs(m - 1) < 0.1 for m in mse)  # a fresh network predicts 0, so this is the mean of eps^2
-    assert all(math.isfinite(float(r["train/loss"])) for r in rows)
+    found = summary("fit", name, tmp_path, "--trainer.max_steps=3", *SMALL, *data)
+    assert (found["steps"], found["effective_batch"], found["precision"]) == (3, 8, "bf16-mixed")
+    folder = tmp_path / name / "version_0"
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    # a fresh network predicts 0, so this is the mean of eps^2
+    assert all(abs(row["train/mse"] - 1) < 0.1 for row in rows)
+    assert all(math.isfinite(row["train/loss"]) for row in rows)
     assert ("uw/weight_8" in rows[0]) == (RECIPES[name][2].get("loss_weight") == "uw")
-    checkpoint = run / "checkpoints" / "step=00000003.ckpt"
+    checkpoint = folder / "checkpoints" / "step=00000003.ckpt"
     weights, raw = hub.read(checkpoint), hub.read(checkpoint, averaged=False)
     assert weights.averaged
     key = "network.final_layer.linear.weight"  # 0 at first; AdamW moves an entry by about lr = 1e-4 a step
@@ -210,42 +171,81 @@ def test_latents_of_another_size_name_both_sizes(
 
 
 def test_samples_are_written_without_latents_or_vae(tmp_path: Path) -> None:
-    import numpy as np
-
     sampling = ["--model.init_args.sampling_steps=2", "--model.init_args.vae=null"]
     data = ["--data.init_args.root=/nowhere", "--data.init_args.predict_samples=6"]
-    arguments = ["--config", "dtr_dit_l", f"--trainer.default_root_dir={tmp_path}", *sampling, *data]
-    assert cli.main(["predict", *arguments, *SMALL]) == 0
-    with np.load(next(tmp_path.rglob("latents.npz"))) as file:
+    folder = run("predict", "dtr_dit_l", tmp_path, *sampling, *data, *SMALL)
+    with np.load(next(folder.rglob("latents.npz"))) as file:
         assert file["arr_0"].shape == (6, 4, 8, 8)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("routing", ["none", "dtr"])
-def test_multiply_adds_of_a_forward_pass_are_the_papers(size: str, routing: Any) -> None:
-    with torch.device("meta"):
-        network = DiT(**SIZES[size], routing=routing).to("meta")
-        x, t = torch.empty(1, 4, 32, 32), torch.zeros(1, dtype=torch.long)
-    # The counter sees no fused attention on some devices, hence the plain one.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        network(x, t, t)
-    gmacs = counter.get_total_flops() / 2e9
-    print(f"{size} {routing}: {gmacs:.3f} GMAC")
-    assert gmacs == pytest.approx(GMACS[size], rel=1e-3)
 
 
 @pytest.mark.slow
 def test_true_size_trains_three_steps(tmp_path: Path) -> None:
     """dtr_dit_l as it is but for batch 2 and float32 (a CPU has no fast bfloat16)."""
     root = fake_latents(tmp_path / "latents", "packed", 8, size=32)
-    flags = ["--data.init_args.batch_size=2", "--data.init_args.num_workers=0", "--trainer.accelerator=cpu"]
+    flags = ["--data.init_args.batch_size=2", "--data.init_args.num_workers=0"]
+    flags += [f"--data.init_args.root={root}", "--trainer.enable_checkpointing=false"]
     flags += ["--trainer.max_steps=3", "--trainer.precision=32-true", "--model.init_args.compile=false"]
-    flags += ["--trainer.log_every_n_steps=1", "--trainer.enable_checkpointing=false"]
-    where = [f"--trainer.default_root_dir={tmp_path}", f"--data.init_args.root={root}"]
-    assert cli.main(["fit", "--config", "dtr_dit_l", *where, *flags]) == 0
-    run = tmp_path / "dtr_dit_l" / "version_0"
-    with (run / "metrics.csv").open() as file:
-        mse = [float(r["train/mse"]) for r in csv.DictReader(file)]
-    print(mse, json.loads((run / "summary.json").read_text())["peak_memory_bytes"] / 2**30, "GiB")
-    assert len(mse) == 3
-    assert all(abs(m - 1) < 0.1 for m in mse)
+    flags += ["--trainer.log_every_n_steps=1"]
+    rows = read_metrics(run("fit", "dtr_dit_l", tmp_path, *flags) / "metrics.csv")
+    assert len(rows) == 3
+    assert all(abs(row["train/mse"] - 1) < 0.1 for row in rows)
+
+
+# --- the costs in the headers are those that a counter finds ----------------------------------------------
+
+H200_BF16 = 989e12  # dense, operations per second
+SAMPLES, STEPS = 50_000, 250
+CONFIGS = sorted(p.stem for p in config_folder().glob("*.yaml") if "per image forward" in p.read_text())
+COST = re.compile(
+    r"Cost: (?P<gmac>[\d.]+) GMAC \((?P<forward>[\d.]+) GFLOP\) per image forward, "
+    r"(?P<train>[\d.]+) GFLOP to train on it; 50,000 samples of 250 (?P<kind>un)?guided steps are "
+    r"(?P<sampling>[\d.]+) h\. "
+    r".*Estimate, not measured: (?P<hours>\d+) h"
+)
+
+
+def read(name: str) -> tuple[re.Match[str], dict[str, Any]]:
+    """The numbers of a header, and the config."""
+    text = (config_folder() / f"{name}.yaml").read_text()
+    header = " ".join(x.removeprefix("#").strip() for x in text.splitlines() if x.startswith("#"))
+    found = COST.search(header)
+    assert found, f"{name} has no cost line"
+    return found, yaml.safe_load(text)
+
+
+def forward_operations(arguments: dict[str, Any]) -> int:
+    """Operations (2 per multiply-add) of one image's forward pass, counted on the meta device."""
+    with torch.device("meta"):
+        model = zoo.DTR(**arguments)
+        x, t = torch.empty(1, *model.shape), torch.zeros(1, dtype=torch.long)
+    # The counter sees no fused attention on some devices, hence the plain one.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model.network.to("meta")(x, t, t)
+    return int(counter.get_total_flops())
+
+
+def test_every_full_size_config_states_its_cost() -> None:
+    large = {p.stem for p in config_folder().glob("*.yaml") if "max_steps: 400000" in p.read_text()}
+    assert large <= set(CONFIGS)
+    assert {"dtr_dit_l_uw", "dit_xl", "dtr_unet_imagenet64", "dtr_unet_ffhq64"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_header_states_the_counted_cost(name: str) -> None:
+    stated, config = read(name)
+    operations = forward_operations(config["model"]["init_args"])
+    assert float(stated["gmac"]) == pytest.approx(operations / 2e9, abs=0.0051)
+    if name in RECIPES:
+        assert operations / 2e9 == pytest.approx(GMACS[RECIPES[name][0]], rel=1e-3)  # the paper's
+    assert float(stated["forward"]) == pytest.approx(operations / 1e9, abs=0.051)
+    assert float(stated["train"]) == pytest.approx(
+        3 * operations / 1e9, abs=0.051
+    )  # backward is two forwards
+    half_peak = H200_BF16 / 2
+    steps, batch = config["trainer"]["max_steps"], 256
+    assert float(stated["hours"]) == round(steps * batch * 3 * operations / half_peak / 3600)
+    passes = 1 if stated["kind"] else 2
+    hours = SAMPLES * STEPS * passes * operations / half_peak / 3600
+    assert float(stated["sampling"]) == pytest.approx(hours, abs=0.051)
+    unguided = config["model"]["init_args"].get("guidance", 1.5) == 1
+    assert unguided == bool(stated["kind"])

@@ -1,17 +1,15 @@
-"""GAug's recipes: the released values, the sizes, and a short run of each on a twin of the released files."""
+"""GAug's recipes: the released values, and LDS on GAug's graphs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from commands import build, summary, words
 from fakes.gaug import fake_gaug
 
-import cli
-from zoo.engine.runner import ZooCLI
 from zoo.evidence.compare.claim import read_claim
 from zoo.hub.catalog import config_folder, find_config
 
@@ -78,46 +76,24 @@ DROP_RATES = {"cora": [0.067, 0.113, 0.115, 0.752], "citeseer": [0.128, 0.644, 0
 CONFIGS = [f"gaug_{m}_{g}" for m in "mo" for g in GRAPHS]
 
 
-class Instantiated(Exception):
-    """Raised with the objects once the command line has built them."""
-
-
-def build(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> ZooCLI:
-    """The objects that ``zoo fit`` builds, with a model on the meta device."""
-
-    def stop(self: ZooCLI) -> None:
-        raise Instantiated(self)
-
-    monkeypatch.setattr(ZooCLI, "after_instantiate_classes", stop)
-    with pytest.raises(Instantiated) as caught, torch.device("meta"):
-        cli.main(["fit", *arguments, f"--trainer.default_root_dir={root}", "--debug"])
-    built: ZooCLI = caught.value.args[0]
-    return built
-
-
 def test_every_recipe_is_listed_here() -> None:
     shipped = {p.stem for p in config_folder().glob("gaug_*.yaml")}
     assert shipped == {*CONFIGS, "gaug_m_digits", "gaug_o_digits", "gaug_o_ppi_blocks"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_recipe_is_the_released_one(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_recipe_is_the_released_one(name: str, tmp_path: Path) -> None:
     _, method, graph = name.split("_")
     features, classes, heads = GRAPHS[graph]
-    built = build(monkeypatch, tmp_path, "--config", name)
+    built = build(name, tmp_path)
     h, trainer = built.model.hparams, built.config["fit"].trainer
     assert (h["features"], h["num_classes"], h["backbone"]) == (features, classes, "gcn")
     assert h["heads"] == (heads if method == "o" else 8)
-    parts = {p: sum(v.numel() for k, v in built.model.named_parameters() if f".{p}." in k) for p in (
-        "classifier", "predictor")}  # fmt: skip
-    assert parts["classifier"] == features * 128 + 128 + 128 * classes + classes
     if method == "o":
         assert tuple(h[k] for k in KEYS_O) == TUNED_O[graph][0]
-        assert parts["predictor"] == features * 128 + 128 * 32
         assert trainer.max_steps == h["pretrain_ep"] + h["pretrain_nc"] + 200
     else:
         assert (h["remove"], h["add"]) == TUNED_M[graph][0]
-        assert parts["predictor"] == features * 32 + 2 * 32 * 16
         assert (trainer.max_steps, h["predictor_epochs"]) == (400, 200)
         shares = {"cora": 0.9, "citeseer": 0.9, "airport": 0.99}
         assert h["validation_share"] == shares.get(graph, 0.05)
@@ -136,8 +112,8 @@ def test_recipe_is_the_released_one(name: str, monkeypatch: pytest.MonkeyPatch, 
     )
 
 
-def test_the_recipe_of_blocks_is_the_released_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    built = build(monkeypatch, tmp_path, "--config", "gaug_o_ppi_blocks")
+def test_the_recipe_of_blocks_is_the_released_one(tmp_path: Path) -> None:
+    built = build("gaug_o_ppi_blocks", tmp_path)
     h, trainer = built.model.hparams, built.config["fit"].trainer
     assert (h["seeds_per_step"], h["batch_cap"], h["embedding"], h["patience"]) == (250, 15000, 64, 150)
     assert [layer.weight.shape[1] for layer in built.model.network.classifier.layers] == [128, 121]
@@ -150,42 +126,21 @@ def test_the_recipe_of_blocks_is_the_released_one(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("graph", [g for g, tuned in TUNED_M.items() if tuned[2]])
 def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(
-    graph: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    graph: str, tmp_path: Path
 ) -> None:
     flags = read_claim(find_config(f"gaug_{graph}_backbones", "claims")).arms["gat_gaug_m"].flags
-    given = [f"--{k}={v}" for k, v in flags.items()]
-    model = build(monkeypatch, tmp_path, "--config", f"gaug_m_{graph}", *given).model
+    model = build(f"gaug_m_{graph}", tmp_path, *words(flags)).model
     assert [g["lr"] for g in model.configure_optimizers().param_groups] == [0.005, 0.01]
     first = model.network.classifier.layers[0]
     assert (first.heads, first.out_channels) == (8, 16)
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "gaug_o_ppi_blocks"])
-def test_header_tells_paper_number_and_hardware(name: str) -> None:
-    text = find_config(name).read_text()
-    header = " ".join(line for line in text.splitlines() if line.startswith("#"))
-    for word in ("Zhao et al., AAAI 2021", "table 1", "Paper: micro-F1", "Hardware:"):
-        assert word in header
-    assert max(map(len, text.splitlines())) <= 130
-
-
-@pytest.mark.parametrize("name", [*CONFIGS, "gaug_o_ppi_blocks"])
-def test_a_short_run_on_the_twin_of_both_layouts(name: str, tmp_path: Path) -> None:
-    _, method, graph = name.split("_")[:3]
-    root = fake_gaug(tmp_path / "data", graph, several=graph == "ppi")
-    short = {"epochs": 3, "features": 12, "num_classes": 3}
-    short |= {"pretrain_ep": 3, "pretrain_nc": 2} if method == "o" else {"predictor_epochs": 5}
-    flags = [f"--model.init_args.{k}={v}" for k, v in short.items()]
-    flags += [
-        f"--data.init_args.root={root}",
-        f"--data.init_args.layout={'pickle' if method == 'o' else 'npz'}",
-    ]
-    flags += ["--trainer.max_steps=8", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
-    flags += [f"--trainer.default_root_dir={tmp_path}"]
-    assert cli.main(["fit", "--config", name, *flags]) == 0
-    summary = json.loads((tmp_path / name / "version_0" / "summary.json").read_text())
-    assert summary["steps"] == 8
-    assert 0 <= summary["final"]["val/micro_f1"] <= 1
+def test_headers_tell_paper_number_and_hardware() -> None:
+    for name in (*CONFIGS, "gaug_o_ppi_blocks"):
+        text = find_config(name).read_text()
+        header = " ".join(line for line in text.splitlines() if line.startswith("#"))
+        wanted = ("Zhao et al., AAAI 2021", "table 1", "Paper: micro-F1", "Hardware:")
+        assert [w for w in wanted if w not in header] == [], name
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -231,9 +186,4 @@ def test_lds_runs_on_gaugs_graphs(tmp_path: Path) -> None:
     sizes = {"num_nodes": 60, "num_features": 12, "num_classes": 3, "num_candidates": 300}
     flags = {**arm.flags, **{f"model.init_args.{k}": v for k, v in sizes.items()}, "data.init_args.seed": 0}
     flags |= {"data.init_args.root": fake_gaug(tmp_path / "data", "airport"), "trainer.max_steps": 3}
-    flags |= {"trainer.enable_progress_bar": "false", "trainer.accelerator": "cpu"}
-    flags["trainer.default_root_dir"] = tmp_path
-    given = [f"--{k}={v}" for k, v in flags.items()]
-    assert cli.main(["fit", "--config", "lds_cora_candidates", *given]) == 0
-    summary = json.loads((tmp_path / "lds_cora_candidates" / "version_0" / "summary.json").read_text())
-    assert summary["steps"] == 3
+    assert summary("fit", "lds_cora_candidates", tmp_path, *words(flags))["steps"] == 3

@@ -1,4 +1,4 @@
-"""The configs of node classification: sizes on the meta device, runs on small twins of the layouts."""
+"""The recipes of node classification: the papers' numbers, whole runs, two processes, claims and sweep."""
 
 from __future__ import annotations
 
@@ -7,81 +7,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 import yaml
+from commands import build, run, summary
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.planetoid import fake_planetoid
+from processes import CLI, environment
 
 import cli
-from zoo.engine import run
-from zoo.engine.runner import ZooCLI
 from zoo.evidence.compare.claim import read_claim
 from zoo.hub.catalog import config_folder, config_names, find_config
 
-# config -> parameters. gcn, cheb, gat: the survey's table; gcnii 64 layers of 64^2 between two linear layers
-SIZES = {
-    "gnn_node_gcn_cora": 23_063,
-    "gnn_node_cheb_cora": 69_143,
-    "gnn_node_gat_cora": 92_373,
-    "gnn_node_gatv2_cora": 184_604,
-    "gnn_node_sage_cora": 184_391,
-    "gnn_node_gin_cora": 96_447,
-    "gnn_node_sgc_cora": 10_038,
-    "gnn_node_appnp_cora": 92_231,
-    "gnn_node_monet_cora": 92_207,
-    "gnn_node_gcnii_cora": 1433 * 64 + 64 + 64 * 64 * 64 + 64 * 7 + 7,
-    "gnn_node_pna_cora": 67_487,
-    "gnn_node_ggnn_cora": 1433 * 64 + 64 + 64 * 64 + 24_960 + 64 * 7 + 7,
-    "gnn_node_mlp_cora": 92_231,
-    "gnn_node_dgi_cora": 1433 * 512 + 512 + 1 + 512 * 512,
-    "gnn_node_gat_ppi": 3_074_597,
-    "gnn_node_sage_reddit": 329_513,
-}
-CORA = [n for n in SIZES if n.endswith("_cora")]
+CORA = [n for n in config_names() if n.startswith("gnn_node_") and n.endswith("_cora")]
 DATA = Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "planetoid"
 needs_data = pytest.mark.skipif(not (DATA / "Cora/raw").is_dir(), reason="ZOO_DATA has no graphs/planetoid")
 
 
-class Instantiated(Exception):
-    """Raised with the objects once the command line has built them."""
-
-
-def build(name: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
-    def stop(self: ZooCLI) -> None:
-        raise Instantiated(self)
-
-    monkeypatch.setattr(ZooCLI, "after_instantiate_classes", stop)
-    with pytest.raises(Instantiated) as caught, torch.device("meta"):
-        cli.main(["fit", "--config", name, "--trainer.accelerator=cpu", *flags, "--debug"])
-    return caught.value.args[0].model
-
-
-def small(verb: str, config: str, root: Path, *flags: str) -> dict[str, Any]:
-    common = [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
-    with mock.patch.object(run, "plot_curves", return_value=None):
-        assert cli.main([verb, "--config", config, *common, *flags]) == 0
-    folder = max((root / config).glob("version_*"), key=lambda p: int(p.name.removeprefix("version_")))
-    name = {"fit": "summary.json", "test": "summary_test.json"}.get(verb)
-    return dict(json.loads((folder / name).read_text())) if name else {"folder": folder}
-
-
-def test_every_config_of_node_classification_is_here() -> None:
-    names = {n for n in config_names() if n.startswith("gnn_node_")}
-    assert names == {*SIZES, "gnn_node_karate", "gnn_node_sbm"}
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_sizes(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = build(name, monkeypatch, f"--trainer.default_root_dir={tmp_path}")
-    assert sum(p.numel() for p in model.network.parameters()) == SIZES[name]
-
-
-def test_recipes_are_the_papers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    root = f"--trainer.default_root_dir={tmp_path}"
+def test_recipes_are_the_papers(tmp_path: Path) -> None:
     for name, rate, decays in (
         ("gcn", 0.01, [5e-4, 0]),
         ("gat", 0.005, [5e-4, 5e-4]),
@@ -90,22 +34,11 @@ def test_recipes_are_the_papers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         ("gcnii", 0.01, [5e-4, 0.01, 5e-4]),
         ("dgi", 0.001, [0, 0, 0]),
     ):
-        model = build(f"gnn_node_{name}_cora", monkeypatch, root)
+        model = build(f"gnn_node_{name}_cora", tmp_path).model
         groups = model.configure_optimizers().param_groups
         assert [g["weight_decay"] for g in groups] == decays, name
         assert {g["lr"] for g in groups} == {rate}
         assert model.hparams["patience"] == (20 if name == "dgi" else 100)
-
-
-@pytest.mark.parametrize("name", CORA)
-def test_configs_of_cora_run_on_a_twin_of_the_layout(name: str, tmp_path: Path) -> None:
-    root = fake_planetoid(tmp_path / "data", nodes=720)
-    flags = [f"--data.init_args.root={root}"]
-    if "gcnii" in name:
-        flags += ["--model.init_args.layers=4"]
-    summary = small("fit", name, tmp_path, *flags, "--trainer.max_steps=3")
-    assert summary["steps"] == 3
-    assert "val/score" in summary["best"]
 
 
 @pytest.mark.parametrize(("name", "features", "classes"), [("CiteSeer", 3703, 6), ("PubMed", 500, 3)])
@@ -113,65 +46,55 @@ def test_other_citation_graphs_by_override(name: str, features: int, classes: in
     root = fake_planetoid(tmp_path / "data", name, nodes=720)
     flags = [f"--data.init_args.root={root}", f"--data.init_args.name={name}", "--trainer.max_steps=2"]
     sizes = [f"--model.init_args.features={features}", f"--model.init_args.num_classes={classes}"]
-    assert small("fit", "gnn_node_gat_cora", tmp_path, *flags, *sizes)["steps"] == 2
+    assert summary("fit", "gnn_node_gat_cora", tmp_path, *flags, *sizes)["steps"] == 2
 
 
 def test_ppi_trains_on_some_graphs_and_is_tested_on_others(tmp_path: Path) -> None:
     flags = [f"--data.init_args.root={fake_ppi(tmp_path / 'ppi')}", "--model.init_args.hidden=32"]
     steps = ["--trainer.max_steps=60", "--checkpoint.every_n_train_steps=20", "--trainer.log_every_n_steps=5"]
-    summary = small("fit", "gnn_node_gat_ppi", tmp_path, *flags, *steps)
-    assert summary["effective_batch"] == 2
+    assert summary("fit", "gnn_node_gat_ppi", tmp_path, *flags, *steps)["effective_batch"] == 2
     saved = f"--ckpt_path={tmp_path}/gnn_node_gat_ppi/version_0/checkpoints/best.ckpt"
-    found = small("test", "gnn_node_gat_ppi", tmp_path, *flags, saved)["final"]
+    found = summary("test", "gnn_node_gat_ppi", tmp_path, *flags, saved)["final"]
     assert found["test/micro_f1"] > 0.6  # half of the labels are 1: guessing gives .5 at most
-    folder = small("predict", "gnn_node_gat_ppi", tmp_path, *flags, saved)["folder"] / "predictions"
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "nodes.png",
-        "nodes_1.png",
-        "scores.csv",
-        "scores_1.csv",
-    ]
+    folder = run("predict", "gnn_node_gat_ppi", tmp_path, *flags, saved) / "predictions"
+    written = sorted(p.name for p in folder.iterdir())
+    assert written == ["nodes.png", "nodes_1.png", "scores.csv", "scores_1.csv"]
 
 
 def test_reddit_trains_on_sampled_neighbourhoods(tmp_path: Path) -> None:
     root = fake_reddit(tmp_path / "reddit")
     flags = [f"--data.init_args.source.init_args.root={root}", "--data.init_args.batch_size=50"]
     flags += ["--data.init_args.num_workers=0"]
-    summary = small("fit", "gnn_node_sage_reddit", tmp_path, *flags, "--trainer.max_steps=12")
-    assert summary["final"]["val/score"] > 0.2  # of 41 classes
+    found = summary("fit", "gnn_node_sage_reddit", tmp_path, *flags, "--trainer.max_steps=12")["final"]
+    assert found["val/score"] > 0.2  # of 41 classes
     saved = f"--ckpt_path={tmp_path}/gnn_node_sage_reddit/version_0/checkpoints/best.ckpt"
-    assert "test/micro_f1" in small("test", "gnn_node_sage_reddit", tmp_path, *flags, saved)["final"]
+    assert "test/micro_f1" in summary("test", "gnn_node_sage_reddit", tmp_path, *flags, saved)["final"]
 
 
 def test_embedded_configs_learn(tmp_path: Path) -> None:
     for name, least in (("gnn_node_karate", 0.6), ("gnn_node_sbm", 0.8)):
-        small("fit", name, tmp_path)
+        summary("fit", name, tmp_path)
         saved = f"--ckpt_path={tmp_path}/{name}/version_0/checkpoints/best.ckpt"
-        assert small("test", name, tmp_path, saved)["final"]["test/micro_f1"] > least
+        assert summary("test", name, tmp_path, saved)["final"]["test/micro_f1"] > least
 
 
 @needs_data
 @pytest.mark.slow
 def test_gcn_on_real_cora(tmp_path: Path) -> None:
-    small("fit", "gnn_node_gcn_cora", tmp_path)
+    summary("fit", "gnn_node_gcn_cora", tmp_path)
     saved = f"--ckpt_path={tmp_path}/gnn_node_gcn_cora/version_0/checkpoints/best.ckpt"
-    found = small("test", "gnn_node_gcn_cora", tmp_path, saved)["final"]
+    found = summary("test", "gnn_node_gcn_cora", tmp_path, saved)["final"]
     assert found["test/micro_f1"] == pytest.approx(0.815, abs=0.015)
     assert found["test/edge_homophily"] == pytest.approx(0.81, abs=0.001)
 
 
-# --- two processes ------------------------------------------------------------------------------------------
-
-
 def launched(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    stale = ("PL_", "ZOO_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
-    path = os.pathsep.join([str(Path(cli.__file__).parent), *filter(None, [kept.get("PYTHONPATH")])])
-    command = [sys.executable, str(Path(cli.__file__).resolve()), "fit", *flags]
-    command += [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
+    command = [sys.executable, str(CLI), "fit", *flags, f"--trainer.default_root_dir={root}"]
+    command += ["--trainer.enable_progress_bar=false"]
     command += ["--trainer.accelerator=cpu", "--config=trainer/ddp", "--trainer.devices=2"]
-    environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.slow
@@ -207,9 +130,6 @@ def test_two_processes_on_one_graph_get_one_line(tmp_path: Path) -> None:
     assert "2 processes would repeat the same work; set trainer.devices: 1" in lines[0]
 
 
-# --- claims and sweep --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["gnn_node_cora", "gnn_node_citeseer", "gnn_oversmoothing_cora"])
 def test_claims_are_valid_and_every_arm_has_the_same_budget(name: str) -> None:
     for quick in (False, True):
@@ -233,12 +153,5 @@ def test_points_of_the_sweep_are_runs(tmp_path: Path) -> None:
     fixed = {k: p["values"][-1] if "values" in p else p["max"] for k, p in sweep["parameters"].items()}
     for arch in sweep["parameters"]["model.init_args.arch"]["values"][-2:]:
         flags = [f"--{k}={v}" for k, v in (fixed | {"model.init_args.arch": arch}).items()]
-        summary = small(
-            "fit",
-            "gnn_node_gcn_cora",
-            tmp_path,
-            *flags,
-            f"--data.init_args.root={root}",
-            "--trainer.max_steps=2",
-        )
-        assert sweep["metric"]["name"] in summary["final"]
+        flags += [f"--data.init_args.root={root}", "--trainer.max_steps=2"]
+        assert sweep["metric"]["name"] in summary("fit", "gnn_node_gcn_cora", tmp_path, *flags)["final"]

@@ -1,9 +1,7 @@
-"""Configs of forecasting: recipes and sizes on the meta device, each on a twin of its official layout,
-embedded ones trained, the real week and chickenpox where they are, claim and sweep valid."""
+"""The recipes of forecasting: the papers' numbers, the real week and chickenpox where they lie, runs."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,30 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import build, summary
 from fakes.traffic import fake_chickenpox, fake_traffic
 
 import cli
-import zoo
-from zoo.engine.metrics_csv import read_metrics
-from zoo.engine.runner import ZooCLI
 from zoo.evidence.compare.claim import read_claim
-from zoo.hub.catalog import config_folder, find_config
+from zoo.hub.catalog import find_config
 
-# config -> parameters (spec: STGCN 229,825 / 240,577 and 255,361 with the port's unused convolutions)
-SIZES = {
-    "gnn_traffic_stgcn_cheb_metr_la": 229_825,
-    "gnn_traffic_stgcn_1st_metr_la": 229_825 - 2 * (3 - 1) * 16 * 16,
-    "gnn_traffic_stgcn_pemsd7m": 240_577,
-    "gnn_traffic_stgcn_pemsd7m_port": 255_361,
-    "gnn_traffic_dcrnn_metr_la": 372_353,
-    "gnn_traffic_dcrnn_pems_bay": 372_353,
-    "gnn_traffic_gwnet_metr_la": 293_688,
-    "gnn_traffic_fclstm_metr_la": 2_059_215,
-    "gnn_traffic_ha_metr_la": 1,
-    "gnn_traffic_last_metr_la": 1,
-    "gnn_traffic_ha_pemsd7m": 1,
-    "gnn_traffic_last_pemsd7m": 1,
-}
 # optimiser, learning rate, batch, epochs, clip, dropout
 RECIPES: dict[str, tuple[str, float, int, int, float | None, float | None]] = {
     "gnn_traffic_stgcn_cheb_metr_la": ("RMSprop", 1e-3, 50, 50, None, 0.0),
@@ -64,8 +45,6 @@ SHORT = [
     "--trainer.check_val_every_n_epoch=null",
     "--data.init_args.batch_size=4",
     "--data.init_args.eval_batch_size=8",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.accelerator=cpu",
     "--trainer.log_every_n_steps=1",
 ]
 
@@ -75,53 +54,10 @@ def some_slow(names: Iterable[str], fast: set[str]) -> list[Any]:
     return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
-TWINS = {
-    "gnn_traffic_stgcn_cheb_metr_la",
-    "gnn_traffic_dcrnn_pems_bay",
-    "gnn_traffic_ha_metr_la",
-    "gnn_traffic_stgcn_pemsd7m_port",
-    "gnn_traffic_fclstm_metr_la_week",
-}
-
-
-class Instantiated(Exception):
-    """Raised with the objects once the command line has built them."""
-
-
-def build(name: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> ZooCLI:
-    def stop(self: ZooCLI) -> None:
-        raise Instantiated(self)
-
-    monkeypatch.setattr(ZooCLI, "after_instantiate_classes", stop)
-    with pytest.raises(Instantiated) as caught, torch.device("meta"):
-        cli.main(["fit", "--config", name, "--trainer.accelerator=cpu", *flags, "--debug"])
-    built: ZooCLI = caught.value.args[0]
-    return built
-
-
-def run(name: str, root: Path, *flags: str) -> dict[str, Any]:
-    """Summary of a short fit whose losses are finite."""
-    assert cli.main(["fit", "--config", name, *SHORT, f"--trainer.default_root_dir={root}", *flags]) == 0
-    folder = root / name / "version_0"
-    rows = read_metrics(folder / "metrics.csv")
-    assert all(torch.isfinite(torch.tensor(r["train/loss"])) for r in rows if "train/loss" in r)
-    return dict(json.loads((folder / "summary.json").read_text()))
-
-
-def test_every_config_is_listed_here() -> None:
-    shipped = {p.stem for p in config_folder().glob("gnn_traffic_*.yaml")}
-    assert shipped == {*SIZES, *WEEK, "gnn_traffic_synthetic"}
-    assert {p.stem for p in config_folder().glob("gnn_chickenpox*.yaml")} == {"gnn_chickenpox"}
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_sizes_and_recipes_are_the_papers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    built = build(name, monkeypatch, f"--trainer.default_root_dir={tmp_path}")
+@pytest.mark.parametrize("name", RECIPES)
+def test_sizes_and_recipes_are_the_papers(name: str, tmp_path: Path) -> None:
+    built = build(name, tmp_path)
     model = built.model
-    assert isinstance(model, zoo.SpatioTemporalForecaster)
-    assert sum(p.numel() for p in model.parameters()) == SIZES[name]
-    if name not in RECIPES:
-        return
     kind, rate, batch, epochs, clip, dropout = RECIPES[name]
     assert model.hparams["dropout"] == dropout
     schedule: Any = model.configure_optimizers()
@@ -154,21 +90,6 @@ def test_sizes_and_recipes_are_the_papers(name: str, monkeypatch: pytest.MonkeyP
         assert optimizer.param_groups[0]["weight_decay"] == 1e-4
 
 
-@pytest.mark.parametrize("name", some_slow([*SIZES, *WEEK], TWINS))
-def test_each_config_runs_on_a_twin_of_its_layout(name: str, tmp_path: Path) -> None:
-    if "pemsd7m" in name:
-        layout = "pemsd7m"
-    elif "week" in name:
-        layout = "metr_la_week"
-    else:
-        layout = "pems_bay" if "pems_bay" in name else "metr_la"
-    root = fake_traffic(tmp_path / "data", layout, rows=240)
-    flags = [f"--data.init_args.root={root}", "--model.init_args.num_nodes=12"]
-    if "week" in name:
-        flags.append("--data.init_args.nodes=12")
-    assert run(name, tmp_path, *flags)["steps"] == 2
-
-
 def test_the_average_of_pemsd7m_repeats_after_five_week_days(tmp_path: Path) -> None:
     """44 week days whose speeds depend on the day of the week and the hour alone are forecast exactly."""
     root = fake_traffic(tmp_path / "data", "pemsd7m", rows=8)
@@ -176,52 +97,45 @@ def test_the_average_of_pemsd7m_repeats_after_five_week_days(tmp_path: Path) -> 
     speeds = 30 + 5 * (row // 288 % 5) + (row % 288) / 24
     np.savetxt(root / "vel.csv", speeds[:, None].expand(-1, 12).numpy(), delimiter=",", fmt="%.6f")
     flags = [f"--data.init_args.root={root}", "--model.init_args.num_nodes=12", "--trainer.max_epochs=1"]
-    flags += ["--trainer.limit_train_batches=1", f"--trainer.default_root_dir={tmp_path}"]
-    flags += ["--data.init_args.eval_batch_size=512", "--trainer.enable_progress_bar=false"]
-    assert cli.main(["fit", "--config", "gnn_traffic_ha_pemsd7m", *flags]) == 0
-    text = (tmp_path / "gnn_traffic_ha_pemsd7m/version_0/summary.json").read_text()
-    assert json.loads(text)["final"]["val/mae_9"] < 1e-4
+    flags += ["--trainer.limit_train_batches=1", "--data.init_args.eval_batch_size=512"]
+    assert summary("fit", "gnn_traffic_ha_pemsd7m", tmp_path, *flags)["final"]["val/mae_9"] < 1e-4
 
 
-def test_chickenpox_runs_on_a_twin(tmp_path: Path) -> None:
+def test_chickenpox_has_no_percentages(tmp_path: Path) -> None:
     root = fake_chickenpox(tmp_path / "data")
     flags = [f"--data.init_args.root={root}", "--model.init_args.num_nodes=6"]
-    summary = run("gnn_chickenpox", tmp_path, *flags)
-    assert {"val/mae", "val/rmse", "val/mae_1"} <= set(summary["final"])
-    assert not any("mape" in k for k in summary["final"])
+    final = summary("fit", "gnn_chickenpox", tmp_path, *SHORT, *flags)["final"]
+    assert {"val/mae", "val/rmse", "val/mae_1"} <= set(final)
+    assert not any("mape" in k for k in final)
 
 
 @pytest.mark.parametrize(
     "arch", some_slow(["stgcn_cheb", "stgcn_1st", "dcrnn", "fclstm", "ha", "last"], {"stgcn_1st", "dcrnn"})
 )
 def test_one_line_swaps_the_architecture(arch: str, tmp_path: Path) -> None:
-    summary = run("gnn_traffic_synthetic", tmp_path, f"--model.init_args.arch={arch}")
-    assert {f"val/{e}{s}" for e in ("mae", "rmse", "mape") for s in ("", "_3", "_6", "_12")} <= set(
-        summary["final"]
-    )
+    flags = [*SHORT, f"--model.init_args.arch={arch}"]
+    final = summary("fit", "gnn_traffic_synthetic", tmp_path, *flags)["final"]
+    assert {f"val/{e}{s}" for e in ("mae", "rmse", "mape") for s in ("", "_3", "_6", "_12")} <= set(final)
 
 
 @pytest.mark.slow
 def test_the_embedded_config_beats_last_value_and_average(tmp_path: Path) -> None:
     errors = {}
     for arch in ("gwnet", "ha", "last"):
-        flags = ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path / arch}"]
-        flags.append(f"--model.init_args.arch={arch}")
-        assert cli.main(["fit", "--config", "gnn_traffic_synthetic", *flags]) == 0
-        text = (tmp_path / arch / "gnn_traffic_synthetic/version_0/summary.json").read_text()
-        errors[arch] = json.loads(text)["final"]["val/mae_3"]
+        found = summary("fit", "gnn_traffic_synthetic", tmp_path, f"--model.init_args.arch={arch}")
+        errors[arch] = found["final"]["val/mae_3"]
     assert errors["gwnet"] < 0.95 * min(errors["ha"], errors["last"])
 
 
 @needs_week
 @pytest.mark.parametrize("name", some_slow(WEEK, {"gnn_traffic_gwnet_metr_la_week"}))
 def test_the_real_week_runs(name: str, tmp_path: Path) -> None:
-    assert run(name, tmp_path)["steps"] == 2
+    assert summary("fit", name, tmp_path, *SHORT)["steps"] == 2
 
 
 @needs_chickenpox
 def test_the_real_chickenpox_runs(tmp_path: Path) -> None:
-    assert run("gnn_chickenpox", tmp_path)["steps"] == 2
+    assert summary("fit", "gnn_chickenpox", tmp_path, *SHORT)["steps"] == 2
 
 
 def test_missing_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,9 +145,6 @@ def test_missing_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(lines) == 1
     for word in (str(tmp_path), "metr-la.npz", "liyaguang", "ZOO_DATA"):
         assert word in lines[0]
-
-
-# --- claim and sweep --------------------------------------------------------------------------------------
 
 
 def test_the_claim_gives_all_arms_the_same_data_and_budget() -> None:
@@ -252,5 +163,5 @@ def test_the_claim_gives_all_arms_the_same_data_and_budget() -> None:
 def test_points_of_the_sweep_are_runs(tmp_path: Path) -> None:
     sweep = yaml.safe_load(find_config("gnn_traffic_synthetic", "sweeps").read_text())
     flags = [f"--{k}={p['values'][-1]}" for k, p in sweep["parameters"].items()]
-    summary = run("gnn_traffic_synthetic", tmp_path, *flags)
-    assert sweep["metric"]["name"] in summary["final"]
+    final = summary("fit", "gnn_traffic_synthetic", tmp_path, *SHORT, *flags)["final"]
+    assert sweep["metric"]["name"] in final
