@@ -183,7 +183,7 @@ def _callable(f: Files) -> str:
 
 
 def _registered_wrong(f: Files) -> list[str]:
-    weights = f.folder / "zoo" / "weights"
+    weights = f.folder / "zoo" / "hub" / "files"
     weights.mkdir(parents=True)
     shutil.copy(f.safetensors, weights / "tampered.safetensors")
     entry = {
