@@ -68,7 +68,8 @@ def test_a_picture_against_the_straightforward_port(
     quick = request.config.getoption("--quick")
     torch.manual_seed(0)
     module = zoo.RAS(variant).eval()
-    image = torch.rand(batch, 3, height // (4 if quick else 1), width // (4 if quick else 1))
+    part = 4 if quick and variant == "vgg16" else 1  # five poolings leave nothing of less than 32 pixels
+    image = torch.rand(batch, 3, height // part, width // part)
 
     @torch.no_grad()
     def ours() -> Tensor:

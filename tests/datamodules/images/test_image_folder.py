@@ -142,6 +142,7 @@ def test_an_epoch_of_the_loader_shows_each_picture_once(root: Path, workers: int
     assert torch.cat([b["index"] for b in data.val_dataloader()]).tolist() == list(range(18))
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_reads_the_same_pictures(root: Path) -> None:
     data = FolderImages(root, SIZE)
     assert len(pickle.dumps(data)) < 5000

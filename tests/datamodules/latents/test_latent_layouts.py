@@ -137,6 +137,7 @@ def _read(data: Any) -> dict[str, torch.Tensor]:
     return batch
 
 
+@pytest.mark.slow
 def test_a_spawned_process_is_sent_no_arrays_and_reads_the_same(roots: dict[str, Path]) -> None:
     data = [opened(roots[layout]) for layout in ("repa", "lightningdit")]
     here = [_read(d) for d in data]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from interruption import TINY, differences, fit, newest, newest_checkpoint, run_differences
 from processes import CLI, environment, largest_difference, rows
 
@@ -73,7 +74,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(tmp_path_factory.mktemp("one"), *FLAGS, STEPS)
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+@pytest.fixture(scope="module", params=covering(["ddp", "fsdp"], ["ddp"]))
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two processes."""
     root = tmp_path_factory.mktemp(request.param)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 
 import cli
 from zoo.engine import launch
@@ -19,6 +20,7 @@ from zoo.engine.launch import RunFailed, run_command
 
 ROOT = Path(cli.__file__).resolve().parent
 FORKS = pytest.mark.skipif(not launch.can_fork(), reason="no forks here: not Linux, or a GPU")
+WAYS = covering([pytest.param(True, id="forked", marks=FORKS), pytest.param(False, id="anew")], ["forked"])
 QUIET = ["--trainer.enable_progress_bar=false", "--previews.count=0"]
 
 
@@ -30,6 +32,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     return value
 
 
+@pytest.mark.slow
 @FORKS
 def test_a_forked_run_equals_one_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same weights to the bit, also with threads, and the same lines."""
@@ -49,7 +52,7 @@ def test_a_forked_run_equals_one_started_anew(tmp_path: Path, monkeypatch: pytes
     assert lines[0] == lines[1]
 
 
-@pytest.mark.parametrize("forks", [pytest.param(True, marks=FORKS), False])
+@pytest.mark.parametrize("forks", WAYS)
 def test_a_failed_run_says_its_last_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
 ) -> None:
@@ -75,7 +78,7 @@ def test_a_run_sees_the_environment_and_folder_of_now(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("forks", [pytest.param(True, marks=FORKS), False])
+@pytest.mark.parametrize("forks", WAYS)
 def test_runs_end_with_the_process_that_started_them(tmp_path: Path, forks: bool) -> None:
     """Else a comparison that goes on would meet the orphan in its run folder."""
     code = (

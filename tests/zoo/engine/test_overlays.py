@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 import yaml
+from covering import covering
 from interruption import fit
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -57,9 +59,16 @@ def test_an_overlay_changes_the_trainer_only(overlay: str) -> None:
     assert "callbacks" not in content["trainer"]
 
 
-@pytest.mark.parametrize("overlay_first", [False, True])
-@pytest.mark.parametrize("recipe", ["dtr_dit_digits", "dtr_dit_l"])
-@pytest.mark.parametrize("overlay", OVERLAYS)
+RECIPES = ("dtr_dit_digits", "dtr_dit_l")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "recipe", "overlay_first"),
+    covering(
+        product(OVERLAYS, RECIPES, (False, True)),
+        [*((o, RECIPES[i % 2], False) for i, o in enumerate(OVERLAYS)), ("debug", RECIPES[0], True)],
+    ),
+)
 def test_every_callback_and_every_setting_of_the_recipe_survives(
     overlay: str, recipe: str, overlay_first: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

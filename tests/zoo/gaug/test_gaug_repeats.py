@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[3]
@@ -44,6 +45,7 @@ def trained(root: Path, threads: int, drawn_before: int) -> dict[str, torch.Tens
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_seed_and_as_many_threads_give_the_same_bits(tmp_path: Path) -> None:
     first, second = trained(tmp_path / "a", 2, 1), trained(tmp_path / "b", 2, 1000)
     assert len(first) > 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import h5py
 import pytest
 import torch
 import trimesh
+from covering import covering
 from fakes.shapes import fake_shapes
 from interruption import Killed, die, newest_checkpoint, run_differences
 from processes import CLI, environment, largest_difference
@@ -54,14 +55,6 @@ FLAGS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def newest(root: Path) -> Path:
     folders = (root / "imae_solids").glob("version_*")
     return max(folders, key=lambda p: int(p.name.removeprefix("version_")))
@@ -100,7 +93,7 @@ def test_the_optimiser_starts_anew_where_the_resolution_changes(whole: Path, tmp
     assert steps(kept) == {8.0}
 
 
-@pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", covering([3, 4], [3]))
 def test_a_killed_run_goes_on_to_the_same_bits(step: int, whole: Path, tmp_path: Path) -> None:
     """Killed at and after the change of the resolution, which follows step 3."""
     from unittest import mock
@@ -158,10 +151,7 @@ def test_variational_codes_and_density_weights_train(tmp_path: Path) -> None:
 # --- what is left behind ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "suffix",
-    ["obj", pytest.param("ply", marks=pytest.mark.slow), pytest.param("glb", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("suffix", covering(["obj", "ply", "glb"], ["obj"]))
 def test_predict_writes_meshes_codes_sheet_and_animation(suffix: str, tmp_path: Path) -> None:
     path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
     arguments = [*FLAGS, f"--trainer.default_root_dir={tmp_path}", f"--weights={path}"]
@@ -180,15 +170,16 @@ def test_predict_writes_meshes_codes_sheet_and_animation(suffix: str, tmp_path: 
     }
 
 
-def sphere_autoencoder(radius: float = 0.3) -> zoo.IMAE:
-    """An IMAE of :data:`SMALL` whose field is 0.5 + 4 (radius - |p|_approx): a ball, whatever the code."""
+@cache
+def sphere_autoencoder() -> zoo.IMAE:
+    """An IMAE of :data:`SMALL` whose field is 0.5 + 4 (0.3 - |p|_approx): a ball, whatever the code."""
     torch.manual_seed(0)
     module = zoo.IMAE(**SMALL, mesh_resolution=16)  # type: ignore[arg-type]
     decoder = module.network.generator
     optimizer = torch.optim.Adam(decoder.parameters(), lr=5e-3)
     for _ in range(400):
         points = torch.rand(1, 1024, 3) - 0.5
-        target = (0.5 + 4 * (radius - points.norm(dim=2))).clamp(0, 1)
+        target = (0.5 + 4 * (0.3 - points.norm(dim=2))).clamp(0, 1)
         loss = (decoder(points, torch.rand(1, 8)) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -358,8 +349,7 @@ def test_another_autoencoder_is_refused_naming_both(tmp_path: Path, capsys: Any)
     assert "model.init_args.z_dim is 64, but the autoencoder" in text.out + text.err
 
 
-@pytest.mark.parametrize("objective", ["wgan_gp", "dcgan"])
-@pytest.mark.parametrize("decoder", ["implicit", "cnn"])
+@pytest.mark.parametrize(("decoder", "objective"), [("implicit", "dcgan"), ("cnn", "wgan_gp")])
 def test_grid_gans_train_on_pictures(objective: str, decoder: str, tmp_path: Path) -> None:
     flags = {
         "model.init_args.objective": objective,

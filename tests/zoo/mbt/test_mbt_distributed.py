@@ -96,6 +96,7 @@ def test_sound_on_one_process_alone(task: str, tmp_path: Path) -> None:
     assert {k: two[k] for k in scores} == pytest.approx({k: one[k] for k in scores}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_score_what_one_does(tmp_path: Path) -> None:
     assert cli.main(["fit", *FLAGS, f"--trainer.default_root_dir={tmp_path / 'one'}"]) == 0
     launched("fit", tmp_path / "two", *FLAGS)

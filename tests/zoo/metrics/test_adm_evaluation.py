@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +13,13 @@ import pytest
 import scipy.linalg
 import torch
 from lightning.pytorch import seed_everything
+from processes import CLI, environment
 
 import cli
 import datamodules
 from datamodules.images.samples import NpzArray
 from zoo.metrics.inception import InceptionV3
 
-CLI = Path(cli.__file__).resolve()
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -168,15 +167,15 @@ def test_a_set_has_no_distance_to_itself(files: dict[str, Path], tmp_path: Path)
 
 
 def two_processes(root: Path, *arguments: str) -> dict[str, float]:
-    stale = ("PL_", "ZOO_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CLI.parent)}
     command = [sys.executable, str(CLI), *arguments, "--config=trainer/ddp", "--trainer.devices=2"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return read_summary(root)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one_to_the_bit(files: dict[str, Path], tmp_path: Path) -> None:
     """301 rows in batches of 64: the last one has 23 rows for one process and 22 for the other."""
     part = "--model.init_args.part=100"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,8 +12,10 @@ from unittest import mock
 
 import pytest
 import torch
+from covering import covering
 from interruption import Killed, run_differences
 from lightning.pytorch import Trainer
+from processes import CLI, environment
 from torch import nn
 
 import cli
@@ -24,7 +25,6 @@ from zoo.engine import run
 from zoo.engine.checkpoint import Checkpoint, step_checkpoints
 from zoo.nn.batch_norm import GlobalBatchNorm1d, make_batch_norms_global
 
-CLI = Path(cli.__file__).resolve()
 TINY = (
     "--config=gnn_graph_synthetic",
     "--data.init_args.graphs=120",
@@ -239,13 +239,16 @@ def dying(moment: str, step: int) -> Any:
 
 @pytest.mark.parametrize(
     ("flags", "moment", "step"),
-    [
-        ((), "batch", 8),  # amid an epoch, behind the checkpoint
-        ((), "saved", 15),  # on an epoch's end and a step of the schedule
-        (WAITING, "saved", 6),  # one of two validations without a better one is behind it
-        (SORT, "saved", 6),
-        (DIFFPOOL, "batch", 11),
-    ],
+    covering(
+        [
+            pytest.param((), "batch", 8, id="amid an epoch, behind the checkpoint"),
+            pytest.param((), "saved", 15, id="on an epoch's end and a step of the schedule"),
+            pytest.param(WAITING, "saved", 6, id="one of two validations without a better one is behind it"),
+            pytest.param(SORT, "saved", 6, id="sort"),
+            pytest.param(DIFFPOOL, "batch", 11, id="diffpool amid an epoch"),
+        ],
+        ["one of two validations without a better one is behind it", "diffpool amid an epoch"],
+    ),
 )
 def test_a_killed_run_goes_on_to_the_same_bits(
     flags: tuple[str, ...], moment: str, step: int, tmp_path: Path
@@ -268,13 +271,6 @@ def test_global_batch_norm_is_torchs_in_one_process() -> None:
     x = torch.randn(20, 3)
     assert torch.equal(ours(x), theirs(x))
     assert torch.equal(ours[0].running_var, theirs.running_var)
-
-
-def environment() -> dict[str, str]:
-    stale = ("PL_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
-    path = os.pathsep.join([str(CLI.parent), *filter(None, [kept.get("PYTHONPATH")])])
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
