@@ -59,6 +59,7 @@ from zoo.gaug.predictor import (
 from zoo.gaug.ranking import edge_homophily, random_new_pairs
 from zoo.gaug.report import NodePredictions
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
+from zoo.nn.settings import settings_of
 from zoo.randomness import generator, global_seed, step_generator
 
 # First word of the key of the draws of `zoo predict`.
@@ -165,16 +166,8 @@ class GAugO(LightningModule):
             )
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.joint_start = pretrain_ep + pretrain_nc
-        classifier = AugmentedClassifier(
-            backbone,
-            features,
-            num_classes,
-            hidden,
-            heads,
-            dropout_rate(backbone, dropout),
-            layers,
-            batch_norm,
-        )
+        own = {"classes": num_classes, "dropout": dropout_rate(backbone, dropout)}
+        classifier = AugmentedClassifier(**settings_of(AugmentedClassifier, self.hparams) | own)
         edge_predictor = EdgePredictor(features, hidden, embedding, predictor, form="o")
         self.network = GAugONetwork(classifier, edge_predictor)
         self.selection = Selection(patience)

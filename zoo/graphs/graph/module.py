@@ -20,6 +20,7 @@ from zoo.graphs.graph.readout import FLAT, POOL_RATIOS, READOUTS, SIZED, Readout
 from zoo.graphs.graph.report import GraphPredictions
 from zoo.graphs.node.network import ArchOptions, all_options
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
+from zoo.nn.settings import settings_of
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
@@ -158,23 +159,15 @@ class GraphClassifier(LightningModule):
 
     def _build(self) -> None:
         h = self.hparams
-        self.network = GraphNetwork(
-            arch=h["arch"],
-            inputs=h["num_features"],
-            classes=h["num_classes"],
-            hidden=h["hidden"],
-            num_layers=h["num_layers"],
-            readout=h["readout"],
-            layers=h["layers"],
-            head=h["head"],
-            dropout=h["dropout"],
-            node_dropout=h["node_dropout"],
-            edge_dim=h["num_edge_features"],
-            pool_nodes=h["pool_nodes"] or 0,
-            pool_ratio=self.pool_ratio,
-            pool_levels=h["pool_levels"],
-            options=self._options,
-        )
+        given = {
+            "inputs": h["num_features"],
+            "classes": h["num_classes"],
+            "edge_dim": h["num_edge_features"],
+            "pool_nodes": h["pool_nodes"] or 0,
+            "pool_ratio": self.pool_ratio,
+            "options": self._options,
+        }
+        self.network = GraphNetwork(**settings_of(GraphNetwork, h) | given)
 
     # --- data -----------------------------------------------------------------------------------------------
 

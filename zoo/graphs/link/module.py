@@ -26,6 +26,7 @@ from zoo.graphs.link.network import (
 from zoo.graphs.link.report import LinkPredictions, embedding_quality, ranks, top_new_links
 from zoo.graphs.node.network import ArchOptions, NodeArch, Structure, all_options
 from zoo.nn.graphs import example_edges
+from zoo.nn.settings import settings_of
 from zoo.randomness import global_seed, step_generator
 
 LinkModel = Literal[
@@ -118,18 +119,12 @@ class LinkPredictor(LightningModule):
         if model in HEURISTICS:
             self.network = CalibratedHeuristic(model)
         else:
-            self.network = LinkAutoencoder(
-                features,
-                arch,
-                hidden,
-                embedding,
-                num_layers,
-                dropout,
-                variational=model in _VARIATIONAL,
-                decoder=decoder,
-                discriminator=discriminator_hidden if model in _ADVERSARIAL else None,
+            given = {
+                "variational": model in _VARIATIONAL,
+                "discriminator": discriminator_hidden if model in _ADVERSARIAL else None,
                 **options,
-            )
+            }
+            self.network = LinkAutoencoder(**settings_of(LinkAutoencoder, self.hparams) | given)
         self.auc = nn.ModuleDict({s: BinaryAUROC() for s in ("val", "test")})
         self.ap = nn.ModuleDict({s: BinaryAveragePrecision() for s in ("val", "test")})
         self._structure: tuple[Tensor, Tensor, Structure] | None = None
