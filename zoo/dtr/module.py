@@ -36,6 +36,7 @@ from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
+from zoo.nn.settings import settings_of
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
 from zoo.reports import GeneratedImages
 
@@ -160,38 +161,12 @@ class DTR(LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight
         self.label_dropout = label_dropout if num_classes > 1 else 0.0
-        common: Any = {
-            "input_size": input_size,
-            "in_channels": in_channels,
-            "num_classes": num_classes,
-            "learn_sigma": learn_sigma,
-            "routing": routing,
-            "timesteps": timesteps,
-            "alpha": alpha,
-            "beta": beta,
-            "routing_seed": routing_seed,
-            "activation_checkpointing": activation_checkpointing,
-        }
         self.network: DiT | UNet
         if backbone == "dit":
-            self.network = DiT(
-                patch_size=patch_size,
-                width=width or SIZES[size]["width"],
-                depth=depth or SIZES[size]["depth"],
-                heads=heads or SIZES[size]["heads"],
-                **common,
-            )
+            sizes = {k: self.hparams[k] or v for k, v in SIZES[size].items()}
+            self.network = DiT(**settings_of(DiT, self.hparams) | sizes)
         elif backbone == "unet":
-            self.network = UNet(
-                channels=unet_channels,
-                multipliers=unet_multipliers,
-                res_blocks=unet_res_blocks,
-                attention=unet_attention,
-                head_channels=unet_head_channels,
-                groups=unet_groups,
-                dropout=unet_dropout,
-                **common,
-            )
+            self.network = UNet(**settings_of(UNet, self.hparams, prefix="unet_"))
         else:
             raise ValueError(f"backbone must be dit or unet, got {backbone!r}")
         self.shape = (in_channels, input_size, input_size)

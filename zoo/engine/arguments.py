@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from zoo.engine.checkpoint import step_checkpoints
 from zoo.engine.configs import read_config, split_configs, under_public_names
 from zoo.engine.errors import FAILED, UsageError

@@ -60,6 +60,7 @@ from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
+from zoo.nn.settings import settings_of
 from zoo.randomness import generator, global_seed, step_generator
 
 # First word of the key of the draws of `zoo predict`.
@@ -168,16 +169,8 @@ class GAugO(LightningModule):
             )
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.joint_start = pretrain_ep + pretrain_nc
-        classifier = AugmentedClassifier(
-            backbone,
-            features,
-            num_classes,
-            hidden,
-            heads,
-            dropout_rate(backbone, dropout),
-            layers,
-            batch_norm,
-        )
+        own = {"classes": num_classes, "dropout": dropout_rate(backbone, dropout)}
+        classifier = AugmentedClassifier(**settings_of(AugmentedClassifier, self.hparams) | own)
         edge_predictor = EdgePredictor(features, hidden, embedding, predictor, form="o")
         self.network = GAugONetwork(classifier, edge_predictor)
         self.selection = Patience(patience, best=0.0)  # a score of 0 never counts

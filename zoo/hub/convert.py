@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import json
 import types
 import typing
@@ -79,8 +78,7 @@ def parse_settings(cls: type[LightningModule], given: Sequence[str]) -> dict[str
     Raises:
         ValueError: for an unknown key, one that takes an object, or a value of another type.
     """
-    hints = typing.get_type_hints(cls.__init__)
-    known = [n for n in inspect.signature(cls.__init__).parameters if n != "self"]
+    known = hub.argument_types(cls)
     settings: dict[str, Any] = {}
     for item in given:
         key, equals, text = item.partition("=")
@@ -90,11 +88,11 @@ def parse_settings(cls: type[LightningModule], given: Sequence[str]) -> dict[str
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise ValueError(f"--set {item}: {cls.__name__} has no argument {key!r}{hint}")
-        if not _is_plain(hints[key]):
+        if not _is_plain(known[key]):
             raise ValueError(f"--set {item}: {key} takes an object, not a plain value")
         value = _value(text)
-        if not _fits(value, hints[key]):
-            raise ValueError(f"--set {item}: {key} takes {_describe(hints[key])}, got {text!r}")
+        if not _fits(value, known[key]):
+            raise ValueError(f"--set {item}: {key} takes {_describe(known[key])}, got {text!r}")
         settings[key] = value
     return settings
 

@@ -364,17 +364,29 @@ def check_signature(cls: type[LightningModule], hparams: dict[str, Any], path: P
     Raises:
         ValueError: for an unknown argument or one that takes an object.
     """
-    hints = typing.get_type_hints(cls.__init__)
-    known = inspect.signature(cls.__init__).parameters
-    untyped = object if cls.__module__.startswith("zoo.") else Any  # the user's own class may leave types out
+    known = argument_types(cls)
     for name in hparams:
         if name not in known:
             raise ValueError(
                 f"{path} sets {name!r}, which {cls.__name__} does not take; it comes from another version of "
                 "the class"
             )
-        if not _is_plain(hints.get(name, untyped)):
+        if not _is_plain(known[name]):
             raise ValueError(f"{path} sets {name!r}, which takes an object, not a plain value; refused")
+
+
+def argument_types(cls: type[LightningModule]) -> dict[str, Any]:
+    """Constructor arguments and their types; keys of ``**options: Unpack[...]`` are arguments like others."""
+    hints = typing.get_type_hints(cls.__init__)
+    untyped = object if cls.__module__.startswith("zoo.") else Any  # the user's own class may leave types out
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        unpacked = typing.get_args(hints.get(name)) if parameter.kind is parameter.VAR_KEYWORD else ()
+        if unpacked and typing.is_typeddict(unpacked[0]):
+            found |= typing.get_type_hints(unpacked[0])
+        elif name != "self":
+            found[name] = hints.get(name, untyped)
+    return found
 
 
 def _is_plain(hint: Any) -> bool:

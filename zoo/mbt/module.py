@@ -30,6 +30,7 @@ from zoo.mbt.network import (
     Activation,
     Classifier,
     Fusion,
+    FusionNetwork,
     PatchMode,
     build,
     fused_logits,
@@ -42,6 +43,7 @@ from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
+from zoo.nn.settings import settings_of
 from zoo.randomness import local_rows, step_generator
 
 _PARTS = ("verb", "noun")
@@ -184,32 +186,11 @@ class MBT(LightningModule):
             if fusion_layer not in words:
                 raise ValueError(f"fusion_layer must be a number, early, mid or late, got {fusion_layer!r}")
             fusion_layer = words[fusion_layer]
-        self.network_arguments: dict[str, Any] = {
+        self.network_arguments = settings_of(FusionNetwork, self.hparams) | {
             **sizes,
-            "num_classes": num_classes,
-            "modalities": modalities,
-            "fusion": fusion,
             "fusion_layer": fusion_layer,
-            "num_bottlenecks": num_bottlenecks,
-            "extra_bottleneck": extra_bottleneck,
-            "bottleneck_update": bottleneck_update,
-            "share_encoder": share_encoder,
-            "classifier": classifier,
-            "image_size": image_size,
-            "patch_size": patch_size,
-            "frames": frames,
-            "patch_mode": patch_mode,
-            "tubelet_frames": tubelet_frames,
-            "spectrogram_frames": spectrogram_frames,
-            "mel_bins": mel_bins,
-            "spectrogram_patch": spectrogram_patch,
-            "spectrogram_channels": spectrogram_channels,
-            "stochastic_depth": stochastic_depth,
-            "rescale": rescale,
-            "dropout": dropout,
             "layer_norm_eps": 1e-6 if layer_norm_eps is None else layer_norm_eps,
             "activation": activation or "gelu_tanh",
-            "activation_checkpointing": activation_checkpointing,
         }
         self.network = build(**self.network_arguments)
         self.eval_metrics: Any = ExactModuleDict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,15 +17,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from zoo.graphs.graph.network import EDGE_ARCHS, GRAPH_ARCHS, GraphArch, GraphNetwork, Layers
 from zoo.graphs.graph.readout import FLAT, POOL_RATIOS, READOUTS, SIZED, Readout, pool_nodes
 from zoo.graphs.graph.report import GraphPredictions
-from zoo.graphs.node.network import OPTIONS, Activation, Aggregation, Jumping, Norm
+from zoo.graphs.node.network import ArchOptions, all_options
 from zoo.metrics.epoch_end import Patience
 from zoo.nn.data_fit import DataSizes, check_fit, misfit, named
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
-
-# the encoder has no layer of out_heads, and takes its edge features and degrees from the data
-_ARCH_OPTIONS = ("heads", *(k for k in OPTIONS if k not in ("out_heads", "edge_dim", "degree_histogram")))
+from zoo.nn.settings import settings_of
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
@@ -57,22 +55,6 @@ class GraphClassifier(LightningModule):
         head: hidden units of the classifier; 0 is a linear one.
         dropout: in the classifier; with ``layers: sum`` of each layer's scores, as GIN's release has it.
         node_dropout: between message passing layers.
-        norm: ``batch`` and so on after each layer (GIN: also inside its MLP); null has none.
-        heads: of attention.
-        act: activation; null is the architecture's.
-        aggr: neighbours' ``sum``, ``mean`` or ``max`` of gin and sage; null is the architecture's.
-        train_eps: GIN learns epsilon.
-        K: of cheb, sgc, appnp; null is the architecture's.
-        alpha: of appnp and gcnii.
-        lambda_max: of cheb, ``two`` or each ``graph``'s own.
-        eps: of gin, as all down to ``jk`` see :class:`zoo.graphs.node.network.NodeNetwork`.
-        theta: of gcnii.
-        kernels: of monet.
-        attention_dropout: of gat, gatv2; null is ``node_dropout``.
-        residual: of gat, gatv2.
-        towers: of pna.
-        share_weights: of ggnn.
-        jk: jumping knowledge takes the place of the last layer's states.
         num_edge_features: D, for architectures with edge features; 0 leaves them out, with a warning.
         pool_nodes: nodes that ``sort`` keeps, clusters that ``diffpool`` makes; null takes them from the
             sizes of the training graphs by ``pool_ratio``.
@@ -87,6 +69,8 @@ class GraphClassifier(LightningModule):
         compile: compile the node encoders with ``torch.compile``; readout and classifier stay as they are.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimizer; stepped by epoch.
+        **options: of the architecture, see :class:`zoo.graphs.node.network.ArchOptions`; its dropout between
+            layers is ``node_dropout``, and ``jk`` takes the place of the last layer's states.
 
     Raises:
         ValueError: for impossible settings.
@@ -108,22 +92,6 @@ class GraphClassifier(LightningModule):
         head: int = 0,
         dropout: float = 0.5,
         node_dropout: float = 0.0,
-        norm: Norm | None = None,
-        heads: int | None = None,
-        act: Activation | None = None,
-        aggr: Aggregation | None = None,
-        train_eps: bool | None = None,
-        K: int | None = None,
-        alpha: float | None = None,
-        lambda_max: Literal["two", "graph"] | None = None,
-        eps: float | None = None,
-        theta: float | None = None,
-        kernels: int | None = None,
-        attention_dropout: float | None = None,
-        residual: bool | None = None,
-        towers: int | None = None,
-        share_weights: bool | None = None,
-        jk: Jumping | None = None,
         num_edge_features: int = 0,
         pool_nodes: int | None = None,
         pool_ratio: float | None = None,
@@ -135,9 +103,12 @@ class GraphClassifier(LightningModule):
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Unpack[ArchOptions],
     ) -> None:
         super().__init__()
+        options = all_options(options)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self._options = {k: v for k, v in options.items() if v is not None}
         self._check()
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -178,9 +149,12 @@ class GraphClassifier(LightningModule):
                 f"patience must be at least 1 and on accuracy or loss, got {h['patience']} "
                 f"on {h['patience_on']}"
             )
-        given = [k for k in _ARCH_OPTIONS if h[k] is not None]
-        if given and h["arch"] in ("dgcnn", "ecc", "mpnn", "none"):
-            raise ValueError(f"arch {h['arch']} has no option {given[0]}; leave it null")
+        # an encoder of graphs has no layer of output heads
+        absent = [
+            k for k in self._options if k == "out_heads" or h["arch"] in ("dgcnn", "ecc", "mpnn", "none")
+        ]
+        if absent:
+            raise ValueError(f"arch {h['arch']} has no option {absent[0]}; leave it null")
 
     @property
     def pool_ratio(self) -> float:
@@ -190,23 +164,15 @@ class GraphClassifier(LightningModule):
 
     def _build(self) -> None:
         h = self.hparams
-        self.network = GraphNetwork(
-            arch=h["arch"],
-            inputs=h["num_features"],
-            classes=h["num_classes"],
-            hidden=h["hidden"],
-            num_layers=h["num_layers"],
-            readout=h["readout"],
-            layers=h["layers"],
-            head=h["head"],
-            dropout=h["dropout"],
-            node_dropout=h["node_dropout"],
-            edge_dim=h["num_edge_features"],
-            pool_nodes=h["pool_nodes"] or 0,
-            pool_ratio=self.pool_ratio,
-            pool_levels=h["pool_levels"],
-            options={k: h[k] for k in _ARCH_OPTIONS if h[k] is not None},
-        )
+        given = {
+            "inputs": h["num_features"],
+            "classes": h["num_classes"],
+            "edge_dim": h["num_edge_features"],
+            "pool_nodes": h["pool_nodes"] or 0,
+            "pool_ratio": self.pool_ratio,
+            "options": self._options,
+        }
+        self.network = GraphNetwork(**settings_of(GraphNetwork, h) | given)
 
     # --- data -----------------------------------------------------------------------------------------------
 

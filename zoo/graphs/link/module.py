@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -24,10 +24,11 @@ from zoo.graphs.link.network import (
     sample_non_edges,
 )
 from zoo.graphs.link.report import LinkPredictions, embedding_quality, ranks, top_new_links
-from zoo.graphs.node.network import OPTIONS, Activation, Aggregation, Jumping, NodeArch, Norm, Structure
+from zoo.graphs.node.network import ArchOptions, NodeArch, Structure, all_options
 from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.graphs import example_edges
 from zoo.nn.parallel import refuse_processes
+from zoo.nn.settings import settings_of
 from zoo.randomness import global_seed, step_generator
 
 LinkModel = Literal[
@@ -35,7 +36,6 @@ LinkModel = Literal[
 ]
 LINK_MODELS: tuple[LinkModel, ...] = get_args(LinkModel)
 _ADVERSARIAL, _VARIATIONAL = ("arga", "arvga"), ("vgae", "arvga")
-_ARCH_OPTIONS = tuple(k for k in OPTIONS if k not in ("edge_dim", "degree_histogram"))  # the data's
 _FIELDS = ("train_edges", "val_edges", "val_non_edges", "test_edges", "test_non_edges")
 
 
@@ -68,7 +68,6 @@ class LinkPredictor(LightningModule):
         embedding: width D of the code.
         num_layers: of the encoder.
         dropout: of the encoder.
-        heads: of attention.
         decoder: ``dot`` or ``mlp``.
         kl_weight: factor of the KL term, which is a mean over nodes already; null is 1/N (Kipf & Welling).
         loss: ``sampled`` is PyG's, linear in the edges; ``dense`` is that of Kipf & Welling's code over all
@@ -79,25 +78,10 @@ class LinkPredictor(LightningModule):
         discriminator_steps: its steps before each step of the encoder.
         top_k: so many likeliest pairs outside all edges are written by predict.
         compile: compile the encoder with ``torch.compile``.
-        act: null is the architecture's; as all down to ``share_weights`` see NodeNetwork.
-        norm: of hidden layers.
-        jk: jumping knowledge.
-        K: of cheb, sgc, appnp.
-        alpha: of appnp, gcnii.
-        theta: of gcnii.
-        aggr: of sage, gin.
-        eps: of gin.
-        train_eps: of gin.
-        kernels: of monet.
-        lambda_max: of cheb.
-        out_heads: of gat, gatv2.
-        attention_dropout: of gat, gatv2.
-        residual: of gat, gatv2.
-        towers: of pna.
-        share_weights: of ggnn.
         optimizer: of encoder and decoder.
         discriminator_optimizer: of the discriminator.
         lr_scheduler: of the first optimizer, stepped each step.
+        **options: of the encoder's architecture, see :class:`zoo.graphs.node.network.ArchOptions`.
 
     Raises:
         ValueError: for impossible settings.
@@ -114,7 +98,6 @@ class LinkPredictor(LightningModule):
         embedding: int = 16,
         num_layers: int = 2,
         dropout: float = 0.0,
-        heads: int = 8,
         decoder: Decoder = "dot",
         kl_weight: float | None = None,
         loss: Literal["sampled", "dense"] = "sampled",
@@ -123,30 +106,16 @@ class LinkPredictor(LightningModule):
         discriminator_steps: int = 1,
         top_k: int = 50,
         compile: bool = False,
-        act: Activation | None = None,
-        norm: Norm | None = None,
-        jk: Jumping | None = None,
-        K: int | None = None,
-        alpha: float | None = None,
-        theta: float | None = None,
-        aggr: Aggregation | None = None,
-        eps: float | None = None,
-        train_eps: bool | None = None,
-        kernels: int | None = None,
-        lambda_max: Literal["two", "graph"] | None = None,
-        out_heads: int | None = None,
-        attention_dropout: float | None = None,
-        residual: bool | None = None,
-        towers: int | None = None,
-        share_weights: bool | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         discriminator_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.001),
         lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Unpack[ArchOptions],
     ) -> None:
         super().__init__()
+        options = all_options(options)
         discriminator_hidden = list(discriminator_hidden)
         self.save_hyperparameters(ignore=["optimizer", "discriminator_optimizer", "lr_scheduler"])
-        self._check_settings()
+        self._check_settings(options)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.lr_scheduler = lr_scheduler
         self.automatic_optimization = model not in _ADVERSARIAL
@@ -154,24 +123,17 @@ class LinkPredictor(LightningModule):
         if model in HEURISTICS:
             self.network = CalibratedHeuristic(model)
         else:
-            self.network = LinkAutoencoder(
-                features,
-                arch,
-                hidden,
-                embedding,
-                num_layers,
-                dropout,
-                heads,
-                variational=model in _VARIATIONAL,
-                decoder=decoder,
-                discriminator=discriminator_hidden if model in _ADVERSARIAL else None,
-                options={k: self.hparams[k] for k in _ARCH_OPTIONS},
-            )
+            given = {
+                "variational": model in _VARIATIONAL,
+                "discriminator": discriminator_hidden if model in _ADVERSARIAL else None,
+                **options,
+            }
+            self.network = LinkAutoencoder(**settings_of(LinkAutoencoder, self.hparams) | given)
         self.auc = nn.ModuleDict({s: BinaryAUROC() for s in ("val", "test")})
         self.ap = nn.ModuleDict({s: BinaryAveragePrecision() for s in ("val", "test")})
         self._structure: tuple[Tensor, Tensor, Structure] | None = None
 
-    def _check_settings(self) -> None:
+    def _check_settings(self, options: ArchOptions) -> None:
         h = self.hparams
         for name, known in (
             ("model", LINK_MODELS),
@@ -183,7 +145,8 @@ class LinkPredictor(LightningModule):
         for name, least in (("embedding", 1), ("discriminator_steps", 1), ("top_k", 0)):
             if h[name] < least:
                 raise ValueError(f"{name} must be at least {least}, got {h[name]}")
-        given = [k for k in _ARCH_OPTIONS if h[k] is not None]
+        # heads were once stored for all models
+        given = [k for k, v in options.items() if v is not None and k != "heads"]
         if given and h["model"] in HEURISTICS:
             raise ValueError(f"model {h['model']} has no encoder and no option {given[0]}; leave it null")
         if h["kl_weight"] is not None and h["kl_weight"] < 0:

@@ -6,14 +6,14 @@ Probabilities are p_uv = sigmoid(z_u . z_v). The sampled losses are PyG's, to th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.graphs.node.network import NodeArch, NodeNetwork, Structure
+from zoo.graphs.node.network import ArchOptions, NodeArch, NodeNetwork, Structure
 
 EPS = 1e-15
 LARGEST_LOG_SIGMA = 10.0
@@ -121,11 +121,10 @@ class LinkAutoencoder(nn.Module):
         embedding: D.
         num_layers: of the encoder.
         dropout: of the encoder.
-        heads: of attention.
         variational: whether the code is a distribution.
         decoder: ``dot`` (no weights), or ``mlp`` over z_u * z_v, which is symmetric.
         discriminator: hidden widths of D; None has no D.
-        options: of the encoder's architecture, see :class:`zoo.graphs.node.network.NodeNetwork`.
+        **options: of the encoder's architecture, see :class:`zoo.graphs.node.network.ArchOptions`.
     """
 
     def __init__(
@@ -136,18 +135,15 @@ class LinkAutoencoder(nn.Module):
         embedding: int = 16,
         num_layers: int = 2,
         dropout: float = 0.0,
-        heads: int = 8,
         variational: bool = False,
         decoder: Decoder = "dot",
         discriminator: Sequence[int] | None = None,
-        options: Mapping[str, Any] | None = None,
+        **options: Unpack[ArchOptions],
     ) -> None:
         super().__init__()
         self.variational = variational
         width = 2 * embedding if variational else embedding
-        self.encoder = NodeNetwork(
-            arch, features, hidden, width, num_layers, dropout=dropout, heads=heads, **(options or {})
-        )
+        self.encoder = NodeNetwork(arch, features, hidden, width, num_layers, dropout, **options)
         self.decoder = perceptron([embedding, hidden, 1]) if decoder == "mlp" else None
         self.discriminator = None if discriminator is None else perceptron([embedding, *discriminator, 1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 import torch
@@ -15,17 +15,7 @@ from torch.nn import functional
 from torch_geometric.nn import DeepGraphInfomax
 from torch_geometric.utils import degree
 
-from zoo.graphs.node.network import (
-    ACCEPTS,
-    OPTIONS,
-    Activation,
-    Aggregation,
-    Jumping,
-    NodeArch,
-    NodeNetwork,
-    Norm,
-    Structure,
-)
+from zoo.graphs.node.network import ACCEPTS, ArchOptions, NodeArch, NodeNetwork, Structure, all_options
 from zoo.graphs.node.report import NodeScores
 from zoo.graphs.node.smoothness import dirichlet_energy, edge_homophily, node_homophily
 from zoo.metrics.epoch_end import Patience
@@ -67,26 +57,9 @@ class NodeClassifier(LightningModule):
         hidden: width of the hidden layers (of attention: of all heads together).
         layers: message passing layers.
         dropout: before each layer but the first.
-        heads: of gat and gatv2.
         input_dropout: of the features; null is ``dropout``.
-        input_linear: see NodeNetwork, as all down to ``share_weights``.
-        act: null is the architecture's.
-        norm: of hidden layers.
-        jk: jumping knowledge.
-        K: of cheb, sgc, appnp.
-        alpha: of appnp, gcnii.
-        theta: of gcnii.
-        aggr: of sage, gin.
-        eps: of gin.
-        train_eps: of gin.
-        kernels: of monet.
-        lambda_max: of cheb.
-        out_heads: of gat, gatv2.
-        attention_dropout: of gat, gatv2.
-        residual: of gat, gatv2.
-        edge_dim: of gat, gatv2, pna.
-        towers: of pna.
-        share_weights: of ggnn.
+        input_linear: a linear layer F -> hidden with activation before the first.
+        edge_dim: of the edge features of gat, gatv2, pna.
         multi_label: a node has any number of labels.
         first_layer_weight_decay: of the layer that sees the features; null is the optimizer's.
         middle_weight_decay: of the layers between the first and the last; null is the optimizer's.
@@ -95,6 +68,7 @@ class NodeClassifier(LightningModule):
         compile: compile the network with ``torch.compile``.
         optimizer: called with the parameter groups.
         lr_scheduler: called with the optimizer, stepped every optimiser step.
+        **options: of the architecture, see :class:`zoo.graphs.node.network.ArchOptions`.
 
     Raises:
         ValueError: for impossible settings.
@@ -110,26 +84,9 @@ class NodeClassifier(LightningModule):
         hidden: int = 16,
         layers: int = 2,
         dropout: float = 0.5,
-        heads: int = 8,
         input_dropout: float | None = None,
         input_linear: bool = False,
-        act: Activation | None = None,
-        norm: Norm | None = None,
-        jk: Jumping | None = None,
-        K: int | None = None,
-        alpha: float | None = None,
-        theta: float | None = None,
-        aggr: Aggregation | None = None,
-        eps: float | None = None,
-        train_eps: bool | None = None,
-        kernels: int | None = None,
-        lambda_max: Literal["two", "graph"] | None = None,
-        out_heads: int | None = None,
-        attention_dropout: float | None = None,
-        residual: bool | None = None,
         edge_dim: int | None = None,
-        towers: int | None = None,
-        share_weights: bool | None = None,
         multi_label: bool = False,
         first_layer_weight_decay: float | None = 5e-4,
         middle_weight_decay: float | None = None,
@@ -138,8 +95,10 @@ class NodeClassifier(LightningModule):
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
+        **options: Unpack[ArchOptions],
     ) -> None:
         super().__init__()
+        options = all_options(options)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if select not in ("accuracy", "loss"):
             raise ValueError(f"select must be accuracy or loss, got {select!r}")
@@ -147,22 +106,22 @@ class NodeClassifier(LightningModule):
             raise ValueError(f"patience must be null or at least 1, got {patience}")
         if num_classes < 1 or features < 1:
             raise ValueError(f"need features and num_classes of at least 1, got {features}, {num_classes}")
-        settings = {
+        settings: dict[str, Any] = {
             "in_channels": features,
             "hidden_channels": hidden,
             "num_layers": layers,
             "dropout": dropout,
-            "heads": heads,
             "input_dropout": dropout if input_dropout is None else input_dropout,
             "input_linear": input_linear,
-            **{k: self.hparams[k] for k in OPTIONS if k != "degree_histogram"},
+            "edge_dim": edge_dim,
+            **options,
         }
         self.arch, self.optimizer, self.lr_scheduler = arch, optimizer, lr_scheduler
         self.network: NodeNetwork | DeepGraphInfomax
         if arch == "dgi":
             if multi_label:
                 raise ValueError("arch: dgi ends in a logistic regression over classes: no multi_label")
-            settings["act"] = act or "prelu"
+            settings["act"] = options.get("act") or "prelu"
             encoder = NodeNetwork("gcn", out_channels=None, act_last=True, **settings)
             self.network = DeepGraphInfomax(hidden, encoder, _mean_of_the_graph, corruption=None)
         else:

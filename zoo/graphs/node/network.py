@@ -6,10 +6,11 @@ weights load as they are for gcn, sage, gin, gat, gatv2 and pna.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,48 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 """Options of :class:`NodeNetwork` and the architectures that have them."""
 
 
+class ArchOptions(TypedDict, total=False):
+    """What node, graph and link level may say of an architecture; what is left out or null is its own choice.
+
+    Args:
+        heads: of gat and gatv2 (8); the others have none and do not mind.
+        act: activation, ``relu``, of gat and gatv2 ``elu``.
+        norm: normalisation after each hidden layer; ``gin`` has it inside its MLP as well. Null has none.
+        jk: jumping knowledge: a linear layer on the last, concatenated, maximal or attended hidden states.
+        K: terms of ``cheb`` (3), powers of ``sgc`` (its number of layers), steps of ``appnp`` (10).
+        alpha: teleport of ``appnp`` and initial residual of ``gcnii`` (.1).
+        theta: lambda of ``gcnii`` (.5), beta_l = log(theta / l + 1).
+        aggr: of the neighbours, of ``sage`` (mean) and ``gin`` (sum).
+        eps: of ``gin`` (0), its start where ``train_eps``.
+        train_eps: learn ``eps`` of ``gin``.
+        kernels: Gaussian kernels of ``monet`` (3).
+        lambda_max: of ``cheb``: ``two``, the bound, or ``graph``, the true value of each graph in the batch.
+        out_heads: heads of the last attention layer, averaged (1); PyG's ``BasicGNN`` keeps ``heads``.
+        attention_dropout: of the attention weights of gat and gatv2 (the dropout between layers).
+        residual: a linear skip connection around each layer of gat and gatv2.
+        towers: of ``pna`` (1).
+        share_weights: of ``ggnn``: all steps share one matrix (true), or PyG's one per step.
+    """
+
+    heads: int | None
+    act: Activation | None
+    norm: Norm | None
+    jk: Jumping | None
+    K: int | None
+    alpha: float | None
+    theta: float | None
+    aggr: Aggregation | None
+    eps: float | None
+    train_eps: bool | None
+    kernels: int | None
+    lambda_max: Literal["two", "graph"] | None
+    out_heads: int | None
+    attention_dropout: float | None
+    residual: bool | None
+    towers: int | None
+    share_weights: bool | None
+
+
 @dataclass
 class Structure:
     """What the layers of an architecture read of a graph, computed once by :meth:`NodeNetwork.prepare`.
@@ -141,28 +184,12 @@ class NodeNetwork(nn.Module):
         num_layers: message passing layers; of ``ggnn`` its steps, of ``appnp`` and ``mlp`` linear layers;
             ``sgc`` has one, and K = ``num_layers`` where K is not given.
         dropout: before each layer but the first.
-        heads: of ``gat`` and ``gatv2``.
         input_dropout: of the features.
         input_linear: a linear layer F -> hidden with activation before the first (``pna`` is slow without).
-        act: ``relu``, of gat and gatv2 ``elu``.
         act_last: norm, activation and dropout after an encoder's last layer too.
-        norm: normalisation after each hidden layer; ``gin`` has it inside its MLP as well.
-        jk: jumping knowledge: a linear layer on the last, concatenated, maximal or attended hidden states.
-        K: terms of ``cheb`` (3), powers of ``sgc``, steps of ``appnp`` (10).
-        alpha: teleport of ``appnp`` and initial residual of ``gcnii`` (.1).
-        theta: lambda of ``gcnii`` (.5), beta_l = log(theta / l + 1).
-        aggr: ``sage``: mean; ``gin``: sum.
-        eps: of ``gin`` (0), its start where ``train_eps``.
-        train_eps: learn it.
-        kernels: Gaussian kernels of ``monet`` (3).
-        lambda_max: of ``cheb``: ``two``, the bound, or ``graph``, the true value of each graph in the batch.
-        out_heads: heads of the last attention layer, averaged (1); PyG's ``BasicGNN`` keeps ``heads``.
-        attention_dropout: of the attention weights (``dropout``).
-        residual: a linear skip connection around each attention layer.
-        edge_dim: D of the edge features.
-        towers: of ``pna`` (1).
+        edge_dim: D of the edge features of gat, gatv2 and pna.
         degree_histogram: of ``pna``: number of training nodes by in-degree; see :meth:`set_degrees`.
-        share_weights: of ``ggnn``: all steps share one matrix (true), or PyG's one per step.
+        **options: see :class:`ArchOptions`.
 
     Raises:
         ValueError: for impossible settings, and for options the architecture does not have.
@@ -176,38 +203,23 @@ class NodeNetwork(nn.Module):
         out_channels: int | None = None,
         num_layers: int = 2,
         dropout: float = 0.5,
-        heads: int = 8,
         input_dropout: float = 0.0,
         input_linear: bool = False,
-        act: Activation | None = None,
         act_last: bool = False,
-        norm: Norm | None = None,
-        jk: Jumping | None = None,
-        K: int | None = None,
-        alpha: float | None = None,
-        theta: float | None = None,
-        aggr: Aggregation | None = None,
-        eps: float | None = None,
-        train_eps: bool | None = None,
-        kernels: int | None = None,
-        lambda_max: Literal["two", "graph"] | None = None,
-        out_heads: int | None = None,
-        attention_dropout: float | None = None,
-        residual: bool | None = None,
         edge_dim: int | None = None,
-        towers: int | None = None,
         degree_histogram: Sequence[int] | None = None,
-        share_weights: bool | None = None,
+        **options: Unpack[ArchOptions],
     ) -> None:
         super().__init__()
-        given: dict[str, Any] = {k: v for k, v in locals().items() if k in OPTIONS}
-        _check(arch, num_layers, dropout, input_dropout, given)
+        given = {"edge_dim": edge_dim, "degree_histogram": degree_histogram, **all_options(options)}
+        self.options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        self.heads: int = self.options.pop("heads", 8)
+        _check(arch, num_layers, dropout, input_dropout, self.options)
         self.arch, self.num_layers = arch, num_layers
         self.in_channels, self.hidden_channels = in_channels, hidden_channels
         self.out_channels = hidden_channels if out_channels is None else out_channels
-        self.options = {k: v for k, v in given.items() if v is not None}
+        act, norm, jk = options.get("act"), options.get("norm"), options.get("jk")
         self.dropout, self.input_dropout = dropout, input_dropout
-        self.heads = heads
         self.act = activation(act or ("elu" if arch in _ATTENTION else "relu"))
         self.jk_mode, self.act_last = jk, act_last
         # a layer that maps to the outputs is no state
@@ -514,11 +526,28 @@ def _check(arch: str, layers: int, dropout: float, input_dropout: float, given: 
         if not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {value}")
     for name, value in given.items():
-        if value is not None and arch not in OPTIONS[name]:
+        if arch not in OPTIONS[name]:
             raise ValueError(
                 f"{arch} has no option {name} (given: {value}); {', '.join(OPTIONS[name])} have it"
             )
-    if given["K"] is not None and given["K"] < (1 if arch == "cheb" else 0):
-        raise ValueError(f"K of {arch} must be at least {1 if arch == 'cheb' else 0}, got {given['K']}")
-    if given["alpha"] is not None and not 0 <= given["alpha"] <= 1:
+    least = 1 if arch == "cheb" else 0
+    if given.get("K", least) < least:
+        raise ValueError(f"K of {arch} must be at least {least}, got {given['K']}")
+    if not 0 <= given.get("alpha", 0) <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {given['alpha']}")
+
+
+def all_options(options: ArchOptions) -> ArchOptions:
+    """Every option, null where it is not given: a checkpoint then says so, and wins over a config beside it.
+
+    Raises:
+        TypeError: for an unknown one, which ``**options`` lets through.
+    """
+    known = ArchOptions.__annotations__
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+            raise TypeError(f"no argument {name!r}; {hint}")
+    every: Any = {**dict.fromkeys(known), **options}
+    return cast(ArchOptions, every)

@@ -12,8 +12,10 @@ from torch_geometric.nn import models as pyg
 from torch_geometric.utils import degree, to_undirected
 
 import zoo
-from zoo.graphs.node.network import ACCEPTS, NODE_ARCHS, OPTIONS, NodeNetwork
+from zoo.graphs.node.network import ACCEPTS, NODE_ARCHS, OPTIONS, ArchOptions, NodeNetwork
 from zoo.graphs.node.operators import RecurrentGatedGraph, degree_coordinates, largest_eigenvalues
+from zoo.hub.convert import parse_settings
+from zoo.hub.weights import check_signature
 
 
 def graph(nodes: int = 40, features: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -386,6 +388,7 @@ def samples():
 
 def test_every_option_has_an_architecture_that_is_built_with_it():
     assert set(samples()) == set(OPTIONS)
+    assert set(ArchOptions.__annotations__) == set(OPTIONS) - {"edge_dim", "degree_histogram"} | {"heads"}
     for option, archs in OPTIONS.items():
         for arch in archs:
             network(arch, 12, 16, 5, **{option: samples()[option]})
@@ -403,9 +406,45 @@ def test_every_option_is_one_line_at_all_levels(option):
         assert [n.options for n in found] == [{option: value}] * len(found)
     other = next((a for a in NODE_ARCHS if a not in OPTIONS[option]), None)
     for module in (zoo.NodeClassifier, zoo.LinkPredictor, zoo.GraphClassifier):
-        if module is not zoo.GraphClassifier or option != "out_heads":
-            with pytest.raises(ValueError, match=f"{other} has no option {option}"):
-                module(arch=other, **{option: value})
+        with pytest.raises(ValueError, match=f"{other} has no option {option}"):
+            module(arch=other, **{option: value})
+    if option == "out_heads":
+        with pytest.raises(ValueError, match="gat has no option out_heads"):
+            zoo.GraphClassifier(arch="gat", out_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"),
+    [
+        (zoo.NodeClassifier, {}),
+        (zoo.GraphClassifier, {"arch": "none"}),
+        (zoo.GraphClassifier, {"readout": "sort"}),
+        (zoo.LinkPredictor, {"model": "jaccard"}),
+    ],
+)
+def test_an_unknown_option_is_refused_and_one_that_is_not_given_is_stored(module, settings):
+    """What is stored wins over a config beside a checkpoint: APPNP's alpha of .1 must not become its .3."""
+    with pytest.raises(TypeError, match="no argument 'kernel'; did you mean kernels"):
+        module(**settings, kernel=None)
+    stored = module(**settings).hparams
+    assert {k: stored[k] for k in ArchOptions.__annotations__} == dict.fromkeys(ArchOptions.__annotations__)
+
+
+def test_stored_options_are_checked_like_other_arguments(tmp_path):
+    given = {"features": 4, "arch": "appnp", "alpha": 0.3}
+    file = zoo.save(zoo.NodeClassifier(**given), tmp_path / "a.safetensors")
+    assert zoo.load(file).network.propagation.alpha == 0.3
+    check_signature(zoo.NodeClassifier, {**given, "K": None, "heads": 8}, file)
+    for wrong in ({"kernel": 3}, {"options": {}}):
+        with pytest.raises(
+            ValueError, match=f"sets {next(iter(wrong))!r}, which NodeClassifier does not take"
+        ):
+            check_signature(zoo.NodeClassifier, given | wrong, file)
+    assert parse_settings(zoo.NodeClassifier, ["K=3", "jk=cat"]) == {"K": 3, "jk": "cat"}
+    with pytest.raises(ValueError, match=r"K takes int or null, got '2\.5'"):
+        parse_settings(zoo.NodeClassifier, ["K=2.5"])
+    with pytest.raises(ValueError, match="no argument 'kernel'; did you mean kernels"):
+        parse_settings(zoo.NodeClassifier, ["kernel=3"])
 
 
 def test_parameter_parts_are_all_parameters_once():
