@@ -256,18 +256,12 @@ class AudioVisual(SplitModule):
         found = self._list(split)
         self._take_classes(found)
         clips = skip_bad(found.clips, self._read_bad(split), split)
-        return ClipItems(
-            clips,
-            store,
-            self.windows,
-            self.image_size,
-            self.spectrogram_frames,
-            self.normalisation or (0.0, 1.0),
-            found.task,
-            len(found.class_names),
-            crops,
-            augmentation,
-        )
+        return self._windowed(store, clips, found.task, len(found.class_names), crops, augmentation)
+
+    def _windowed(self, store: ClipStore, clips: list[Clip], *task: Any) -> ClipItems:
+        """Windows of clips; ``task`` is the rest of the arguments of :class:`ClipItems`, in their order."""
+        given = (self.windows, self.image_size, self.spectrogram_frames, self.normalisation or (0.0, 1.0))
+        return ClipItems(clips, store, *given, *task)
 
     def _take_classes(self, found: ClipList) -> None:
         self.num_classes, self.task, self.class_names = len(found.class_names), found.task, found.class_names
@@ -287,17 +281,7 @@ class AudioVisual(SplitModule):
             except ValueError as error:
                 reasons[clip.name] = str(error)
         clips = skip_bad(found.clips, reasons, "prediction")
-        self.predict_set = ClipItems(
-            clips,
-            store,
-            self.windows,
-            self.image_size,
-            self.spectrogram_frames,
-            self.normalisation or (0.0, 1.0),
-            "none",
-            0,
-            self.test_crops,
-        )
+        self.predict_set = self._windowed(store, clips, "none", 0, self.test_crops)
 
     def _setup_digits(self) -> None:
         recordings = digits.load(self.root, self.source)

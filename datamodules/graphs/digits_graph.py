@@ -15,8 +15,10 @@ from torch_geometric.data import Data
 from torch_geometric.utils import index_to_mask
 
 from datamodules.graphs.full_graph import FullGraphModule, coin_split, mirrored, node_pairs, rewire_edges
+from datamodules.loading.arguments import check_choice, check_fractions
 from datamodules.loading.sampling import item_generator
 
+Normalisation = Literal["l1", "none"]
 # Second words of the keys of this module's random streams; rewire_edges has its own.
 _SUBSET, _SPLIT, _MASK = 11, 12, 13
 
@@ -55,15 +57,15 @@ class DigitsGraph(FullGraphModule):
         train_per_class: int = 5,
         val_per_class: int = 20,
         masked_pixels: float = 0.0,
-        normalize: Literal["l1", "none"] = "none",
+        normalize: Normalisation = "none",
         early_stopping: bool = False,
         seed: int = 0,
         steps_per_epoch: int = 1,
     ) -> None:
         super().__init__(steps_per_epoch)
-        for key, share in (("rewired", rewired), ("masked_pixels", masked_pixels)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"data.init_args.{key} is a share, in [0, 1], got {share}")
+        check_fractions("edges", rewired=rewired)
+        check_fractions("pixels", masked_pixels=masked_pixels)
+        check_choice("normalize", normalize, Normalisation)
         if nodes != 1797 and (nodes % 10 or not 10 <= nodes <= 1740):
             raise ValueError(f"data.init_args.nodes must be 1797 or a multiple of 10 up to 1740, got {nodes}")
         if train_per_class < 1 or val_per_class < 1 or train_per_class + val_per_class >= nodes // 10:
@@ -75,8 +77,6 @@ class DigitsGraph(FullGraphModule):
             raise ValueError(f"data.init_args.neighbors must lie in 1..{nodes - 1}, got {neighbors}")
         self.nodes, self.neighbors, self.rewired, self.seed = nodes, neighbors, rewired, seed
         self.train_per_class, self.val_per_class = train_per_class, val_per_class
-        if normalize not in ("l1", "none"):
-            raise ValueError(f"data.init_args.normalize must be l1 or none, got {normalize!r}")
         self.masked_pixels, self.normalize = masked_pixels, normalize
         self.early_stopping = early_stopping
 
