@@ -544,9 +544,9 @@ def test_impossible_settings_are_refused_at_construction(bad: dict[str, Any], me
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_classes": 7}, r"num_classes is 7, but the data \(datamodules.Digits\) has 10 classes"),
-        ({"input_size": 16}, "ask for 1 x 16 x 16, but the data .* gives 1 x 8 x 8"),
-        ({"in_channels": 4}, "ask for 4 x 8 x 8, but the data .* gives 1 x 8 x 8"),
+        ({"num_classes": 7}, r"num_classes is 7, but the data \(datamodules.Digits\) has 10; set"),
+        ({"input_size": 16}, "input_size is 16, but the data .* has 8; set"),
+        ({"in_channels": 4}, "in_channels is 4, but the data .* has 1; set"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_with_both_numbers(wrong: dict[str, Any], message: str) -> None:

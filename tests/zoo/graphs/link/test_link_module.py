@@ -312,7 +312,7 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], words: str) -
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model.init_args.features=35"], ["model.init_args.features is 35", "has 34 features"]),
+        (["--model.init_args.features=35"], ["model.init_args.features is 35", "has 34; set"]),
         (["--trainer.devices=2"], ["one graph, which is one batch", "trainer.devices: 1"]),
         (["--data=datamodules.KarateClub"], ["holds out none", "datamodules.LinkSplit"]),
     ],
