@@ -44,9 +44,11 @@ def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
         flags["model.init_args.autoencoder"] = zoo.save(small, root / "autoencoder.safetensors")
         flags |= {"model.init_args.z_dim": 8, "model.init_args.width": 4}
         flags |= {"model.init_args.image_width": 8} if model["class_path"] == "zoo.IMSVR" else {}
-    elif "points_per_shape" in arguments:
+    elif model["class_path"] == "zoo.IMAE":
         flags["data.init_args.stages"] = '[{"resolution": 16, "epochs": 1}, {"resolution": 64, "epochs": 1}]'
         flags["model.init_args.points_per_shape"] = 256
+    else:
+        flags["model.init_args.encoder_width"] = 8
     return {**flags, "trainer.limit_val_batches": 0}
 
 
