@@ -171,8 +171,11 @@ def test_the_embedded_config_learns_and_predicts(tmp_path: Path) -> None:
     with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 80
-    assert all(sum(float(r[f"class_{c}"]) for c in range(4)) == pytest.approx(1, abs=1e-4) for r in rows)
-    right = sum(r["label"] == r["predicted"] for r in rows) / 80
+    assert all(
+        sum(float(r[c]) for c in ("cycle", "ladder", "grid", "random")) == pytest.approx(1, abs=1e-4)
+        for r in rows
+    )
+    right = sum(r["label"] == r["prediction"] for r in rows) / 80
     assert cli.main(["test", *words]) == 0
     found = json.loads((tmp_path / "p/gnn_graph_synthetic/version_1/summary_test.json").read_text())["final"]
     assert found["test/accuracy"] == pytest.approx(right, abs=1e-6)

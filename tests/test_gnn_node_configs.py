@@ -129,8 +129,10 @@ def test_ppi_trains_on_some_graphs_and_is_tested_on_others(tmp_path: Path) -> No
         "nodes.png",
         "nodes_1.png",
         "scores.csv",
-        "scores_1.csv",
     ]
+    names = [line.split(",")[0] for line in (folder / "scores.csv").read_text().splitlines()]
+    assert {"name", "0", "1:0"} <= set(names)
+    assert len(set(names)) == len(names)
 
 
 def test_reddit_trains_on_sampled_neighbourhoods(tmp_path: Path) -> None:

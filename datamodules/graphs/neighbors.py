@@ -155,6 +155,7 @@ class NeighborSampling(LightningDataModule):
         self.source.setup(stage)
         self.graph = self.source.graph
         self.num_classes, self.num_features = self.source.num_classes, self.source.num_features
+        self.class_names = getattr(self.source, "class_names", None)
         self._edges = incoming(self.graph.edge_index, self.graph.num_nodes)
 
     def _nodes_of(self, split: str) -> SampledNeighborhoods:

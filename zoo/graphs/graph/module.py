@@ -21,6 +21,7 @@ from zoo.graphs.graph.report import GraphPredictions
 from zoo.graphs.node.network import ArchOptions, all_options
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.settings import settings_of
+from zoo.reports import class_names_of
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
@@ -312,7 +313,6 @@ class GraphClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> GraphPredictions:
         scores, vectors, _ = self._embed(batch)
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         h = self.hparams
         return GraphPredictions(
             scores=scores.float().softmax(dim=1).cpu(),
@@ -321,7 +321,7 @@ class GraphClassifier(LightningModule):
             embedding=vectors.float().cpu(),
             edge_index=batch.edge_index.cpu(),
             ptr=batch.ptr.cpu(),
-            class_names=tuple(names or map(str, range(h["num_classes"]))),
+            class_names=class_names_of(self, h["num_classes"]),
             title=f"{h['arch']}, readout {h['readout']}: {len(batch.y)} test graphs",
         )
 
