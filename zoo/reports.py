@@ -48,7 +48,8 @@ class Report(Protocol):
 
 def class_names_of(module: Any, classes: int) -> list[str]:
     """Names that a module's data give its classes, else 0 to C - 1."""
-    names = getattr(getattr(module.trainer, "datamodule", None), "class_names", None)
+    trainer = getattr(module, "_trainer", None)  # `trainer` raises where there is none
+    names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
     return list(names or map(str, range(classes)))
 
 
