@@ -6,10 +6,12 @@ method's own class.
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +24,7 @@ from torch import Tensor
 PARTS = "parts"
 """Folder of the parts of a file that is merged at the end, in that of the predictions."""
 _GRID = 100
+_ALL_COLUMNS = 40  # with more classes, scores.csv has the best five alone
 
 
 @rank_zero_only
@@ -41,6 +44,97 @@ class Report(Protocol):
     def write(self, folder: Path) -> list[Path]:
         """Write this batch into ``folder``; returns the files or folders that a user should be told of."""
         ...
+
+
+def class_names_of(module: Any, classes: int) -> list[str]:
+    """Names that a module's data give its classes, else 0 to C - 1."""
+    trainer = getattr(module, "_trainer", None)  # `trainer` raises where there is none
+    names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+    return list(names or map(str, range(classes)))
+
+
+def write_scores(
+    path: Path,
+    probability: Tensor,
+    class_names: Sequence[str],
+    names: Sequence[object],
+    labels: Tensor | None = None,
+    split: Sequence[str] | None = None,
+    several: bool = False,
+    groups: Sequence[int] = (),
+    extra: Mapping[str, Sequence[object]] | None = None,
+    append: bool = False,
+) -> None:
+    """``scores.csv`` of any classifier: ``name,split,label,prediction,score``, then each class's probability.
+
+    Labels and predictions are class names, several of them (and their scores) joined by ``;``. With more than
+    40 classes ``top1,score1`` to ``top5,score5`` take the place of their columns.
+
+    Args:
+        path: of the file.
+        probability: of each class (B, C).
+        class_names: C names.
+        names: of the items, B numbers or names.
+        labels: int64 (B,), or (B, G) one of each group, or multi-hot (B, C); None where unknown.
+        split: name of each item's set, empty for none; None where unknown.
+        several: an item may have several labels: those with a probability above one half are predicted.
+        groups: sizes of groups of classes, of each of which one is predicted.
+        extra: further columns, after ``score``.
+        append: to what earlier batches wrote.
+    """
+    classes, extra, every = probability.shape[1], extra or {}, len(class_names) <= _ALL_COLUMNS
+    ends = np.cumsum(groups or [classes]).tolist()
+    starts = torch.tensor([0, *ends[:-1]])
+    best = torch.stack([p.argmax(dim=1) for p in probability.split(list(groups) or classes, dim=1)], dim=1)
+    predicted = _indices(probability > 0.5) if several else (best + starts).tolist()
+    truth: list[list[int]] = [[]] * len(probability)
+    if labels is not None:
+        truth = _indices(labels > 0) if several else (labels.view(len(labels), -1) + starts).tolist()
+    columns = list(class_names)
+    if not every:
+        columns = [c for i in range(5) for c in (f"top{i + 1}", f"score{i + 1}")]
+        top = probability.topk(5, dim=1).indices.tolist()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a" if append else "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not append:
+            writer.writerow(["name", "split", "label", "prediction", "score", *extra, *columns])
+        for i, row in enumerate(probability.tolist()):
+            said = [";".join(class_names[c] for c in chosen) for chosen in (truth[i], predicted[i])]
+            score = ";".join(f"{row[c]:.6f}" for c in predicted[i])
+            cells = [f"{p:.6f}" for p in row]
+            if not every:
+                cells = [x for c in top[i] for x in (class_names[c], f"{row[c]:.6f}")]
+            head = [names[i], "" if split is None else split[i], *said, score]
+            writer.writerow([*head, *(values[i] for values in extra.values()), *cells])
+
+
+def _indices(mask: Tensor) -> list[list[int]]:
+    """Columns that are true in each row."""
+    found: list[list[int]] = [[] for _ in mask]
+    for row, column in mask.nonzero().tolist():
+        found[row].append(column)
+    return found
+
+
+@contextmanager
+def drawing(path: Path, *grid: int, dpi: int, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """Figure and axes as of ``plt.subplots(*grid, **options)``, saved as ``path`` without a display.
+
+    matplotlib is imported here: nothing else needs it. A grid of 0 has no axes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(layout="constrained", figsize=options.pop("figsize"))
+    axes = figure.subplots(*grid, **options) if all(grid) else None
+    try:
+        yield figure, axes
+        figure.savefig(path, dpi=dpi)
+    finally:
+        plt.close(figure)
 
 
 @dataclass

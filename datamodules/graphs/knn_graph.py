@@ -141,6 +141,7 @@ class KNNGraph(FullGraphModule):
             "digits": datasets.load_digits,
         }
         raw = source[self.set_name]()
+        self.class_names = list(map(str, raw.target_names))
         features, labels = np.asarray(raw.data, dtype=np.float64), np.asarray(raw.target)
         if self.standardize:
             spread = features.std(axis=0)

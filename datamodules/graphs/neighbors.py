@@ -147,6 +147,7 @@ class NeighborSampling(SplitModule):
         self.source.setup(stage)
         self.graph = self.source.graph
         self.num_classes, self.num_features = self.source.num_classes, self.source.num_features
+        self.class_names = getattr(self.source, "class_names", None)
         edges = incoming(self.graph.edge_index, self.graph.num_nodes)
         self.train_set, self.val_set, self.test_set = (
             SampledNeighborhoods(

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.io import read_tu_data
@@ -158,6 +159,8 @@ class TUGraphs(GraphLevelModule):
         edges = torch.cat([parsed["edge_attributes"], parsed["edge_labels"]], dim=1)
         edges = edges if self.use_edge_attr else parsed["edge_labels"]
         nodes = int(parsed["node_ptr"][-1])
+        raw = np.loadtxt(self.raw / f"{self.set_name}_graph_labels.txt", delimiter=",", dtype=int)
+        self.class_names = list(map(str, np.unique(raw)))  # classes are the file's labels in order
         return GraphStore(
             x=self._features(given, parsed, nodes),
             edge_index=parsed["edge_index"],

@@ -21,7 +21,7 @@ from zoo.engine.checkpoint import Checkpoint
 from zoo.engine.errors import FAILED, claim
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.engine.predictions import PredictionWriter, Previews
-from zoo.reports import say
+from zoo.reports import drawing, say
 
 _VERSIONS = ("lightning-zoo", "torch", "lightning", "torchmetrics", "numpy", "diffusers", "transformers")
 
@@ -297,29 +297,23 @@ def plot_curves(folder: Path) -> Path | None:
             series.setdefault(panel, {}).setdefault(key, []).append((row["step"] + 1, value))
     if not series:
         return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     columns = min(3, len(series))
     lines = -(-len(series) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(5 * columns, 3.2 * lines), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(series) :]:
-        axis.set_visible(False)
-    for axis, (panel, curves) in zip(axes.flat, sorted(series.items()), strict=False):
-        for key, points in sorted(curves.items()):
-            steps, values = zip(*points, strict=True)
-            axis.plot(steps, values, label=key, linewidth=1.2, marker="." if len(points) < 20 else None)
-        if all(v > 0 for points in curves.values() for _, v in points):
-            axis.set_yscale("log")
-        axis.set_title(panel)
-        axis.set_xlabel("optimiser step")
-        axis.legend(fontsize=7)
-        axis.grid(alpha=0.3)
     path = folder / "curves.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(path, lines, columns, figsize=(5 * columns, 3.2 * lines), squeeze=False, dpi=110) as (
+        _,
+        axes,
+    ):
+        for axis in axes.flat[len(series) :]:
+            axis.set_visible(False)
+        for axis, (panel, curves) in zip(axes.flat, sorted(series.items()), strict=False):
+            for key, points in sorted(curves.items()):
+                steps, values = zip(*points, strict=True)
+                axis.plot(steps, values, label=key, linewidth=1.2, marker="." if len(points) < 20 else None)
+            if all(v > 0 for points in curves.values() for _, v in points):
+                axis.set_yscale("log")
+            axis.set_title(panel)
+            axis.set_xlabel("optimiser step")
+            axis.legend(fontsize=7)
+            axis.grid(alpha=0.3)
     return path

@@ -54,6 +54,7 @@ from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
 from zoo.randomness import generator, global_seed, step_generator
+from zoo.reports import class_names_of
 
 # First words of the keys of this module's random streams.
 _DRAW, _CONTROL, _RESTART, _PREDICTION = 112, 113, 114, 115
@@ -431,6 +432,7 @@ class GAugM(LightningModule):
             pairs=pairs.cpu(),
             probability=probability,
             title=f"GAug-M ({h['augmentation']}), {h['backbone']}: the given and the modified graph",
+            class_names=class_names_of(self, h["num_classes"]),
         )
 
     dynamic_dims: ClassVar[dict[str, dict[int, str]]] = GRAPH_DIMS

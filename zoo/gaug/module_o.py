@@ -62,6 +62,7 @@ from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
 from zoo.nn.settings import settings_of
 from zoo.randomness import generator, global_seed, step_generator
+from zoo.reports import class_names_of
 
 # First word of the key of the draws of `zoo predict`.
 _PREDICTION = 111
@@ -384,6 +385,7 @@ class GAugO(LightningModule):
             pairs=pairs.cpu(),
             probability=probability.cpu(),
             title=f"GAug-O, {h['backbone']}: the given graph and one sampled in training",
+            class_names=class_names_of(self, h["num_classes"]),
         )
 
     dynamic_dims: ClassVar[dict[str, dict[int, str]]] = GRAPH_DIMS

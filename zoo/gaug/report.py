@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.gaug.ranking import edge_homophily
+from zoo.reports import drawing, write_scores
 
 _SIDE = 300  # pixels of an adjacency picture; larger graphs are binned
 
@@ -30,6 +32,7 @@ class NodePredictions:
         pairs: pairs i < j (2, K) of the histogram: the given edges and as many others.
         probability: the predicted probability (K,) of ``pairs``; None without an edge predictor.
         title: of the picture.
+        class_names: C names.
     """
 
     scores: Tensor
@@ -41,28 +44,19 @@ class NodePredictions:
     pairs: Tensor
     probability: Tensor | None
     title: str
+    class_names: Sequence[str]
 
     def write(self, folder: Path) -> list[Path]:
         """``scores.csv``, ``edges.csv`` and ``graph.png`` in ``folder``."""
         outputs = [folder / name for name in ("scores.csv", "edges.csv", "graph.png")]
-        self._write_scores(outputs[0])
-        self._write_edges(outputs[1])
-        self._draw(outputs[2])
-        return outputs
-
-    def _write_scores(self, path: Path) -> None:
         split = np.full(len(self.scores), "", dtype=object)
         for name, mask in self.masks.items():
             split[mask.numpy()] = name
-        several = self.labels.ndim == 2
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            classes = [f"class_{c}" for c in range(self.scores.shape[1])]
-            writer.writerow(["node", "split", "label", "predicted", *classes])
-            for i, row in enumerate(self.scores):
-                truth = _set_of(self.labels[i] > 0) if several else int(self.labels[i])
-                predicted = _set_of(row > 0.5) if several else int(row.argmax())
-                writer.writerow([i, split[i], truth, predicted, *(f"{p:.6f}" for p in row.tolist())])
+        nodes, several = range(len(self.scores)), self.labels.ndim == 2
+        write_scores(outputs[0], self.scores, self.class_names, nodes, self.labels, split.tolist(), several)
+        self._write_edges(outputs[1])
+        self._draw(outputs[2])
+        return outputs
 
     def _write_edges(self, path: Path) -> None:
         given = {tuple(p) for p in self.given.T.tolist()}
@@ -79,38 +73,31 @@ class NodePredictions:
         return a == b if self.labels.ndim == 1 else ((a > 0) & (b > 0)).any(dim=1)
 
     def _draw(self, path: Path) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
         classes = self.labels if self.labels.ndim == 1 else self.labels.argmax(dim=1)
         order = classes.argsort(stable=True)
         position = torch.empty_like(order)
         position[order] = torch.arange(len(order))
-        figure, axes = plt.subplots(1, 4, figsize=(19, 4.8), layout="constrained")
-        bounds = classes.bincount().cumsum(0)[:-1]
-        for axis, name, pairs in ((axes[0], "given", self.given), (axes[1], "changed", self.changed)):
-            image, scale = _adjacency_image(position[pairs], len(order))
-            # the root keeps single edges visible beside dense blocks
-            axis.imshow(np.sqrt(image), cmap="Greys", interpolation="nearest", vmax=None)
-            for bound in bounds.tolist():
-                axis.axhline(bound * scale - 0.5, color="tab:red", linewidth=0.3)
-                axis.axvline(bound * scale - 0.5, color="tab:red", linewidth=0.3)
-            homophily = edge_homophily(pairs, self.labels)
-            axis.set_title(f"{name}: {pairs.shape[1]:,} edges, {homophily:.1%} intra-class", fontsize=10)
-            axis.set_xlabel("node, sorted by class")
-            axis.set_xticks([])
-            axis.set_yticks([])
-        self._draw_histogram(axes[2])
-        flat = self.embedding.float() - self.embedding.float().mean(dim=0)
-        _, _, directions = torch.pca_lowrank(flat, q=2, center=False, niter=4)
-        points = (flat @ directions).numpy()
-        axes[3].scatter(points[:, 0], points[:, 1], c=classes.numpy(), s=5, cmap="tab10", linewidths=0)
-        axes[3].set_title("hidden layer, two principal directions", fontsize=10)
-        figure.suptitle(self.title)
-        figure.savefig(path, dpi=90)
-        plt.close(figure)
+        with drawing(path, 1, 4, figsize=(19, 4.8), dpi=90) as (figure, axes):
+            bounds = classes.bincount().cumsum(0)[:-1]
+            for axis, name, pairs in ((axes[0], "given", self.given), (axes[1], "changed", self.changed)):
+                image, scale = _adjacency_image(position[pairs], len(order))
+                # the root keeps single edges visible beside dense blocks
+                axis.imshow(np.sqrt(image), cmap="Greys", interpolation="nearest", vmax=None)
+                for bound in bounds.tolist():
+                    axis.axhline(bound * scale - 0.5, color="tab:red", linewidth=0.3)
+                    axis.axvline(bound * scale - 0.5, color="tab:red", linewidth=0.3)
+                homophily = edge_homophily(pairs, self.labels)
+                axis.set_title(f"{name}: {pairs.shape[1]:,} edges, {homophily:.1%} intra-class", fontsize=10)
+                axis.set_xlabel("node, sorted by class")
+                axis.set_xticks([])
+                axis.set_yticks([])
+            self._draw_histogram(axes[2])
+            flat = self.embedding.float() - self.embedding.float().mean(dim=0)
+            _, _, directions = torch.pca_lowrank(flat, q=2, center=False, niter=4)
+            points = (flat @ directions).numpy()
+            axes[3].scatter(points[:, 0], points[:, 1], c=classes.numpy(), s=5, cmap="tab10", linewidths=0)
+            axes[3].set_title("hidden layer, two principal directions", fontsize=10)
+            figure.suptitle(self.title)
 
     def _draw_histogram(self, axis: Any) -> None:
         axis.set_title("predicted probability of edges and as many other pairs", fontsize=10)
@@ -133,10 +120,6 @@ class NodePredictions:
         axis.set_xlabel("probability")
         axis.set_ylabel("share of each kind")
         axis.legend(fontsize=7)
-
-
-def _set_of(mask: Tensor) -> str:
-    return " ".join(map(str, mask.nonzero()[:, 0].tolist()))
 
 
 def _adjacency_image(places: Tensor, nodes: int) -> tuple[np.ndarray[Any, Any], float]:

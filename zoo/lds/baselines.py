@@ -17,6 +17,7 @@ from zoo.lds.pictures import NodeScores, split_names
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.parallel import refuse_processes
 from zoo.randomness import derived_seed, global_seed
+from zoo.reports import class_names_of
 
 Method = Literal["logreg", "linear_svm", "rbf_svm", "random_forest", "ffnn", "label_propagation"]
 _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -175,7 +176,8 @@ class FeatureBaseline(LightningModule):
         self.log(f"{stage}/setting", float(self.best), batch_size=1)
 
     def predict_step(self, batch: Any, batch_idx: int) -> NodeScores:
-        return NodeScores(self.scores(batch).cpu(), batch.y.cpu(), split_names(batch, _SETS))
+        names = class_names_of(self, self.hparams["num_classes"])
+        return NodeScores(self.scores(batch).cpu(), batch.y.cpu(), split_names(batch, _SETS), names)
 
 
 def _accuracy(scores: Tensor, labels: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_processes
 from zoo.randomness import generator, global_seed
+from zoo.reports import class_names_of
 
 # First words of the keys of this module's random streams.
 _GRAPH, _DROPOUT, _INIT, _EVALUATION, _TEST, _CANDIDATES = 301, 302, 303, 304, 305, 306
@@ -552,7 +553,8 @@ class LDS(LightningModule):
         split = split_names(batch, _SETS)
         tensors = (scores, batch.y, self._pairs(), self.kept_theta, self._initial_theta(batch))
         scores, labels, pairs, theta, initial = (t.cpu() for t in tensors)
-        return LearnedGraph(scores, labels, split, pairs, theta, initial)
+        names = class_names_of(self, self.hparams["num_classes"])
+        return LearnedGraph(scores, labels, split, names, pairs, theta, initial)
 
     def save_graph(self, path: str | Path) -> Path:
         """Write the kept graph: pairs with theta > 0, their probabilities, node ids (npz without pickles)."""

@@ -45,6 +45,7 @@ from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.nn.settings import settings_of
 from zoo.randomness import local_rows, step_generator
+from zoo.reports import class_names_of
 
 _PARTS = ("verb", "noun")
 
@@ -443,7 +444,7 @@ class MBT(LightningModule):
         fused = fused_logits(logits, present)
         data = getattr(self.trainer, "datamodule", None)
         classes = getattr(data, "class_names", None) or self.hparams["class_names"]
-        classes = classes or [str(c) for c in range(self.hparams["num_classes"])]
+        classes = classes or class_names_of(self, self.hparams["num_classes"])
         names = getattr(data, "clip_name", None)
         index = batch["index"].tolist()
         if self.task == "multi_label":
@@ -463,7 +464,9 @@ class MBT(LightningModule):
             class_names=list(classes),
             number=batch_idx,
             rank=self.global_rank,
+            labels=batch["label"].cpu() if known else None,
             several=self.task == "multi_label",
+            groups=self.groups if self.task == "verb_noun" else [],
         )
         if present is not None:
             given = [m for m in self.modalities if m in batch]

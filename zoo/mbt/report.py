@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.reports import drawing, write_scores
+
 DRAWN = 6  # clips in a picture
 PICTURES = 4  # batches with a picture
-_ALL_COLUMNS = 40  # with more classes, the CSV has the best five alone
 
 
 @dataclass
@@ -32,7 +32,10 @@ class ClipScores:
         spectrogram_map: (b, t, f) attention over the spectrogram.
         number: of the batch on this process.
         rank: of the process.
+        labels: of the clips as in the batch, or None.
+        split: name of each clip's set, or None.
         several: whether a clip may have several labels.
+        groups: sizes of groups of classes, of ``verb_noun``.
         extra: further columns of the CSV.
     """
 
@@ -46,60 +49,53 @@ class ClipScores:
     spectrogram_map: Tensor | None = None
     number: int = 0
     rank: int = 0
+    labels: Tensor | None = None
+    split: list[str] | None = None
     several: bool = False
+    groups: list[int] = field(default_factory=list)
     extra: dict[str, list[str]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> list[Path]:
         """``scores.csv`` and, of the first batches, ``attention.png`` in ``folder``."""
         end = f"_rank{self.rank}" if self.rank else ""
         paths = [folder / f"scores{end}.csv"]
-        self._write_scores(paths[0])
+        write_scores(
+            paths[0],
+            self.scores,
+            self.class_names,
+            self.names,
+            self.labels,
+            self.split,
+            self.several,
+            self.groups,
+            self.extra,
+            append=self.number > 0,
+        )
         if self.number < PICTURES and (self.rgb is not None or self.spectrogram is not None):
             paths.append(folder / f"attention{end}{f'_{self.number}' if self.number else ''}.png")
             self.draw(paths[1])
         return paths if self.number == 0 else paths[1:]
 
-    def _write_scores(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        best = self.scores.topk(min(5, self.scores.shape[1]), dim=1)
-        every = len(self.class_names) <= _ALL_COLUMNS
-        with path.open("w" if self.number == 0 else "a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            ranked = [c for i in range(best.values.shape[1]) for c in (f"top{i + 1}", f"score{i + 1}")]
-            if self.number == 0:
-                writer.writerow(["clip", "label", *self.extra, *ranked, *(self.class_names if every else [])])
-            for i, name in enumerate(self.names):
-                pairs = zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
-                row = [x for c, p in pairs for x in (self.class_names[c], f"{p:.6f}")]
-                row += [f"{p:.6f}" for p in self.scores[i].tolist()] if every else []
-                writer.writerow([name, self.truth[i], *(v[i] for v in self.extra.values()), *row])
-
     def draw(self, path: Path) -> None:
         """A row per clip: the frame, attention over it, the spectrogram, attention over it, the scores."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
         kinds = [k for k in ("rgb", "spectrogram") if getattr(self, k) is not None]
         rows = min(DRAWN, len(self.names))
         columns = 2 * len(kinds) + 1
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(2.6 * columns, 2.3 * rows), layout="constrained", squeeze=False
-        )
-        for i in range(rows):
-            place = iter(axes[i])
-            if self.rgb is not None:
-                self._draw_frame(next(place), next(place), i)
-            if self.spectrogram is not None:
-                self._draw_sound(next(place), next(place), i)
-            self._draw_scores(next(place), i)
-        words = {"rgb": "middle frame", "spectrogram": "log-mel (time, band)"}
-        titles = [title for k in kinds for title in (words[k], "attention")]
-        for axis, title in zip(axes[0], titles, strict=False):
-            axis.set_title(title, fontsize=9)
-        figure.savefig(path, dpi=80)
-        plt.close(figure)
+        with drawing(path, rows, columns, figsize=(2.6 * columns, 2.3 * rows), squeeze=False, dpi=80) as (
+            _,
+            axes,
+        ):
+            for i in range(rows):
+                place = iter(axes[i])
+                if self.rgb is not None:
+                    self._draw_frame(next(place), next(place), i)
+                if self.spectrogram is not None:
+                    self._draw_sound(next(place), next(place), i)
+                self._draw_scores(next(place), i)
+            words = {"rgb": "middle frame", "spectrogram": "log-mel (time, band)"}
+            titles = [title for k in kinds for title in (words[k], "attention")]
+            for axis, title in zip(axes[0], titles, strict=False):
+                axis.set_title(title, fontsize=9)
 
     def _draw_frame(self, plain: Any, overlaid: Any, i: int) -> None:
         assert self.rgb is not None

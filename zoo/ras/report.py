@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.reports import save_png
+from zoo.reports import drawing, save_png
 
 Array = np.ndarray[Any, Any]
 _RED = np.array([230, 40, 40], dtype=np.float64)
@@ -48,11 +48,6 @@ def write_curves(folder: Path, curves: Mapping[str, Mapping[str, Array]]) -> lis
         folder: to write to.
         curves: test set -> ``precision``, ``recall`` and others, (256,) each, at thresholds 0..255.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     folder.mkdir(parents=True, exist_ok=True)
     table, picture = folder / "curves_test.csv", folder / "curves_test.png"
     with table.open("w", newline="") as file:
@@ -60,13 +55,11 @@ def write_curves(folder: Path, curves: Mapping[str, Mapping[str, Array]]) -> lis
         rows.writerow(["set", "threshold", *next(iter(curves.values()))])
         for name, columns in curves.items():
             rows.writerows([name, t, *values] for t, values in enumerate(zip(*columns.values(), strict=True)))
-    figure, axis = plt.subplots(figsize=(4.5, 4), layout="constrained")
-    for name, columns in curves.items():
-        axis.plot(columns["recall"], columns["precision"], label=name)
-    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axis.legend()
-    figure.savefig(picture, dpi=100)
-    plt.close(figure)
+    with drawing(picture, figsize=(4.5, 4), dpi=100) as (_, axis):
+        for name, columns in curves.items():
+            axis.plot(columns["recall"], columns["precision"], label=name)
+        axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        axis.legend()
     return [table, picture]
 
 
@@ -99,22 +92,15 @@ class SaliencyMaps:
         return paths
 
     def _draw(self, path: Path, columns: dict[str, list[Array]]) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
         rows = len(next(iter(columns.values())))
         height, width = next(iter(columns.values()))[0].shape[:2]
         size = (1.6 * len(columns), 1.6 * rows * height / width + 0.4)
-        figure, axes = plt.subplots(rows, len(columns), figsize=size, squeeze=False, layout="constrained")
-        for column, (title, pictures) in enumerate(columns.items()):
-            for row, pixels in enumerate(pictures):
-                axis = axes[row, column]
-                axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="nearest")
-                axis.set_xticks([])
-                axis.set_yticks([])
-                if row == 0:
-                    axis.set_title(title, fontsize=7)
-        figure.savefig(path, dpi=100)
-        plt.close(figure)
+        with drawing(path, rows, len(columns), figsize=size, squeeze=False, dpi=100) as (_, axes):
+            for column, (title, pictures) in enumerate(columns.items()):
+                for row, pixels in enumerate(pictures):
+                    axis = axes[row, column]
+                    axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="nearest")
+                    axis.set_xticks([])
+                    axis.set_yticks([])
+                    if row == 0:
+                        axis.set_title(title, fontsize=7)

@@ -611,8 +611,8 @@ def test_predict_on_files_gives_scores(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.warns(UserWarning, match="1 of 2 prediction clips cannot be decoded and are skipped"):
         assert cli.main(["predict", *flags]) == 0
     table = next(tmp_path.rglob("scores.csv")).read_text().splitlines()
-    assert table[0] == 'clip,label,top1,score1,top2,score2,dog barking,"playing flute, solo"'
-    assert table[1].startswith("new.mp4,,")
+    assert table[0] == 'name,split,label,prediction,score,dog barking,"playing flute, solo"'
+    assert table[1].startswith("new.mp4,,,")
     assert next(tmp_path.rglob("attention.png")).stat().st_size > 5000
 
 
@@ -643,7 +643,7 @@ def test_a_trained_model_predicts_a_file_without_its_data(tmp_path: Path) -> Non
         assert cli.main(["predict", *flags, *given]) == 0
         tables.append(next(out.rglob("scores.csv")).read_text())
     assert tables[0] == tables[1]
-    assert tables[1].startswith('clip,label,top1,score1,top2,score2,dog barking,"playing flute, solo"')
+    assert tables[1].startswith('name,split,label,prediction,score,dog barking,"playing flute, solo"')
     stored = zoo.load(weights).hparams
     assert (stored["spectrogram_mean"], stored["spectrogram_std"]) == measured
     assert not (tmp_path / "gone").exists()

@@ -19,7 +19,10 @@ from datamodules.graphs.knn_graph import knn_matrix, nested_split
     [("wine", "upper", 918), ("wine", "max", 1199), ("cancer", "upper", 2866), ("cancer", "max", 4163)],
 )
 def test_the_graphs_have_the_known_numbers_of_edges(name: Any, symmetry: Any, edges: int) -> None:
-    graph = KNNGraph(name, k=10, metric="cosine", knn_sym=symmetry).read()
+    data = KNNGraph(name, k=10, metric="cosine", knn_sym=symmetry)
+    graph = data.read()
+    names = {"wine": ["class_0", "class_1", "class_2"], "cancer": ["malignant", "benign"]}
+    assert data.class_names == names[name]
     assert graph.edge_index.shape == (2, 2 * edges)
     assert "edge_weight" not in graph
     assert not (graph.edge_index[0] == graph.edge_index[1]).any()

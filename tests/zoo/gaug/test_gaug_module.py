@@ -515,9 +515,9 @@ def test_the_command_line_trains_tests_and_predicts(config: str, tmp_path: Path)
         rows = list(csv.DictReader(file))
     assert len(rows) == 300
     test_rows = [r for r in rows if r["split"] == "test"]
-    hits = sum(r["predicted"] == r["label"] for r in test_rows) / len(test_rows)
+    hits = sum(r["prediction"] == r["label"] for r in test_rows) / len(test_rows)
     assert hits == pytest.approx(tested["test/micro_f1"], abs=1e-6)
-    probabilities = [sum(float(v) for k, v in r.items() if k.startswith("class_")) for r in rows]
+    probabilities = [sum(float(v) for k, v in r.items() if k.isdigit()) for r in rows]
     assert probabilities == pytest.approx([1.0] * 300, abs=1e-4)
     assert (folder / "graph.png").stat().st_size > 20_000
     with (folder / "edges.csv").open() as file:

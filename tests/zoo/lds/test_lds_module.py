@@ -448,11 +448,11 @@ def test_predict_writes_scores_graph_and_pictures(tmp_path: Path, capsys: pytest
         assert (scores.parent / name).stat().st_size > 300
         assert f"predictions/{name}" in output
     lines = scores.read_text().splitlines()
-    assert lines[0] == "node,set,class,predicted,p0,p1,p2,p3"
+    assert lines[0] == "name,split,label,prediction,score,0,1,2,3"
     assert len(lines) == 35
     cells = lines[1].split(",")
     assert cells[:2] == ["0", "train"]
-    assert sum(map(float, cells[4:])) == pytest.approx(1, abs=1e-5)
+    assert sum(map(float, cells[5:])) == pytest.approx(1, abs=1e-5)
 
 
 def test_digits_are_raw_unless_standardized_and_constant_pixels_become_zero() -> None:

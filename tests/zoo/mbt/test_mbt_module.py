@@ -400,7 +400,7 @@ def test_fit_test_and_predict_leave_what_a_person_looks_at(tmp_path: Path) -> No
     assert cli.main(["predict", "--config", "mbt_tones_sum", *root, *few, f"--ckpt_path={checkpoint}"]) == 0
     found = next(tmp_path.rglob("scores.csv"))
     rows = found.read_text().splitlines()
-    assert rows[0] == "clip,label,top1,score1,top2,score2,top3,score3,0,1,2"
+    assert rows[0] == "name,split,label,prediction,score,0,1,2"
     assert len(rows) == 13
     assert rows[1].startswith('"0: written ')
     assert sorted(p.name for p in found.parent.glob("*.png")) == ["attention.png", "attention_1.png"]

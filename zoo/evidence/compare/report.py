@@ -16,6 +16,7 @@ from zoo.evidence.compare.claim import Claim
 from zoo.evidence.compare.runs import Results, Runs
 from zoo.evidence.compare.selection import setting_text
 from zoo.evidence.compare.verdict import Outcome, overall_verdict
+from zoo.reports import drawing
 
 
 def arm_rows(claim: Claim, results: Results) -> list[dict[str, Any]]:
@@ -173,71 +174,54 @@ def choices_csv(claim: Claim, made: Runs) -> str:
 
 def plot(claim: Claim, results: Results, path: Path) -> None:
     """One panel per metric: a point per arm and seed, a line joins the arms of a seed, a bar is the mean."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     means = {(r["metric"], r["arm"]): r["mean"] for r in arm_rows(claim, results)}
     metrics = list(dict.fromkeys(metric for metric, _ in means))
     columns = min(3, len(metrics))
     lines = -(-len(metrics) // columns)
     width = max(3.4, 0.5 * len(claim.arms))
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(1 + width * columns, 3.6 * lines), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(metrics) :]:
-        axis.set_visible(False)
-    for axis, metric in zip(axes.flat, metrics, strict=False):
-        for seed in claim.seeds:
-            values = [results[arm][seed]["metrics"].get(metric, float("nan")) for arm in claim.arms]
-            axis.plot(values, marker="o", markersize=4, linewidth=0.6, alpha=0.7, label=f"seed {seed}")
-        for i, arm in enumerate(claim.arms):
-            if (metric, arm) in means:
-                axis.hlines(means[metric, arm], i - 0.3, i + 0.3, color="black", linewidth=2)
-        axis.set_xticks(range(len(claim.arms)), list(claim.arms), rotation=30, ha="right", fontsize=7)
-        axis.set_title(metric, fontsize=9)
-        axis.grid(alpha=0.3)
-    axes.flat[0].legend(fontsize=6)
-    figure.suptitle(claim.title, fontsize=10)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(
+        path, lines, columns, figsize=(1 + width * columns, 3.6 * lines), squeeze=False, dpi=110
+    ) as (figure, axes):
+        for axis in axes.flat[len(metrics) :]:
+            axis.set_visible(False)
+        for axis, metric in zip(axes.flat, metrics, strict=False):
+            for seed in claim.seeds:
+                values = [results[arm][seed]["metrics"].get(metric, float("nan")) for arm in claim.arms]
+                axis.plot(values, marker="o", markersize=4, linewidth=0.6, alpha=0.7, label=f"seed {seed}")
+            for i, arm in enumerate(claim.arms):
+                if (metric, arm) in means:
+                    axis.hlines(means[metric, arm], i - 0.3, i + 0.3, color="black", linewidth=2)
+            axis.set_xticks(range(len(claim.arms)), list(claim.arms), rotation=30, ha="right", fontsize=7)
+            axis.set_title(metric, fontsize=9)
+            axis.grid(alpha=0.3)
+        axes.flat[0].legend(fontsize=6)
+        figure.suptitle(claim.title, fontsize=10)
 
 
 def plot_differences(judged: Sequence[Outcome], path: Path) -> None:
     """Paired differences of each predicate, positive as claimed: a point per seed, mean and t interval."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     metrics = list(dict.fromkeys(o.predicate.metric for o in judged))
     groups = [[o for o in judged if o.predicate.metric == metric] for metric in metrics]
     heights = [0.6 + 0.35 * len(group) for group in groups]
-    figure, axes = plt.subplots(
-        len(groups),
-        1,
-        figsize=(7, sum(heights) + 0.6),
-        squeeze=False,
-        height_ratios=heights,
-        layout="constrained",
-    )
-    for axis, metric, group in zip(axes.flat, metrics, groups, strict=True):
-        for row, o in enumerate(group):
-            s = o.statistics
-            axis.plot(o.differences, [row] * s.n, "o", markersize=4, alpha=0.6, color="tab:blue")
-            if s.n > 1:
-                axis.errorbar(s.mean, row, xerr=[[s.mean - s.low], [s.high - s.mean]], fmt="k|", capsize=4)
-            if o.predicate.least_effect:
-                axis.plot(o.predicate.least_effect, row, "r|", markersize=14)
-        names = [f"{o.predicate.better} over {o.predicate.worse}" for o in group]
-        axis.set_yticks(range(len(group)), names, fontsize=8)
-        axis.set_ylim(len(group) - 0.5, -0.5)
-        axis.axvline(0.0, color="grey", linewidth=0.8)
-        axis.set_title(f"{metric}: gain per seed, mean and 95 % interval", fontsize=9)
-        axis.grid(alpha=0.3, axis="x")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(
+        path, len(groups), 1, figsize=(7, sum(heights) + 0.6), squeeze=False, height_ratios=heights, dpi=110
+    ) as (_, axes):
+        for axis, metric, group in zip(axes.flat, metrics, groups, strict=True):
+            for row, o in enumerate(group):
+                s = o.statistics
+                axis.plot(o.differences, [row] * s.n, "o", markersize=4, alpha=0.6, color="tab:blue")
+                if s.n > 1:
+                    axis.errorbar(
+                        s.mean, row, xerr=[[s.mean - s.low], [s.high - s.mean]], fmt="k|", capsize=4
+                    )
+                if o.predicate.least_effect:
+                    axis.plot(o.predicate.least_effect, row, "r|", markersize=14)
+            names = [f"{o.predicate.better} over {o.predicate.worse}" for o in group]
+            axis.set_yticks(range(len(group)), names, fontsize=8)
+            axis.set_ylim(len(group) - 0.5, -0.5)
+            axis.axvline(0.0, color="grey", linewidth=0.8)
+            axis.set_title(f"{metric}: gain per seed, mean and 95 % interval", fontsize=9)
+            axis.grid(alpha=0.3, axis="x")
 
 
 def manifest_entries(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from zoo.evidence.sweep.file import Sweep
 from zoo.evidence.sweep.parameters import Parameter
 from zoo.evidence.sweep.study import Study, result_of, was_killed
 from zoo.evidence.sweep.trials import short
+from zoo.reports import drawing
 
 _BEST, _OTHER, _FAILED = "tab:red", "tab:blue", "black"
 
@@ -150,47 +151,40 @@ def again(sweep: Sweep, file: Path) -> str:
 
 def plot(sweep: Sweep, rows: Sequence[Row], path: Path) -> None:
     """The metric over trials and against each searched parameter; failed and diverged trials at the edge."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     panels: list[Parameter | None] = [None, *sweep.searched]
     columns = len(panels) if len(panels) <= 4 else 3
     lines = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.2 * columns, 3 * lines), squeeze=False, layout="constrained", sharey=True
-    )
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    names = ["trial", *short_names([p.name for p in sweep.searched])]
-    for axis, parameter, name in zip(axes.flat, panels, names, strict=False):
-        places = _places(axis, parameter, rows)
-        good = [(x, r.value) for x, r in zip(places, rows, strict=True) if r.good]
-        axis.plot(*zip(*good[1:], strict=True) if good[1:] else ([], []), "o", color=_OTHER, alpha=0.7)
-        if good:
-            axis.plot(*good[0], "*", color=_BEST, markersize=13, label="best")
-        bad = [x for x, r in zip(places, rows, strict=True) if not r.good]
-        if bad:  # x in the data's units, y at the upper edge
-            axis.plot(
-                bad,
-                [0.97] * len(bad),
-                "x",
-                color=_FAILED,
-                transform=axis.get_xaxis_transform(),
-                label="failed",
-            )
-        axis.set_xlabel(name)
-        axis.grid(alpha=0.3)
-    values = [r.value for r in rows if r.good and r.value is not None]
-    if values and min(values) > 0 and max(values) > 30 * min(values):
-        axes.flat[0].set_yscale("log")
-    for axis in axes[:, 0]:
-        axis.set_ylabel(sweep.metric)
-    if rows:
-        axes.flat[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(
+        path, lines, columns, figsize=(3.2 * columns, 3 * lines), squeeze=False, sharey=True, dpi=110
+    ) as (_, axes):
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        names = ["trial", *short_names([p.name for p in sweep.searched])]
+        for axis, parameter, name in zip(axes.flat, panels, names, strict=False):
+            places = _places(axis, parameter, rows)
+            good = [(x, r.value) for x, r in zip(places, rows, strict=True) if r.good]
+            axis.plot(*zip(*good[1:], strict=True) if good[1:] else ([], []), "o", color=_OTHER, alpha=0.7)
+            if good:
+                axis.plot(*good[0], "*", color=_BEST, markersize=13, label="best")
+            bad = [x for x, r in zip(places, rows, strict=True) if not r.good]
+            if bad:  # x in the data's units, y at the upper edge
+                axis.plot(
+                    bad,
+                    [0.97] * len(bad),
+                    "x",
+                    color=_FAILED,
+                    transform=axis.get_xaxis_transform(),
+                    label="failed",
+                )
+            axis.set_xlabel(name)
+            axis.grid(alpha=0.3)
+        values = [r.value for r in rows if r.good and r.value is not None]
+        if values and min(values) > 0 and max(values) > 30 * min(values):
+            axes.flat[0].set_yscale("log")
+        for axis in axes[:, 0]:
+            axis.set_ylabel(sweep.metric)
+        if rows:
+            axes.flat[0].legend(fontsize=8)
 
 
 def _places(axis: Any, parameter: Parameter | None, rows: Sequence[Row]) -> list[Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.metrics.graph_mmd import RULES, IsomorphismClasses, is_connected, trimmed
 from zoo.metrics.graph_statistics import Array, clustering, orbit_counts
+from zoo.reports import drawing
 
 _COLUMNS, _ROWS = 8, 3  # drawings of each kind on the sheet
 _COLUMN_NAMES = (
@@ -78,27 +79,21 @@ class GeneratedGraphs:
                 writer.writerow(["training", index, *_numbers(graph), int(valid(graph)), "", 1])
 
     def _draw(self, path: Path, graphs: Sequence[Array]) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
         shown: list[tuple[str, Array | None]] = [("generated", g) for g in graphs[: _COLUMNS * _ROWS]]
         shown += [("", None)] * (-len(shown) % _COLUMNS)
         shown += [("training", g) for g in self.training[: _COLUMNS * _ROWS]]
         rows = -(-len(shown) // _COLUMNS)
-        figure, axes = plt.subplots(
-            rows, _COLUMNS, figsize=(1.7 * _COLUMNS, 1.75 * rows), squeeze=False, layout="constrained"
-        )
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, (source, graph) in zip(axes.flat, shown, strict=False):
-            if graph is not None:
-                draw_graph(axis, graph, "tab:blue" if source == "generated" else "tab:gray")
-                axis.set_title(f"{source}, {len(graph)} nodes", fontsize=7)
-        figure.suptitle(self.title, fontsize=11)
-        figure.savefig(path, dpi=80)
-        plt.close(figure)
+        with drawing(path, rows, _COLUMNS, figsize=(1.7 * _COLUMNS, 1.75 * rows), squeeze=False, dpi=80) as (
+            figure,
+            axes,
+        ):
+            for axis in axes.flat:
+                axis.axis("off")
+            for axis, (source, graph) in zip(axes.flat, shown, strict=False):
+                if graph is not None:
+                    draw_graph(axis, graph, "tab:blue" if source == "generated" else "tab:gray")
+                    axis.set_title(f"{source}, {len(graph)} nodes", fontsize=7)
+            figure.suptitle(self.title, fontsize=11)
 
 
 def _numbers(graph: Array) -> list[Any]:

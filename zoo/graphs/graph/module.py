@@ -24,6 +24,7 @@ from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
 from zoo.nn.settings import settings_of
+from zoo.reports import class_names_of
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
@@ -305,7 +306,6 @@ class GraphClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> GraphPredictions:
         scores, vectors, _ = self._embed(batch)
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         h = self.hparams
         return GraphPredictions(
             scores=scores.float().softmax(dim=1).cpu(),
@@ -314,7 +314,7 @@ class GraphClassifier(LightningModule):
             embedding=vectors.float().cpu(),
             edge_index=batch.edge_index.cpu(),
             ptr=batch.ptr.cpu(),
-            class_names=tuple(names or map(str, range(h["num_classes"]))),
+            class_names=class_names_of(self, h["num_classes"]),
             title=f"{h['arch']}, readout {h['readout']}: {len(batch.y)} test graphs",
         )
 

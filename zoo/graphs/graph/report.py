@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from zoo.reports import drawing, write_scores
 
 _EXAMPLES = 12
 _ROUNDS = 60  # of the spring layout
@@ -28,6 +30,7 @@ class GraphPredictions:
         ptr: int64 (B + 1,), where the nodes of each graph begin.
         class_names: C names.
         title: of the picture.
+        split: the set that they are of.
     """
 
     scores: Tensor
@@ -36,28 +39,22 @@ class GraphPredictions:
     embedding: Tensor
     edge_index: Tensor
     ptr: Tensor
-    class_names: tuple[str, ...]
+    class_names: Sequence[str]
     title: str
+    split: str = "test"
 
     def write(self, folder: Path) -> list[Path]:
         """``scores.csv`` and ``graphs.png`` in ``folder``."""
         outputs = [folder / "scores.csv", folder / "graphs.png"]
-        self._write_scores(outputs[0])
-        self._draw(outputs[1])
-        return outputs
-
-    def _write_scores(self, path: Path) -> None:
         edges = torch.bincount(
             torch.bucketize(self.edge_index[0], self.ptr[1:], right=True), minlength=len(self.labels)
         )
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            classes = [f"class_{c}" for c in range(self.scores.shape[1])]
-            writer.writerow(["graph", "nodes", "directed_edges", "label", "predicted", *classes])
-            for i, row in enumerate(self.scores):
-                head = [int(self.numbers[i]), int(self.ptr[i + 1] - self.ptr[i]), int(edges[i])]
-                chosen = [int(self.labels[i]), int(row.argmax())]
-                writer.writerow([*head, *chosen, *(f"{p:.6f}" for p in row.tolist())])
+        sizes = {"nodes": self.ptr.diff().tolist(), "directed_edges": edges.tolist()}
+        split = [self.split] * len(self.labels)
+        names = self.numbers.tolist()
+        write_scores(outputs[0], self.scores, self.class_names, names, self.labels, split, extra=sizes)
+        self._draw(outputs[1])
+        return outputs
 
     def examples(self) -> list[int]:
         """Up to twelve graphs, at most half of them mistakes; the others go round the classes."""
@@ -74,35 +71,28 @@ class GraphPredictions:
         return [i for _, _, i in sorted(turn)[:room]] + chosen
 
     def _draw(self, path: Path) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
-        figure = plt.figure(figsize=(17, 7.2), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(2.1, 1))
-        axes = left.subplots(3, 4)
-        predicted = self.scores.argmax(dim=1)
-        chosen = self.examples()
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, i in zip(axes.flat, chosen, strict=False):
-            self._draw_graph(axis, i)
-            good = bool(predicted[i] == self.labels[i])
-            truth, guess = self.class_names[int(self.labels[i])], self.class_names[int(predicted[i])]
-            text = f"{truth}" if good else f"{truth}, taken for {guess}"
-            axis.set_title(
-                f"{text} ({float(self.scores[i].max()):.2f})",
-                fontsize=9,
-                color="black" if good else "tab:red",
-            )
-        top, bottom = right.subplots(2, 1)
-        self._draw_confusion(top)
-        self._draw_embedding(bottom)
-        accuracy = float((predicted == self.labels).float().mean())
-        figure.suptitle(f"{self.title}, accuracy {accuracy:.3f}")
-        figure.savefig(path, dpi=80)
-        plt.close(figure)
+        with drawing(path, 0, 0, dpi=80, figsize=(17, 7.2)) as (figure, _):
+            left, right = figure.subfigures(1, 2, width_ratios=(2.1, 1))
+            axes = left.subplots(3, 4)
+            predicted = self.scores.argmax(dim=1)
+            chosen = self.examples()
+            for axis in axes.flat:
+                axis.axis("off")
+            for axis, i in zip(axes.flat, chosen, strict=False):
+                self._draw_graph(axis, i)
+                good = bool(predicted[i] == self.labels[i])
+                truth, guess = self.class_names[int(self.labels[i])], self.class_names[int(predicted[i])]
+                text = f"{truth}" if good else f"{truth}, taken for {guess}"
+                axis.set_title(
+                    f"{text} ({float(self.scores[i].max()):.2f})",
+                    fontsize=9,
+                    color="black" if good else "tab:red",
+                )
+            top, bottom = right.subplots(2, 1)
+            self._draw_confusion(top)
+            self._draw_embedding(bottom)
+            accuracy = float((predicted == self.labels).float().mean())
+            figure.suptitle(f"{self.title}, accuracy {accuracy:.3f}")
 
     def _draw_graph(self, axis: Any, i: int) -> None:
         start, end = int(self.ptr[i]), int(self.ptr[i + 1])

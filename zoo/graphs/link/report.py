@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.graphs.link.network import pair_codes
+from zoo.reports import drawing
 
 _PAIRS_AT_ONCE = 1 << 20
 _LARGEST_TSNE = 5000
@@ -137,20 +138,13 @@ class LinkPredictions:
             writer.writerow([name, a, b, edge, f"{logit:.6g}", f"{probability:.6f}", *labels])
 
     def _draw(self, path: Path) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
         panels = 3 if self.embedding is None else 4
-        figure, axes = plt.subplots(1, panels, figsize=(4.6 * panels, 4.4), layout="constrained")
-        self._draw_curves(axes[0], axes[1])
-        self._draw_histogram(axes[2])
-        if self.embedding is not None:
-            self._draw_embedding(axes[3])
-        figure.suptitle(self.title)
-        figure.savefig(path, dpi=90)
-        plt.close(figure)
+        with drawing(path, 1, panels, figsize=(4.6 * panels, 4.4), dpi=90) as (figure, axes):
+            self._draw_curves(axes[0], axes[1])
+            self._draw_histogram(axes[2])
+            if self.embedding is not None:
+                self._draw_embedding(axes[3])
+            figure.suptitle(self.title)
 
     def _draw_curves(self, roc: Any, precision: Any) -> None:
         from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve

@@ -25,6 +25,7 @@ from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
 from zoo.randomness import generator, global_seed, step_generator
+from zoo.reports import class_names_of
 
 Split = Literal["train", "val", "test"]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -351,6 +352,8 @@ class NodeClassifier(LightningModule):
         for name in _SPLITS:
             if f"{name}_mask" in batch:
                 split[batch[f"{name}_mask"].cpu().numpy()] = name
+        graph = batch_idx * self.trainer.world_size + self.global_rank
+        names = [f"{graph}:{node}" if graph else node for node in range(len(scores))]
         probability = scores.sigmoid() if self.hparams["multi_label"] else scores.softmax(dim=1)
         return NodeScores(
             scores=probability[counted].float().cpu(),
@@ -358,8 +361,10 @@ class NodeClassifier(LightningModule):
             split=split[counted],
             embedding=hidden[counted].float().cpu(),
             title=title,
-            number=batch_idx * self.trainer.world_size + self.global_rank,
-            nodes=batch.n_id[counted].cpu() if "n_id" in batch else None,
+            names=batch.n_id[counted].tolist() if "n_id" in batch else names,
+            class_names=class_names_of(self, self.hparams["num_classes"]),
+            number=batch_idx,
+            rank=self.global_rank,
         )
 
     # --- checkpoints ------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from zoo.reports import drawing, write_scores
 
 _DRAWN = 20_000  # points of a scatter; larger graphs show so many nodes, evenly spaced
 _PICTURES = 4
@@ -25,8 +27,10 @@ class NodeScores:
         split: (N,) name of each node's set, empty for none.
         embedding: (N, H) the last hidden layer.
         title: of the picture.
-        number: of the batch; graphs after the first have it in their files' names.
-        nodes: (N,) numbers of the nodes in the whole graph; None counts from 0.
+        names: (N,) of the nodes: numbers in the whole graph, ``1:0`` for node 0 of a second one.
+        class_names: C names.
+        number: of the batch on this process; later ones have it in their pictures' names.
+        rank: of the process; those after the first have files of their own.
     """
 
     scores: Tensor
@@ -34,34 +38,34 @@ class NodeScores:
     split: np.ndarray[Any, Any]
     embedding: Tensor
     title: str
+    names: Sequence[object]
+    class_names: Sequence[str]
     number: int = 0
-    nodes: Tensor | None = None
+    rank: int = 0
 
     def write(self, folder: Path) -> list[Path]:
         """``scores.csv`` and, of the first batches, ``nodes.png`` in ``folder``."""
-        end = f"_{self.number}" if self.number else ""
+        end = f"_rank{self.rank}" if self.rank else ""
         paths = [folder / f"scores{end}.csv"]
-        self._write_scores(paths[0])
+        write_scores(
+            paths[0],
+            self.scores,
+            self.class_names,
+            self.names,
+            self.labels,
+            self.split.tolist(),
+            several=self.several,
+            append=self.number > 0,
+        )
         if self.number < _PICTURES:
-            paths.append(folder / f"nodes{end}.png")
+            paths.append(folder / f"nodes{end}{f'_{self.number}' if self.number else ''}.png")
             self._draw(paths[1])
-        return paths
+        return paths if self.number == 0 else paths[1:]
 
     @property
     def several(self) -> bool:
         """Whether a node may have several labels."""
         return self.labels.ndim == 2
-
-    def _write_scores(self, path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            classes = [f"class_{c}" for c in range(self.scores.shape[1])]
-            writer.writerow(["node", "split", "label", "predicted", *classes])
-            names = range(len(self.scores)) if self.nodes is None else self.nodes.tolist()
-            for i, (name, row) in enumerate(zip(names, self.scores, strict=True)):
-                truth = _set_of(self.labels[i] > 0) if self.several else int(self.labels[i])
-                predicted = _set_of(row > 0.5) if self.several else int(row.argmax())
-                writer.writerow([name, self.split[i], truth, predicted, *(f"{p:.6f}" for p in row.tolist())])
 
     def _shown(self) -> Tensor:
         """Nodes that are judged: the test nodes, or all where there are none."""
@@ -69,25 +73,18 @@ class NodeScores:
         return test if bool(test.any()) else torch.ones(len(self.labels), dtype=torch.bool)
 
     def _draw(self, path: Path) -> None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
-        flat = self.embedding.float() - self.embedding.float().mean(dim=0)
-        _, _, directions = torch.pca_lowrank(flat, q=min(2, *flat.shape), center=False, niter=4)
-        points = torch.nn.functional.pad(flat @ directions, (0, 2 - directions.shape[1]))
-        chosen = torch.arange(0, len(points), max(1, len(points) // _DRAWN))
-        self._scatter_classes(axes[0], points, chosen)
-        self._scatter_correct(axes[1], points)
-        if self.several:
-            self._draw_f1(axes[2])
-        else:
-            self._draw_confusion(figure, axes[2])
-        figure.suptitle(self.title)
-        figure.savefig(path, dpi=90)
-        plt.close(figure)
+        with drawing(path, 1, 3, figsize=(16, 5), dpi=90) as (figure, axes):
+            flat = self.embedding.float() - self.embedding.float().mean(dim=0)
+            _, _, directions = torch.pca_lowrank(flat, q=min(2, *flat.shape), center=False, niter=4)
+            points = torch.nn.functional.pad(flat @ directions, (0, 2 - directions.shape[1]))
+            chosen = torch.arange(0, len(points), max(1, len(points) // _DRAWN))
+            self._scatter_classes(axes[0], points, chosen)
+            self._scatter_correct(axes[1], points)
+            if self.several:
+                self._draw_f1(axes[2])
+            else:
+                self._draw_confusion(figure, axes[2])
+            figure.suptitle(self.title)
 
     def _scatter_classes(self, axis: Any, points: Tensor, chosen: Tensor) -> None:
         classes = self.labels.sum(dim=1) if self.several else self.labels
@@ -96,7 +93,9 @@ class NodeScores:
         dots = axis.scatter(*points[chosen].T, c=classes[chosen], s=8, cmap=colours, linewidths=0, **limits)
         if colours == "tab10":
             handles = [
-                axis.plot([], [], "o", color=dots.cmap(dots.norm(c)), markersize=5, label=f"class {c}")[0]
+                axis.plot(
+                    [], [], "o", color=dots.cmap(dots.norm(c)), markersize=5, label=self.class_names[c]
+                )[0]
                 for c in range(self.scores.shape[1])
             ]
             axis.legend(handles=handles, fontsize=7)
@@ -151,7 +150,3 @@ class NodeScores:
         axis.set_title(f"F1 of each of the {len(f1)} labels")
         axis.set_xlabel("share of nodes with the label")
         axis.set_ylabel("F1")
-
-
-def _set_of(mask: Tensor) -> str:
-    return " ".join(map(str, mask.nonzero()[:, 0].tolist()))

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from zoo.metrics.masked import MaskedMAE, MaskedMAPE, MaskedRMSE, known
+from zoo.reports import drawing
 
 _SENSORS, _ROWS = 4, 288
 
@@ -111,73 +112,55 @@ class Forecasts:
 
     def _plot_curves(self, path: Path) -> None:
         """Truth and forecasts of each reported step, at the time that they are for."""
-        plt = _pyplot()
         sensors = self.chosen_sensors()
         mae = self.by_sensor()
-        figure, axes = plt.subplots(
-            len(sensors),
-            1,
-            figsize=(11, 2.3 * len(sensors)),
-            sharex=True,
-            layout="constrained",
-            squeeze=False,
-        )
-        rows = min(len(self.forecast), _ROWS)
-        for axis, sensor in zip(axes[:, 0], sensors, strict=True):
-            place = self.steps.index(self.report[0])
-            truth, when = self.target[:rows, place, sensor].clone(), self.time[:rows, place]
-            truth[~known(truth, self.null)] = float("nan")
-            axis.plot(when, truth, color="black", linewidth=1.4, label="truth")
-            for i, step in enumerate(self.report):
-                place = self.steps.index(step)
-                axis.plot(
-                    self.time[:rows, place],
-                    self.forecast[:rows, place, sensor],
-                    color=f"C{i}",
-                    linewidth=0.9,
-                    label=f"forecast {step} step{'s' if step > 1 else ''} before",
+        with drawing(
+            path, len(sensors), 1, figsize=(11, 2.3 * len(sensors)), sharex=True, squeeze=False, dpi=100
+        ) as (_, axes):
+            rows = min(len(self.forecast), _ROWS)
+            for axis, sensor in zip(axes[:, 0], sensors, strict=True):
+                place = self.steps.index(self.report[0])
+                truth, when = self.target[:rows, place, sensor].clone(), self.time[:rows, place]
+                truth[~known(truth, self.null)] = float("nan")
+                axis.plot(when, truth, color="black", linewidth=1.4, label="truth")
+                for i, step in enumerate(self.report):
+                    place = self.steps.index(step)
+                    axis.plot(
+                        self.time[:rows, place],
+                        self.forecast[:rows, place, sensor],
+                        color=f"C{i}",
+                        linewidth=0.9,
+                        label=f"forecast {step} step{'s' if step > 1 else ''} before",
+                    )
+                axis.set_title(
+                    f"sensor {self.names[sensor]}, MAE {mae[sensor][0]:.2f} over all windows", fontsize=10
                 )
-            axis.set_title(
-                f"sensor {self.names[sensor]}, MAE {mae[sensor][0]:.2f} over all windows", fontsize=10
-            )
-            axis.set_ylabel(self.unit)
-        axes[0, 0].legend(fontsize=8, ncols=4)
-        axes[-1, 0].set_xlabel("time, steps since midnight of the first day")
-        figure.savefig(path, dpi=100)
-        plt.close(figure)
+                axis.set_ylabel(self.unit)
+            axes[0, 0].legend(fontsize=8, ncols=4)
+            axes[-1, 0].set_xlabel("time, steps since midnight of the first day")
 
     def _plot_errors(self, path: Path) -> None:
         """Error by step and, where the places are known, a map of the sensors coloured by error."""
-        plt = _pyplot()
         panels = 1 if self.positions is None else 2
-        figure, axes = plt.subplots(
-            1, panels, figsize=(5.5 * panels, 4.2), layout="constrained", squeeze=False
-        )
-        by_step = self.by_step()
-        for label, values in (("MAE", [e[0] for e in by_step]), ("RMSE", [e[1] for e in by_step])):
-            axes[0, 0].plot(self.steps, values, "o-", label=label)
-        axes[0, 0].set(xlabel="steps ahead", ylabel=f"error {self.unit}".strip(), ylim=(0, None))
-        axes[0, 0].legend()
-        axes[0, 0].set_title("error by step")
-        if self.positions is not None:
-            x, y = np.asarray(self.positions).T
-            mae = [errors[0] for errors in self.by_sensor()]
-            points = axes[0, 1].scatter(x, y, c=mae, cmap="viridis_r", s=28, edgecolor="black", linewidth=0.3)
-            figure.colorbar(points, ax=axes[0, 1], label=f"MAE {self.unit}".strip())
-            axes[0, 1].set_title("error by sensor")
-            if np.abs(y).max() > 1:  # degrees: a degree of longitude is shorter by the cosine of the latitude
-                axes[0, 1].set(xlabel="longitude", ylabel="latitude")
-                axes[0, 1].set_aspect(1 / np.cos(np.radians(y.mean())))
-                axes[0, 1].ticklabel_format(useOffset=False)
-                axes[0, 1].tick_params(axis="x", rotation=30)
-        figure.savefig(path, dpi=100)
-        plt.close(figure)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+        with drawing(path, 1, panels, figsize=(5.5 * panels, 4.2), squeeze=False, dpi=100) as (figure, axes):
+            by_step = self.by_step()
+            for label, values in (("MAE", [e[0] for e in by_step]), ("RMSE", [e[1] for e in by_step])):
+                axes[0, 0].plot(self.steps, values, "o-", label=label)
+            axes[0, 0].set(xlabel="steps ahead", ylabel=f"error {self.unit}".strip(), ylim=(0, None))
+            axes[0, 0].legend()
+            axes[0, 0].set_title("error by step")
+            if self.positions is not None:
+                x, y = np.asarray(self.positions).T
+                mae = [errors[0] for errors in self.by_sensor()]
+                points = axes[0, 1].scatter(
+                    x, y, c=mae, cmap="viridis_r", s=28, edgecolor="black", linewidth=0.3
+                )
+                figure.colorbar(points, ax=axes[0, 1], label=f"MAE {self.unit}".strip())
+                axes[0, 1].set_title("error by sensor")
+                if (
+                    np.abs(y).max() > 1
+                ):  # degrees: a degree of longitude is shorter by the cosine of the latitude
+                    axes[0, 1].set(xlabel="longitude", ylabel="latitude")
+                    axes[0, 1].set_aspect(1 / np.cos(np.radians(y.mean())))
+                    axes[0, 1].ticklabel_format(useOffset=False)
+                    axes[0, 1].tick_params(axis="x", rotation=30)

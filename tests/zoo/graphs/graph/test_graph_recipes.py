@@ -129,8 +129,9 @@ def test_the_embedded_config_learns_and_predicts(tmp_path: Path) -> None:
     with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 80
-    assert all(sum(float(r[f"class_{c}"]) for c in range(4)) == pytest.approx(1, abs=1e-4) for r in rows)
-    right = sum(r["label"] == r["predicted"] for r in rows) / 80
+    names = ("cycle", "ladder", "grid", "random")
+    assert all(sum(float(r[c]) for c in names) == pytest.approx(1, abs=1e-4) for r in rows)
+    right = sum(r["label"] == r["prediction"] for r in rows) / 80
     final = summary("test", name, tmp_path / "p", *flags)["final"]
     assert final["test/accuracy"] == pytest.approx(right, abs=1e-6)
     assert final["test/balanced_accuracy"] == pytest.approx(right, abs=1e-6)  # as many graphs of each class

@@ -356,11 +356,11 @@ def test_prediction_writes_every_node_and_a_picture(tmp_path):
     assert [p.name for p in paths] == ["scores.csv", "nodes.png"]
     with paths[0].open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(r["node"]) for r in rows] == list(range(34))
+    assert [int(r["name"]) for r in rows] == list(range(34))
     assert [r["split"] for r in rows].count("train") == 4
-    scores = np.array([[float(r[f"class_{c}"]) for c in range(4)] for r in rows])
+    scores = np.array([[float(r[str(c)]) for c in range(4)] for r in rows])
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
-    assert [int(r["predicted"]) for r in rows] == scores.argmax(axis=1).tolist()
+    assert [int(r["prediction"]) for r in rows] == scores.argmax(axis=1).tolist()
     assert paths[1].stat().st_size > 10_000
 
 
