@@ -222,7 +222,13 @@ def write_golden(arguments: list[str]) -> None:
             flags = json.loads(path.read_text())["flags"]
         with tempfile.TemporaryDirectory() as folder:
             content = {"flags": flags, "rows": curve(name, Path(folder), flags)}
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        path.write_text(golden_text(content))
+
+
+def golden_text(content: dict[str, Any]) -> str:
+    """JSON with a line for the flags and for each row of metrics.csv."""
+    rows = ",\n".join(json.dumps(row) for row in content["rows"])
+    return f'{{"flags": {json.dumps(content["flags"])}, "rows": [\n{rows}\n]}}\n'
 
 
 if __name__ == "__main__":
