@@ -59,7 +59,11 @@ def test_an_entry_says_all_and_the_others_stay(hub: Path, source: Path, tmp_path
     assert sorted(p.name for p in hub.iterdir()) == ["files", "registry.yaml"]
 
 
-def test_an_entry_is_replaced_where_it_stands(hub: Path, source: Path, tmp_path: Path) -> None:
+def test_an_entry_is_replaced_where_it_stands(
+    hub: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = sum(entry["bytes"] for entry in catalog.registry().values())
+    monkeypatch.setattr(registration, "MOST_IN_ALL", full)  # room for the entry that goes, and no more
     before = (hub / "registry.yaml").read_text()
     path = summary(tmp_path)
     register("dtr_dit_digits", source, path, licence="Apache-2.0", metrics=["test/mse"], folder=hub)
@@ -81,7 +85,7 @@ def test_an_entry_is_replaced_where_it_stands(hub: Path, source: Path, tmp_path:
         ({"config": "lds_wine"}, {}, "holds a zoo.DTR, but config lds_wine is of zoo.LDS"),
         ({}, {"metrics": ["test/fid"]}, "no metric test/fid; it has test/mse, test/class_accuracy"),
         ({"final": {}}, {}, "no metric of any name; it has none"),
-        ({"final": {"test/mse": float("nan")}}, {}, "no number"),
+        ({"final": {"test/mse": 0.1, "test/accuracy": float("nan")}}, {}, "no number"),
         ({"command": "zoo fit --config dtr_dit_digits"}, {}, "give that of `zoo test`"),
         ({}, {"name": "../mine"}, "letters, digits and underscores"),
     ],
