@@ -276,7 +276,7 @@ def test_objects_take_five_to_fifty_per_cent() -> None:
 
 
 def test_training_sees_the_left_of_photographs_and_no_test_digit() -> None:
-    from datamodules import composites
+    from datamodules.images import composites
 
     for photo in photographs():
         left, right = region(photo, "train"), region(photo, "test")
