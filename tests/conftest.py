@@ -16,7 +16,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,9 +66,14 @@ def _known_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     # The command line of a second process is this one's: it would run all tests again, and Lightning kills
     # the first one when it fails.
-    if launcher := sys.modules.get("lightning.pytorch.strategies.launchers.subprocess_script"):
-        refusal = AssertionError("several devices in the process of the tests; start one with subprocess")
-        refuse = mock.Mock(side_effect=refusal)
-        monkeypatch.setattr(launcher._SubprocessScriptLauncher, "_call_children_scripts", refuse)
+    if module := sys.modules.get("lightning.pytorch.strategies.launchers.subprocess_script"):
+        launcher = module._SubprocessScriptLauncher
+        start = launcher._call_children_scripts
+
+        def refuse_more_than_one(self: Any) -> None:
+            assert self.num_processes == 1, "several devices in the process of the tests; use subprocess"
+            start(self)
+
+        monkeypatch.setattr(launcher, "_call_children_scripts", refuse_more_than_one)
     yield
     torch.set_default_dtype(torch.float32)

@@ -112,7 +112,7 @@ KILLS = [
     ("accumulation", "row", 7),
     ("accumulation_over_an_odd_epoch", "saved", 12),
     ("epochs", "batch", 17),
-    ("best_kept", "validation", 10),
+    ("best_kept", "saved", 12),
 ]
 MORE_KILLS = [
     ("mid_epoch", "batch", 9),
@@ -129,6 +129,7 @@ MORE_KILLS = [
     ("epochs", "saved", 12),
     ("part_of_the_epoch", "saved", 6),
     ("best_kept", "saved", 8),
+    ("best_kept", "validation", 10),
 ]
 
 

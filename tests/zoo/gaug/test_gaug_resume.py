@@ -52,7 +52,7 @@ CASES: list[tuple[str, tuple[str, ...], str, int]] = [
     (GAUG_M, ADA, "saved", 9),
     (GAUG_M, ADA, "batch", 14),
 ]
-COVERING = [CASES[i] for i in (1, 3, 5, 7, 10)]  # every phase and border of both methods, every option
+COVERING = [CASES[i] for i in (1, 3, 4, 5, 7, 10)]  # every phase and border of both methods, every option
 
 
 def fit(config: str, root: Path, *flags: str) -> Path:
