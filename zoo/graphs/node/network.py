@@ -98,7 +98,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 class ArchOptions(TypedDict, total=False):
     """What node, graph and link level may say of an architecture; what is left out or null is its own choice.
 
-    Args:
+    Attributes:
         heads: of gat and gatv2 (8); the others have none and do not mind.
         act: activation, ``relu``, of gat and gatv2 ``elu``.
         norm: normalisation after each hidden layer; ``gin`` has it inside its MLP as well. Null has none.
