@@ -6,14 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.lds.edges import (
-    AllPairs,
-    CandidatePairs,
-    choose_candidates,
-    draw_edges,
-    initial_values,
-    project,
-)
+from zoo.lds.edges import AllPairs, CandidatePairs, choose_candidates, draw_edges, initial_values, project
 
 
 def normalised(values: Tensor, nodes: int, candidates: bool = False) -> Tensor:

@@ -109,10 +109,7 @@ def test_weights_and_moments_start_anew_with_each_pass_and_only_then() -> None:
             numbers.append(number)
         return original_step(self, state, number, *args)
 
-    with (
-        mock.patch.object(model, "_restart", restart),
-        mock.patch.object(module.Problem, "step", step),
-    ):
+    with mock.patch.object(model, "_restart", restart), mock.patch.object(module.Problem, "step", step):
         trained(10, max_inner_steps=20, tau=5, inner_patience=1000)
     # 10 updates of 5 steps in passes of 20: the first start, then after updates 4 and 8
     assert len(restarts) == 3

@@ -210,10 +210,7 @@ def test_pyg_and_zoo_agree_along_a_training_in_turns() -> None:
         torch.optim.Adam([*network.encoder.parameters()], lr=0.01),
         torch.optim.Adam(network.discriminator.parameters(), lr=0.001),
     ]
-    pygs = [
-        torch.optim.Adam(example.parameters(), lr=0.01),
-        torch.optim.Adam(other.parameters(), lr=0.001),
-    ]
+    pygs = [torch.optim.Adam(example.parameters(), lr=0.01), torch.optim.Adam(other.parameters(), lr=0.001)]
     for step in range(10):
         noise = [numbers(15, 4, seed=100 * step + i) for i in range(3)]
         with mock.patch.object(theirs.torch, "randn_like", side_effect=noise):

@@ -273,12 +273,7 @@ def test_sixteen_layers_of_gcn_smooth_and_gcnii_does_not():
 @pytest.mark.slow
 def test_a_gcn_of_sixteen_layers_falls_and_appnp_and_gcnii_do_not():
     scores = {}
-    for arch, layers, extra in (
-        ("gcn", 2, {}),
-        ("gcn", 16, {}),
-        ("appnp", 2, {"K": 16}),
-        ("gcnii", 16, {}),
-    ):
+    for arch, layers, extra in (("gcn", 2, {}), ("gcn", 16, {}), ("appnp", 2, {"K": 16}), ("gcnii", 16, {})):
         torch.manual_seed(0)
         module = NodeClassifier(arch=arch, features=16, num_classes=4, layers=layers, patience=None, **extra)
         data = BlockModel()
