@@ -97,8 +97,7 @@ def test_recipe_is_the_papers(name: str, tmp_path: Path) -> None:
     assert (trainer.max_steps, trainer.precision) == (iterations, "bf16-mixed")
     assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches) == (None, 1)
     assert (config.checkpoint.every_n_train_steps, config.checkpoint.keep) == (50_000, -1)
-    assert config.ema.decay == 0.9999
-    assert config.seed_everything == 0
+    assert (config.ema.decay, config.seed_everything) == (0.9999, 0)
     assert isinstance(built.datamodule, datamodules.ImageNetLatents)
     assert built.datamodule.batch_size == 256
 
@@ -190,8 +189,6 @@ def test_true_size_trains_three_steps(tmp_path: Path) -> None:
     assert len(rows) == 3
     assert all(abs(row["train/mse"] - 1) < 0.1 for row in rows)
 
-
-# --- the costs in the headers are those that a counter finds ----------------------------------------------
 
 H200_BF16 = 989e12  # dense, operations per second
 SAMPLES, STEPS = 50_000, 250

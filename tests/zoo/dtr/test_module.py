@@ -192,9 +192,7 @@ def test_two_ranks_together_draw_what_one_process_draws(kind: str) -> None:
 
 def test_timesteps_cover_all_of_0_to_999() -> None:
     t, _, _ = build()._training_draws(torch.zeros(60_000, 1, 1, 1), 0)
-    assert t.dtype == torch.int64
-    assert len(t.unique()) == 1000
-    assert (int(t.min()), int(t.max())) == (0, 999)
+    assert (t.dtype, len(t.unique()), (int(t.min()), int(t.max()))) == (torch.int64, 1000, (0, 999))
 
 
 def test_labels_are_dropped_at_the_given_rate_in_training_alone() -> None:
@@ -300,8 +298,7 @@ def test_casting_leaves_scales_windows_and_metric_sums_alone() -> None:
     assert torch.equal(module.network.routing.starts, starts)
     metric = module.eval_metrics["mse"]
     metric.update(torch.full((1001,), 0.1))
-    assert metric.mean_value.dtype == torch.float32
-    assert metric.compute().item() == pytest.approx(0.1, rel=1e-5)
+    assert (metric.mean_value.dtype, metric.compute().item()) == (torch.float32, pytest.approx(0.1, rel=1e-5))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
@@ -376,8 +373,7 @@ def test_a_compiled_model_sees_one_batch_size() -> None:
         if compiled:
             reference = (mse, last.images)
         else:
-            assert mse == pytest.approx(reference[0], rel=1e-5)
-            assert last.images.shape == (8, 1, 8, 8)
+            assert (mse, last.images.shape) == (pytest.approx(reference[0], rel=1e-5), (8, 1, 8, 8))
             torch.testing.assert_close(last.images, reference[1], atol=1e-4, rtol=1e-4)
 
 
@@ -406,9 +402,7 @@ def test_250_step_sampling_sees_the_original_timesteps() -> None:
     seen = calls(module)
     module.sample(torch.tensor([3]))
     steps = [int(t[0]) for _, t, _ in seen]
-    assert steps[:3] == [999, 995, 991]
-    assert steps[-2:] == [4, 0]
-    assert len(steps) == 250
+    assert (steps[:3], steps[-2:], len(steps)) == ([999, 995, 991], [4, 0], 250)
     assert all(t.dtype == torch.int64 and len(t) == 2 and t[0] == t[1] for _, t, _ in seen)
     assert all(y.tolist() == [3, 10] for _, _, y in seen)
 

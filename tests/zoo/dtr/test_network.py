@@ -367,11 +367,9 @@ def test_initialisation_is_the_official_one() -> None:
 
 
 def test_the_label_table_has_a_null_row_only_with_classes() -> None:
-    assert DiT(**SMALL).y_embedder.embedding_table.weight.shape == (11, 48)
-    assert DiT(**SMALL).null_label == 10
+    assert (DiT(**SMALL).y_embedder.embedding_table.weight.shape, DiT(**SMALL).null_label) == ((11, 48), 10)
     unconditional = DiT(**{**SMALL, "num_classes": 1})
-    assert unconditional.y_embedder.embedding_table.weight.shape == (1, 48)
-    assert unconditional.null_label == 0
+    assert (unconditional.y_embedder.embedding_table.weight.shape, unconditional.null_label) == ((1, 48), 0)
 
 
 def test_without_learned_variance_the_output_is_eps_alone() -> None:

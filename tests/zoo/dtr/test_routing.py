@@ -27,8 +27,7 @@ def test_window_starts_are_those_of_the_official_code(
     channels, alpha, beta = setting
     k, at, first = expected
     starts = window_starts(channels, 1000, alpha, beta)
-    assert starts[[0, 250, 500, 750, 998, 999]].tolist() == at
-    assert int((starts > 0).nonzero()[0]) == first
+    assert (starts[[0, 250, 500, 750, 998, 999]].tolist(), int((starts > 0).nonzero()[0])) == (at, first)
     assert task_masks(channels, 1000, alpha, beta).sum(dim=1).unique().tolist() == [k]
 
 
@@ -63,8 +62,7 @@ def test_channels_in_the_middle_are_on_for_all_tasks() -> None:
 
 @pytest.mark.parametrize(("channels", "k"), [(384, 307), (768, 614), (1024, 819), (1152, 921)])
 def test_the_window_is_truncated_not_rounded(channels: int, k: int) -> None:
-    assert TaskRouting(channels, 1).active == k
-    assert int(task_masks(channels)[500].sum()) == k
+    assert (TaskRouting(channels, 1).active, int(task_masks(channels)[500].sum())) == (k, k)
 
 
 def test_beta_one_masks_nothing() -> None:
@@ -123,8 +121,7 @@ def test_random_routing_is_stored_seeded_and_differs_by_block_and_task() -> None
         return TaskRouting(96, 3, "random", seed=seed).state_dict()["masks"]
 
     one = table(0)
-    assert one.shape == (3, 1000, 96)
-    assert one.dtype == torch.bool
+    assert (one.shape, one.dtype) == ((3, 1000, 96), torch.bool)
     assert one.sum(dim=2).unique().tolist() == [int(96 * 0.8)]
     assert torch.equal(one, table(0))
     assert not torch.equal(one, table(1))

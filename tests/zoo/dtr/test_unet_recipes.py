@@ -68,8 +68,7 @@ def test_recipe_is_adms_network_with_the_dit_rows_training(name: str) -> None:
     group = model.configure_optimizers().param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 0.0)
     data, trainer = config["data"]["init_args"], config["trainer"]
-    assert (data["size"], data["num_classes"]) == (64, h["num_classes"])
-    assert data["predict_samples"] == 50_000
+    assert ((data["size"], data["num_classes"]), data["predict_samples"]) == ((64, h["num_classes"]), 50_000)
     assert (trainer["max_steps"], trainer["precision"]) == (400_000, "bf16-mixed")
     assert config["ema"] == {"decay": 0.9999}
     assert config["checkpoint"] == {"every_n_train_steps": 50_000, "keep": -1}

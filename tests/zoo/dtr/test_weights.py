@@ -24,9 +24,6 @@ from zoo.hub import weights as hub
 WIDTH, DEPTH, HEADS, PATCH, SIZE, CLASSES = 32, 3, 4, 2, 8, 10
 
 
-# --- DiT with DTR as the official code has it, written down again from the specification ---------------
-
-
 def sincos_1d(dim: int, positions: np.ndarray) -> np.ndarray:
     omega = 1.0 / 10000 ** (np.arange(dim // 2, dtype=np.float64) / (dim / 2.0))
     out = np.einsum("m,d->md", positions.reshape(-1), omega)
@@ -173,11 +170,7 @@ def random_module(**arguments: Any) -> zoo.DTR:
 
 
 def assert_equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert sorted(a) == sorted(b)
-    assert [k for k in a if not torch.equal(a[k], b[k])] == []
-
-
-# --- official files ------------------------------------------------------------------------------------
+    assert (sorted(a), [k for k in a if not torch.equal(a[k], b[k])]) == (sorted(b), [])
 
 
 @pytest.mark.parametrize("kind", ["none", "dtr", "random", "unconditional", "no_sigma"])
@@ -189,8 +182,7 @@ def test_converted_weights_compute_what_the_official_block_computes(tmp_path: Pa
     official = OfficialDiT(tables, classes, sigma=kind != "no_sigma")
     module = converted(save(official.state_dict(), tmp_path / "dit.pt"), "--set", "heads=4")
     assert module.network.routing.kind == (kind if tables else "none")
-    assert module.hparams["learn_sigma"] == (kind != "no_sigma")
-    assert module.hparams["num_classes"] == classes
+    assert (module.hparams["learn_sigma"], module.hparams["num_classes"]) == (kind != "no_sigma", classes)
     assert module.hparams["input_size"] == SIZE
     x, t, y = inputs(classes)
     expected = official(x, t, y)
@@ -251,9 +243,6 @@ def test_sizes_of_the_table_need_no_heads(tmp_path: Path, capsys: pytest.Capture
     assert "S 384 x 12" in line
 
 
-# --- trainers' checkpoints -----------------------------------------------------------------------------
-
-
 def test_trainer_checkpoint_gives_its_ema_weights(tmp_path: Path) -> None:
     ema = OfficialDiT().state_dict()
     raw = {f"module.{k}": torch.zeros_like(v) for k, v in ema.items()}
@@ -278,9 +267,6 @@ def test_dtr_checkpoint_brings_the_loss_weights_of_uw(tmp_path: Path) -> None:
     assert module.uncertainty is not None
     assert torch.equal(module.uncertainty.log_variances, scales)
     assert module.hparams["schedule"] == "cosine"
-
-
-# --- routing tables ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [384, 768, 1024, 1152])
@@ -354,9 +340,6 @@ def test_missing_table_of_one_block_is_an_error(tmp_path: Path, capsys: pytest.C
     assert "2 routing tables for 3 blocks" in failure(
         capsys, str(path), "--method", "dtr", "--set", "heads=4", *out
     )
-
-
-# --- diffusers -----------------------------------------------------------------------------------------
 
 
 def diffusers_model(path: Path, shift: float) -> nn.Module:
@@ -493,9 +476,6 @@ def test_configs_of_other_transformers_are_refused(
     save(state, tmp_path / "diffusion_pytorch_model.bin")
     out = ["--out", str(tmp_path / "x.safetensors")]
     assert text in failure(capsys, str(tmp_path), "--method", "dtr", *out)
-
-
-# --- hostile and broken input --------------------------------------------------------------------------
 
 
 class Hostile:

@@ -265,14 +265,12 @@ def test_rounding_passes_the_gradient_straight_through() -> None:
 
 def test_balance_counts_the_self_loops() -> None:
     pos_weight, norm = balance(14, 62)
-    assert pos_weight == pytest.approx(2.16129, abs=1e-5)
-    assert norm == pytest.approx(0.731343, abs=1e-6)
+    assert (pos_weight, norm) == (pytest.approx(2.16129, abs=1e-5), pytest.approx(0.731343, abs=1e-6))
 
 
 def test_warmup_starts_at_zero_rises_and_ends_at_one() -> None:
     factors = [warmup_factor(e, 200, 10) for e in range(200)]
-    assert factors[0] == 0
-    assert factors[-1] == 1
+    assert (factors[0], factors[-1]) == (0, 1)
     assert all(a < b for a, b in itertools.pairwise(factors))
     assert factors[100] == pytest.approx(0.5126, abs=1e-3)
     assert [warmup_factor(e, 200, 0) for e in (0, 7)] == [1.0, 1.0]

@@ -96,9 +96,6 @@ def karate() -> Any:
     return data.graph
 
 
-# --- GAug-O
-
-
 def test_phases_train_the_predictor_then_the_classifier_then_both() -> None:
     recorder = train(GAugO(**SMALL_O))
     assert [recorder.moved(s, "predictor") for s in range(10)] == [True] * 3 + [False] * 2 + [True] * 5
@@ -109,8 +106,7 @@ def test_phases_train_the_predictor_then_the_classifier_then_both() -> None:
 
 def test_the_predictor_stands_still_in_the_first_epoch_of_a_warmup() -> None:
     recorder = train(GAugO(**SMALL_O, warmup=5.0))
-    assert recorder.rates[0] == (0.01, 0.01)
-    assert recorder.rates[5] == (0.01, 0.0)
+    assert (recorder.rates[0], recorder.rates[5]) == ((0.01, 0.01), (0.01, 0.0))
     assert recorder.rates[-1] == (0.01, 0.01)
     assert not recorder.moved(5, "predictor")
     assert recorder.moved(5, "classifier")
@@ -220,8 +216,7 @@ def test_every_switch_trains(settings: dict[str, Any]) -> None:
     assert recorder.moved(9, "classifier")
     assert recorder.moved(9, "predictor")
     if "pretrain_lr" in settings:
-        assert recorder.rates[0] == (0.02, 0.02)
-        assert recorder.rates[5] == (0.01, 0.01)
+        assert (recorder.rates[0], recorder.rates[5]) == ((0.02, 0.02), (0.01, 0.01))
 
 
 def test_the_kl_term_is_in_the_pretraining_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,8 +242,7 @@ def test_a_block_is_the_induced_neighbourhood_of_its_seeds() -> None:
     reach = (torch.linalg.matrix_power(whole, 2)[seeds].sum(dim=0) > 0).nonzero()[:, 0]
     assert nodes == reach.tolist()
     capped = block_around(graph, 2, 9, generator(3))
-    assert capped.nodes == 9
-    assert int(capped.masks["train"].sum()) == 2
+    assert (capped.nodes, int(capped.masks["train"].sum())) == (9, 2)
 
 
 def test_blocks_need_no_matrix_of_the_whole_graph_in_tests_and_predictions(
@@ -273,9 +267,6 @@ def test_a_dense_sample_and_a_dead_predictor_are_told() -> None:
     torch.nn.init.zeros_(module.network.predictor.w1)
     with pytest.warns(UserWarning, match="predictor died"):
         train(module)
-
-
-# --- GAug-M
 
 
 @pytest.mark.parametrize(
@@ -384,14 +375,10 @@ def test_a_collapsed_predictor_is_told() -> None:
         module._modified(batch, graph)
 
 
-# --- both
-
-
 def test_selection_is_strict_and_needs_a_score_above_zero() -> None:
     selection = Patience(2, best=0.0)
     assert [selection.exhausted(s) for s in (0.0, 0.5, 0.5, 0.6, 0.6, 0.1)] == [False] * 5 + [True]
-    assert selection.best == 0.6
-    assert selection.state() == {"best": 0.6, "waited": 2}
+    assert (selection.best, selection.state()) == (0.6, {"best": 0.6, "waited": 2})
 
 
 @pytest.mark.parametrize(
@@ -526,8 +513,7 @@ def test_the_command_line_trains_tests_and_predicts(config: str, tmp_path: Path)
         data = DigitsGraph(nodes=300)
         data.setup("fit")
         m = data.graph.edge_index.shape[1] // 2
-        assert changes.count("removed") == int(m * 0.4)
-        assert changes.count("added") == int(m * 0.2)
+        assert (changes.count("removed"), changes.count("added")) == (int(m * 0.4), int(m * 0.2))
 
 
 def test_half_precision_keeps_the_sampler_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

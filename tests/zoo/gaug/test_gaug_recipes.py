@@ -96,8 +96,7 @@ def test_recipe_is_the_released_one(name: str, tmp_path: Path) -> None:
         assert (h["remove"], h["add"]) == TUNED_M[graph][0]
         assert (trainer.max_steps, h["predictor_epochs"]) == (400, 200)
         shares = {"cora": 0.9, "citeseer": 0.9, "airport": 0.99}
-        assert h["validation_share"] == shares.get(graph, 0.05)
-        assert h["predictor_l1"] == (graph != "ppi")
+        assert (h["validation_share"], h["predictor_l1"]) == (shares.get(graph, 0.05), graph != "ppi")
         # GAug-M's classifiers normalise the features of two graphs only; L1 leaves one-hot rows as they are
         assert built.datamodule.normalize == ("l1" if graph in ("cora", "citeseer") else "none")
         if graph in DROP_RATES:
@@ -119,8 +118,7 @@ def test_the_recipe_of_blocks_is_the_released_one(tmp_path: Path) -> None:
     assert [layer.weight.shape[1] for layer in built.model.network.classifier.layers] == [128, 121]
     assert [n.num_features for n in built.model.network.classifier.norms] == [128]
     assert [g["lr"] for g in built.model.configure_optimizers().param_groups] == [0.01 / 10] * 2
-    assert h["pretrain_lr"] == 0.01 / 5
-    assert tuple(h[k] for k in KEYS_O) == TUNED_O["ppi"][0]
+    assert (h["pretrain_lr"], tuple(h[k] for k in KEYS_O)) == (0.01 / 5, TUNED_O["ppi"][0])
     assert trainer.max_steps == 245 + 140 + h["epochs"]
 
 

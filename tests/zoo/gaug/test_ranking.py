@@ -51,8 +51,7 @@ def test_counts_are_percentages_of_the_original_edges(remove: int, add: int, lef
     changed = modify_adjacency(matrix(pairs, 20), q, remove, add)
     assert int(changed.sum()) == 2 * left
     assert torch.equal(changed, changed.T)
-    assert set(changed.unique().tolist()) == {0.0, 1.0}
-    assert changed.diagonal().sum() == 0
+    assert (set(changed.unique().tolist()), changed.diagonal().sum()) == ({0.0, 1.0}, 0)
 
 
 def test_the_lowest_edges_go_and_the_highest_new_pairs_come() -> None:
@@ -100,9 +99,7 @@ def test_a_list_of_likely_pairs_gives_edges_outside_it_probability_zero() -> Non
 def test_the_random_control_changes_as_much_as_gaug_and_nothing_twice() -> None:
     pairs, _ = graph_of(53)
     done = random_modification(pairs, 20, 21, 38, torch.Generator().manual_seed(1))
-    assert done.removed.shape[1] == 11
-    assert done.added.shape[1] == 20
-    assert done.pairs.unique(dim=1).shape[1] == 62
+    assert (done.removed.shape[1], done.added.shape[1], done.pairs.unique(dim=1).shape[1]) == (11, 20, 62)
     given = {tuple(p) for p in pairs.T.tolist()}
     assert {tuple(p) for p in done.removed.T.tolist()} <= given
     assert not {tuple(p) for p in done.added.T.tolist()} & given
@@ -146,8 +143,7 @@ def test_adaedge_follows_confident_predictions() -> None:
 
 def test_homophily_and_class_counts() -> None:
     pairs, labels = torch.tensor([[0, 0, 1], [1, 2, 2]]), torch.tensor([0, 0, 1])
-    assert class_edge_counts(pairs, labels) == (1, 2)
-    assert edge_homophily(pairs, labels) == pytest.approx(1 / 3)
+    assert (class_edge_counts(pairs, labels), edge_homophily(pairs, labels)) == ((1, 2), pytest.approx(1 / 3))
     several = torch.tensor([[1, 0], [1, 1], [0, 1]])
     assert class_edge_counts(pairs, several) == (2, 1)
 

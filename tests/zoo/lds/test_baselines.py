@@ -120,8 +120,7 @@ def test_a_checkpoint_gives_the_same_test_whatever_the_seed_of_the_command(
         found.append(
             [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line or "loss" in line]
         )
-    assert len(found[0]) == 6
-    assert found[0] == found[1]
+    assert (len(found[0]), found[0]) == (6, found[1])
     assert cli.main(["predict", *flags, *root, f"--ckpt_path={checkpoint}"]) == 0
     (scores,) = tmp_path.rglob("scores.csv")
     assert len(scores.read_text().splitlines()) == 179

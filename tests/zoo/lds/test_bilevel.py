@@ -255,9 +255,6 @@ def test_float32_candidates_equal_dense_at_300_nodes() -> None:
     assert (found[0] - found[1]).abs().max() < 1e-5 * found[0].abs().max()
 
 
-# --- the inner step -------------------------------------------------------------------------------------
-
-
 def test_adam_has_epsilon_inside_the_root_and_no_corrected_moments() -> None:
     toy = Toy(dense(), 2)
     weights = toy.start[0].clone().requires_grad_()
@@ -315,9 +312,6 @@ def test_the_watch_counts_steps_in_a_row_without_a_drop_of_a_thousandth() -> Non
     assert (watch.best, watch.count) == (0.9989, 3)
     exact = DecreaseWatch(1, least=0.5)
     assert [exact.exhausted(x) for x in (1.0, 0.5, 0.25)] == [False, False, False]  # not above is a decrease
-
-
-# --- the network ----------------------------------------------------------------------------------------
 
 
 def test_gcn_is_two_normalised_layers_without_biases() -> None:

@@ -45,9 +45,6 @@ def theta_matrix(model: LDS) -> torch.Tensor:
     return matrix
 
 
-# --- the search -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("candidates", [None, 200])
 def test_an_edge_of_probability_zero_appears_after_one_outer_step(candidates: int | None) -> None:
     model = trained(1, num_candidates=candidates)
@@ -112,8 +109,7 @@ def test_weights_and_moments_start_anew_with_each_pass_and_only_then() -> None:
     with mock.patch.object(model, "_restart", restart), mock.patch.object(module.Problem, "step", step):
         trained(10, max_inner_steps=20, tau=5, inner_patience=1000)
     # 10 updates of 5 steps in passes of 20: the first start, then after updates 4 and 8
-    assert len(restarts) == 3
-    assert numbers == [*range(1, 21), *range(1, 21), *range(1, 11)]
+    assert (len(restarts), numbers) == (3, [*range(1, 21), *range(1, 21), *range(1, 11)])
     assert all(float(s[1:].abs().sum()) == 0 for s in restarts)
     assert not torch.equal(restarts[0][0], restarts[1][0])
 
@@ -121,8 +117,7 @@ def test_weights_and_moments_start_anew_with_each_pass_and_only_then() -> None:
 def test_warm_start_keeps_the_weights() -> None:
     with mock.patch.object(LDS, "_restart", autospec=True, side_effect=LDS._restart) as restart:
         model = trained(10, max_inner_steps=20, inner_patience=1000, warm_start=True)
-    assert restart.call_count == 1
-    assert model.progress.inner_step == 50
+    assert (restart.call_count, model.progress.inner_step) == (1, 50)
 
 
 def test_a_pass_that_ceases_to_fall_ends_inside_a_chunk_with_its_outer_update() -> None:
@@ -137,8 +132,7 @@ def test_a_pass_that_ceases_to_fall_ends_inside_a_chunk_with_its_outer_update() 
 
     with mock.patch.object(LDS, "_outer_update", update):
         model = trained(4, inner_patience=7, **settings)
-    assert counts == [5, 2, 5, 2]
-    assert model.progress.outer_epoch == 2
+    assert (counts, model.progress.outer_epoch) == ([5, 2, 5, 2], 2)
 
 
 def test_early_stopping_counts_outer_epochs() -> None:
@@ -338,15 +332,11 @@ def test_new_edges_have_class_shares_of_their_own() -> None:
     # pairs 01 (given), 02, 03, 12, 13, 23
     model.kept_theta.copy_(torch.tensor([0.9, 0.2, 0.3, 0.5, 0.0, 0.4]))
     found = {k: float(v) for k, v in model.graph_statistics(graph).items()}
-    assert found["new_edges"] == pytest.approx(1.4)
-    assert found["intra_class_share"] == pytest.approx(1.3 / 2.3)
+    assert (found["new_edges"], found["intra_class_share"]) == (pytest.approx(1.4), pytest.approx(1.3 / 2.3))
     assert found["new_intra_class_share"] == pytest.approx(0.4 / 1.4)
     assert found["new_unlabelled_intra_class_share"] == pytest.approx(0.4 / 0.7)
     model.kept_theta[1:] = 0
     assert float(model.graph_statistics(graph)["new_intra_class_share"]) == 0
-
-
-# --- refusals and files ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -424,8 +414,7 @@ def test_a_saved_model_comes_back_whole(tmp_path: Path) -> None:
 def test_a_learned_graph_is_saved_without_pickles(tmp_path: Path) -> None:
     model = trained(5)
     with np.load(model.save_graph(tmp_path / "graph.npz"), allow_pickle=False) as content:
-        assert int(content["num_nodes"]) == 34
-        assert content["node_ids"].tolist() == list(range(34))
+        assert (int(content["num_nodes"]), content["node_ids"].tolist()) == (34, list(range(34)))
         matrix = torch.zeros(34, 34)
         matrix[content["row"].astype(int), content["col"].astype(int)] = torch.from_numpy(
             content["probability"]
@@ -445,11 +434,9 @@ def test_predict_writes_scores_graph_and_pictures(tmp_path: Path, capsys: pytest
         assert (scores.parent / name).stat().st_size > 300
         assert f"predictions/{name}" in output
     lines = scores.read_text().splitlines()
-    assert lines[0] == "name,split,label,prediction,score,0,1,2,3"
-    assert len(lines) == 35
+    assert (lines[0], len(lines)) == ("name,split,label,prediction,score,0,1,2,3", 35)
     cells = lines[1].split(",")
-    assert cells[:2] == ["0", "train"]
-    assert sum(map(float, cells[5:])) == pytest.approx(1, abs=1e-5)
+    assert (cells[:2], sum(map(float, cells[5:]))) == (["0", "train"], pytest.approx(1, abs=1e-5))
 
 
 def test_digits_are_raw_unless_standardized_and_constant_pixels_become_zero() -> None:

@@ -194,9 +194,6 @@ def test_two_metrics_by_hand() -> None:
     assert found["test/validity"] == pytest.approx(sum(map(is_connected, fake)) / 10)
 
 
-# --- refusals -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -233,9 +230,6 @@ def test_images_are_refused() -> None:
         Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu").fit(
             module, Digits()
         )
-
-
-# --- resume and processes -------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -308,9 +302,6 @@ def test_predict_refuses_two_processes() -> None:
     module.hparams["test_samples"] = 1
     with pytest.raises(ValueError, match="1 graphs cannot be spread over 2 devices"):
         module.setup("test")
-
-
-# --- predictions ----------------------------------------------------------------------------------------
 
 
 def predicted(root: Path, *flags: str) -> Path:

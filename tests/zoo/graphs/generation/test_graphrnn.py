@@ -101,8 +101,7 @@ def test_masked_bce_of_known_numbers() -> None:
     valid = torch.tensor([[[True, False], [True, True]]])
     total, count = masked_bce(logits, targets, valid)
     # ln 2 + ln(1 + e^2) + 0
-    assert float(total) == pytest.approx(0.6931472 + 2.1269280, abs=1e-6)
-    assert int(count) == 3
+    assert (float(total), int(count)) == (pytest.approx(0.6931472 + 2.1269280, abs=1e-6), 3)
 
 
 def test_the_release_has_these_parameter_counts() -> None:
@@ -150,8 +149,7 @@ def test_a_graph_ends_at_its_first_row_of_zeros() -> None:
             p.zero_()  # every probability is 1/2
     uniform = torch.tensor([[0.1, 0.9], [0.9, 0.4], [0.9, 0.9], [0.1, 0.1]])
     rows, nodes = network.sample(uniform[None])
-    assert nodes.tolist() == [3]
-    assert rows[0].tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
+    assert (nodes.tolist(), rows[0].tolist()) == ([3], [[1, 0], [0, 1], [0, 0], [0, 0]])
     # the second entry of the first row is before the first node: it does not keep the graph alive
     _, nodes = network.sample(torch.tensor([[[0.9, 0.1], [0.1, 0.1]]]))
     assert nodes.tolist() == [1]

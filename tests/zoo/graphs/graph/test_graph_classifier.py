@@ -71,9 +71,6 @@ def trained(module: zoo.GraphClassifier, data: SyntheticGraphs, **settings: Any)
     return trainer
 
 
-# --- losses and early stopping --------------------------------------------------------------------------
-
-
 def test_both_auxiliary_losses_of_diffpool_are_in_the_loss() -> None:
     data = SyntheticGraphs(graphs=60)
     data.setup("fit")
@@ -111,9 +108,6 @@ def test_patience_counts_validations_without_a_better_one(on: str, epochs: int) 
 def test_no_patience_trains_to_the_end() -> None:
     module = zoo.GraphClassifier(hidden=4, num_layers=1, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
     assert trained(module, SyntheticGraphs(graphs=80), max_epochs=6).current_epoch == 6
-
-
-# --- sizes from the data --------------------------------------------------------------------------------
 
 
 def test_pooled_sizes_come_from_the_training_graphs_and_travel_with_the_weights(tmp_path: Path) -> None:
@@ -211,9 +205,6 @@ def test_edge_weights_are_refused_and_edge_features_that_are_left_out_are_told()
         assert warned.call_count == told
 
 
-# --- resume ---------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def dying(moment: str, step: int) -> Any:
     """The process dies when step ``step`` is done (``batch``) or its checkpoint is in place (``saved``)."""
@@ -258,9 +249,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         fit(tmp_path / "killed", *flags)
     resumed = fit(tmp_path / "killed", *flags, "--ckpt_path=last")
     assert run_differences(calm, resumed) == []
-
-
-# --- processes ------------------------------------------------------------------------------------------
 
 
 def test_global_batch_norm_is_torchs_in_one_process() -> None:

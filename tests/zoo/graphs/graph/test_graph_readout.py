@@ -85,9 +85,6 @@ def embed(net: GraphNetwork, graphs: list[Data]) -> tuple[Tensor, Tensor, dict[s
 GRAPHS = [graph(n, p, s) for s, (n, p) in enumerate([(12, 0.3), (17, 0.2), (9, 0.4), (30, 0.1)])]
 
 
-# --- invariance -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("arch", "readout"), CASES)
 def test_scores_do_not_depend_on_the_order_of_the_nodes(arch: str, readout: str) -> None:
     net = network(arch, readout)
@@ -156,9 +153,6 @@ def test_added_layer_scores_are_invariant_and_linear_in_the_readouts(readout: st
     assert torch.allclose(scores, vectors @ weight.T + bias, atol=1e-5)
 
 
-# --- flat -----------------------------------------------------------------------------------------------
-
-
 def test_flat_readouts() -> None:
     x, batch = torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([0, 0, 2])
     assert flat_readout(x, batch, 4, "sum")[:, 0].tolist() == [3, 0, 5, 0]
@@ -176,9 +170,6 @@ def test_gin_of_constant_features_counts_degrees() -> None:
     degrees = torch.bincount(given.edge_index[1], minlength=9)
     conv(torch.ones(9, 1), given.edge_index)
     assert torch.equal(seen[0][:, 0], degrees + 1.0)
-
-
-# --- SortPool -------------------------------------------------------------------------------------------
 
 
 def test_sort_pool_is_pygs_where_nothing_ties() -> None:
@@ -205,8 +196,7 @@ def test_sort_pool_has_gradients_of_the_kept_nodes_alone() -> None:
 
 def test_sort_pools_convolutions_are_dgcnns() -> None:
     pool = SortPool(97, 30)
-    assert pool.nodes.weight.shape == (16, 1, 97)
-    assert pool.neighbours.weight.shape == (32, 16, 5)
+    assert (pool.nodes.weight.shape, pool.neighbours.weight.shape) == ((16, 1, 97), (32, 16, 5))
     assert pool.width == 32 * 11  # (30 - 2) / 2 + 1 = 15, 15 - 5 + 1 = 11
     given = GRAPHS[0]
     out = pool(torch.randn(12, 97), given.edge_index, torch.zeros(12, dtype=torch.long), 1).vectors
@@ -217,14 +207,9 @@ def test_sort_pools_convolutions_are_dgcnns() -> None:
 
 def test_pooled_sizes_come_from_the_quantile_and_the_largest_graph() -> None:
     sizes = [*range(11, 21), *range(31, 41)]
-    assert pool_nodes("sort", 0.5, sizes) == 20
-    assert pool_nodes("sort", 0.9, sizes) == 38
-    assert pool_nodes("sort", 0.05, [3, 4, 5]) == 10
-    assert pool_nodes("diffpool", 0.25, sizes) == 10
+    assert (pool_nodes("sort", 0.5, sizes), pool_nodes("sort", 0.9, sizes)) == (20, 38)
+    assert (pool_nodes("sort", 0.05, [3, 4, 5]), pool_nodes("diffpool", 0.25, sizes)) == (10, 10)
     assert pool_nodes("diffpool", 0.1, [126]) == 13
-
-
-# --- DiffPool -------------------------------------------------------------------------------------------
 
 
 def one_graph() -> tuple[Tensor, Tensor, Tensor]:
@@ -284,9 +269,6 @@ def test_a_perfect_assignment_has_no_infinite_gradient() -> None:
     assert logits.grad.isfinite().all()
 
 
-# --- layers ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("root", [True, False])
 def test_edge_conditioned_convolution_is_pygs_with_its_weights(root: bool) -> None:
     torch.manual_seed(0)
@@ -337,9 +319,6 @@ def test_the_baseline_sees_no_edge() -> None:
             for g in GRAPHS
         ]
         assert torch.equal(embed(net, GRAPHS)[0], embed(net, other)[0])
-
-
-# --- sizes ----------------------------------------------------------------------------------------------
 
 
 def parameters(module: nn.Module) -> int:

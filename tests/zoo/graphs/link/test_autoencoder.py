@@ -43,9 +43,6 @@ def decode(z: Tensor, pairs: Tensor) -> Tensor:
     return (z[pairs[0]] * z[pairs[1]]).sum(dim=1)
 
 
-# --- losses -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("scale", [0.3, 3.0])  # 3: logits of 100, probabilities of exactly 0 and 1
 def test_reconstruction_equals_pygs_in_float64(scale: float) -> None:
     z, edges, others = numbers(20, 8, scale=scale), some_pairs(40, 20, 1), some_pairs(40, 20, 2)
@@ -100,9 +97,6 @@ def test_dense_loss_is_kipf_and_wellings() -> None:
     assert float(dense_reconstruction_loss(z, edges)) == pytest.approx(norm * entropy.mean(), rel=1e-12)
 
 
-# --- sampling ---------------------------------------------------------------------------------------------
-
-
 def test_pair_codes_count_the_upper_triangle_and_go_back() -> None:
     pairs = torch.triu_indices(11, 11, 1)
     assert pair_codes(pairs, 11).tolist() == list(range(55))
@@ -125,9 +119,6 @@ def test_sampled_pairs_are_never_edges_and_uniform_over_the_rest() -> None:
 def test_a_complete_graph_is_refused() -> None:
     with pytest.raises(ValueError, match="graph of 5 nodes is complete"):
         sample_non_edges(torch.triu_indices(5, 5, 1), 5, 3, torch.Generator())
-
-
-# --- encoder ----------------------------------------------------------------------------------------------
 
 
 class Example(nn.Module):
@@ -237,9 +228,6 @@ def test_pyg_and_zoo_agree_along_a_training_in_turns() -> None:
         found.backward()
         ours[0].step()
         assert float(found) == pytest.approx(float(loss), abs=1e-12)
-
-
-# --- baselines --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1 << 22, 7])

@@ -62,9 +62,6 @@ def trained(steps: int, **settings: Any) -> LinkPredictor:
     return model
 
 
-# --- training ---------------------------------------------------------------------------------------------
-
-
 class Example(nn.Module):
     """PyG's variational encoder, examples/autoencoder.py."""
 
@@ -175,8 +172,7 @@ def test_disjoint_edges_are_scored_and_pass_no_message() -> None:
     messages, scored = model._messages(batch, torch.Generator().manual_seed(0))
     assert isinstance(messages, Tensor)
     total = batch.train_edges.shape[1]
-    assert scored.shape[1] == round(total / 4)
-    assert messages.shape[1] == 2 * (total - scored.shape[1])
+    assert (scored.shape[1], messages.shape[1]) == (round(total / 4), 2 * (total - scored.shape[1]))
     along = {tuple(p) for p in messages.T.tolist()}
     assert not along & {tuple(p) for p in torch.cat([scored, scored.flip(0)], 1).T.tolist()}
 
@@ -193,9 +189,6 @@ def test_learning_lowers_the_loss_and_dense_learns_the_same_ranking() -> None:
         model = trained(150, model="gae", loss=loss)
         edges, others = (float(model(graph, p).mean()) for p in (graph.train_edges, graph.val_non_edges))
         assert edges > others + 1
-
-
-# --- evaluation -------------------------------------------------------------------------------------------
 
 
 def test_evaluation_ranks_the_means_and_no_sample() -> None:
@@ -230,8 +223,7 @@ def test_held_out_edges_change_no_embedding() -> None:
 
 def test_ranks_tell_apart_what_a_sigmoid_does_not() -> None:
     logits = torch.tensor([40.0, 30.0, -1.0, 30.0, -120.0])
-    assert logits.sigmoid()[0] == logits.sigmoid()[1]
-    assert ranks(logits).tolist() == [1, 2 / 3, 1 / 3, 2 / 3, 0]
+    assert (logits.sigmoid()[0], ranks(logits).tolist()) == (logits.sigmoid()[1], [1, 2 / 3, 1 / 3, 2 / 3, 0])
     assert ranks(torch.zeros(3)).tolist() == [0, 0, 0]
 
 
@@ -245,9 +237,6 @@ def test_labels_are_found_again_in_a_trained_code() -> None:
     (found,) = trainer().test(trained(150, model="gae"), karate(), verbose=False)
     assert found["test/kmeans_nmi"] > 0.4
     assert found["test/probe_accuracy"] > 0.6
-
-
-# --- predictions ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at_once", [1 << 20, 100])
@@ -284,11 +273,7 @@ def test_predictions_are_files_that_a_person_reads(name: str, tmp_path: Path) ->
     assert not known & {(int(r["a"]), int(r["b"])) for r in rows if r["set"] == "new"}
     if name == "vgae":
         content = np.load(tmp_path / "embedding.npz", allow_pickle=False)
-        assert content["embedding"].shape == (34, 4)
-        assert content["label"].tolist() == graph.y.tolist()
-
-
-# --- refusals ---------------------------------------------------------------------------------------------
+        assert (content["embedding"].shape, content["label"].tolist()) == ((34, 4), graph.y.tolist())
 
 
 @pytest.mark.parametrize(
@@ -340,8 +325,6 @@ def test_two_optimisers_refuse_a_loss_scaler() -> None:
     with scaled, pytest.raises(ValueError, match="one loss scaler cannot serve"):
         fit.fit(model, karate())
 
-
-# --- resume -----------------------------------------------------------------------------------------------
 
 FLAGS = (
     "--config=gnn_link_karate",

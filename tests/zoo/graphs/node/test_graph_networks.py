@@ -314,8 +314,7 @@ def test_hidden_states_have_the_widths_that_are_announced(arch):
     for outputs in (5, 16, None):
         built = network(arch, 12, 16, outputs, num_layers=3)
         states, out = built.embed(x, edges)
-        assert [s.shape[1] for s in states] == built.hidden_widths
-        assert out.shape == (len(x), outputs or 16)
+        assert ([s.shape[1] for s in states], out.shape) == (built.hidden_widths, (len(x), outputs or 16))
         torch.testing.assert_close(out, built(x, edges))
         if outputs is None and arch != "sgc":
             torch.testing.assert_close(states[-1], out)

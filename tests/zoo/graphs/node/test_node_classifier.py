@@ -48,9 +48,6 @@ def trained(module: NodeClassifier, data: LightningDataModule, steps: int, **set
     return t
 
 
-# --- training ---------------------------------------------------------------------------------------------
-
-
 def test_training_is_the_loop_of_pygs_example_with_decay_on_the_first_layer_alone():
     torch.manual_seed(0)
     module = NodeClassifier(**KARATE, dropout=0.0, first_layer_weight_decay=0.1, patience=None)
@@ -132,9 +129,6 @@ def test_the_score_is_what_selects(select):
     assert values["val/score"] == pytest.approx(expected)
 
 
-# --- features -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("arch", NODE_ARCHS)
 def test_sparse_features_give_what_dense_ones_give(arch):
     g = torch.Generator().manual_seed(0)
@@ -166,9 +160,6 @@ def test_input_dropout_of_sparse_features_keeps_the_mean():
     seen = torch.stack([network._input(x, graph).to_dense().diagonal() for _ in range(400)])
     assert sorted(seen.unique().tolist()) == pytest.approx([0.0, 1 / 0.75])
     assert float(seen.mean()) == pytest.approx(1.0, abs=0.02)
-
-
-# --- DGI ----------------------------------------------------------------------------------------------------
 
 
 def dgi() -> NodeClassifier:
@@ -215,9 +206,6 @@ def test_dgi_never_sees_a_label_in_training():
         modules.append(module)
     for a, b in zip(*(m.state_dict().values() for m in modules), strict=True):
         assert torch.equal(a, b)
-
-
-# --- metrics ------------------------------------------------------------------------------------------------
 
 
 def test_micro_f1_over_batches_is_that_of_the_whole():
@@ -283,9 +271,6 @@ def test_a_gcn_of_sixteen_layers_falls_and_appnp_and_gcnii_do_not():
     assert min(scores["appnp", 2], scores["gcnii", 16]) > scores["gcn", 16] + 0.1
 
 
-# --- refused ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -340,9 +325,6 @@ def test_edge_weights_that_the_network_cannot_use_are_refused_before_training():
     trained(NodeClassifier(arch="gcn", **KARATE), Weighted(), 1)
 
 
-# --- prediction ---------------------------------------------------------------------------------------------
-
-
 def test_prediction_writes_every_node_and_a_picture(tmp_path):
     module, data = NodeClassifier(**KARATE), KarateClub()
     t = trained(module, data, 5)
@@ -351,15 +333,12 @@ def test_prediction_writes_every_node_and_a_picture(tmp_path):
     assert [p.name for p in paths] == ["scores.csv", "nodes.png"]
     with paths[0].open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(r["name"]) for r in rows] == list(range(34))
-    assert [r["split"] for r in rows].count("train") == 4
+    assert ([int(r["name"]) for r in rows], [r["split"] for r in rows].count("train")) == (list(range(34)), 4)
     scores = np.array([[float(r[str(c)]) for c in range(4)] for r in rows])
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
     assert [int(r["prediction"]) for r in rows] == scores.argmax(axis=1).tolist()
     assert paths[1].stat().st_size > 10_000
 
-
-# --- resume -------------------------------------------------------------------------------------------------
 
 FLAGS = (
     "--config=gnn_node_karate",

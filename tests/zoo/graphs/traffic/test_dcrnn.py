@@ -142,9 +142,6 @@ def test_gates_begin_open_and_weights_have_glorots_deviation() -> None:
     assert float(cell.input_weight[:, 128:].std()) == pytest.approx(math.sqrt(2 / (640 + 64)), rel=0.03)
 
 
-# --- scheduled sampling ---------------------------------------------------------------------------------
-
-
 def test_teaching_decays_by_the_inverse_sigmoid() -> None:
     assert teaching_probability(0, 2000) == pytest.approx(2000 / 2001)
     assert teaching_probability(8000, 2000) == pytest.approx(2000 / (2000 + math.exp(4)))

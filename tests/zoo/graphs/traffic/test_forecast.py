@@ -24,9 +24,6 @@ LEARNED = ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm")
 ARCHS = (*LEARNED, "ha", "last")
 
 
-# --- baselines ------------------------------------------------------------------------------------------
-
-
 def test_historical_average_by_hand() -> None:
     """Period 4; a missing value is left out, a slot never seen takes the sensor's mean."""
     model = HistoricalAverage(2, period=4)
@@ -59,9 +56,6 @@ def test_fclstm_reads_its_own_forecast() -> None:
         signal = model.projection(hidden)
         assert torch.allclose(found[:, step], signal[:, 0], atol=1e-6)
     assert not torch.allclose(found[:, 0], found[:, 3], atol=1e-4)
-
-
-# --- the module -----------------------------------------------------------------------------------------
 
 
 def taken(arch: str, **options: Any) -> tuple[zoo.SpatioTemporalForecaster, SensorDiffusion]:
@@ -201,9 +195,6 @@ def test_data_that_do_not_fit_are_one_line_with_both_numbers() -> None:
     assert "model.init_args.null_value is null, but" in refused({"null_value": None})
     text = refused({"in_channels": 2}, time_of_day=False)
     assert "reads 2 channels, but the data (datamodules.SensorDiffusion) has 1" in text
-
-
-# --- what it writes -------------------------------------------------------------------------------------
 
 
 def test_predict_writes_forecasts_errors_and_pictures(tmp_path: Path) -> None:

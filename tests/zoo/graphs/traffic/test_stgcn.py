@@ -34,9 +34,6 @@ def stgcn(kernel: str, nodes: int = 7, **options: Any) -> STGCN:
     return network.eval()
 
 
-# --- the straightforward version: loops and sums, one frame and one node at a time ------------------------
-
-
 def shift_operator(weights: Tensor, kernel: str) -> Tensor:
     nodes = len(weights)
     w = torch.zeros(nodes, nodes, dtype=torch.float64)
@@ -144,9 +141,6 @@ def test_parameter_counts_are_the_specs(nodes: int, unused: bool, count: int) ->
     assert sum(p.numel() for p in network.parameters()) == count
 
 
-# --- graph --------------------------------------------------------------------------------------------
-
-
 def test_a_path_of_three_has_the_known_laplacian() -> None:
     """L of a path a - b - c with unit weights has eigenvalues 0, 1, 2: 2 L / 2 - I = -D^-1/2 W D^-1/2."""
     path = torch.tensor([[0.0, 1, 0], [0, 0, 1], [0, 0, 0]])  # directed, symmetrised by the maximum
@@ -167,9 +161,6 @@ def test_an_isolated_sensor_gives_finite_numbers(kernel: str) -> None:
     network.set_graph(torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, 0, 1]]))
     assert bool(network.supports.isfinite().all())
     assert bool(network(torch.randn(2, 12, 3, 1)).isfinite().all())
-
-
-# --- traps --------------------------------------------------------------------------------------------
 
 
 def test_twelve_frames_leave_one() -> None:
@@ -215,9 +206,6 @@ def test_another_number_of_sensors_is_refused() -> None:
     """Trap 12: LayerNorm over (N, C) ties the weights to N."""
     with pytest.raises(ValueError, match=r"for 7 sensors.* have 8"):
         stgcn("cheb")(torch.randn(1, 12, 8, 1))
-
-
-# --- weights of the port --------------------------------------------------------------------------------
 
 
 def port_file(path: Path, kernel: str, unused: bool = True) -> dict[str, Tensor]:
