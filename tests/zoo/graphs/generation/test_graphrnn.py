@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -81,16 +83,12 @@ def test_padding_changes_nothing_and_the_batch_is_the_loop(edge_hidden: int) -> 
     assert int(count) == sum(min(t + 1, 18) for n in batch["nodes"].tolist() for t in range(n))
     wide = functional.pad(batch["adjacency"], (0, 5, 0, 5))
     assert float(loss(wide, batch["nodes"])[0]) == pytest.approx(float(total), rel=1e-12)
-    alone = [
-        loss(a[None, :n, :n], torch.tensor([n]))
-        for a, n in zip(batch["adjacency"], batch["nodes"].tolist(), strict=True)
-    ]
+    graphs = zip(batch["adjacency"], batch["nodes"].tolist(), strict=True)
+    alone = [loss(a[None, :n, :n], torch.tensor([n])) for a, n in graphs]
     assert float(sum(t for t, _ in alone)) == pytest.approx(float(total), rel=1e-12)
 
 
-def masked_bce_double(
-    logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def masked_bce_double(logits: Any, targets: Any, valid: Any) -> tuple[torch.Tensor, torch.Tensor]:
     losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return losses[valid].sum(), valid.sum()
 

@@ -28,8 +28,6 @@ from zoo.graphs.link.network import (
     sample_non_edges,
 )
 
-torch.set_num_threads(1)
-
 
 def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
@@ -197,10 +195,8 @@ def test_pyg_and_zoo_agree_along_a_training_in_turns() -> None:
     x, edges, pairs = numbers(15, 12), some_pairs(30, 15), some_pairs(30, 15, 3)
     both = torch.cat([edges, edges.flip(0)], dim=1)
     graph = network.encoder.prepare(both, 15, torch.ones(60, dtype=torch.double))
-    ours = [
-        torch.optim.Adam([*network.encoder.parameters()], lr=0.01),
-        torch.optim.Adam(network.discriminator.parameters(), lr=0.001),
-    ]
+    rates = ((network.encoder, 0.01), (network.discriminator, 0.001))
+    ours = [torch.optim.Adam(part.parameters(), lr=rate) for part, rate in rates]
     pygs = [torch.optim.Adam(example.parameters(), lr=0.01), torch.optim.Adam(other.parameters(), lr=0.001)]
     for step in range(10):
         noise = [numbers(15, 4, seed=100 * step + i) for i in range(3)]

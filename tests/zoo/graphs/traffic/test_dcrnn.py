@@ -118,8 +118,7 @@ def test_diffusion_goes_along_the_edges() -> None:
 
 def test_the_transposed_graph_gives_another_forecast() -> None:
     """Trap 5: a network fed A^T for A is not the same network."""
-    network = dcrnn()
-    x = torch.randn(2, 6, 3, 2)
+    network, x = dcrnn(), torch.randn(2, 6, 3, 2)
     right = network(x)
     network.set_graph(EDGES.T)
     assert float((network(x) - right).abs().max()) > 1e-2
