@@ -105,10 +105,8 @@ def test_recipe_is_the_released_one(name: str, tmp_path: Path) -> None:
     optimizer = built.model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Adam)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.01, 5e-4), (0.01, 0.0)]
-    assert (built.config["fit"].checkpoint.monitor, built.config["fit"].checkpoint.mode) == (
-        "val/score",
-        "max",
-    )
+    checkpoint = built.config["fit"].checkpoint
+    assert (checkpoint.monitor, checkpoint.mode) == ("val/score", "max")
 
 
 def test_the_recipe_of_blocks_is_the_released_one(tmp_path: Path) -> None:
@@ -123,9 +121,7 @@ def test_the_recipe_of_blocks_is_the_released_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("graph", [g for g, tuned in TUNED_M.items() if tuned[2]])
-def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(
-    graph: str, tmp_path: Path
-) -> None:
+def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(graph, tmp_path):
     flags = read_claim(find_config(f"gaug_{graph}_backbones", "claims")).arms["gat_gaug_m"].flags
     model = build(f"gaug_m_{graph}", tmp_path, *words(flags)).model
     assert [g["lr"] for g in model.configure_optimizers().param_groups] == [0.005, 0.01]
@@ -154,10 +150,8 @@ def test_the_claims_hold_the_released_values_of_all_classifiers(graph: str) -> N
         assert flags.get("model.init_args.backbone", "gcn") == backbone
         rate = flags.get("model.init_args.optimizer.init_args.lr", 0.01)
         assert rate == (0.005 if backbone == "gat" else 0.01)
-        assert (
-            flags.get("trainer.max_steps", base["pretrain_ep"] + base["pretrain_nc"] + 200)
-            == sum(of_o[3:5]) + 200
-        )
+        steps = flags.get("trainer.max_steps", base["pretrain_ep"] + base["pretrain_nc"] + 200)
+        assert steps == sum(of_o[3:5]) + 200
         expected |= {backbone, f"{backbone}_gaug_o"}
         if of_m is not None:
             flags = claim.arms[f"{backbone}_gaug_m"].flags

@@ -107,8 +107,7 @@ def test_the_random_control_changes_as_much_as_gaug_and_nothing_twice() -> None:
 
 
 def test_random_pairs_are_uniform() -> None:
-    pairs = torch.tensor([[0], [1]])
-    counts = torch.zeros(4, 4)
+    pairs, counts = torch.tensor([[0], [1]]), torch.zeros(4, 4)
     for seed in range(3000):
         added = random_modification(pairs, 4, 0, 100, torch.Generator().manual_seed(seed)).added
         counts[added[0], added[1]] += 1
@@ -133,10 +132,8 @@ def test_adaedge_follows_confident_predictions() -> None:
     assert done.added.tolist() == [[0], [1]]
     assert adaedge(pairs, p, 4, 0, 0, 0.7, 0.7).pairs.tolist() == pairs.tolist()
     # each change has a threshold of its own
-    only_added, only_removed = (
-        adaedge(pairs, p, 4, 100, 100, 0.92, 0.7),
-        adaedge(pairs, p, 4, 100, 100, 0.7, 0.85),
-    )
+    only_added = adaedge(pairs, p, 4, 100, 100, 0.92, 0.7)
+    only_removed = adaedge(pairs, p, 4, 100, 100, 0.7, 0.85)
     assert (only_added.removed.numel(), only_added.added.tolist()) == (0, [[0], [1]])
     assert (only_removed.removed.tolist(), only_removed.added.numel()) == ([[0], [2]], 0)
 
@@ -171,19 +168,9 @@ def test_sampled_loss_is_exact_with_all_zeros_and_unbiased_with_some() -> None:
     exact = reconstruction_loss(logits, target, 2.5, 0.6)
     whole = sampled_reconstruction_loss(positives, negatives, len(negatives), 10, 2.5, 0.6)
     torch.testing.assert_close(whole, exact)
-    draws = torch.stack(
-        [
-            sampled_reconstruction_loss(
-                positives,
-                negatives[torch.randint(len(negatives), (8,), generator=g)],
-                len(negatives),
-                10,
-                2.5,
-                0.6,
-            )
-            for _ in range(4000)
-        ]
-    )
+    count = len(negatives)
+    drawn = [negatives[torch.randint(count, (8,), generator=g)] for _ in range(4000)]
+    draws = torch.stack([sampled_reconstruction_loss(positives, d, count, 10, 2.5, 0.6) for d in drawn])
     assert abs(float(draws.mean() - exact)) < 3 * float(draws.std()) / math.sqrt(4000)
 
 

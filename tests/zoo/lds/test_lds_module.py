@@ -26,14 +26,10 @@ KARATE = {"num_nodes": 34, "num_features": 34, "num_classes": 4}
 def trained(steps: int, data: Any = None, precision: Any = "32-true", **settings: Any) -> LDS:
     """A module after so many outer updates on the damaged karate club (or other data)."""
     model = LDS(**{**KARATE, **settings})
-    trainer = quiet_trainer(
-        max_steps=steps,
-        precision=precision,
-        num_sanity_val_steps=0,
-        val_check_interval=3,
-        check_val_every_n_epoch=None,
+    often = {"val_check_interval": 3, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+    quiet_trainer(max_steps=steps, precision=precision, **often).fit(
+        model, data or KarateClub(edges_retained=0.5, early_stopping=True)
     )
-    trainer.fit(model, data or KarateClub(edges_retained=0.5, early_stopping=True))
     return model
 
 
@@ -149,8 +145,7 @@ def test_max_outer_epochs_ends_the_training() -> None:
 
 @pytest.mark.parametrize(("tiebreak", "kept"), [("strict", 0), ("loss", 2)])
 def test_ties_go_to_the_first_or_to_the_least_loss(tiebreak: str, kept: int) -> None:
-    model = LDS(**KARATE, es_tiebreak=tiebreak)
-    data = KarateClub(early_stopping=True)
+    model, data = LDS(**KARATE, es_tiebreak=tiebreak), KarateClub(early_stopping=True)
     data.setup("fit")
     model._start(data.graph)
     right = torch.nn.functional.one_hot(data.graph.y, 4).float()
@@ -240,8 +235,7 @@ def test_without_sampling_theta_is_the_weight_of_the_edges() -> None:
 
 
 def test_samples_are_equal_at_the_ends_and_differ_inside() -> None:
-    model = LDS(**KARATE)
-    data = KarateClub(early_stopping=True)
+    model, data = LDS(**KARATE), KarateClub(early_stopping=True)
     data.setup("fit")
     model._start(data.graph)
     problem = model._problem(data.graph)
@@ -319,15 +313,9 @@ def test_statistics_tell_edges_from_new_ones_and_what_candidates_can_reach() -> 
 
 def test_new_edges_have_class_shares_of_their_own() -> None:
     mask = torch.eye(4, dtype=torch.bool)
-    graph = Data(
-        x=torch.eye(4),
-        y=torch.tensor([0, 0, 1, 1]),
-        edge_index=torch.tensor([[0, 1], [1, 0]]),
-        train_mask=mask[0],
-        val_mask=mask[1],
-        es_mask=mask[2],
-        test_mask=mask[3],
-    )
+    masks = dict(zip(("train_mask", "val_mask", "es_mask", "test_mask"), mask, strict=True))
+    y, edges = torch.tensor([0, 0, 1, 1]), torch.tensor([[0, 1], [1, 0]])
+    graph = Data(x=torch.eye(4), y=y, edge_index=edges, **masks)
     model = LDS(num_nodes=4, num_features=4, num_classes=2)
     # pairs 01 (given), 02, 03, 12, 13, 23
     model.kept_theta.copy_(torch.tensor([0.9, 0.2, 0.3, 0.5, 0.0, 0.4]))
@@ -339,26 +327,21 @@ def test_new_edges_have_class_shares_of_their_own() -> None:
     assert float(model.graph_statistics(graph)["new_intra_class_share"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"tau": 0}, "tau must be at least 1"),
-        ({"max_inner_steps": 3}, "max_inner_steps must be at least 5"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
-        ({"est_p_edge": 2.0}, "est_p_edge is a probability"),
-        ({"truncation": "all"}, "truncation must be tau or farho, got 'all'"),
-        ({"inner_lr": 0.1}, "inner_lr must lie in"),
-        ({"freeze_graph": True, "learn_graph": False}, "exclude each other"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "text"), [
+    ({"tau": 0}, "tau must be at least 1"),
+    ({"max_inner_steps": 3}, "max_inner_steps must be at least 5"),
+    ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+    ({"est_p_edge": 2.0}, "est_p_edge is a probability"),
+    ({"truncation": "all"}, "truncation must be tau or farho, got 'all'"),
+    ({"inner_lr": 0.1}, "inner_lr must lie in"),
+    ({"freeze_graph": True, "learn_graph": False}, "exclude each other"),
+])  # fmt: skip
 def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         LDS(**settings)
 
 
-def test_data_of_other_sizes_are_refused_naming_both_numbers_and_keys(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_data_of_other_sizes_are_refused_naming_both_numbers_and_keys(capsys: Any, tmp_path: Path) -> None:
     flags = [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=1"]
     assert cli.main(["fit", "--config=lds_wine", "--data.init_args.name=cancer", *flags]) == 1
     error = capsys.readouterr().err.strip()
@@ -416,9 +399,8 @@ def test_a_learned_graph_is_saved_without_pickles(tmp_path: Path) -> None:
     with np.load(model.save_graph(tmp_path / "graph.npz"), allow_pickle=False) as content:
         assert (int(content["num_nodes"]), content["node_ids"].tolist()) == (34, list(range(34)))
         matrix = torch.zeros(34, 34)
-        matrix[content["row"].astype(int), content["col"].astype(int)] = torch.from_numpy(
-            content["probability"]
-        )
+        row, column = (content[k].astype(int) for k in ("row", "col"))
+        matrix[row, column] = torch.from_numpy(content["probability"])
     expected = torch.zeros(34, 34)
     expected[tuple(model._pairs())] = model.kept_theta
     assert torch.equal(matrix, expected)
@@ -446,9 +428,8 @@ def test_digits_are_raw_unless_standardized_and_constant_pixels_become_zero() ->
     constant = spread == 0
     assert constant.sum() == 3  # three corners are never inked
     assert torch.equal(standard.x[:, constant], torch.zeros(1797, 3))
-    torch.testing.assert_close(
-        standard.x[:, ~constant], ((raw.x - raw.x.mean(dim=0)) / spread)[:, ~constant], atol=1e-4, rtol=1e-4
-    )
+    expected = ((raw.x - raw.x.mean(dim=0)) / spread)[:, ~constant]
+    torch.testing.assert_close(standard.x[:, ~constant], expected, atol=1e-4, rtol=1e-4)
     assert not torch.equal(standard.edge_index, raw.edge_index)  # neighbours are looked for afterwards
     torch.testing.assert_close(KNNGraph("wine").read().x.mean(dim=0), torch.zeros(13), atol=1e-5, rtol=0)
     assert KNNGraph("wine", standardize=False).read().x.max() == 1680  # proline
