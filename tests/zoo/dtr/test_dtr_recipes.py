@@ -70,21 +70,14 @@ def test_recipe_is_the_papers(name: str, tmp_path: Path) -> None:
     built = build(name, tmp_path)
     model, config = built.model, built.config["fit"]
     assert isinstance(model, zoo.DTR)
-    defaults = dict(zoo.DTR(depth=1, width=16, heads=1).hparams) | {
-        "width": None,
-        "depth": None,
-        "heads": None,
-    }
+    sizes = {"width": None, "depth": None, "heads": None}
+    defaults = dict(zoo.DTR(depth=1, width=16, heads=1).hparams) | sizes
     expected = defaults | {"size": size, "compile": True, "vae": "stabilityai/sd-vae-ft-ema"} | changed
     assert dict(model.hparams) == expected
     paper = {"patch_size": 2, "input_size": 32, "alpha": 4.0, "beta": 0.8, "timesteps": 1000, "guidance": 1.5}
     paper |= {
-        "label_dropout": 0.1,
-        "sampler": "ddpm",
-        "sampling_steps": 250,
-        "uw_lr": 0.025,
-        "uw_intervals": 8,
-    }
+        "label_dropout": 0.1, "sampler": "ddpm", "sampling_steps": 250, "uw_lr": 0.025, "uw_intervals": 8,
+    }  # fmt: skip
     assert {k: expected[k] for k in paper} == paper
 
     optimizer = model.configure_optimizers()
@@ -97,8 +90,7 @@ def test_recipe_is_the_papers(name: str, tmp_path: Path) -> None:
     assert (trainer.max_steps, trainer.precision) == (iterations, "bf16-mixed")
     assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches) == (None, 1)
     assert (config.checkpoint.every_n_train_steps, config.checkpoint.keep) == (50_000, -1)
-    assert config.ema.decay == 0.9999
-    assert config.seed_everything == 0
+    assert (config.ema.decay, config.seed_everything) == (0.9999, 0)
     assert isinstance(built.datamodule, datamodules.ImageNetLatents)
     assert built.datamodule.batch_size == 256
 
@@ -114,8 +106,8 @@ def test_headers_tell_number_hardware_and_time() -> None:
 
 @pytest.mark.parametrize(("name", "layout"), [("dtr_dit_l_uw", "packed"), ("dit_s", "fast-dit")])
 @pytest.mark.filterwarnings("ignore:.*fast-DiT's extractor.*")
-def test_three_steps_move_the_last_layer_and_its_average(
-    name: str, layout: str, roots: dict[str, Path], tmp_path: Path
+def test_three_steps_move_the_head_and_its_average(
+    name: str, layout: str, roots: Any, tmp_path: Path
 ) -> None:
     data = [f"--data.init_args.root={roots[layout]}", f"--data.init_args.layout={layout}"]
     found = summary("fit", name, tmp_path, "--trainer.max_steps=3", *SMALL, *data)
@@ -146,22 +138,17 @@ def test_layouts_of_the_same_size_train_the_same_network(roots: dict[str, Path],
 
 
 @pytest.mark.parametrize("layout", ["packed", "fast-dit"])
-def test_without_data_one_line_says_what_is_missing_and_how_to_get_it(
-    layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_data_one_line_says_how_to_get_them(layout: str, tmp_path: Path, capsys: Any) -> None:
     root = tmp_path / "nowhere"
     arguments = [f"--trainer.default_root_dir={tmp_path}", f"--data.init_args.root={root}"]
     arguments.append(f"--data.init_args.layout={layout}")
     assert cli.main(["fit", "--config", "dtr_dit_l_uw", *arguments, *SMALL]) == 1
-    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
-    assert len(lines) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
     for word in (str(root), f"layout '{layout}'", "image-net.org", "stabilityai/sd-vae-ft-ema", "ZOO_DATA"):
-        assert word in lines[0]
+        assert word in line
 
 
-def test_latents_of_another_size_name_both_sizes(
-    roots: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_latents_of_another_size_name_both_sizes(roots: Any, tmp_path: Path, capsys: Any) -> None:
     arguments = [f"--trainer.default_root_dir={tmp_path}", f"--data.init_args.root={roots['packed']}"]
     small = [a for a in SMALL if "input_size" not in a]
     assert cli.main(["fit", "--config", "dtr_dit_l", *arguments, *small]) == 1
@@ -190,8 +177,6 @@ def test_true_size_trains_three_steps(tmp_path: Path) -> None:
     assert len(rows) == 3
     assert all(abs(row["train/mse"] - 1) < 0.1 for row in rows)
 
-
-# --- the costs in the headers are those that a counter finds ----------------------------------------------
 
 H200_BF16 = 989e12  # dense, operations per second
 SAMPLES, STEPS = 50_000, 250
@@ -238,9 +223,8 @@ def test_header_states_the_counted_cost(name: str) -> None:
     if name in RECIPES:
         assert operations / 2e9 == pytest.approx(GMACS[RECIPES[name][0]], rel=1e-3)  # the paper's
     assert float(stated["forward"]) == pytest.approx(operations / 1e9, abs=0.051)
-    assert float(stated["train"]) == pytest.approx(
-        3 * operations / 1e9, abs=0.051
-    )  # backward is two forwards
+    # backward is two forwards
+    assert float(stated["train"]) == pytest.approx(3 * operations / 1e9, abs=0.051)
     half_peak = H200_BF16 / 2
     steps, batch = config["trainer"]["max_steps"], 256
     assert float(stated["hours"]) == round(steps * batch * 3 * operations / half_peak / 3600)

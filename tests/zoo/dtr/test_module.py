@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,24 +21,15 @@ from zoo.engine.ema import averaged_parameters
 from zoo.metrics.digits import DigitClassifier
 
 SMALL: dict[str, Any] = {
-    "input_size": 8,
-    "in_channels": 1,
-    "num_classes": 10,
-    "width": 24,
-    "depth": 2,
-    "heads": 2,
-    "sampling_steps": 5,
-    "guidance": 1.0,
-}
+    "input_size": 8, "in_channels": 1, "num_classes": 10, "width": 24, "depth": 2, "heads": 2,
+    "sampling_steps": 5, "guidance": 1.0,
+}  # fmt: skip
 
 
 UNET: dict[str, Any] = {
-    "unet_channels": 32,
-    "unet_multipliers": (1, 2),
-    "unet_res_blocks": 1,
-    "unet_attention": (4,),
+    "unet_channels": 32, "unet_multipliers": (1, 2), "unet_res_blocks": 1, "unet_attention": (4,),
     "unet_head_channels": 32,
-}
+}  # fmt: skip
 
 
 def build(step: int = 0, rank: int = 0, world: int = 1, weights: bool = True, **kwargs: Any) -> Any:
@@ -59,11 +51,8 @@ def build(step: int = 0, rank: int = 0, world: int = 1, weights: bool = True, **
 
 def batch(size: int = 16, classes: int = 10) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(3)
-    return {
-        "image": torch.rand(size, 1, 8, 8, generator=g) * 2 - 1,
-        "label": torch.arange(size) % classes,
-        "index": torch.arange(size),
-    }
+    image, index = torch.rand(size, 1, 8, 8, generator=g) * 2 - 1, torch.arange(size)
+    return {"image": image, "label": index % classes, "index": index}
 
 
 def calls(module: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -104,12 +93,8 @@ def test_the_weight_multiplies_the_eps_error_and_never_vb(kind: str) -> None:
     t, noise, dropped = module._training_draws(data["image"], 0)
     y = torch.where(dropped, 10, data["label"])
     mse, vb = module._errors(data["image"], t, y, noise)
-    ones = torch.ones(16)
-    weight = {
-        "constant": ones,
-        "min_snr": min_snr_weight(module.schedule, t),
-        "p2": p2_weight(module.schedule, t),
-    }
+    weight = {"constant": torch.ones(16), "min_snr": min_snr_weight(module.schedule, t)}
+    weight["p2"] = p2_weight(module.schedule, t)
     assert loss.item() == pytest.approx((weight[kind] * mse + vb).mean().item(), rel=1e-6)
     assert vb.mean().item() > 1e-4
     if kind != "constant":
@@ -119,11 +104,9 @@ def test_the_weight_multiplies_the_eps_error_and_never_vb(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["constant", "min_snr", "p2", "uw"])
 def test_the_logged_loss_is_the_unweighted_mean(kind: str) -> None:
     module, data = build(loss_weight=kind), batch()
-    total = module.training_step(data, 0)
-    logged = module.logged
-    assert logged["train/loss"].item() == pytest.approx(
-        (logged["train/mse"] + logged["train/vb"]).item(), rel=1e-6
-    )
+    total, logged = module.training_step(data, 0), module.logged
+    both = (logged["train/mse"] + logged["train/vb"]).item()
+    assert logged["train/loss"].item() == pytest.approx(both, rel=1e-6)
     if kind == "uw":
         assert total.item() == pytest.approx(0.5 * logged["train/loss"].item(), rel=1e-5)
         assert [logged[f"uw/weight_{i}"].item() for i in range(1, 9)] == [0.5] * 8
@@ -176,10 +159,8 @@ def test_draws_are_a_function_of_seed_and_step(monkeypatch: pytest.MonkeyPatch) 
 def test_two_ranks_together_draw_what_one_process_draws(kind: str) -> None:
     x0 = batch(32)["image"]
     whole = build(loss_weight=kind, label_dropout=0.5)._training_draws(x0, 0)
-    parts = [
-        build(loss_weight=kind, label_dropout=0.5, rank=r, world=2)._training_draws(x0[r::2], 0)
-        for r in range(2)
-    ]
+    ranks = [build(loss_weight=kind, label_dropout=0.5, rank=r, world=2) for r in range(2)]
+    parts = [module._training_draws(x0[r::2], 0) for r, module in enumerate(ranks)]
     for i in range(3):
         merged = torch.stack([parts[0][i], parts[1][i]], dim=1).flatten(0, 1)
         assert torch.equal(merged, whole[i])
@@ -192,9 +173,7 @@ def test_two_ranks_together_draw_what_one_process_draws(kind: str) -> None:
 
 def test_timesteps_cover_all_of_0_to_999() -> None:
     t, _, _ = build()._training_draws(torch.zeros(60_000, 1, 1, 1), 0)
-    assert t.dtype == torch.int64
-    assert len(t.unique()) == 1000
-    assert (int(t.min()), int(t.max())) == (0, 999)
+    assert (t.dtype, len(t.unique()), (int(t.min()), int(t.max()))) == (torch.int64, 1000, (0, 999))
 
 
 def test_labels_are_dropped_at_the_given_rate_in_training_alone() -> None:
@@ -202,8 +181,7 @@ def test_labels_are_dropped_at_the_given_rate_in_training_alone() -> None:
     _, _, dropped = module._training_draws(torch.zeros(50_000, 1, 1, 1), 0)
     assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.005)
     always = build(label_dropout=0.999)
-    seen = calls(always)
-    data = batch()
+    seen, data = calls(always), batch()
     always.training_step(data, 0)
     assert seen[-1][2].tolist() == [10] * 16
     always.train()
@@ -239,26 +217,20 @@ def test_a_local_batch_that_eight_does_not_divide_is_refused(size: int, world: i
 
 
 def test_uncertainty_has_its_own_group_and_no_weight_decay() -> None:
-    module = DTR(
-        **SMALL, loss_weight="uw", optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1)
-    )
+    adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1)
+    module = DTR(**SMALL, loss_weight="uw", optimizer=adamw)
     network, uncertainty = module.configure_optimizers().param_groups
     assert (network["lr"], network["weight_decay"]) == (1e-3, 0.1)
     assert (uncertainty["lr"], uncertainty["weight_decay"]) == (0.025, 0.0)
     assert [p.shape for p in uncertainty["params"]] == [(8,)]
-    assert sum(p.numel() for g in (network, uncertainty) for p in g["params"]) == sum(
-        p.numel() for p in module.parameters()
-    )
+    grouped = [p for g in (network, uncertainty) for p in g["params"]]
+    assert sum(p.numel() for p in grouped) == sum(p.numel() for p in module.parameters())
 
 
 def test_the_default_optimiser_is_the_papers() -> None:
     (group,) = DTR(**SMALL).configure_optimizers().param_groups
-    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (
-        1e-4,
-        (0.9, 0.999),
-        1e-8,
-        0.0,
-    )
+    found = [group[k] for k in ("lr", "betas", "eps", "weight_decay")]
+    assert found == [1e-4, (0.9, 0.999), 1e-8, 0.0]
 
 
 def test_default_arguments_are_the_papers() -> None:
@@ -277,9 +249,8 @@ def test_default_arguments_are_the_papers() -> None:
 def test_uncertainty_is_stored_and_not_averaged() -> None:
     module = DTR(**SMALL, loss_weight="uw")
     assert "uncertainty.log_variances" in module.state_dict()
-    assert averaged_parameters(module).keys() == {
-        f"network.{n}" for n, _ in module.network.named_parameters()
-    }
+    own = {f"network.{n}" for n, _ in module.network.named_parameters()}
+    assert averaged_parameters(module).keys() == own
 
 
 def test_random_routing_is_stored_and_not_averaged() -> None:
@@ -300,8 +271,7 @@ def test_casting_leaves_scales_windows_and_metric_sums_alone() -> None:
     assert torch.equal(module.network.routing.starts, starts)
     metric = module.eval_metrics["mse"]
     metric.update(torch.full((1001,), 0.1))
-    assert metric.mean_value.dtype == torch.float32
-    assert metric.compute().item() == pytest.approx(0.1, rel=1e-5)
+    assert (metric.mean_value.dtype, metric.compute().item()) == (torch.float32, pytest.approx(0.1, rel=1e-5))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
@@ -317,9 +287,7 @@ def test_two_steps_and_a_validation_in_each_precision(precision: Any) -> None:
     assert run.callback_metrics["val/mse"].item() == pytest.approx(1.0, abs=0.1)
 
 
-def test_evaluation_is_fixed_by_the_index_not_by_the_batch_or_the_seed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_evaluation_is_fixed_by_the_index_not_by_the_batch_or_the_seed(monkeypatch: Any) -> None:
     def result(parts: list[slice]) -> dict[str, float]:
         module, data = build(), batch(32)
         for part in parts:
@@ -376,8 +344,7 @@ def test_a_compiled_model_sees_one_batch_size() -> None:
         if compiled:
             reference = (mse, last.images)
         else:
-            assert mse == pytest.approx(reference[0], rel=1e-5)
-            assert last.images.shape == (8, 1, 8, 8)
+            assert (mse, last.images.shape) == (pytest.approx(reference[0], rel=1e-5), (8, 1, 8, 8))
             torch.testing.assert_close(last.images, reference[1], atol=1e-4, rtol=1e-4)
 
 
@@ -406,9 +373,7 @@ def test_250_step_sampling_sees_the_original_timesteps() -> None:
     seen = calls(module)
     module.sample(torch.tensor([3]))
     steps = [int(t[0]) for _, t, _ in seen]
-    assert steps[:3] == [999, 995, 991]
-    assert steps[-2:] == [4, 0]
-    assert len(steps) == 250
+    assert (steps[:3], steps[-2:], len(steps)) == ([999, 995, 991], [4, 0], 250)
     assert all(t.dtype == torch.int64 and len(t) == 2 and t[0] == t[1] for _, t, _ in seen)
     assert all(y.tolist() == [3, 10] for _, _, y in seen)
 
@@ -425,8 +390,7 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_in(sampler: Any) -> None:
 
 
 def test_a_seed_number_gives_what_predict_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = build()
-    labels = torch.tensor([4, 5, 6])
+    module, labels = build(), torch.tensor([4, 5, 6])
     monkeypatch.setenv("PL_GLOBAL_SEED", "9")
     predicted = module.predict_step({"label": labels, "index": torch.arange(3)}, 0)
     assert torch.equal(predicted.images, module.sample(labels, seed=9))
@@ -448,9 +412,8 @@ def test_the_u_net_trains_and_samples() -> None:
     _, noise, _ = module._training_draws(data["image"], 0)
     assert module.logged["train/mse"].item() == pytest.approx(noise.square().mean().item(), rel=1e-6)
     assert module.sample(torch.tensor([1, 2]), guidance=2.0).shape == (2, 1, 8, 8)
-    assert averaged_parameters(module).keys() == {
-        f"network.{n}" for n, _ in module.network.named_parameters()
-    }
+    own = {f"network.{n}" for n, _ in module.network.named_parameters()}
+    assert averaged_parameters(module).keys() == own
 
 
 def test_an_unknown_backbone_is_refused() -> None:
@@ -459,8 +422,7 @@ def test_an_unknown_backbone_is_refused() -> None:
 
 
 def test_cfg_channels_three_differs_from_all_in_the_fourth_channel_alone_at_one_step() -> None:
-    module = build(in_channels=4, guidance=3.0)
-    labels = torch.tensor([1])
+    module, labels = build(in_channels=4, guidance=3.0), torch.tensor([1])
     every = module.sample(labels, steps=1)
     three = module.sample(labels, steps=1, cfg_channels=3)
     assert torch.equal(every[:, :3], three[:, :3])
@@ -520,35 +482,29 @@ def test_latents_are_divided_by_the_scale_before_decoding() -> None:
     assert not isinstance(module._decoder, nn.Module)
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ({"size": "M"}, "S, B, L, XL"),
-        ({"loss_weight": "snr"}, "constant, min_snr, p2, uw"),
-        ({"label_dropout": 1.0}, "label_dropout"),
-        ({"sampling_steps": 1001}, "sampling steps"),
-        ({"spacing": "ddim", "sampling_steps": 300}, "no integer stride"),
-        ({"loss_weight": "uw", "uw_intervals": 7}, "uw_intervals must divide timesteps, got 7 and 1000"),
-        ({"loss_weight": "uw", "uw_intervals": 0}, "uw_intervals must divide timesteps, got 0"),
-        ({"schedule": "sigmoid"}, "'linear' or 'cosine'"),
-        ({"routing": "learned"}, "'dtr', 'random' or 'none'"),
-        ({"beta": 0.0}, "beta must lie"),
-        ({"alpha": -1.0}, "alpha must be positive"),
-    ],
-)
+@pytest.mark.parametrize(("bad", "message"), [
+    ({"size": "M"}, "S, B, L, XL"),
+    ({"loss_weight": "snr"}, "constant, min_snr, p2, uw"),
+    ({"label_dropout": 1.0}, "label_dropout"),
+    ({"sampling_steps": 1001}, "sampling steps"),
+    ({"spacing": "ddim", "sampling_steps": 300}, "no integer stride"),
+    ({"loss_weight": "uw", "uw_intervals": 7}, "uw_intervals must divide timesteps, got 7 and 1000"),
+    ({"loss_weight": "uw", "uw_intervals": 0}, "uw_intervals must divide timesteps, got 0"),
+    ({"schedule": "sigmoid"}, "'linear' or 'cosine'"),
+    ({"routing": "learned"}, "'dtr', 'random' or 'none'"),
+    ({"beta": 0.0}, "beta must lie"),
+    ({"alpha": -1.0}, "alpha must be positive"),
+])  # fmt: skip
 def test_impossible_settings_are_refused_at_construction(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DTR(**{**SMALL, **bad})
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"num_classes": 7}, r"num_classes is 7, but the data \(datamodules.Digits\) has 10; set"),
-        ({"input_size": 16}, "input_size is 16, but the data .* has 8; set"),
-        ({"in_channels": 4}, "in_channels is 4, but the data .* has 1; set"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"num_classes": 7}, r"num_classes is 7, but the data \(datamodules.Digits\) has 10; set"),
+    ({"input_size": 16}, "input_size is 16, but the data .* has 8; set"),
+    ({"in_channels": 4}, "in_channels is 4, but the data .* has 1; set"),
+])  # fmt: skip
 def test_data_that_do_not_fit_are_refused_with_both_numbers(wrong: dict[str, Any], message: str) -> None:
     module: Any = DTR(**{**SMALL, **wrong})
     module._trainer = SimpleNamespace(datamodule=Digits())

@@ -74,9 +74,8 @@ def test_a_block_equals_the_official_form_with_random_gates() -> None:
 
 def test_a_block_without_routing_equals_the_official_form_with_a_full_mask() -> None:
     block, (z, c) = random_block(), inputs()
-    torch.testing.assert_close(
-        block(z, c), official_block(block, z, c, torch.ones(4, 1, 48)), atol=1e-5, rtol=0
-    )
+    expected = official_block(block, z, c, torch.ones(4, 1, 48))
+    torch.testing.assert_close(block(z, c), expected, atol=1e-5, rtol=0)
 
 
 def test_the_mask_acts_once_at_the_input_of_the_block() -> None:
@@ -103,9 +102,8 @@ def test_the_residual_stream_keeps_masked_channels() -> None:
     block, (z, c) = random_block(), inputs()
     m = task_masks(48)[[0, 400, 900, 999]].float()[:, None]
     shifted = z + 5 * (1 - m)
-    torch.testing.assert_close(
-        block(shifted, c, m) - block(z, c, m), 5 * (1 - m).expand_as(z), atol=1e-5, rtol=0
-    )
+    moved = block(shifted, c, m) - block(z, c, m)
+    torch.testing.assert_close(moved, 5 * (1 - m).expand_as(z), atol=1e-5, rtol=0)
 
 
 def test_norms_take_their_statistics_over_all_channels() -> None:
@@ -148,9 +146,8 @@ def test_the_final_norm_uses_eps_1e_6_and_modulates() -> None:
     z, c = torch.randn(2, 16, 48) * 1e-3, torch.randn(2, 48)
     shift, scale = layer.adaLN_modulation[1](F.silu(c)).chunk(2, dim=1)
     normed = (z - z.mean(-1, keepdim=True)) / (z.var(-1, keepdim=True, unbiased=False) + 1e-6).sqrt()
-    expected = F.linear(
-        normed * (1 + scale[:, None]) + shift[:, None], layer.linear.weight, layer.linear.bias
-    )
+    modulated = normed * (1 + scale[:, None]) + shift[:, None]
+    expected = F.linear(modulated, layer.linear.weight, layer.linear.bias)
     torch.testing.assert_close(layer(z, c), expected, atol=1e-5, rtol=0)
 
 
@@ -243,12 +240,8 @@ def test_parameter_counts_are_those_of_the_paper(size: str, p: int, column: int)
 
 
 def test_sizes_of_the_paper() -> None:
-    assert {k: (v["depth"], v["width"], v["heads"]) for k, v in SIZES.items()} == {
-        "S": (12, 384, 6),
-        "B": (12, 768, 12),
-        "L": (24, 1024, 16),
-        "XL": (28, 1152, 16),
-    }
+    found = {k: (v["depth"], v["width"], v["heads"]) for k, v in SIZES.items()}
+    assert found == {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 
 
 def test_multiply_accumulates_of_dit_s_2() -> None:
@@ -258,12 +251,8 @@ def test_multiply_accumulates_of_dit_s_2() -> None:
 
     with torch.device("meta"):
         network = DiT(**SIZES["S"], routing="none")
+        args = torch.empty(1, 4, 32, 32), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
     network.pos_embed = network.pos_embed.to("meta")
-    args = (
-        torch.empty(1, 4, 32, 32, device="meta"),
-        torch.zeros(1, dtype=torch.long, device="meta"),
-        torch.zeros(1, dtype=torch.long, device="meta"),
-    )
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         network(*args)
     assert counter.get_total_flops() / 2e9 == pytest.approx(6.06, abs=0.005)
@@ -293,9 +282,8 @@ def test_time_features_divide_by_128_and_put_the_cosine_first() -> None:
     w = 10000.0 ** (-torch.arange(128, dtype=torch.float64) / 128)
     angles = t.double()[:, None] * w
     assert features.shape == (4, 256)
-    torch.testing.assert_close(
-        features.double(), torch.cat([angles.cos(), angles.sin()], 1), atol=2e-4, rtol=0
-    )
+    expected = torch.cat([angles.cos(), angles.sin()], 1)
+    torch.testing.assert_close(features.double(), expected, atol=2e-4, rtol=0)
     assert features[0].tolist() == [1.0] * 128 + [0.0] * 128
     # The lowest frequency is 10000^(-127/128); dividing by 127 would make it 1e-4.
     assert features[3, 127].item() == pytest.approx(math.cos(999 * 10000 ** (-127 / 128)), abs=1e-6)
@@ -315,9 +303,8 @@ def test_qkv_is_packed_as_three_by_heads_by_dim() -> None:
     attention = Attention(6, heads=2)
     randomise(attention, std=0.5)
     x = torch.randn(1, 5, 6)
-    q, k, v = (
-        x @ w.T + b for w, b in zip(attention.qkv.weight.split(6), attention.qkv.bias.split(6), strict=True)
-    )
+    weight, bias = attention.qkv.weight.split(6), attention.qkv.bias.split(6)
+    q, k, v = (x @ w.T + b for w, b in zip(weight, bias, strict=True))
     heads = []
     for h in range(2):
         part = slice(3 * h, 3 * h + 3)
@@ -358,20 +345,15 @@ def test_initialisation_is_the_official_one() -> None:
             assert linear.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
     bound = math.sqrt(6 / (192 + 4 * 2 * 2))  # Xavier on the flattened (D, 4 p^2) weight
     assert network.x_embedder.proj.weight.abs().max().item() == pytest.approx(bound, rel=1e-2)
-    for normal in (
-        network.y_embedder.embedding_table.weight,
-        network.t_embedder.mlp[0].weight,
-        network.t_embedder.mlp[2].weight,
-    ):
+    mlp = network.t_embedder.mlp
+    for normal in (network.y_embedder.embedding_table.weight, mlp[0].weight, mlp[2].weight):
         assert normal.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_the_label_table_has_a_null_row_only_with_classes() -> None:
-    assert DiT(**SMALL).y_embedder.embedding_table.weight.shape == (11, 48)
-    assert DiT(**SMALL).null_label == 10
+    assert (DiT(**SMALL).y_embedder.embedding_table.weight.shape, DiT(**SMALL).null_label) == ((11, 48), 10)
     unconditional = DiT(**{**SMALL, "num_classes": 1})
-    assert unconditional.y_embedder.embedding_table.weight.shape == (1, 48)
-    assert unconditional.null_label == 0
+    assert (unconditional.y_embedder.embedding_table.weight.shape, unconditional.null_label) == ((1, 48), 0)
 
 
 def test_without_learned_variance_the_output_is_eps_alone() -> None:

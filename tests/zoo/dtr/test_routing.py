@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,21 +23,16 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("setting", "expected"), TABLE.items())
-def test_window_starts_are_those_of_the_official_code(
-    setting: tuple[int, float, float], expected: tuple[int, list[int], int]
-) -> None:
+def test_window_starts_are_those_of_the_official_code(setting: Any, expected: Any) -> None:
     channels, alpha, beta = setting
     k, at, first = expected
     starts = window_starts(channels, 1000, alpha, beta)
-    assert starts[[0, 250, 500, 750, 998, 999]].tolist() == at
-    assert int((starts > 0).nonzero()[0]) == first
+    assert (starts[[0, 250, 500, 750, 998, 999]].tolist(), int((starts > 0).nonzero()[0])) == (at, first)
     assert task_masks(channels, 1000, alpha, beta).sum(dim=1).unique().tolist() == [k]
 
 
 @pytest.mark.parametrize("setting", TABLE)
-def test_windows_slide_monotonically_from_the_first_to_the_last_channels(
-    setting: tuple[int, float, float],
-) -> None:
+def test_windows_slide_monotonically_from_the_first_to_the_last_channels(setting: Any) -> None:
     channels, alpha, beta = setting
     k = TABLE[setting][0]
     masks, starts = task_masks(channels, 1000, alpha, beta), window_starts(channels, 1000, alpha, beta)
@@ -63,8 +60,7 @@ def test_channels_in_the_middle_are_on_for_all_tasks() -> None:
 
 @pytest.mark.parametrize(("channels", "k"), [(384, 307), (768, 614), (1024, 819), (1152, 921)])
 def test_the_window_is_truncated_not_rounded(channels: int, k: int) -> None:
-    assert TaskRouting(channels, 1).active == k
-    assert int(task_masks(channels)[500].sum()) == k
+    assert (TaskRouting(channels, 1).active, int(task_masks(channels)[500].sum())) == (k, k)
 
 
 def test_beta_one_masks_nothing() -> None:
@@ -95,8 +91,7 @@ def test_each_sample_gets_the_mask_of_its_own_timestep() -> None:
 
 
 def test_casting_the_module_does_not_touch_the_window_starts() -> None:
-    routing = TaskRouting(1024, 2)
-    expected = window_starts(1024)
+    routing, expected = TaskRouting(1024, 2), window_starts(1024)
     for cast in (torch.bfloat16, torch.float16, torch.float64):
         routing.to(cast)
         assert routing.starts.dtype == torch.int64
@@ -123,8 +118,7 @@ def test_random_routing_is_stored_seeded_and_differs_by_block_and_task() -> None
         return TaskRouting(96, 3, "random", seed=seed).state_dict()["masks"]
 
     one = table(0)
-    assert one.shape == (3, 1000, 96)
-    assert one.dtype == torch.bool
+    assert (one.shape, one.dtype) == ((3, 1000, 96), torch.bool)
     assert one.sum(dim=2).unique().tolist() == [int(96 * 0.8)]
     assert torch.equal(one, table(0))
     assert not torch.equal(one, table(1))
@@ -142,8 +136,7 @@ def test_random_routing_ignores_the_global_generator() -> None:
 
 
 def test_random_routing_looks_up_its_stored_table() -> None:
-    routing = TaskRouting(48, 2, "random")
-    other = TaskRouting(48, 2, "random", seed=9)
+    routing, other = TaskRouting(48, 2, "random"), TaskRouting(48, 2, "random", seed=9)
     routing.load_state_dict(other.state_dict())
     t = torch.tensor([3, 999])
     masks = routing(t, torch.float32)

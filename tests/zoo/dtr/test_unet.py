@@ -86,9 +86,8 @@ def test_a_fresh_network_returns_exactly_zero(routing: Any) -> None:
 
 
 def test_beta_one_is_the_plain_network_to_the_bit() -> None:
-    plain, routed, masked = (
-        randomise(UNet(**SMALL, routing=r, beta=b)) for r, b in (("none", 0.8), ("dtr", 1.0), ("dtr", 0.8))
-    )
+    kinds = (("none", 0.8), ("dtr", 1.0), ("dtr", 0.8))
+    plain, routed, masked = (randomise(UNet(**SMALL, routing=r, beta=b)) for r, b in kinds)
     x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 999]), torch.tensor([1, 10])
     assert torch.equal(plain(x, t, y), routed(x, t, y))
     assert (plain(x, t, y) - masked(x, t, y)).abs().max() > 1e-3
@@ -106,16 +105,13 @@ def test_random_routing_is_stored_per_block() -> None:
     tables = [b.routing.masks for b in UNet(**SMALL, routing="random").blocks]
     assert sum("routing.masks" in k for k in UNet(**SMALL, routing="random").state_dict()) == len(tables)
     assert not torch.equal(tables[0], tables[1])
-    assert all(
-        torch.equal(a, b.routing.masks)
-        for a, b in zip(tables, UNet(**SMALL, routing="random").blocks, strict=True)
-    )
+    again = UNet(**SMALL, routing="random").blocks
+    assert all(torch.equal(a, b.routing.masks) for a, b in zip(tables, again, strict=True))
     assert not any("routing" in k for k in UNet(**SMALL).state_dict())
 
 
 def test_attention_is_packed_as_three_by_heads_by_dim() -> None:
-    block = randomise(AttentionBlock(16, 8, 8))
-    z = torch.randn(2, 16, 3, 3)
+    block, z = randomise(AttentionBlock(16, 8, 8)), torch.randn(2, 16, 3, 3)
     x = F.group_norm(z.flatten(2), 8, block.norm.weight, block.norm.bias)
     q, k, v = block.qkv(x).split(16, dim=1)
     heads = []

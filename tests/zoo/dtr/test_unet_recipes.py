@@ -38,9 +38,8 @@ def pictures(root: Path, folders: list[str]) -> Path:
     for folder in folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
         for i in range(10):
-            Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(
-                root / folder / f"{i}.png"
-            )
+            picture = Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+            picture.save(root / folder / f"{i}.png")
     return root
 
 
@@ -53,23 +52,16 @@ def test_recipe_is_adms_network_with_the_dit_rows_training(name: str) -> None:
         model = zoo.DTR(**changed)
     assert sum(p.numel() for p in model.parameters()) == parameters
     h = model.hparams
-    network = [
-        h[f"unet_{k}"] for k in ("channels", "multipliers", "res_blocks", "attention", "head_channels")
-    ]
+    keys = ("channels", "multipliers", "res_blocks", "attention", "head_channels")
+    network = [h[f"unet_{k}"] for k in keys]
     assert network == [192, [1, 2, 3, 4], 3, [32, 16, 8], 64]  # ADM's for 64 x 64 ImageNet
-    assert (h["unet_dropout"], h["unet_groups"], h["routing"], h["alpha"], h["beta"]) == (
-        0.1,
-        32,
-        "dtr",
-        4,
-        0.8,
-    )
+    found = [h[k] for k in ("unet_dropout", "unet_groups", "routing", "alpha", "beta")]
+    assert found == [0.1, 32, "dtr", 4, 0.8]
     assert (h["sampler"], h["sampling_steps"], h["loss_weight"]) == ("ddpm", 250, "constant")
     group = model.configure_optimizers().param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 0.0)
     data, trainer = config["data"]["init_args"], config["trainer"]
-    assert (data["size"], data["num_classes"]) == (64, h["num_classes"])
-    assert data["predict_samples"] == 50_000
+    assert ((data["size"], data["num_classes"]), data["predict_samples"]) == ((64, h["num_classes"]), 50_000)
     assert (trainer["max_steps"], trainer["precision"]) == (400_000, "bf16-mixed")
     assert config["ema"] == {"decay": 0.9999}
     assert config["checkpoint"] == {"every_n_train_steps": 50_000, "keep": -1}

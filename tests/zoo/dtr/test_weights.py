@@ -21,10 +21,8 @@ from zoo.dtr.tables import alpha_of
 from zoo.dtr.weights import diffusers_state, official_state
 from zoo.hub import weights as hub
 
+Captured = pytest.CaptureFixture[str]
 WIDTH, DEPTH, HEADS, PATCH, SIZE, CLASSES = 32, 3, 4, 2, 8, 10
-
-
-# --- DiT with DTR as the official code has it, written down again from the specification ---------------
 
 
 def sincos_1d(dim: int, positions: np.ndarray) -> np.ndarray:
@@ -81,9 +79,7 @@ class OfficialBlock(nn.Module):
 
 
 class OfficialDiT(nn.Module):
-    def __init__(
-        self, tables: list[Tensor] | None = None, classes: int = CLASSES, sigma: bool = True
-    ) -> None:
+    def __init__(self, tables: Any = None, classes: int = CLASSES, sigma: bool = True) -> None:
         super().__init__()
         self.channels = 8 if sigma else 4
         self.x_embedder = nn.Module()
@@ -94,9 +90,8 @@ class OfficialDiT(nn.Module):
         self.y_embedder.embedding_table = nn.Embedding(classes + 1 if classes > 1 else 1, WIDTH)
         table = torch.from_numpy(sincos_2d(WIDTH, SIZE // PATCH)).float().unsqueeze(0)
         self.pos_embed = nn.Parameter(table, requires_grad=False)
-        self.blocks = nn.ModuleList(
-            OfficialBlock(WIDTH, HEADS, tables[i] if tables else None) for i in range(DEPTH)
-        )
+        tables = tables or [None] * DEPTH
+        self.blocks = nn.ModuleList(OfficialBlock(WIDTH, HEADS, t) for t in tables)
         self.final_layer = nn.Module()
         self.final_layer.linear = nn.Linear(WIDTH, PATCH * PATCH * self.channels)
         self.final_layer.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(WIDTH, 2 * WIDTH))
@@ -146,7 +141,7 @@ def converted(source: Path, *arguments: str) -> zoo.DTR:
     return hub.load(convert(source, out, "--method", "dtr", *arguments))
 
 
-def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def failure(capsys: Captured, *arguments: str) -> str:
     """The one line that ``zoo convert`` fails with."""
     capsys.readouterr()
     assert cli.main(["convert", *arguments]) == 1
@@ -173,11 +168,7 @@ def random_module(**arguments: Any) -> zoo.DTR:
 
 
 def assert_equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert sorted(a) == sorted(b)
-    assert [k for k in a if not torch.equal(a[k], b[k])] == []
-
-
-# --- official files ------------------------------------------------------------------------------------
+    assert (sorted(a), [k for k in a if not torch.equal(a[k], b[k])]) == (sorted(b), [])
 
 
 @pytest.mark.parametrize("kind", ["none", "dtr", "random", "unconditional", "no_sigma"])
@@ -189,8 +180,7 @@ def test_converted_weights_compute_what_the_official_block_computes(tmp_path: Pa
     official = OfficialDiT(tables, classes, sigma=kind != "no_sigma")
     module = converted(save(official.state_dict(), tmp_path / "dit.pt"), "--set", "heads=4")
     assert module.network.routing.kind == (kind if tables else "none")
-    assert module.hparams["learn_sigma"] == (kind != "no_sigma")
-    assert module.hparams["num_classes"] == classes
+    assert (module.hparams["learn_sigma"], module.hparams["num_classes"]) == (kind != "no_sigma", classes)
     assert module.hparams["input_size"] == SIZE
     x, t, y = inputs(classes)
     expected = official(x, t, y)
@@ -240,7 +230,7 @@ def test_a_safetensors_file_with_official_names_is_read_too(tmp_path: Path) -> N
     assert converted(tmp_path / "dit.safetensors", "--set", "heads=4").hparams["depth"] == DEPTH
 
 
-def test_sizes_of_the_table_need_no_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_of_the_table_need_no_heads(tmp_path: Path, capsys: Captured) -> None:
     module = random_module(width=None, depth=None, heads=None, size="S", routing="none", num_classes=3)
     path = save(official_state(module), tmp_path / "s.pt")
     back = converted(path)
@@ -249,9 +239,6 @@ def test_sizes_of_the_table_need_no_heads(tmp_path: Path, capsys: pytest.Capture
     line = failure(capsys, str(small), "--method", "dtr", "--out", str(tmp_path / "x.safetensors"))
     assert "--set heads=N" in line
     assert "S 384 x 12" in line
-
-
-# --- trainers' checkpoints -----------------------------------------------------------------------------
 
 
 def test_trainer_checkpoint_gives_its_ema_weights(tmp_path: Path) -> None:
@@ -278,9 +265,6 @@ def test_dtr_checkpoint_brings_the_loss_weights_of_uw(tmp_path: Path) -> None:
     assert module.uncertainty is not None
     assert torch.equal(module.uncertainty.log_variances, scales)
     assert module.hparams["schedule"] == "cosine"
-
-
-# --- routing tables ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [384, 768, 1024, 1152])
@@ -314,7 +298,7 @@ def test_converted_routing_has_the_files_alpha_and_beta(tmp_path: Path, alpha: f
     assert torch.equal(task_masks(WIDTH, 1000, hparams["alpha"], beta).float(), table)
 
 
-def test_another_window_than_dtrs_fails_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_window_than_dtrs_fails_loudly(tmp_path: Path, capsys: Captured) -> None:
     table = task_masks(WIDTH).float()
     table[700] = table[700].roll(1)
     cases = {
@@ -328,35 +312,22 @@ def test_another_window_than_dtrs_fails_loudly(tmp_path: Path, capsys: pytest.Ca
         assert text in failure(capsys, str(path), "--method", "dtr", "--set", "heads=4", "--out", out)
 
 
-def test_settings_that_contradict_the_file_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_that_contradict_the_file_are_refused(tmp_path: Path, capsys: Captured) -> None:
     path = save(OfficialDiT([task_masks(WIDTH).float()] * DEPTH).state_dict(), tmp_path / "dtr.pt")
     out = ["--out", str(tmp_path / "x.safetensors"), "--method", "dtr", "--set", "heads=4"]
-    for setting in (
-        "alpha=2",
-        "beta=0.5",
-        "depth=4",
-        "routing=none",
-        "input_size=32",
-        "size=S",
-        "timesteps=500",
-    ):
+    settings = ("alpha=2", "beta=0.5", "depth=4", "routing=none", "input_size=32", "size=S", "timesteps=500")
+    for setting in settings:
         line = failure(capsys, str(path), *out, "--set", setting)
         assert "contradicts" in line or "alpha=2.0 gives" in line or "alpha=2 gives" in line
 
 
-def test_missing_table_of_one_block_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_table_of_one_block_is_an_error(tmp_path: Path, capsys: Captured) -> None:
     state = OfficialDiT([task_masks(WIDTH).float()] * DEPTH).state_dict()
     del state["blocks.1.routing._unit_mapping"]
     path = save(state, tmp_path / "dtr.pt")
     out = ["--out", str(tmp_path / "x.safetensors")]
-    assert "2 routing tables for 3 blocks" in failure(
-        capsys, str(path), "--method", "dtr", "--set", "heads=4", *out
-    )
-
-
-# --- diffusers -----------------------------------------------------------------------------------------
+    line = failure(capsys, str(path), "--method", "dtr", "--set", "heads=4", *out)
+    assert "2 routing tables for 3 blocks" in line
 
 
 def diffusers_model(path: Path, shift: float) -> nn.Module:
@@ -372,9 +343,7 @@ def diffusers_model(path: Path, shift: float) -> nn.Module:
 def test_exported_folder_computes_the_same_in_diffusers(tmp_path: Path) -> None:
     module = random_module(routing="none")
     for p in module.network.parameters():
-        p.data /= (
-            3  # the frequencies move the output by more than 1 % when the time embedder's weights are large
-        )
+        p.data /= 3  # with a time embedder of large weights the frequencies move the output by more than 1 %
     ours = hub.save(module, tmp_path / "ours.safetensors")
     folder = convert(ours, tmp_path / "folder", "--to", "diffusers")
     assert json.loads((folder / "config.json").read_text())["norm_eps"] == 1e-6  # theirs is 1e-5 by default
@@ -383,9 +352,7 @@ def test_exported_folder_computes_the_same_in_diffusers(tmp_path: Path) -> None:
     same = diffusers_model(folder, shift=0)(x, t, y).sample
     other = diffusers_model(folder, shift=1)(x, t, y).sample
     span = float(expected.max() - expected.min())
-    print(
-        f"shift 0: {(same - expected).abs().max():.2e}, shift 1: {(other - expected).abs().max() / span:.4f}"
-    )
+    print(f"shift 0: {(same - expected).abs().max():.2e}, 1: {(other - expected).abs().max() / span:.4f}")
     torch.testing.assert_close(same, expected, rtol=0, atol=1e-5)
     assert (other - expected)[t == 0].abs().max() < 1e-6
     assert 1e-3 < (other - expected).abs().max() / span < 0.015
@@ -396,15 +363,9 @@ def test_diffusers_folder_is_read_and_computes_the_same_here(tmp_path: Path) -> 
     from diffusers import DiTTransformer2DModel
 
     torch.manual_seed(0)
-    model = DiTTransformer2DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=WIDTH // HEADS,
-        out_channels=8,
-        num_layers=DEPTH,
-        sample_size=SIZE,
-        num_embeds_ada_norm=CLASSES,
-        norm_eps=1e-6,
-    ).eval()
+    sizes = {"num_attention_heads": HEADS, "attention_head_dim": WIDTH // HEADS, "num_layers": DEPTH}
+    sizes |= {"out_channels": 8, "sample_size": SIZE, "num_embeds_ada_norm": CLASSES}
+    model = DiTTransformer2DModel(**sizes, norm_eps=1e-6).eval()
     for p in model.parameters():
         p.data = torch.randn(p.shape) * 0.15
     first = model.transformer_blocks[0].norm1.emb
@@ -421,9 +382,8 @@ def test_diffusers_folder_is_read_and_computes_the_same_here(tmp_path: Path) -> 
 @pytest.mark.parametrize("classes", [CLASSES, 1])
 def test_diffusers_round_trip_is_equal_to_the_bit(tmp_path: Path, classes: int) -> None:
     module = random_module(routing="none", num_classes=classes)
-    folder = convert(
-        hub.save(module, tmp_path / "ours.safetensors"), tmp_path / "folder", "--to", "diffusers"
-    )
+    ours = hub.save(module, tmp_path / "ours.safetensors")
+    folder = convert(ours, tmp_path / "folder", "--to", "diffusers")
     back = converted(folder)
     assert_equal_states(back.state_dict(), module.state_dict())
     again = convert(tmp_path / "folder_zoo.safetensors", tmp_path / "again", "--to", "diffusers")
@@ -441,9 +401,7 @@ def test_pickled_weights_of_a_diffusers_folder_are_read(tmp_path: Path) -> None:
     assert_equal_states(converted(tmp_path / "old").state_dict(), module.state_dict())
 
 
-def test_routing_is_refused_by_diffusers_unless_beta_is_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_routing_is_refused_by_diffusers_unless_beta_is_one(tmp_path: Path, capsys: Captured) -> None:
     ours = hub.save(random_module(), tmp_path / "ours.safetensors")
     line = failure(capsys, str(ours), "--to", "diffusers", "--out", str(tmp_path / "folder"))
     assert "no task routing" in line
@@ -455,18 +413,14 @@ def test_routing_is_refused_by_diffusers_unless_beta_is_one(
 
 
 @pytest.mark.parametrize(("to", "name"), [("official", "x.pt"), ("diffusers", "folder")])
-def test_the_unet_backbone_has_no_other_format(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, name: str
-) -> None:
+def test_the_unet_backbone_has_no_other_format(tmp_path: Path, capsys: Captured, to: str, name: str) -> None:
     sizes = {"unet_channels": 64, "unet_multipliers": [1], "unet_res_blocks": 1, "unet_attention": []}
     unet = zoo.DTR(backbone="unet", input_size=SIZE, num_classes=CLASSES, **sizes)
     ours = hub.save(unet, tmp_path / "unet.safetensors")
     assert "DiT backbone" in failure(capsys, str(ours), "--to", to, "--out", str(tmp_path / name))
 
 
-def test_embedders_that_differ_between_blocks_are_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_embedders_that_differ_between_blocks_are_an_error(tmp_path: Path, capsys: Captured) -> None:
     config, state = diffusers_state(random_module(routing="none"))
     state["transformer_blocks.2.norm1.emb.timestep_embedder.linear_1.bias"][3] += 1e-3
     (tmp_path / "folder").mkdir()
@@ -477,25 +431,19 @@ def test_embedders_that_differ_between_blocks_are_an_error(
     assert "transformer_blocks.2.norm1.emb.timestep_embedder.linear_1.bias differs" in line
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"_class_name": "PixArtTransformer2DModel"}, "expected DiTTransformer2DModel"),
-        ({"activation_fn": "geglu"}, "activation_fn is 'geglu'"),
-        ({"num_attention_heads": "4"}, "must be integers"),
-    ],
-)
+@pytest.mark.parametrize(("change", "text"), [
+    ({"_class_name": "PixArtTransformer2DModel"}, "expected DiTTransformer2DModel"),
+    ({"activation_fn": "geglu"}, "activation_fn is 'geglu'"),
+    ({"num_attention_heads": "4"}, "must be integers"),
+])  # fmt: skip
 def test_configs_of_other_transformers_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], text: str
+    tmp_path: Path, capsys: Captured, change: dict[str, Any], text: str
 ) -> None:
     config, state = diffusers_state(random_module(routing="none"))
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     save(state, tmp_path / "diffusion_pytorch_model.bin")
     out = ["--out", str(tmp_path / "x.safetensors")]
     assert text in failure(capsys, str(tmp_path), "--method", "dtr", *out)
-
-
-# --- hostile and broken input --------------------------------------------------------------------------
 
 
 class Hostile:
@@ -507,9 +455,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_pickled_code_is_refused_and_not_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], legacy: bool
-) -> None:
+def test_pickled_code_is_refused_and_not_run(tmp_path: Path, capsys: Captured, legacy: bool) -> None:
     proof = tmp_path / "executed"
     content = {"ema": OfficialDiT().state_dict(), "args": Hostile(proof)}
     torch.save(content, tmp_path / "evil.pt", _use_new_zipfile_serialization=not legacy)
@@ -525,9 +471,7 @@ def test_legacy_files_of_old_torch_are_read(tmp_path: Path) -> None:
     assert converted(tmp_path / "old.pt", "--set", "heads=4").hparams["depth"] == DEPTH
 
 
-def test_broken_and_foreign_files_fail_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_and_foreign_files_fail_in_one_line(tmp_path: Path, capsys: Captured) -> None:
     whole = save(OfficialDiT().state_dict(), tmp_path / "whole.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.pt").write_bytes(b"")

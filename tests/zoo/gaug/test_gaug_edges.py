@@ -120,8 +120,7 @@ def test_certain_edges_keep_probability_one_minus_eps() -> None:
 
 def test_symmetrised_uses_the_upper_triangle_and_leaves_the_sample_alone() -> None:
     sample = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    before = sample.clone()
-    graph = symmetrised(sample)
+    before, graph = sample.clone(), symmetrised(sample)
     assert graph.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     assert torch.equal(sample, before)
     assert sample.diagonal().tolist() == [0, 0, 1]
@@ -147,13 +146,8 @@ def test_thin_features_alone_become_sparse() -> None:
 
 def test_gcn_normalisation_has_the_known_values_on_a_path() -> None:
     """Degrees with the loop are 2, 3, 2."""
-    expected = torch.tensor(
-        [
-            [1 / 2, 1 / math.sqrt(6), 0],
-            [1 / math.sqrt(6), 1 / 3, 1 / math.sqrt(6)],
-            [0, 1 / math.sqrt(6), 1 / 2],
-        ]
-    )
+    w = 1 / math.sqrt(6)
+    expected = torch.tensor([[1 / 2, w, 0], [w, 1 / 3, w], [0, w, 1 / 2]])
     listed = with_self_loops(torch.cat([PATH, PATH.flip(0)], dim=1), 3)
     torch.testing.assert_close(symmetrically_normalised(listed).to_dense(), expected)  # type: ignore[union-attr]
     torch.testing.assert_close(symmetrically_normalised(listed.to_dense()), expected)
@@ -163,8 +157,7 @@ def test_gcn_normalisation_has_the_known_values_on_a_path() -> None:
 
 def test_absent_pairs_get_a_gradient_through_gcns_degree_but_not_through_graphsages() -> None:
     path = with_self_loops(torch.cat([PATH, PATH.flip(0)], dim=1), 3).to_dense()
-    x = torch.tensor([[1.0], [2.0], [4.0]])
-    gradients = {}
+    x, gradients = torch.tensor([[1.0], [2.0], [4.0]]), {}
     for name, normalise in (("gcn", symmetrically_normalised), ("sage", row_normalised)):
         a = path.clone().requires_grad_()
         (normalise(a) @ x)[0].sum().backward()
@@ -184,8 +177,7 @@ def test_the_sparse_path_equals_the_dense_one_on_all_pairs(normalise: object, al
     """Values and gradients, when the candidates are all pairs: max M lies on the diagonal."""
     adjacency, z, pairs = random_graph()
     uniform = torch.rand(12, 12, generator=torch.Generator().manual_seed(3))
-    x = torch.randn(12, 5)
-    results = []
+    x, results = torch.randn(12, 5), []
     for sparse in (False, True):
         code = z.clone().requires_grad_()
         if sparse:
@@ -210,16 +202,8 @@ def test_other_samplers_agree_dense_and_sparse(sampler: str) -> None:
     uniform = torch.rand(12, 12)
     dense = sample_dense(sampler, z @ z.T, adjacency, uniform, 0.6, 1.0)  # type: ignore[arg-type]
     largest = z.square().sum(dim=1).max()
-    listed = sample_pairs(
-        sampler,  # type: ignore[arg-type]
-        pair_logits(z, pairs),
-        adjacency[pairs[0], pairs[1]],
-        uniform[pairs[0], pairs[1]],
-        12,
-        0.6,
-        1.0,
-        largest=largest,
-    )
+    given = [pair_logits(z, pairs), *(a[pairs[0], pairs[1]] for a in (adjacency, uniform)), 12, 0.6, 1.0]
+    listed = sample_pairs(sampler, *given, largest=largest)  # type: ignore[arg-type]
     assert torch.equal(dense[pairs[0], pairs[1]], listed)
     assert 0 < listed.sum() < len(listed)
 
@@ -227,8 +211,7 @@ def test_other_samplers_agree_dense_and_sparse(sampler: str) -> None:
 def test_a_product_with_an_edge_list_has_the_gradients_of_the_dense_product() -> None:
     index = torch.randint(6, (2, 15))
     weight, x = torch.randn(15, requires_grad=True), torch.randn(6, 3, requires_grad=True)
-    listed = EdgeList(index, weight, 6)
-    factor = torch.randn(6, 3)
+    listed, factor = EdgeList(index, weight, 6), torch.randn(6, 3)
     sparse = torch.autograd.grad(((listed @ x) * factor).sum(), (weight, x))
     dense = torch.autograd.grad(((listed.to_dense() @ x) * factor).sum(), (weight, x))
     torch.testing.assert_close(sparse, dense)
@@ -265,14 +248,12 @@ def test_rounding_passes_the_gradient_straight_through() -> None:
 
 def test_balance_counts_the_self_loops() -> None:
     pos_weight, norm = balance(14, 62)
-    assert pos_weight == pytest.approx(2.16129, abs=1e-5)
-    assert norm == pytest.approx(0.731343, abs=1e-6)
+    assert (pos_weight, norm) == (pytest.approx(2.16129, abs=1e-5), pytest.approx(0.731343, abs=1e-6))
 
 
 def test_warmup_starts_at_zero_rises_and_ends_at_one() -> None:
     factors = [warmup_factor(e, 200, 10) for e in range(200)]
-    assert factors[0] == 0
-    assert factors[-1] == 1
+    assert (factors[0], factors[-1]) == (0, 1)
     assert all(a < b for a, b in itertools.pairwise(factors))
     assert factors[100] == pytest.approx(0.5126, abs=1e-3)
     assert [warmup_factor(e, 200, 0) for e in (0, 7)] == [1.0, 1.0]

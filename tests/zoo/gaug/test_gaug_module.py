@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import run, summary, words
 from fakes.gaug import fake_gaug
 from lightning.pytorch import Callback, Trainer
 from quiet import quiet_trainer
@@ -30,24 +30,13 @@ from zoo.metrics.epoch_end import Patience
 from zoo.randomness import generator
 
 SMALL_O: dict[str, Any] = {
-    "features": 34,
-    "num_classes": 4,
-    "hidden": 16,
-    "embedding": 8,
-    "alpha": 0.5,
-    "pretrain_ep": 3,
-    "pretrain_nc": 2,
-    "epochs": 5,
-}
+    "features": 34, "num_classes": 4, "hidden": 16, "embedding": 8, "alpha": 0.5, "pretrain_ep": 3,
+    "pretrain_nc": 2, "epochs": 5,
+}  # fmt: skip
 SMALL_M: dict[str, Any] = {
-    "features": 34,
-    "num_classes": 4,
-    "hidden": 16,
-    "remove": 10.0,
-    "add": 20.0,
-    "predictor_epochs": 4,
+    "features": 34, "num_classes": 4, "hidden": 16, "remove": 10.0, "add": 20.0, "predictor_epochs": 4,
     "epochs": 4,
-}
+}  # fmt: skip
 
 
 class Recorder(Callback):
@@ -78,14 +67,8 @@ class Recorder(Callback):
 
 def train(module: Any, data: Any = None, steps: int = 10, **trainer_arguments: Any) -> Recorder:
     recorder = Recorder()
-    trainer = quiet_trainer(
-        max_steps=steps,
-        callbacks=[recorder],
-        val_check_interval=1,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        **trainer_arguments,
-    )
+    often = {"val_check_interval": 1, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+    trainer = quiet_trainer(max_steps=steps, callbacks=[recorder], **often, **trainer_arguments)
     trainer.fit(module, data or KarateClub(steps_per_epoch=50))
     return recorder
 
@@ -94,9 +77,6 @@ def karate() -> Any:
     data = KarateClub()
     data.setup("fit")
     return data.graph
-
-
-# --- GAug-O
 
 
 def test_phases_train_the_predictor_then_the_classifier_then_both() -> None:
@@ -109,8 +89,7 @@ def test_phases_train_the_predictor_then_the_classifier_then_both() -> None:
 
 def test_the_predictor_stands_still_in_the_first_epoch_of_a_warmup() -> None:
     recorder = train(GAugO(**SMALL_O, warmup=5.0))
-    assert recorder.rates[0] == (0.01, 0.01)
-    assert recorder.rates[5] == (0.01, 0.0)
+    assert (recorder.rates[0], recorder.rates[5]) == ((0.01, 0.01), (0.01, 0.0))
     assert recorder.rates[-1] == (0.01, 0.01)
     assert not recorder.moved(5, "predictor")
     assert recorder.moved(5, "classifier")
@@ -119,16 +98,14 @@ def test_the_predictor_stands_still_in_the_first_epoch_of_a_warmup() -> None:
 
 def test_losses_are_logged_apart_and_add_up() -> None:
     last = train(GAugO(**SMALL_O, beta=0.7)).logged[-1]
-    assert last["train/loss"] == pytest.approx(
-        last["train/node_loss"] + 0.7 * last["train/edge_loss"], rel=1e-6
-    )
+    both = last["train/node_loss"] + 0.7 * last["train/edge_loss"]
+    assert last["train/loss"] == pytest.approx(both, rel=1e-6)
     assert last["train/node_loss"] != last["train/loss"]
 
 
 def test_the_edge_loss_is_the_papers() -> None:
     """pos_weight and norm count the self-loops of A~; the target is A~ itself."""
-    module = GAugO(**SMALL_O)
-    graph = prepare(karate())
+    module, graph = GAugO(**SMALL_O), prepare(karate())
     a = torch.zeros(34, 34)
     a[graph.pairs[0], graph.pairs[1]] = 1
     a = a + a.T + torch.eye(34)
@@ -181,8 +158,7 @@ def test_evaluation_is_on_the_given_graph_and_repeats() -> None:
 
 
 def test_alpha_zero_gives_the_predictor_no_classification_gradient() -> None:
-    graph = prepare(karate())
-    gradients = {}
+    graph, gradients = prepare(karate()), {}
     for alpha in (0.0, 0.5):
         module = GAugO(**{**SMALL_O, "alpha": alpha, "beta": 0.0})
         z = module.network.predictor.embed(graph.x, graph.normalised)
@@ -202,26 +178,17 @@ def test_every_classifier_trains_dense_and_sparse(backbone: Any, sparse: bool) -
     assert all(np.isfinite(row["train/loss"]) for row in recorder.logged)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"sampler": "add_round"},
-        {"sampler": "rand"},
-        {"sampler": "edge"},
-        {"probability": "sigmoid"},
-        {"predictor": "vgae"},
-        {"batch_norm": True, "layers": 3},
-        {"seeds_per_step": 2, "pretrain_lr": 0.02},
-        {"seeds_per_step": 2, "sparse": True, "batch_cap": 9},
-    ],
-)
+@pytest.mark.parametrize("settings", [
+    {"sampler": "add_round"}, {"sampler": "rand"}, {"sampler": "edge"},
+    {"probability": "sigmoid"}, {"predictor": "vgae"}, {"batch_norm": True, "layers": 3},
+    {"seeds_per_step": 2, "pretrain_lr": 0.02}, {"seeds_per_step": 2, "sparse": True, "batch_cap": 9},
+])  # fmt: skip
 def test_every_switch_trains(settings: dict[str, Any]) -> None:
     recorder = train(GAugO(**SMALL_O, **settings))
     assert recorder.moved(9, "classifier")
     assert recorder.moved(9, "predictor")
     if "pretrain_lr" in settings:
-        assert recorder.rates[0] == (0.02, 0.02)
-        assert recorder.rates[5] == (0.01, 0.01)
+        assert (recorder.rates[0], recorder.rates[5]) == ((0.02, 0.02), (0.01, 0.01))
 
 
 def test_the_kl_term_is_in_the_pretraining_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,20 +214,16 @@ def test_a_block_is_the_induced_neighbourhood_of_its_seeds() -> None:
     reach = (torch.linalg.matrix_power(whole, 2)[seeds].sum(dim=0) > 0).nonzero()[:, 0]
     assert nodes == reach.tolist()
     capped = block_around(graph, 2, 9, generator(3))
-    assert capped.nodes == 9
-    assert int(capped.masks["train"].sum()) == 2
+    assert (capped.nodes, int(capped.masks["train"].sum())) == (9, 2)
 
 
-def test_blocks_need_no_matrix_of_the_whole_graph_in_tests_and_predictions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_blocks_need_no_matrix_of_the_whole_graph_in_tests_and_predictions(monkeypatch: Any) -> None:
     module = GAugO(**{**SMALL_O, "alpha": 0.0}, seeds_per_step=2)
     sizes: list[int] = []
     to_dense = EdgeList.to_dense
     monkeypatch.setattr(EdgeList, "to_dense", lambda a: sizes.append(a.nodes) or to_dense(a))
     batch = karate()
-    graph = module._given(batch)
-    predicted = module.predict_step(batch, 0)
+    graph, predicted = module._given(batch), module.predict_step(batch, 0)
     assert sizes == []
     # alpha 0: the sample is the given graph
     assert {*map(tuple, predicted.changed.T.tolist())} == {*map(tuple, graph.pairs.T.tolist())}
@@ -273,9 +236,6 @@ def test_a_dense_sample_and_a_dead_predictor_are_told() -> None:
     torch.nn.init.zeros_(module.network.predictor.w1)
     with pytest.warns(UserWarning, match="predictor died"):
         train(module)
-
-
-# --- GAug-M
 
 
 @pytest.mark.parametrize(
@@ -361,8 +321,7 @@ def test_a_released_probability_file_takes_the_predictors_place(tmp_path: Path) 
 
 
 def test_the_sampled_loss_is_an_estimate_of_the_whole_one() -> None:
-    module = GAugM(**SMALL_M, sampled_loss=True)
-    graph = prepare(karate())
+    module, graph = GAugM(**SMALL_M, sampled_loss=True), prepare(karate())
     z = torch.randn(34, 4, generator=torch.Generator().manual_seed(0))
     pos_weight, norm = balance(34, 2 * 78)
     target = torch.eye(34)
@@ -384,14 +343,10 @@ def test_a_collapsed_predictor_is_told() -> None:
         module._modified(batch, graph)
 
 
-# --- both
-
-
 def test_selection_is_strict_and_needs_a_score_above_zero() -> None:
     selection = Patience(2, best=0.0)
     assert [selection.exhausted(s) for s in (0.0, 0.5, 0.5, 0.6, 0.6, 0.1)] == [False] * 5 + [True]
-    assert selection.best == 0.6
-    assert selection.state() == {"best": 0.6, "waited": 2}
+    assert (selection.best, selection.state()) == (0.6, {"best": 0.6, "waited": 2})
 
 
 @pytest.mark.parametrize(
@@ -441,9 +396,7 @@ def test_multi_hot_labels_train_with_binary_losses(cls: Any, small: dict[str, An
 
 
 @pytest.mark.parametrize("name", ["GAugO", "GAugM"])
-def test_other_sizes_several_processes_and_accumulation_are_refused(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_sizes_and_accumulation_are_refused(name: str, tmp_path: Path, capsys: Any) -> None:
     base = ["fit", f"--model=zoo.{name}", "--data=datamodules.KarateClub", "--trainer.max_steps=2"]
     base += [f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu"]
     cases = {
@@ -451,11 +404,10 @@ def test_other_sizes_several_processes_and_accumulation_are_refused(
         "model.init_args.num_classes is 7": "--model.init_args.num_classes=7",
         "accumulate_grad_batches: 1": "--trainer.accumulate_grad_batches=2",
     }
-    for words, flag in cases.items():
+    for text, flag in cases.items():
         assert cli.main([*base, flag]) == 1
-        lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
-        assert len(lines) == 1
-        assert words in lines[0]
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
+        assert text in line
 
 
 @pytest.mark.parametrize(("cls", "small"), [(GAugO, SMALL_O), (GAugM, SMALL_M)])
@@ -468,49 +420,32 @@ def test_two_processes_are_refused(cls: Any, small: dict[str, Any]) -> None:
         barebones = False
 
     module._trainer = TwoProcesses()
-    with pytest.raises(
-        ValueError, match=r"one batch: 2 processes would do the same work; set trainer\.devices: 1"
-    ):
+    message = r"one batch: 2 processes would do the same work; set trainer\.devices: 1"
+    with pytest.raises(ValueError, match=message):
         module.setup("fit")
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for settings in (
-        {"alpha": 1.5},
-        {"temperature": 0},
-        {"sampler": "x"},
-        {"epochs": 0},
-        {"backbone": "mlp"},
-    ):
-        with pytest.raises(ValueError, match=next(iter(settings))):
-            GAugO(**{**SMALL_O, **settings})
-    for settings in ({"remove": 120}, {"augmentation": "x"}, {"eval_on": "x"}, {"drop_rate": 1}):
-        with pytest.raises(ValueError, match=next(iter(settings))):
-            GAugM(**{**SMALL_M, **settings})  # type: ignore[arg-type]
+    of_o = {"alpha": 1.5, "temperature": 0, "sampler": "x", "epochs": 0, "backbone": "mlp"}
+    of_m = {"remove": 120, "augmentation": "x", "eval_on": "x", "drop_rate": 1}
+    for module, small, wrong in ((GAugO, SMALL_O, of_o), (GAugM, SMALL_M, of_m)):
+        for name, value in wrong.items():
+            with pytest.raises(ValueError, match=name):
+                module(**{**small, name: value})
 
 
 @pytest.mark.parametrize("config", ["gaug_o_digits", "gaug_m_digits"])
 def test_the_command_line_trains_tests_and_predicts(config: str, tmp_path: Path) -> None:
-    short = [
-        "--model.init_args.epochs=4",
-        "--data.init_args.nodes=300",
-        "--trainer.enable_progress_bar=false",
-    ]
-    short += ["--model.init_args.pretrain_ep=3", "--model.init_args.pretrain_nc=2"]
-    if config == "gaug_m_digits":
-        short[-2:] = ["--model.init_args.predictor_epochs=5"]
-    where = ["--config", config, f"--trainer.default_root_dir={tmp_path}", *short]
-    assert cli.main(["fit", *where, "--trainer.max_steps=9", "--trainer.accelerator=cpu"]) == 0
-    run = tmp_path / config / "version_0"
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["steps"] == 9
-    assert summary["checkpoint"].endswith("best.ckpt")
-    best = ["--ckpt_path", summary["checkpoint"]]
-    assert cli.main(["test", *where, *best]) == 0
-    tested = json.loads((tmp_path / config / "version_1" / "summary_test.json").read_text())["final"]
+    phases = {"pretrain_ep": 3, "pretrain_nc": 2} if config == "gaug_o_digits" else {"predictor_epochs": 5}
+    short = words({"data.init_args.nodes": 300, "model.init_args.epochs": 4})
+    short += words({f"model.init_args.{k}": v for k, v in phases.items()})
+    found = summary("fit", config, tmp_path, *short, "--trainer.max_steps=9")
+    assert found["steps"] == 9
+    assert found["checkpoint"].endswith("best.ckpt")
+    best = [*short, "--ckpt_path", found["checkpoint"]]
+    tested = summary("test", config, tmp_path, *best)["final"]
     assert 0 < tested["test/micro_f1"] <= 1
-    assert cli.main(["predict", *where, *best]) == 0
-    folder = next((tmp_path / config / "version_2").rglob("scores.csv")).parent
+    folder = next(run("predict", config, tmp_path, *best).rglob("scores.csv")).parent
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 300
@@ -526,8 +461,7 @@ def test_the_command_line_trains_tests_and_predicts(config: str, tmp_path: Path)
         data = DigitsGraph(nodes=300)
         data.setup("fit")
         m = data.graph.edge_index.shape[1] // 2
-        assert changes.count("removed") == int(m * 0.4)
-        assert changes.count("added") == int(m * 0.2)
+        assert (changes.count("removed"), changes.count("added")) == (int(m * 0.4), int(m * 0.2))
 
 
 def test_half_precision_keeps_the_sampler_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,15 +28,12 @@ def graph(nodes: int = 9) -> tuple[Tensor, Tensor]:
     return torch.randn(nodes, 6, generator=g), torch.cat([index, index.flip(0)], dim=1)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "parameters"),
-    [
-        ("gcn", 184_455),
-        ("gsage", 1433 * 128 + 128 * 7),
-        ("gat", 1433 * 16 + 2 * 8 * 16 + 16 + 128 * 7 + 2 * 7 + 7),  # W and bias shared by the eight heads
-        ("jknet", 1433 * 128 + 2 * 128 * 128 + 384 * 7 + 7),
-    ],
-)
+@pytest.mark.parametrize(("backbone", "parameters"), [
+    ("gcn", 184_455),
+    ("gsage", 1433 * 128 + 128 * 7),
+    ("gat", 1433 * 16 + 2 * 8 * 16 + 16 + 128 * 7 + 2 * 7 + 7),  # W and bias shared by the eight heads
+    ("jknet", 1433 * 128 + 2 * 128 * 128 + 384 * 7 + 7),
+])  # fmt: skip
 def test_cora_sizes(backbone: Backbone, parameters: int) -> None:
     network = AugmentedClassifier(backbone, 1433, 7)
     assert sum(p.numel() for p in network.parameters()) == parameters
@@ -69,12 +66,8 @@ def test_attention_is_the_papers_equation() -> None:
     for head in range(2):
         for i in range(len(x)):
             neighbours = a[i].nonzero()[:, 0]
-            scores = torch.stack(
-                [
-                    functional.leaky_relu(layer.left[head] @ h[i] + layer.right[head] @ h[j], 0.2)
-                    for j in neighbours
-                ]
-            )
+            sums = [layer.left[head] @ h[i] + layer.right[head] @ h[j] for j in neighbours]
+            scores = functional.leaky_relu(torch.stack(sums), 0.2)
             expected = scores.softmax(0) @ h[neighbours] + layer.bias
             torch.testing.assert_close(out[i, 4 * head : 4 * head + 4], expected)
 
@@ -115,16 +108,14 @@ def test_gcn_of_gaug_m_is_the_normalised_product_with_uniform_weights() -> None:
 def test_graphsage_of_gaug_m_counts_the_node_twice() -> None:
     x, index = graph()
     network = ModifiedClassifier("gsage", 6, 3).eval()
-    layer = network.layers[0]
-    loop = torch.arange(9).expand(2, -1)
+    layer, loop = network.layers[0], torch.arange(9).expand(2, -1)
     out = layer(x, torch.cat([index, loop, loop], dim=1))
     a = torch.zeros(9, 9)
     a[index[0], index[1]] = 1
     mean = (a @ x + 2 * x) / (a.sum(dim=1, keepdim=True) + 2)
     torch.testing.assert_close(out, mean @ layer.lin_l.weight.T + layer.lin_l.bias)
     assert layer.lin_r is None if hasattr(layer, "lin_r") else True
-    hidden = out.relu()
-    second = network.layers[1]
+    hidden, second = out.relu(), network.layers[1]
     mean = (a @ hidden + 2 * hidden) / (a.sum(dim=1, keepdim=True) + 2)
     torch.testing.assert_close(network(x, index), mean @ second.lin_l.weight.T + second.lin_l.bias)
 

@@ -96,8 +96,7 @@ def test_recipe_is_the_released_one(name: str, tmp_path: Path) -> None:
         assert (h["remove"], h["add"]) == TUNED_M[graph][0]
         assert (trainer.max_steps, h["predictor_epochs"]) == (400, 200)
         shares = {"cora": 0.9, "citeseer": 0.9, "airport": 0.99}
-        assert h["validation_share"] == shares.get(graph, 0.05)
-        assert h["predictor_l1"] == (graph != "ppi")
+        assert (h["validation_share"], h["predictor_l1"]) == (shares.get(graph, 0.05), graph != "ppi")
         # GAug-M's classifiers normalise the features of two graphs only; L1 leaves one-hot rows as they are
         assert built.datamodule.normalize == ("l1" if graph in ("cora", "citeseer") else "none")
         if graph in DROP_RATES:
@@ -106,10 +105,8 @@ def test_recipe_is_the_released_one(name: str, tmp_path: Path) -> None:
     optimizer = built.model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Adam)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.01, 5e-4), (0.01, 0.0)]
-    assert (built.config["fit"].checkpoint.monitor, built.config["fit"].checkpoint.mode) == (
-        "val/score",
-        "max",
-    )
+    checkpoint = built.config["fit"].checkpoint
+    assert (checkpoint.monitor, checkpoint.mode) == ("val/score", "max")
 
 
 def test_the_recipe_of_blocks_is_the_released_one(tmp_path: Path) -> None:
@@ -119,15 +116,12 @@ def test_the_recipe_of_blocks_is_the_released_one(tmp_path: Path) -> None:
     assert [layer.weight.shape[1] for layer in built.model.network.classifier.layers] == [128, 121]
     assert [n.num_features for n in built.model.network.classifier.norms] == [128]
     assert [g["lr"] for g in built.model.configure_optimizers().param_groups] == [0.01 / 10] * 2
-    assert h["pretrain_lr"] == 0.01 / 5
-    assert tuple(h[k] for k in KEYS_O) == TUNED_O["ppi"][0]
+    assert (h["pretrain_lr"], tuple(h[k] for k in KEYS_O)) == (0.01 / 5, TUNED_O["ppi"][0])
     assert trainer.max_steps == 245 + 140 + h["epochs"]
 
 
 @pytest.mark.parametrize("graph", [g for g, tuned in TUNED_M.items() if tuned[2]])
-def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(
-    graph: str, tmp_path: Path
-) -> None:
+def test_the_gat_of_gaug_m_has_8_heads_and_its_predictor_a_rate_of_its_own(graph, tmp_path):
     flags = read_claim(find_config(f"gaug_{graph}_backbones", "claims")).arms["gat_gaug_m"].flags
     model = build(f"gaug_m_{graph}", tmp_path, *words(flags)).model
     assert [g["lr"] for g in model.configure_optimizers().param_groups] == [0.005, 0.01]
@@ -156,10 +150,8 @@ def test_the_claims_hold_the_released_values_of_all_classifiers(graph: str) -> N
         assert flags.get("model.init_args.backbone", "gcn") == backbone
         rate = flags.get("model.init_args.optimizer.init_args.lr", 0.01)
         assert rate == (0.005 if backbone == "gat" else 0.01)
-        assert (
-            flags.get("trainer.max_steps", base["pretrain_ep"] + base["pretrain_nc"] + 200)
-            == sum(of_o[3:5]) + 200
-        )
+        steps = flags.get("trainer.max_steps", base["pretrain_ep"] + base["pretrain_nc"] + 200)
+        assert steps == sum(of_o[3:5]) + 200
         expected |= {backbone, f"{backbone}_gaug_o"}
         if of_m is not None:
             flags = claim.arms[f"{backbone}_gaug_m"].flags

@@ -30,11 +30,8 @@ for config, own in parts.items():
 
 def trained(root: Path, threads: int, drawn_before: int) -> dict[str, torch.Tensor]:
     """Weights after a short run of both methods through the command line."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": str(threads),
-        "PYTHONHASHSEED": str(drawn_before),
-    }
+    own = {"OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": str(drawn_before)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | own
     command = [sys.executable, "-c", CODE, str(root), str(drawn_before)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
     found = {}

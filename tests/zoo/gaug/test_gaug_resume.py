@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import interruption
 import pytest
 import torch
+from commands import run
 from covering import covering
 from interruption import Killed, run_differences
 
-import cli
 import zoo
-from zoo.engine import run
-from zoo.engine.checkpoint import Checkpoint
 
 FLAGS = {
     "gaug_o_digits": ["--model.init_args.pretrain_ep=4", "--model.init_args.pretrain_nc=3"],
     "gaug_m_digits": ["--model.init_args.predictor_epochs=7"],
 }
 SETTINGS = (
-    "--data.init_args.nodes=300",
-    "--data.init_args.steps_per_epoch=5",
-    "--model.init_args.hidden=16",
-    "--model.init_args.epochs=9",
-    "--trainer.max_steps=16",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.accelerator=cpu",
-    "--checkpoint.every_n_train_steps=3",
-    "--checkpoint.keep=-1",
-)
+    "--data.init_args.nodes=300", "--data.init_args.steps_per_epoch=5", "--model.init_args.hidden=16",
+    "--model.init_args.epochs=9", "--trainer.max_steps=16", "--trainer.log_every_n_steps=1",
+    "--checkpoint.every_n_train_steps=3", "--checkpoint.keep=-1",
+)  # fmt: skip
 GAUG_O, GAUG_M = FLAGS
 SPARSE = ("--model.init_args.sparse=true",)
 VGAE = ("--model.init_args.predictor=vgae",)
@@ -57,13 +48,10 @@ COVERING = [CASES[i] for i in (1, 3, 4, 5, 7, 10)]  # every phase and border of 
 
 def fit(config: str, root: Path, *flags: str) -> Path:
     """A short run; returns its folder. Checkpoints at 3, 6, 7 (border), 9, 12, 15, 16."""
-    arguments = [*SETTINGS, *FLAGS[config], *flags, f"--trainer.default_root_dir={root}"]
-    with mock.patch.object(run, "plot_curves", return_value=None):
-        assert cli.main(["fit", "--config", config, *arguments]) == 0
+    run("fit", config, root, *SETTINGS, *FLAGS[config], *flags)
     return root / config / "version_0"
 
 
-@contextmanager
 def dying(config: str, moment: str, step: int) -> Any:
     """The process dies when step ``step`` is done (``batch``) or its checkpoint is in place (``saved``)."""
     module = zoo.GAugO if config == GAUG_O else zoo.GAugM
@@ -72,19 +60,9 @@ def dying(config: str, moment: str, step: int) -> Any:
         if self.trainer.global_step == step:
             raise Killed
 
-    original = Checkpoint._write
-
-    def write(self: Checkpoint, trainer: Any) -> None:
-        original(self, trainer)
-        if trainer.global_step >= step:
-            raise Killed
-
-    if moment == "batch":
-        with mock.patch.object(module, "on_train_batch_end", on_train_batch_end):
-            yield
-    else:
-        with mock.patch.object(Checkpoint, "_write", write):
-            yield
+    if moment == "saved":
+        return interruption.dying(moment, step)
+    return mock.patch.object(module, "on_train_batch_end", on_train_batch_end)
 
 
 @pytest.fixture(scope="module")
@@ -93,20 +71,12 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
 
 
 @pytest.mark.parametrize(("config", "flags", "moment", "step"), covering(CASES, COVERING))
-def test_a_killed_run_goes_on_to_the_same_bits(
-    config: str,
-    flags: tuple[str, ...],
-    moment: str,
-    step: int,
-    tmp_path: Path,
-    references: dict[Any, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(config, flags, moment, step, tmp_path, references):
     # a checkpoint at every step that a case names
     every = ("--checkpoint.every_n_train_steps=1",) if step == 7 else ()
     key = (config, flags, every)
     if key not in references:
-        references[key] = fit(config, tmp_path_factory.mktemp("whole"), *flags, *every)
+        references[key] = fit(config, tmp_path / "whole", *flags, *every)
     with pytest.raises(Killed), dying(config, moment, step):
         fit(config, tmp_path, *flags, *every)
     folder = fit(config, tmp_path, *flags, *every, "--ckpt_path=last")

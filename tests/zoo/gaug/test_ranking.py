@@ -51,8 +51,7 @@ def test_counts_are_percentages_of_the_original_edges(remove: int, add: int, lef
     changed = modify_adjacency(matrix(pairs, 20), q, remove, add)
     assert int(changed.sum()) == 2 * left
     assert torch.equal(changed, changed.T)
-    assert set(changed.unique().tolist()) == {0.0, 1.0}
-    assert changed.diagonal().sum() == 0
+    assert (set(changed.unique().tolist()), changed.diagonal().sum()) == ({0.0, 1.0}, 0)
 
 
 def test_the_lowest_edges_go_and_the_highest_new_pairs_come() -> None:
@@ -100,9 +99,7 @@ def test_a_list_of_likely_pairs_gives_edges_outside_it_probability_zero() -> Non
 def test_the_random_control_changes_as_much_as_gaug_and_nothing_twice() -> None:
     pairs, _ = graph_of(53)
     done = random_modification(pairs, 20, 21, 38, torch.Generator().manual_seed(1))
-    assert done.removed.shape[1] == 11
-    assert done.added.shape[1] == 20
-    assert done.pairs.unique(dim=1).shape[1] == 62
+    assert (done.removed.shape[1], done.added.shape[1], done.pairs.unique(dim=1).shape[1]) == (11, 20, 62)
     given = {tuple(p) for p in pairs.T.tolist()}
     assert {tuple(p) for p in done.removed.T.tolist()} <= given
     assert not {tuple(p) for p in done.added.T.tolist()} & given
@@ -110,8 +107,7 @@ def test_the_random_control_changes_as_much_as_gaug_and_nothing_twice() -> None:
 
 
 def test_random_pairs_are_uniform() -> None:
-    pairs = torch.tensor([[0], [1]])
-    counts = torch.zeros(4, 4)
+    pairs, counts = torch.tensor([[0], [1]]), torch.zeros(4, 4)
     for seed in range(3000):
         added = random_modification(pairs, 4, 0, 100, torch.Generator().manual_seed(seed)).added
         counts[added[0], added[1]] += 1
@@ -136,18 +132,15 @@ def test_adaedge_follows_confident_predictions() -> None:
     assert done.added.tolist() == [[0], [1]]
     assert adaedge(pairs, p, 4, 0, 0, 0.7, 0.7).pairs.tolist() == pairs.tolist()
     # each change has a threshold of its own
-    only_added, only_removed = (
-        adaedge(pairs, p, 4, 100, 100, 0.92, 0.7),
-        adaedge(pairs, p, 4, 100, 100, 0.7, 0.85),
-    )
+    only_added = adaedge(pairs, p, 4, 100, 100, 0.92, 0.7)
+    only_removed = adaedge(pairs, p, 4, 100, 100, 0.7, 0.85)
     assert (only_added.removed.numel(), only_added.added.tolist()) == (0, [[0], [1]])
     assert (only_removed.removed.tolist(), only_removed.added.numel()) == ([[0], [2]], 0)
 
 
 def test_homophily_and_class_counts() -> None:
     pairs, labels = torch.tensor([[0, 0, 1], [1, 2, 2]]), torch.tensor([0, 0, 1])
-    assert class_edge_counts(pairs, labels) == (1, 2)
-    assert edge_homophily(pairs, labels) == pytest.approx(1 / 3)
+    assert (class_edge_counts(pairs, labels), edge_homophily(pairs, labels)) == ((1, 2), pytest.approx(1 / 3))
     several = torch.tensor([[1, 0], [1, 1], [0, 1]])
     assert class_edge_counts(pairs, several) == (2, 1)
 
@@ -175,19 +168,9 @@ def test_sampled_loss_is_exact_with_all_zeros_and_unbiased_with_some() -> None:
     exact = reconstruction_loss(logits, target, 2.5, 0.6)
     whole = sampled_reconstruction_loss(positives, negatives, len(negatives), 10, 2.5, 0.6)
     torch.testing.assert_close(whole, exact)
-    draws = torch.stack(
-        [
-            sampled_reconstruction_loss(
-                positives,
-                negatives[torch.randint(len(negatives), (8,), generator=g)],
-                len(negatives),
-                10,
-                2.5,
-                0.6,
-            )
-            for _ in range(4000)
-        ]
-    )
+    count = len(negatives)
+    drawn = [negatives[torch.randint(count, (8,), generator=g)] for _ in range(4000)]
+    draws = torch.stack([sampled_reconstruction_loss(positives, d, count, 10, 2.5, 0.6) for d in drawn])
     assert abs(float(draws.mean() - exact)) < 3 * float(draws.std()) / math.sqrt(4000)
 
 

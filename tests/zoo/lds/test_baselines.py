@@ -49,9 +49,8 @@ def test_the_setting_is_the_best_on_validation_and_early_stopping_nodes_ties_by_
     assert (train.sum(), chosen.sum()) == (10, 20)
     found = []
     for setting in GRIDS["logreg"]:
-        probability = (
-            LogisticRegression(max_iter=2000, **setting).fit(x[train], y[train]).predict_proba(x[chosen])
-        )
+        regression = LogisticRegression(max_iter=2000, **setting).fit(x[train], y[train])
+        probability = regression.predict_proba(x[chosen])
         accuracy = (probability.argmax(axis=1) == y[chosen]).mean()
         found.append((-accuracy, -np.log(probability[np.arange(20), y[chosen]]).mean()))
     assert model.best == min(range(len(found)), key=lambda i: found[i])
@@ -99,14 +98,9 @@ def test_other_training_nodes_and_no_fit_are_refused() -> None:
         FeatureBaseline("boosting")  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_gives_the_same_test_whatever_the_seed_of_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = [
-        "--config=lds_wine_baseline",
-        "--model.init_args.method=ffnn",
-        "--trainer.enable_progress_bar=false",
-    ]
+def test_a_checkpoint_gives_the_same_test_whatever_the_seed(tmp_path: Path, capsys: Any) -> None:
+    flags = ["--config=lds_wine_baseline", "--model.init_args.method=ffnn"]
+    flags += ["--trainer.enable_progress_bar=false"]
     root = [f"--trainer.default_root_dir={tmp_path}"]
     assert cli.main(["fit", *flags, *root, "--seed_everything=3"]) == 0
     found = []
@@ -117,9 +111,8 @@ def test_a_checkpoint_gives_the_same_test_whatever_the_seed_of_the_command(
         capsys.readouterr()
         arguments = [*flags, *root, f"--ckpt_path={checkpoint}", f"--seed_everything={seed}"]
         assert cli.main(["test", *arguments]) == 0
-        found.append(
-            [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line or "loss" in line]
-        )
+        lines = capsys.readouterr().out.splitlines()
+        found.append([line for line in lines if "accuracy" in line or "loss" in line])
     assert len(found[0]) == 6
     assert found[0] == found[1]
     assert cli.main(["predict", *flags, *root, f"--ckpt_path={checkpoint}"]) == 0

@@ -35,9 +35,7 @@ def _double() -> None:
 class Toy:
     """A problem of six nodes with all draws of ``steps`` inner steps fixed."""
 
-    def __init__(
-        self, edges: Edges, steps: int, optimizer: Any = "adam", hidden: tuple[int, ...] = (4,)
-    ) -> None:
+    def __init__(self, edges: Edges, steps: int, optimizer: Any = "adam", hidden: Any = (4,)) -> None:
         random = torch.Generator().manual_seed(3)
         network = GCN(WIDTH, hidden, CLASSES).double()
         x = torch.randn(NODES, WIDTH, generator=random)
@@ -45,19 +43,14 @@ class Toy:
         train, val = torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])
         self.edges, self.steps = edges, steps
         self.problem = Problem(network, Features(x), labels, train, val, edges, 5e-4, optimizer)
-        self.start = self.problem.fresh_state(
-            torch.cat([w.flatten() for w in self._matrices(network, random)])
-        )
+        matrices = [torch.randn(a, b, generator=random) for a, b in network.shapes]
+        self.start = self.problem.fresh_state(torch.cat([w.flatten() for w in matrices]))
         values = torch.floor(torch.rand(steps + 1, PAIRS.shape[1], generator=random) + 0.5)
         masks = [[(torch.rand(NODES, h, generator=random) < 0.7) / 0.7 for h in hidden] for _ in range(steps)]
         self.values = values.double()
         self.leaves = [edges.leaf(v) for v in self.values]
         self.draws = [Draw(leaf, mask) for leaf, mask in zip(self.leaves, masks, strict=False)]
         self.rate = torch.tensor(0.02)
-
-    @staticmethod
-    def _matrices(network: GCN, random: torch.Generator) -> list[Tensor]:
-        return [torch.randn(a, b, generator=random) for a, b in network.shapes]
 
     def states(self) -> list[Tensor]:
         states = [self.start]
@@ -66,17 +59,9 @@ class Toy:
         return states
 
     def reverse(self, truncation: int) -> Hypergradient:
-        states = self.states()
-        return hypergradient(
-            self.problem,
-            states[:-1],
-            states[-1],
-            1,
-            lambda k: self.draws[k],
-            self.leaves[-1],
-            self.rate,
-            truncation,
-        )
+        *states, last = self.states()
+        arguments = (self.draws.__getitem__, self.leaves[-1], self.rate, truncation)
+        return hypergradient(self.problem, states, last, 1, *arguments)
 
     def unrolled(self, truncation: int) -> Hypergradient:
         arguments = (self.problem, self.start, 1, self.draws, self.leaves[-1], self.rate, truncation)
@@ -157,8 +142,7 @@ def test_truncation_zero_is_the_direct_term() -> None:
 def test_truncation_stops_the_loop_and_earlier_draws_get_nothing() -> None:
     toy, largest = Toy(dense(), 6), 0.0
     for truncation in (1, 3):
-        found = toy.reverse(truncation).leaf
-        unit = torch.zeros(NODES, NODES)
+        found, unit = toy.reverse(truncation).leaf, torch.zeros(NODES, NODES)
         unit[2, 4] = 1
         expected = central(lambda h, u=unit, t=truncation: toy.loss(h * u, t))
         largest = float(found.abs().max())
@@ -177,8 +161,7 @@ def test_candidates_over_all_pairs_equal_dense(optimizer: str, symmetric: bool) 
 
 
 def test_a_subset_of_candidates_gives_the_dense_gradient_there() -> None:
-    chosen = torch.tensor([0, 2, 5, 7, 8, 11, 13])
-    whole = Toy(dense(), 3)
+    chosen, whole = torch.tensor([0, 2, 5, 7, 8, 11, 13]), Toy(dense(), 3)
     whole.values[:, [i for i in range(15) if i not in chosen.tolist()]] = 0
     part = Toy(CandidatePairs(PAIRS, NODES), 3)
     part.edges = CandidatePairs(PAIRS[:, chosen], NODES)
@@ -255,9 +238,6 @@ def test_float32_candidates_equal_dense_at_300_nodes() -> None:
     assert (found[0] - found[1]).abs().max() < 1e-5 * found[0].abs().max()
 
 
-# --- the inner step -------------------------------------------------------------------------------------
-
-
 def test_adam_has_epsilon_inside_the_root_and_no_corrected_moments() -> None:
     toy = Toy(dense(), 2)
     weights = toy.start[0].clone().requires_grad_()
@@ -317,9 +297,6 @@ def test_the_watch_counts_steps_in_a_row_without_a_drop_of_a_thousandth() -> Non
     assert [exact.exhausted(x) for x in (1.0, 0.5, 0.25)] == [False, False, False]  # not above is a decrease
 
 
-# --- the network ----------------------------------------------------------------------------------------
-
-
 def test_gcn_is_two_normalised_layers_without_biases() -> None:
     toy = Toy(dense(), 1)
     leaf, weights = toy.leaves[0], toy.start[0]
@@ -329,9 +306,8 @@ def test_gcn_is_two_normalised_layers_without_biases() -> None:
     w0, w1 = toy.problem.network.matrices(weights)
     x = toy.problem.x.project(torch.eye(WIDTH))
     expected = ah @ (ah @ x @ w0).relu() @ w1
-    assert torch.allclose(
-        toy.problem.network.logits(weights, toy.problem.x, toy.edges, leaf), expected, atol=1e-12
-    )
+    found = toy.problem.network.logits(weights, toy.problem.x, toy.edges, leaf)
+    assert torch.allclose(found, expected, atol=1e-12)
     mask = toy.draws[0].dropout
     assert mask is not None
     dropped = ah @ ((ah @ x @ w0).relu() * mask[0]) @ w1
@@ -383,8 +359,7 @@ def test_sparse_features_give_the_dense_result_and_second_derivatives() -> None:
     sparse, full = Features(x), Features(x, sparse_below=-1)
     assert sparse.sparse
     assert not full.sparse
-    weight = torch.randn(40, 4, requires_grad=True)
-    found = []
+    weight, found = torch.randn(40, 4, requires_grad=True), []
     for features in (sparse, full):
         (g,) = torch.autograd.grad(features.project(weight).pow(3).sum(), weight, create_graph=True)
         (h,) = torch.autograd.grad(g.pow(2).sum(), weight)

@@ -26,14 +26,10 @@ KARATE = {"num_nodes": 34, "num_features": 34, "num_classes": 4}
 def trained(steps: int, data: Any = None, precision: Any = "32-true", **settings: Any) -> LDS:
     """A module after so many outer updates on the damaged karate club (or other data)."""
     model = LDS(**{**KARATE, **settings})
-    trainer = quiet_trainer(
-        max_steps=steps,
-        precision=precision,
-        num_sanity_val_steps=0,
-        val_check_interval=3,
-        check_val_every_n_epoch=None,
+    often = {"val_check_interval": 3, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+    quiet_trainer(max_steps=steps, precision=precision, **often).fit(
+        model, data or KarateClub(edges_retained=0.5, early_stopping=True)
     )
-    trainer.fit(model, data or KarateClub(edges_retained=0.5, early_stopping=True))
     return model
 
 
@@ -43,9 +39,6 @@ def theta_matrix(model: LDS) -> torch.Tensor:
     row, column = model._pairs()
     matrix[row, column] = model.theta.detach()
     return matrix
-
-
-# --- the search -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("candidates", [None, 200])
@@ -109,14 +102,10 @@ def test_weights_and_moments_start_anew_with_each_pass_and_only_then() -> None:
             numbers.append(number)
         return original_step(self, state, number, *args)
 
-    with (
-        mock.patch.object(model, "_restart", restart),
-        mock.patch.object(module.Problem, "step", step),
-    ):
+    with mock.patch.object(model, "_restart", restart), mock.patch.object(module.Problem, "step", step):
         trained(10, max_inner_steps=20, tau=5, inner_patience=1000)
     # 10 updates of 5 steps in passes of 20: the first start, then after updates 4 and 8
-    assert len(restarts) == 3
-    assert numbers == [*range(1, 21), *range(1, 21), *range(1, 11)]
+    assert (len(restarts), numbers) == (3, [*range(1, 21), *range(1, 21), *range(1, 11)])
     assert all(float(s[1:].abs().sum()) == 0 for s in restarts)
     assert not torch.equal(restarts[0][0], restarts[1][0])
 
@@ -124,8 +113,7 @@ def test_weights_and_moments_start_anew_with_each_pass_and_only_then() -> None:
 def test_warm_start_keeps_the_weights() -> None:
     with mock.patch.object(LDS, "_restart", autospec=True, side_effect=LDS._restart) as restart:
         model = trained(10, max_inner_steps=20, inner_patience=1000, warm_start=True)
-    assert restart.call_count == 1
-    assert model.progress.inner_step == 50
+    assert (restart.call_count, model.progress.inner_step) == (1, 50)
 
 
 def test_a_pass_that_ceases_to_fall_ends_inside_a_chunk_with_its_outer_update() -> None:
@@ -140,8 +128,7 @@ def test_a_pass_that_ceases_to_fall_ends_inside_a_chunk_with_its_outer_update() 
 
     with mock.patch.object(LDS, "_outer_update", update):
         model = trained(4, inner_patience=7, **settings)
-    assert counts == [5, 2, 5, 2]
-    assert model.progress.outer_epoch == 2
+    assert (counts, model.progress.outer_epoch) == ([5, 2, 5, 2], 2)
 
 
 def test_early_stopping_counts_outer_epochs() -> None:
@@ -158,8 +145,7 @@ def test_max_outer_epochs_ends_the_training() -> None:
 
 @pytest.mark.parametrize(("tiebreak", "kept"), [("strict", 0), ("loss", 2)])
 def test_ties_go_to_the_first_or_to_the_least_loss(tiebreak: str, kept: int) -> None:
-    model = LDS(**KARATE, es_tiebreak=tiebreak)
-    data = KarateClub(early_stopping=True)
+    model, data = LDS(**KARATE, es_tiebreak=tiebreak), KarateClub(early_stopping=True)
     data.setup("fit")
     model._start(data.graph)
     right = torch.nn.functional.one_hot(data.graph.y, 4).float()
@@ -249,8 +235,7 @@ def test_without_sampling_theta_is_the_weight_of_the_edges() -> None:
 
 
 def test_samples_are_equal_at_the_ends_and_differ_inside() -> None:
-    model = LDS(**KARATE)
-    data = KarateClub(early_stopping=True)
+    model, data = LDS(**KARATE), KarateClub(early_stopping=True)
     data.setup("fit")
     model._start(data.graph)
     problem = model._problem(data.graph)
@@ -328,50 +313,35 @@ def test_statistics_tell_edges_from_new_ones_and_what_candidates_can_reach() -> 
 
 def test_new_edges_have_class_shares_of_their_own() -> None:
     mask = torch.eye(4, dtype=torch.bool)
-    graph = Data(
-        x=torch.eye(4),
-        y=torch.tensor([0, 0, 1, 1]),
-        edge_index=torch.tensor([[0, 1], [1, 0]]),
-        train_mask=mask[0],
-        val_mask=mask[1],
-        es_mask=mask[2],
-        test_mask=mask[3],
-    )
+    masks = dict(zip(("train_mask", "val_mask", "es_mask", "test_mask"), mask, strict=True))
+    y, edges = torch.tensor([0, 0, 1, 1]), torch.tensor([[0, 1], [1, 0]])
+    graph = Data(x=torch.eye(4), y=y, edge_index=edges, **masks)
     model = LDS(num_nodes=4, num_features=4, num_classes=2)
     # pairs 01 (given), 02, 03, 12, 13, 23
     model.kept_theta.copy_(torch.tensor([0.9, 0.2, 0.3, 0.5, 0.0, 0.4]))
     found = {k: float(v) for k, v in model.graph_statistics(graph).items()}
-    assert found["new_edges"] == pytest.approx(1.4)
-    assert found["intra_class_share"] == pytest.approx(1.3 / 2.3)
+    assert (found["new_edges"], found["intra_class_share"]) == (pytest.approx(1.4), pytest.approx(1.3 / 2.3))
     assert found["new_intra_class_share"] == pytest.approx(0.4 / 1.4)
     assert found["new_unlabelled_intra_class_share"] == pytest.approx(0.4 / 0.7)
     model.kept_theta[1:] = 0
     assert float(model.graph_statistics(graph)["new_intra_class_share"]) == 0
 
 
-# --- refusals and files ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"tau": 0}, "tau must be at least 1"),
-        ({"max_inner_steps": 3}, "max_inner_steps must be at least 5"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
-        ({"est_p_edge": 2.0}, "est_p_edge is a probability"),
-        ({"truncation": "all"}, "truncation must be tau or farho, got 'all'"),
-        ({"inner_lr": 0.1}, "inner_lr must lie in"),
-        ({"freeze_graph": True, "learn_graph": False}, "exclude each other"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "text"), [
+    ({"tau": 0}, "tau must be at least 1"),
+    ({"max_inner_steps": 3}, "max_inner_steps must be at least 5"),
+    ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+    ({"est_p_edge": 2.0}, "est_p_edge is a probability"),
+    ({"truncation": "all"}, "truncation must be tau or farho, got 'all'"),
+    ({"inner_lr": 0.1}, "inner_lr must lie in"),
+    ({"freeze_graph": True, "learn_graph": False}, "exclude each other"),
+])  # fmt: skip
 def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         LDS(**settings)
 
 
-def test_data_of_other_sizes_are_refused_naming_both_numbers_and_keys(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_data_of_other_sizes_are_refused_naming_both_numbers_and_keys(capsys: Any, tmp_path: Path) -> None:
     flags = [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=1"]
     assert cli.main(["fit", "--config=lds_wine", "--data.init_args.name=cancer", *flags]) == 1
     error = capsys.readouterr().err.strip()
@@ -427,12 +397,10 @@ def test_a_saved_model_comes_back_whole(tmp_path: Path) -> None:
 def test_a_learned_graph_is_saved_without_pickles(tmp_path: Path) -> None:
     model = trained(5)
     with np.load(model.save_graph(tmp_path / "graph.npz"), allow_pickle=False) as content:
-        assert int(content["num_nodes"]) == 34
-        assert content["node_ids"].tolist() == list(range(34))
+        assert (int(content["num_nodes"]), content["node_ids"].tolist()) == (34, list(range(34)))
         matrix = torch.zeros(34, 34)
-        matrix[content["row"].astype(int), content["col"].astype(int)] = torch.from_numpy(
-            content["probability"]
-        )
+        row, column = (content[k].astype(int) for k in ("row", "col"))
+        matrix[row, column] = torch.from_numpy(content["probability"])
     expected = torch.zeros(34, 34)
     expected[tuple(model._pairs())] = model.kept_theta
     assert torch.equal(matrix, expected)
@@ -448,11 +416,9 @@ def test_predict_writes_scores_graph_and_pictures(tmp_path: Path, capsys: pytest
         assert (scores.parent / name).stat().st_size > 300
         assert f"predictions/{name}" in output
     lines = scores.read_text().splitlines()
-    assert lines[0] == "name,split,label,prediction,score,0,1,2,3"
-    assert len(lines) == 35
+    assert (lines[0], len(lines)) == ("name,split,label,prediction,score,0,1,2,3", 35)
     cells = lines[1].split(",")
-    assert cells[:2] == ["0", "train"]
-    assert sum(map(float, cells[5:])) == pytest.approx(1, abs=1e-5)
+    assert (cells[:2], sum(map(float, cells[5:]))) == (["0", "train"], pytest.approx(1, abs=1e-5))
 
 
 def test_digits_are_raw_unless_standardized_and_constant_pixels_become_zero() -> None:
@@ -462,9 +428,8 @@ def test_digits_are_raw_unless_standardized_and_constant_pixels_become_zero() ->
     constant = spread == 0
     assert constant.sum() == 3  # three corners are never inked
     assert torch.equal(standard.x[:, constant], torch.zeros(1797, 3))
-    torch.testing.assert_close(
-        standard.x[:, ~constant], ((raw.x - raw.x.mean(dim=0)) / spread)[:, ~constant], atol=1e-4, rtol=1e-4
-    )
+    expected = ((raw.x - raw.x.mean(dim=0)) / spread)[:, ~constant]
+    torch.testing.assert_close(standard.x[:, ~constant], expected, atol=1e-4, rtol=1e-4)
     assert not torch.equal(standard.edge_index, raw.edge_index)  # neighbours are looked for afterwards
     torch.testing.assert_close(KNNGraph("wine").read().x.mean(dim=0), torch.zeros(13), atol=1e-5, rtol=0)
     assert KNNGraph("wine", standardize=False).read().x.max() == 1680  # proline

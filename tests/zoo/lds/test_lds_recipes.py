@@ -153,17 +153,13 @@ def test_the_random_edges_of_gcn_rnd_are_drawn_anew_at_each_step(tmp_path: Path)
 @pytest.mark.parametrize("name", ["lds_cancer", "lds_digits"])
 def test_the_other_sweeps_are_the_grid_of_wine(name: str) -> None:
     wine, other = (yaml.safe_load(find_config(n, "sweeps").read_text()) for n in ("lds_wine", name))
-    assert other["parameters"] == wine["parameters"]
-    assert other["command"][4] == name
+    assert (other["parameters"], other["command"][4]) == (wine["parameters"], name)
 
 
 def test_the_sweep_of_a_given_graph_has_the_papers_six_settings_and_runs(tmp_path: Path) -> None:
     sweep = yaml.safe_load(find_config("lds_cora_candidates", "sweeps").read_text())
     values = {k: p["values"] for k, p in sweep["parameters"].items()}
-    assert values == {
-        "model.init_args.tau": [1, 5, 20],
-        "model.init_args.optimizer.init_args.lr": [1.0, 0.1],
-    }
+    assert values == {"model.init_args.tau": [1, 5, 20], "model.init_args.optimizer.init_args.lr": [1.0, 0.1]}
     assert sweep["command"][4] == "lds_cora_candidates"
     root = fake_planetoid(tmp_path / "data", "Cora", nodes=720)
     flags = [f"--{k}={v[-1]}" for k, v in values.items()]

@@ -8,31 +8,22 @@ from unittest import mock
 
 import pytest
 import torch
+from commands import run
 from covering import covering
 from interruption import Killed, newest_checkpoint, run_differences
 
-import cli
-from zoo.engine import run
 from zoo.lds import LDS
 
 # Passes of three chunks, so that kills fall inside a pass, at its end and in the chunk after.
 FLAGS = (
-    "--config=lds_karate",
-    "--model.init_args.max_inner_steps=15",
-    "--model.init_args.optimizer.class_path=torch.optim.Adam",
-    "--model.init_args.optimizer.init_args.lr=0.05",
-    "--trainer.max_steps=14",
-    "--trainer.val_check_interval=6",
-    "--trainer.log_every_n_steps=2",
-    "--trainer.enable_progress_bar=false",
-    "--checkpoint.every_n_train_steps=4",
-)
+    "--model.init_args.max_inner_steps=15", "--model.init_args.optimizer.class_path=torch.optim.Adam",
+    "--model.init_args.optimizer.init_args.lr=0.05", "--trainer.max_steps=14",
+    "--trainer.val_check_interval=6", "--trainer.log_every_n_steps=2", "--checkpoint.every_n_train_steps=4",
+)  # fmt: skip
 
 
 def fit(root: Path, *flags: str) -> Path:
-    with mock.patch.object(run, "plot_curves", return_value=None):
-        assert cli.main(["fit", *FLAGS, f"--trainer.default_root_dir={root}", *flags]) == 0
-    return max((root / "lds_karate").glob("version_*"))
+    return run("fit", "lds_karate", root, *FLAGS, *flags)
 
 
 def killed(root: Path, step: int, *flags: str) -> None:
@@ -70,16 +61,14 @@ def test_two_kills_and_candidates(tmp_path: Path) -> None:
 def test_a_search_that_stopped_by_itself_leaves_a_checkpoint_of_its_end(tmp_path: Path) -> None:
     folder = fit(tmp_path, "--model.init_args.max_outer_epochs=2")
     content = torch.load(newest_checkpoint(folder), weights_only=True)
-    assert content["lds_progress"]["outer_epoch"] == 2
-    assert content["global_step"] == 6
+    assert (content["lds_progress"]["outer_epoch"], content["global_step"]) == (2, 6)
 
 
 def test_a_checkpoint_holds_all_of_the_search(whole: Path) -> None:
     content = torch.load(newest_checkpoint(whole), weights_only=True)
     state, progress = content["state_dict"], content["lds_progress"]
-    assert {"theta", "inner_lr_logit", "inner_state", "kept_theta", "network.weights", "started"} <= set(
-        state
-    )
+    stored = {"theta", "inner_lr_logit", "inner_state", "kept_theta", "network.weights", "started"}
+    assert stored <= set(state)
     assert state["inner_state"][1:].abs().min() >= 0
     assert float(state["inner_state"][2].sum()) > 0
     assert content["lr_schedulers"][0]["last_epoch"] == content["global_step"] == 14

@@ -6,8 +6,6 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,8 +13,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from commands import run
 from covering import covering
-from interruption import Killed, run_differences
+from interruption import Killed, dying, run_differences
 from lightning.pytorch import Trainer
 from processes import CLI, environment
 from quiet import quiet_trainer
@@ -26,37 +25,21 @@ import zoo
 from datamodules import Digits, GraphSet
 from datamodules.graphs.graph_sets import grid
 from zoo import GraphGenerator
-from zoo.engine import run
-from zoo.engine.checkpoint import Checkpoint
 from zoo.engine.metrics_csv import read_metrics
 from zoo.graphs.generation.graphrnn import masked_bce, sequences
 from zoo.graphs.generation.report import layout
 
 SMALL: dict[str, Any] = {
-    "max_nodes": 20,
-    "bandwidth": 18,
-    "hidden": 12,
-    "embedding": 8,
-    "num_layers": 2,
-    "edge_hidden": 6,
-    "edge_embedding": 4,
-    "latent": 6,
-    "val_samples": 6,
-    "test_samples": 10,
-}
+    "max_nodes": 20, "bandwidth": 18, "hidden": 12, "embedding": 8, "num_layers": 2, "edge_hidden": 6,
+    "edge_embedding": 4, "latent": 6, "val_samples": 6, "test_samples": 10,
+}  # fmt: skip
+CONFIG = "gnn_gen_community_small"
 FLAGS = (
-    "--config=gnn_gen_community_small",
-    *(f"--model.init_args.{k}={v}" for k, v in SMALL.items()),
-    "--data.init_args.items_per_epoch=192",
-    "--data.init_args.bfs_draws=0",
-    "--trainer.max_steps=13",
-    "--trainer.val_check_interval=5",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.accelerator=cpu",
-    "--checkpoint.every_n_train_steps=4",
-    "--checkpoint.keep=-1",
-)
+    *(f"--model.init_args.{k}={v}" for k, v in SMALL.items()), "--data.init_args.items_per_epoch=192",
+    "--data.init_args.bfs_draws=0", "--trainer.max_steps=13", "--trainer.val_check_interval=5",
+    "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu",
+    "--checkpoint.every_n_train_steps=4", "--checkpoint.keep=-1",
+)  # fmt: skip
 ARCHS = ("graphrnn_s", "graphrnn", "graphvae", "er", "ba")
 LEARNED = ARCHS[:3]
 
@@ -66,15 +49,8 @@ def order_of(arch: str) -> str:
 
 
 def fit(root: Path, arch: str, *flags: str) -> Path:
-    arguments = [*FLAGS, f"--model.init_args.arch={arch}", f"--data.init_args.order={order_of(arch)}", *flags]
-    with mock.patch.object(run, "plot_curves", return_value=None):
-        assert cli.main(["fit", *arguments, f"--trainer.default_root_dir={root}"]) == 0
-    return folder(root)
-
-
-def folder(root: Path) -> Path:
-    found = (root / "gnn_gen_community_small").glob("version_*")
-    return max(found, key=lambda p: int(p.name.removeprefix("version_")))
+    own = (f"--model.init_args.arch={arch}", f"--data.init_args.order={order_of(arch)}")
+    return run("fit", CONFIG, root, *FLAGS, *own, *flags)
 
 
 def trained(arch: str, steps: int = 5, **arguments: Any) -> tuple[GraphGenerator, GraphSet, Trainer]:
@@ -187,69 +163,37 @@ def test_two_metrics_by_hand() -> None:
     from zoo.metrics.graph_statistics import degree_histogram
 
     fake = [a[:n, :n] for a, n in zip(adjacency.numpy(), nodes.tolist(), strict=True)]
-    expected = mmd_squared(
-        [degree_histogram(g) for g in data.graphs["test"]], [degree_histogram(g) for g in fake]
-    )
+    histograms = [[degree_histogram(g) for g in graphs] for graphs in (data.graphs["test"], fake)]
+    expected = mmd_squared(*histograms)
     assert found["test/mmd_degree"] == pytest.approx(float(expected), rel=1e-5)
     assert found["test/validity"] == pytest.approx(sum(map(is_connected, fake)) / 10)
 
 
-# --- refusals -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--model.init_args.bandwidth=5"], "bandwidth is 5, but the data (datamodules.GraphSet) has 1"),
-        (
-            ["--model.init_args.max_nodes=19", "--model.init_args.bandwidth=18"],
-            "max_nodes is 19, but the data (datamodules.GraphSet) has 20",
-        ),
-        (
-            ["--data.init_args.order=canonical"],
-            "arch graphrnn needs data.init_args.order: bfs, got canonical",
-        ),
-        (["--model.init_args.arch=graphvae"], "needs data.init_args.order: canonical, got bfs"),
-        (["--model.init_args.bandwidth=20"], "1 <= bandwidth < max_nodes, got 20 and 20"),
-        (["--model.init_args.kl_weight=-1"], "kl_weight >= 0"),
-        (["--model.init_args.arch=gan"], "arch"),
-        (["--data=datamodules.KarateClub"], "learns from sets of graphs: KarateClub is none"),
-        (["--data.init_args.batch_size=2000"], "batch_size is 2000"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--model.init_args.bandwidth=5"], "bandwidth is 5, but the data (datamodules.GraphSet) has 1"),
+    (["--model.init_args.max_nodes=19", "--model.init_args.bandwidth=18"],
+     "max_nodes is 19, but the data (datamodules.GraphSet) has 20"),
+    (["--data.init_args.order=canonical"], "arch graphrnn needs data.init_args.order: bfs, got canonical"),
+    (["--model.init_args.arch=graphvae"], "needs data.init_args.order: canonical, got bfs"),
+    (["--model.init_args.bandwidth=20"], "1 <= bandwidth < max_nodes, got 20 and 20"),
+    (["--model.init_args.kl_weight=-1"], "kl_weight >= 0"),
+    (["--model.init_args.arch=gan"], "arch"),
+    (["--data=datamodules.KarateClub"], "learns from sets of graphs: KarateClub is none"),
+    (["--data.init_args.batch_size=2000"], "batch_size is 2000"),
+])  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_line(
-    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: Any, words: str, tmp_path: Path, capsys: Any
 ) -> None:
-    arguments = ["--config=gnn_gen_community_small", *flags, f"--trainer.default_root_dir={tmp_path}"]
+    arguments = [f"--config={CONFIG}", *flags, f"--trainer.default_root_dir={tmp_path}"]
     assert cli.main(["fit", *arguments, "--trainer.accelerator=cpu"]) != 0
-    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
-    assert len(lines) == 1
-    assert words in lines[0]
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
+    assert words in line
 
 
 def test_images_are_refused() -> None:
     module = GraphGenerator(**SMALL)
     with pytest.raises(ValueError, match="Digits is none"):
-        Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu").fit(
-            module, Digits()
-        )
-
-
-# --- resume and processes -------------------------------------------------------------------------------
-
-
-@contextmanager
-def dying_after(step: int) -> Iterator[None]:
-    """Die right after the checkpoint of optimiser step ``step`` is in place."""
-    write = Checkpoint._write
-
-    def and_die(self: Checkpoint, trainer: Trainer) -> None:
-        write(self, trainer)
-        if trainer.global_step == step:
-            raise Killed
-
-    with mock.patch.object(Checkpoint, "_write", and_die):
-        yield
+        quiet_trainer(max_steps=1).fit(module, Digits())
 
 
 @pytest.mark.parametrize(
@@ -258,34 +202,26 @@ def dying_after(step: int) -> Iterator[None]:
 )
 def test_a_killed_run_goes_on_to_the_same_bits(arch: str, step: int, tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", arch)
-    with pytest.raises(Killed), dying_after(step):
+    with pytest.raises(Killed), dying("saved", step):
         fit(tmp_path / "killed", arch)
     resumed = fit(tmp_path / "killed", arch, "--ckpt_path=last")
     assert run_differences(whole, resumed) == []
-
-
-def launched(verb: str, root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    root.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(CLI), verb, *FLAGS, f"--trainer.default_root_dir={root}", *flags]
-    return subprocess.run(
-        command, env=environment(), cwd=root, capture_output=True, text=True, timeout=300, check=False
-    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["graphrnn_s", "graphrnn", "graphvae"])
 def test_two_processes_give_what_one_gives(arch: str, tmp_path: Path) -> None:
     flags = [f"--model.init_args.arch={arch}", f"--data.init_args.order={order_of(arch)}"]
-    one = fit(tmp_path / "one", arch)
-    two = ["--config=trainer/ddp", "--trainer.devices=2", *flags]
-    done = launched("fit", tmp_path / "two", *two)
+    command = [sys.executable, str(CLI), "fit", f"--config={CONFIG}", *FLAGS, "--config=trainer/ddp", *flags]
+    command += [f"--trainer.default_root_dir={tmp_path / 'two'}", "--trainer.devices=2"]
+    output: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300, "check": False}
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, **output)
     assert done.returncode == 0, done.stderr[-3000:]
-    weights = [
-        torch.load(r / "checkpoints/step=00000013.ckpt", weights_only=True)["state_dict"]
-        for r in (one, folder(tmp_path / "two"))
-    ]
+    folders = fit(tmp_path / "one", arch), tmp_path / "two" / CONFIG / "version_0"
+    files = [f / "checkpoints/step=00000013.ckpt" for f in folders]
+    weights = [torch.load(f, weights_only=True)["state_dict"] for f in files]
     assert max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]) < 1e-5
-    rows = [read_metrics(r / "metrics.csv") for r in (one, folder(tmp_path / "two"))]
+    rows = [read_metrics(f / "metrics.csv") for f in folders]
     for a, b in zip(*rows, strict=True):
         assert a.keys() == b.keys()
         for key in a:
@@ -310,13 +246,8 @@ def test_predict_refuses_two_processes() -> None:
         module.setup("test")
 
 
-# --- predictions ----------------------------------------------------------------------------------------
-
-
 def predicted(root: Path, *flags: str) -> Path:
-    arguments = [*FLAGS, "--data.init_args.predict_samples=9", f"--trainer.default_root_dir={root}", *flags]
-    assert cli.main(["predict", *arguments]) == 0
-    return next(root.rglob("predictions"))
+    return run("predict", CONFIG, root, *FLAGS, "--data.init_args.predict_samples=9", *flags) / "predictions"
 
 
 def test_predictions_are_edge_lists_numbers_and_a_picture(tmp_path: Path) -> None:
@@ -342,11 +273,9 @@ def test_predictions_are_edge_lists_numbers_and_a_picture(tmp_path: Path) -> Non
 def test_predictions_repeat_and_depend_on_the_seed(tmp_path: Path) -> None:
     last = fit(tmp_path / "run", "graphrnn_s") / "checkpoints/step=00000013.ckpt"
     with mock.patch("zoo.graphs.generation.report.GeneratedGraphs._draw"):
-        texts = [
-            (predicted(tmp_path / name, f"--ckpt_path={last}", f"--seed_everything={seed}") / "graphs.jsonl")
-            for name, seed in (("a", 0), ("b", 0), ("c", 1))
-        ]
-    first, second, third = (t.read_text() for t in texts)
+        seeds = [[f"--ckpt_path={last}", f"--seed_everything={seed}"] for seed in (0, 0, 1)]
+        folders = [predicted(tmp_path / str(i), *flags) for i, flags in enumerate(seeds)]
+    first, second, third = ((f / "graphs.jsonl").read_text() for f in folders)
     assert first == second != third
 
 

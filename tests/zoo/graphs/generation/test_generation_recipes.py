@@ -21,14 +21,12 @@ def test_recipes_are_the_papers(name: str, tmp_path: Path) -> None:
     built = build(name, tmp_path)
     model = built.model
     optimizer = model.optimizer(model.network.parameters())
-    assert built.datamodule.batch_size == 32
-    assert built.datamodule.items_per_epoch == 1024
+    assert (built.datamodule.batch_size, built.datamodule.items_per_epoch) == (32, 1024)
     if "graphrnn" in name:
         assert optimizer.param_groups[0]["lr"] == 0.003
         scheduler = model.lr_scheduler(optimizer)
         # epochs 400 and 1000 of 32 batches
-        assert dict(scheduler.milestones) == {12_800: 1, 32_000: 1}
-        assert scheduler.gamma == 0.3
+        assert (dict(scheduler.milestones), scheduler.gamma) == ({12_800: 1, 32_000: 1}, 0.3)
         assert built.trainer.max_steps == 3000 * 32
 
 

@@ -30,12 +30,10 @@ def test_the_target_has_nodes_on_its_diagonal_and_padding_elsewhere() -> None:
 
 
 def test_reconstruction_of_known_numbers() -> None:
-    logits = torch.zeros(1, 3, 3)
-    target = with_nodes(EDGE, torch.tensor([2]), 3)
+    logits, target = torch.zeros(1, 3, 3), with_nodes(EDGE, torch.tensor([2]), 3)
     assert float(reconstruction_loss(logits, target)) == pytest.approx(2 * math.log(2), abs=1e-6)
-    logits[0, 2, 2] = (
-        2.0  # says that an absent node is there: ln(1 + e^2) in the place of ln 2, a third of it
-    )
+    # says that an absent node is there: ln(1 + e^2) in the place of ln 2, a third of it
+    logits[0, 2, 2] = 2.0
     expected = 2 * math.log(2) + (math.log(1 + math.exp(2)) - math.log(2)) / 3
     assert float(reconstruction_loss(logits, target)) == pytest.approx(expected, abs=1e-6)
     logits[0, 0, 1] = logits[0, 1, 0] = 2.0  # right about the edge: two of six ordered pairs
@@ -44,19 +42,15 @@ def test_reconstruction_of_known_numbers() -> None:
 
 
 def test_kl_of_known_numbers() -> None:
-    mean, log_variance = (
-        torch.tensor([[0.0, 0.0], [1.0, 2.0]]),
-        torch.tensor([[0.0, 0.0], [0.0, math.log(4)]]),
-    )
+    mean = torch.tensor([[0.0, 0.0], [1.0, 2.0]])
+    log_variance = torch.tensor([[0.0, 0.0], [0.0, math.log(4)]])
     # (mu^2 + s^2 - 1 - ln s^2) / 2 summed
-    assert kl_divergence(mean, log_variance).tolist() == pytest.approx(
-        [0, 0.5 + (4 + 4 - 1 - math.log(4)) / 2]
-    )
+    expected = [0, 0.5 + (4 + 4 - 1 - math.log(4)) / 2]
+    assert kl_divergence(mean, log_variance).tolist() == pytest.approx(expected)
 
 
 def test_the_code_depends_on_neither_order_nor_padding() -> None:
-    network = GraphVAE(16)
-    a = torch.from_numpy(grid(3, 4))
+    network, a = GraphVAE(16), torch.from_numpy(grid(3, 4))
     order = torch.from_numpy(np.random.default_rng(0).permutation(12))
     wide = torch.nn.functional.pad(a, (0, 4, 0, 4))
 

@@ -49,29 +49,18 @@ def shuffled(given: Data, seed: int) -> Data:
     g = torch.Generator().manual_seed(seed)
     order = torch.randperm(given.num_nodes, generator=g)
     edges = torch.randperm(given.num_edges, generator=g)
-    return Data(
-        x=given.x[order],
-        edge_index=order.argsort()[given.edge_index][:, edges],
-        edge_attr=given.edge_attr[edges],
-    )
+    index = order.argsort()[given.edge_index][:, edges]
+    return Data(x=given.x[order], edge_index=index, edge_attr=given.edge_attr[edges])
 
 
 def network(arch: str, readout: str, **changes: Any) -> GraphNetwork:
     torch.manual_seed(1)
-    options: dict[str, Any] = {
-        "cheb": {"lambda_max": "graph"},
-        "gat": {"heads": 2},
-        "gatv2": {"heads": 2},
-    }.get(arch, {})
+    own = {"cheb": {"lambda_max": "graph"}, "gat": {"heads": 2}, "gatv2": {"heads": 2}}
+    options: dict[str, Any] = own.get(arch, {})
     settings: dict[str, Any] = {
-        "layers": "cat",
-        "head": 6,
-        "edge_dim": 2 if arch in EDGE_ARCHS else 0,
-        "pool_nodes": 10,
-        "pool_levels": 2,
-        "options": options,
-        **changes,
-    }
+        "layers": "cat", "head": 6, "edge_dim": 2 if arch in EDGE_ARCHS else 0, "pool_nodes": 10,
+        "pool_levels": 2, "options": options, **changes,
+    }  # fmt: skip
     return GraphNetwork(arch, 3, 4, 8, 2, readout, **settings).eval()  # type: ignore[arg-type]
 
 
@@ -83,9 +72,6 @@ def embed(net: GraphNetwork, graphs: list[Data]) -> tuple[Tensor, Tensor, dict[s
 
 
 GRAPHS = [graph(n, p, s) for s, (n, p) in enumerate([(12, 0.3), (17, 0.2), (9, 0.4), (30, 0.1)])]
-
-
-# --- invariance -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("arch", "readout"), CASES)
@@ -114,12 +100,9 @@ def test_a_graph_in_a_batch_is_the_graph_alone(arch: str, readout: str) -> None:
 @pytest.mark.parametrize(
     ("arch", "readout", "edge_dim"), [(*c, d) for c in CASES for d in ([0, 2] if c[0] in EDGE_ARCHS else [0])]
 )
-def test_bfloat16_has_the_scores_and_gradients_of_float32_but_for_rounding(
-    arch: str, readout: str, edge_dim: int
-) -> None:
+def test_bfloat16_has_the_scores_and_gradients_of_float32_but_for_rounding(arch, readout, edge_dim):
     net = network(arch, readout, edge_dim=edge_dim, pool_nodes=18)
-    batch = Batch.from_data_list(GRAPHS[:2])
-    found = []
+    batch, found = Batch.from_data_list(GRAPHS[:2]), []
     for enabled in (False, True):
         net.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -136,9 +119,8 @@ def test_bfloat16_has_the_scores_and_gradients_of_float32_but_for_rounding(
 
 @pytest.mark.parametrize("readout", READOUTS)
 def test_a_graph_without_edges_at_the_end_is_counted(readout: str) -> None:
-    lone = Data(
-        x=torch.randn(1, 3), edge_index=torch.empty(2, 0, dtype=torch.long), edge_attr=torch.empty(0, 2)
-    )
+    none = torch.empty(2, 0, dtype=torch.long)
+    lone = Data(x=torch.randn(1, 3), edge_index=none, edge_attr=torch.empty(0, 2))
     scores, _, _ = embed(network("gin", readout), [GRAPHS[0], lone])
     assert scores.shape == (2, 4)
     assert scores.isfinite().all()
@@ -154,9 +136,6 @@ def test_added_layer_scores_are_invariant_and_linear_in_the_readouts(readout: st
     bias = torch.stack([h.bias for h in net.heads]).sum(dim=0)
     assert vectors.shape[1] == 3 + 8 + 8  # the features have a classifier too
     assert torch.allclose(scores, vectors @ weight.T + bias, atol=1e-5)
-
-
-# --- flat -----------------------------------------------------------------------------------------------
 
 
 def test_flat_readouts() -> None:
@@ -176,9 +155,6 @@ def test_gin_of_constant_features_counts_degrees() -> None:
     degrees = torch.bincount(given.edge_index[1], minlength=9)
     conv(torch.ones(9, 1), given.edge_index)
     assert torch.equal(seen[0][:, 0], degrees + 1.0)
-
-
-# --- SortPool -------------------------------------------------------------------------------------------
 
 
 def test_sort_pool_is_pygs_where_nothing_ties() -> None:
@@ -205,8 +181,7 @@ def test_sort_pool_has_gradients_of_the_kept_nodes_alone() -> None:
 
 def test_sort_pools_convolutions_are_dgcnns() -> None:
     pool = SortPool(97, 30)
-    assert pool.nodes.weight.shape == (16, 1, 97)
-    assert pool.neighbours.weight.shape == (32, 16, 5)
+    assert (pool.nodes.weight.shape, pool.neighbours.weight.shape) == ((16, 1, 97), (32, 16, 5))
     assert pool.width == 32 * 11  # (30 - 2) / 2 + 1 = 15, 15 - 5 + 1 = 11
     given = GRAPHS[0]
     out = pool(torch.randn(12, 97), given.edge_index, torch.zeros(12, dtype=torch.long), 1).vectors
@@ -217,14 +192,9 @@ def test_sort_pools_convolutions_are_dgcnns() -> None:
 
 def test_pooled_sizes_come_from_the_quantile_and_the_largest_graph() -> None:
     sizes = [*range(11, 21), *range(31, 41)]
-    assert pool_nodes("sort", 0.5, sizes) == 20
-    assert pool_nodes("sort", 0.9, sizes) == 38
-    assert pool_nodes("sort", 0.05, [3, 4, 5]) == 10
-    assert pool_nodes("diffpool", 0.25, sizes) == 10
+    assert (pool_nodes("sort", 0.5, sizes), pool_nodes("sort", 0.9, sizes)) == (20, 38)
+    assert (pool_nodes("sort", 0.05, [3, 4, 5]), pool_nodes("diffpool", 0.25, sizes)) == (10, 10)
     assert pool_nodes("diffpool", 0.1, [126]) == 13
-
-
-# --- DiffPool -------------------------------------------------------------------------------------------
 
 
 def one_graph() -> tuple[Tensor, Tensor, Tensor]:
@@ -264,8 +234,7 @@ def test_padding_does_not_reach_diff_pool() -> None:
     small, large = GRAPHS[2], GRAPHS[3]
     logits = torch.randn(39, 5).softmax(dim=1)
     edges = torch.cat([small.edge_index, large.edge_index + 9], dim=1)
-    owner = torch.tensor([0] * 9 + [1] * 30)
-    x = torch.cat([small.x, large.x])
+    owner, x = torch.tensor([0] * 9 + [1] * 30), torch.cat([small.x, large.x])
     both = sparse_diff_pool(x, logits, edges, owner, 2)
     first = sparse_diff_pool(small.x, logits[:9], small.edge_index, torch.zeros(9, dtype=torch.long), 1)
     second = sparse_diff_pool(large.x, logits[9:], large.edge_index, torch.zeros(30, dtype=torch.long), 1)
@@ -284,9 +253,6 @@ def test_a_perfect_assignment_has_no_infinite_gradient() -> None:
     assert logits.grad.isfinite().all()
 
 
-# --- layers ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("root", [True, False])
 def test_edge_conditioned_convolution_is_pygs_with_its_weights(root: bool) -> None:
     torch.manual_seed(0)
@@ -300,8 +266,7 @@ def test_edge_conditioned_convolution_is_pygs_with_its_weights(root: bool) -> No
 
 
 def test_without_edge_features_every_edge_has_the_feature_one() -> None:
-    ours = EdgeConditionedConv(3, 5, 1)
-    given = GRAPHS[0]
+    ours, given = EdgeConditionedConv(3, 5, 1), GRAPHS[0]
     ones = torch.ones(given.num_edges, 1)
     assert torch.allclose(ours(given.x, given.edge_index), ours(given.x, given.edge_index, ones), atol=1e-5)
 
@@ -314,8 +279,7 @@ def test_edge_features_change_the_scores(arch: str) -> None:
 
 
 def test_dgcnns_layer_averages_the_node_and_its_neighbours() -> None:
-    conv = RandomWalkConv(3, 2)
-    given = GRAPHS[0]
+    conv, given = RandomWalkConv(3, 2), GRAPHS[0]
     looped = to_dense_adj(given.edge_index, max_num_nodes=12)[0] + torch.eye(12)
     expected = (looped / looped.sum(dim=1, keepdim=True)) @ given.x @ conv.lin.weight.T + conv.lin.bias
     assert torch.allclose(conv(given.x, given.edge_index), expected, atol=1e-6)
@@ -332,14 +296,9 @@ def test_dgcnn_sorts_by_a_layer_of_one_channel() -> None:
 def test_the_baseline_sees_no_edge() -> None:
     for arch in ("none", "mlp"):
         net = network(arch, "sum")
-        other = [
-            Data(x=g.x, edge_index=torch.zeros(2, 1, dtype=torch.long), edge_attr=torch.zeros(1, 2))
-            for g in GRAPHS
-        ]
+        edges: dict[str, Any] = {"edge_index": torch.zeros(2, 1, dtype=torch.long)}
+        other = [Data(x=g.x, edge_attr=torch.zeros(1, 2), **edges) for g in GRAPHS]
         assert torch.equal(embed(net, GRAPHS)[0], embed(net, other)[0])
-
-
-# --- sizes ----------------------------------------------------------------------------------------------
 
 
 def parameters(module: nn.Module) -> int:
@@ -354,9 +313,8 @@ def test_parameters_of_the_named_models_on_enzymes() -> None:
             )
 
     with torch.device("meta"):
-        assert (
-            parameters(GraphEncoder("gin", 21, 64, 5, 0.0, 0, {})) == 38_848
-        )  # the survey's, without a head
+        # the survey's, without a head
+        assert parameters(GraphEncoder("gin", 21, 64, 5, 0.0, 0, {})) == 38_848
         # batch norm inside and behind each MLP: 2 x 64 x 2 a layer
         assert parameters(GraphEncoder("gin", 21, 64, 5, 0.0, 0, {"norm": "batch"})) == 38_848 + 5 * 256
     linear = 21 * 6 + 6 + 5 * (64 * 6 + 6)

@@ -16,9 +16,8 @@ from zoo.evidence.compare.claim import read_claim
 from zoo.hub.catalog import config_folder, find_config
 
 DATA = Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "tu"
-needs_enzymes = pytest.mark.skipif(
-    not (DATA / "ENZYMES/raw").is_dir(), reason="ZOO_DATA has no graphs/tu/ENZYMES"
-)
+here = (DATA / "ENZYMES/raw").is_dir()
+needs_enzymes = pytest.mark.skipif(not here, reason="ZOO_DATA has no graphs/tu/ENZYMES")
 MODELS = {  # config -> architecture, readout
     "gin": ("gin", "sum"),
     "sage": ("sage", "max"),
@@ -64,17 +63,18 @@ def test_headers_tell_paper_number_and_hardware() -> None:
         assert [w for w in wanted if w not in header] == [], model
 
 
-def test_epochs_drop_the_last_batch_and_diffpool_alone_reconstructs_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+
+
+def test_epochs_drop_the_last_batch_and_diffpool_alone_reconstructs_links(tmp_path: Path) -> None:
     fake_tu(tmp_path / "data", classes=6, graphs=60, attributes=18, labels=3)
     flags = [f"--data.init_args.root={tmp_path / 'data'}", "--data.init_args.batch_size=12"]
     flags += ["--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"]
     for model in ("sage", "diffpool"):
         found = summary("fit", f"gnn_graph_{model}_enzymes", tmp_path, *flags)
-        assert found["steps"] == 2 * (49 // 12)
-        assert ("train/link_loss" in found["final"]) == (model == "diffpool")
+        assert (found["steps"], "train/link_loss" in found["final"]) == (2 * (49 // 12), model == "diffpool")
 
 
 OTHERS = {  # name of the set -> what its files have, and the lines that fit the model to it
@@ -82,20 +82,13 @@ OTHERS = {  # name of the set -> what its files have, and the lines that fit the
     "PROTEINS": ({"attributes": 1, "labels": 3}, {"model.init_args.num_features": 4}),
     "DD": ({"labels": 7}, {"model.init_args.num_features": 7}),
     "IMDB-BINARY": ({"labels": 0}, {"model.init_args.num_features": 1}),
-    "COLLAB": (
-        {"labels": 0},
-        {
-            "model.init_args.num_features": 11,
-            "data.init_args.features": "degree_onehot",
-            "data.init_args.max_degree": 10,
-        },
-    ),
-}
+    "COLLAB": ({"labels": 0}, {"model.init_args.num_features": 11, "data.init_args.max_degree": 10,
+                               "data.init_args.features": "degree_onehot"}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_sets_take_a_line_each(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+def test_other_sets_take_a_line_each(name: str, tmp_path: Path) -> None:
     files, changes = OTHERS[name]
     fake_tu(tmp_path / "data", name, **files)
     flags = {"data.init_args.root": tmp_path / "data", "data.init_args.name": name, **changes}
@@ -103,8 +96,7 @@ def test_other_sets_take_a_line_each(name: str, tmp_path: Path, monkeypatch: pyt
     assert summary("fit", "gnn_graph_gin_enzymes", tmp_path, *words(flags))["steps"] == 4
 
 
-def test_ecc_reads_edge_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+def test_ecc_reads_edge_labels(tmp_path: Path) -> None:
     fake_tu(tmp_path / "data", "MUTAG", edge_labels=4)
     flags = {"data.init_args.root": tmp_path / "data", "data.init_args.name": "MUTAG"}
     flags |= {"model.init_args.num_features": 3, "model.init_args.num_classes": 2}
@@ -144,8 +136,7 @@ def test_without_the_graph_the_embedded_classes_are_alike(tmp_path: Path) -> Non
 
 
 @needs_enzymes
-def test_real_enzymes_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+def test_real_enzymes_trains(tmp_path: Path) -> None:
     assert summary("fit", "gnn_graph_gin_enzymes", tmp_path, "--trainer.max_epochs=4")["steps"] == 60
     rows = read_metrics(tmp_path / "gnn_graph_gin_enzymes/version_0/metrics.csv")
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
@@ -189,10 +180,9 @@ def test_the_fair_claims_grids_are_the_papers() -> None:
     assert not any("data.init_args.batch_size" in arm.flags for arm in arms.values())
 
 
-def test_every_point_of_the_sweep_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_point_of_the_sweep_is_a_run(tmp_path: Path) -> None:
     sweep = yaml.safe_load(find_config("gnn_graph_gin_enzymes", "sweeps").read_text())
     values = {k: p["values"] for k, p in sweep["parameters"].items()}
-    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     fake_tu(tmp_path / "data", classes=6, graphs=180, attributes=18, labels=3)
     flags = [f"--{k}={str(v[-1]).lower()}" for k, v in values.items()]
     flags += [f"--data.init_args.root={tmp_path / 'data'}", "--trainer.max_epochs=1"]

@@ -28,8 +28,6 @@ from zoo.graphs.link.network import (
     sample_non_edges,
 )
 
-torch.set_num_threads(1)
-
 
 def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
@@ -41,9 +39,6 @@ def some_pairs(count: int, nodes: int, seed: int = 0) -> Tensor:
 
 def decode(z: Tensor, pairs: Tensor) -> Tensor:
     return (z[pairs[0]] * z[pairs[1]]).sum(dim=1)
-
-
-# --- losses -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0])  # 3: logits of 100, probabilities of exactly 0 and 1
@@ -100,9 +95,6 @@ def test_dense_loss_is_kipf_and_wellings() -> None:
     assert float(dense_reconstruction_loss(z, edges)) == pytest.approx(norm * entropy.mean(), rel=1e-12)
 
 
-# --- sampling ---------------------------------------------------------------------------------------------
-
-
 def test_pair_codes_count_the_upper_triangle_and_go_back() -> None:
     pairs = torch.triu_indices(11, 11, 1)
     assert pair_codes(pairs, 11).tolist() == list(range(55))
@@ -125,9 +117,6 @@ def test_sampled_pairs_are_never_edges_and_uniform_over_the_rest() -> None:
 def test_a_complete_graph_is_refused() -> None:
     with pytest.raises(ValueError, match="graph of 5 nodes is complete"):
         sample_non_edges(torch.triu_indices(5, 5, 1), 5, 3, torch.Generator())
-
-
-# --- encoder ----------------------------------------------------------------------------------------------
 
 
 class Example(nn.Module):
@@ -206,14 +195,9 @@ def test_pyg_and_zoo_agree_along_a_training_in_turns() -> None:
     x, edges, pairs = numbers(15, 12), some_pairs(30, 15), some_pairs(30, 15, 3)
     both = torch.cat([edges, edges.flip(0)], dim=1)
     graph = network.encoder.prepare(both, 15, torch.ones(60, dtype=torch.double))
-    ours = [
-        torch.optim.Adam([*network.encoder.parameters()], lr=0.01),
-        torch.optim.Adam(network.discriminator.parameters(), lr=0.001),
-    ]
-    pygs = [
-        torch.optim.Adam(example.parameters(), lr=0.01),
-        torch.optim.Adam(other.parameters(), lr=0.001),
-    ]
+    rates = ((network.encoder, 0.01), (network.discriminator, 0.001))
+    ours = [torch.optim.Adam(part.parameters(), lr=rate) for part, rate in rates]
+    pygs = [torch.optim.Adam(example.parameters(), lr=0.01), torch.optim.Adam(other.parameters(), lr=0.001)]
     for step in range(10):
         noise = [numbers(15, 4, seed=100 * step + i) for i in range(3)]
         with mock.patch.object(theirs.torch, "randn_like", side_effect=noise):
@@ -240,9 +224,6 @@ def test_pyg_and_zoo_agree_along_a_training_in_turns() -> None:
         found.backward()
         ours[0].step()
         assert float(found) == pytest.approx(float(loss), abs=1e-12)
-
-
-# --- baselines --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1 << 22, 7])

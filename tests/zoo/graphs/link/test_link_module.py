@@ -10,9 +10,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from commands import run
 from covering import covering
 from interruption import Killed, newest_checkpoint, run_differences
 from lightning.pytorch import Trainer
+from quiet import quiet_trainer
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch_geometric.nn import ARGVA, GCNConv
@@ -21,31 +23,18 @@ from torch_geometric.nn.models import autoencoder as theirs
 import cli
 import zoo
 from datamodules import KarateClub, LinkSplit
-from zoo.engine import run
 from zoo.graphs.link.module import LINK_MODELS, LinkPredictor
 from zoo.graphs.link.network import sample_non_edges
 from zoo.graphs.link.report import ranks, top_new_links
 from zoo.graphs.node.network import NODE_ARCHS
 from zoo.randomness import generator, global_seed
 
-torch.set_num_threads(1)
 KARATE = {"features": 34, "hidden": 8, "embedding": 4}
 
 
 def trainer(steps: int = 1, **settings: Any) -> Trainer:
-    return Trainer(
-        **{
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_steps": steps,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            "limit_val_batches": 0,
-            **settings,
-        }
+    return quiet_trainer(
+        **{"max_steps": steps, "num_sanity_val_steps": 0, "limit_val_batches": 0, **settings}
     )
 
 
@@ -60,9 +49,6 @@ def trained(steps: int, **settings: Any) -> LinkPredictor:
     model = LinkPredictor(**{**KARATE, **settings})
     trainer(steps).fit(model, karate())
     return model
-
-
-# --- training ---------------------------------------------------------------------------------------------
 
 
 class Example(nn.Module):
@@ -93,14 +79,11 @@ def test_steps_are_those_of_pygs_argva_example(discriminator_steps: int) -> None
     disc.load_state_dict(model.network.discriminator.state_dict())  # type: ignore[union-attr,arg-type]
 
     data = karate()
-    graph = data.graph
-    fit = trainer(6)
+    graph, fit = data.graph, trainer(6)
     fit.fit(model, data)
     assert fit.global_step == 6  # the discriminator's steps are not counted
-    optimizers = [
-        torch.optim.Adam(encoder.parameters(), lr=0.01),
-        torch.optim.Adam(disc.parameters(), lr=0.001),
-    ]
+    rates = ((encoder, 0.01), (disc, 0.001))
+    optimizers = [torch.optim.Adam(part.parameters(), lr=rate) for part, rate in rates]
     for step in range(6):
         random = generator(100, global_seed(), step, 0)
         non_edges = sample_non_edges(graph.train_edges, 34, graph.train_edges.shape[1], random)
@@ -175,8 +158,7 @@ def test_disjoint_edges_are_scored_and_pass_no_message() -> None:
     messages, scored = model._messages(batch, torch.Generator().manual_seed(0))
     assert isinstance(messages, Tensor)
     total = batch.train_edges.shape[1]
-    assert scored.shape[1] == round(total / 4)
-    assert messages.shape[1] == 2 * (total - scored.shape[1])
+    assert (scored.shape[1], messages.shape[1]) == (round(total / 4), 2 * (total - scored.shape[1]))
     along = {tuple(p) for p in messages.T.tolist()}
     assert not along & {tuple(p) for p in torch.cat([scored, scored.flip(0)], 1).T.tolist()}
 
@@ -193,9 +175,6 @@ def test_learning_lowers_the_loss_and_dense_learns_the_same_ranking() -> None:
         model = trained(150, model="gae", loss=loss)
         edges, others = (float(model(graph, p).mean()) for p in (graph.train_edges, graph.val_non_edges))
         assert edges > others + 1
-
-
-# --- evaluation -------------------------------------------------------------------------------------------
 
 
 def test_evaluation_ranks_the_means_and_no_sample() -> None:
@@ -230,8 +209,7 @@ def test_held_out_edges_change_no_embedding() -> None:
 
 def test_ranks_tell_apart_what_a_sigmoid_does_not() -> None:
     logits = torch.tensor([40.0, 30.0, -1.0, 30.0, -120.0])
-    assert logits.sigmoid()[0] == logits.sigmoid()[1]
-    assert ranks(logits).tolist() == [1, 2 / 3, 1 / 3, 2 / 3, 0]
+    assert (logits.sigmoid()[0], ranks(logits).tolist()) == (logits.sigmoid()[1], [1, 2 / 3, 1 / 3, 2 / 3, 0])
     assert ranks(torch.zeros(3)).tolist() == [0, 0, 0]
 
 
@@ -247,14 +225,10 @@ def test_labels_are_found_again_in_a_trained_code() -> None:
     assert found["test/probe_accuracy"] > 0.6
 
 
-# --- predictions ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("at_once", [1 << 20, 100])
 def test_new_links_are_the_best_pairs_that_no_set_holds(at_once: int) -> None:
     torch.manual_seed(0)
-    values = torch.randn(30, 30)
-    known = torch.triu_indices(30, 30, 1)[:, ::3]
+    values, known = torch.randn(30, 30), torch.triu_indices(30, 30, 1)[:, ::3]
     with mock.patch("zoo.graphs.link.report._PAIRS_AT_ONCE", at_once):
         pairs, scores = top_new_links(lambda p: values[p[0], p[1]], known, 30, 25)
     free = values.clone()
@@ -284,53 +258,38 @@ def test_predictions_are_files_that_a_person_reads(name: str, tmp_path: Path) ->
     assert not known & {(int(r["a"]), int(r["b"])) for r in rows if r["set"] == "new"}
     if name == "vgae":
         content = np.load(tmp_path / "embedding.npz", allow_pickle=False)
-        assert content["embedding"].shape == (34, 4)
-        assert content["label"].tolist() == graph.y.tolist()
+        assert (content["embedding"].shape, content["label"].tolist()) == ((34, 4), graph.y.tolist())
 
 
-# --- refusals ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"model": "gan"}, "model must be one of gae, vgae"),
-        ({"embedding": 0}, "embedding must be at least 1"),
-        ({"kl_weight": -1.0}, "kl_weight must not be negative"),
-        ({"disjoint_share": 1.0}, "disjoint_share must lie in"),
-        ({"loss": "dense", "decoder": "mlp"}, "needs decoder: dot"),
-        ({"loss": "dense", "model": "jaccard"}, "a model that learns"),
-        ({"arch": "gnc"}, "arch must be one of"),
-        ({"model": "jaccard", "K": 3}, "model jaccard has no encoder and no option K"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"model": "gan"}, "model must be one of gae, vgae"),
+    ({"embedding": 0}, "embedding must be at least 1"),
+    ({"kl_weight": -1.0}, "kl_weight must not be negative"),
+    ({"disjoint_share": 1.0}, "disjoint_share must lie in"),
+    ({"loss": "dense", "decoder": "mlp"}, "needs decoder: dot"),
+    ({"loss": "dense", "model": "jaccard"}, "a model that learns"),
+    ({"arch": "gnc"}, "arch must be one of"),
+    ({"model": "jaccard", "K": 3}, "model jaccard has no encoder and no option K"),
+])  # fmt: skip
 def test_impossible_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LinkPredictor(**settings)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--model.init_args.features=35"], ["model.init_args.features is 35", "has 34; set"]),
-        (["--trainer.devices=2"], ["one graph, which is one batch", "trainer.devices: 1"]),
-        (["--data=datamodules.KarateClub"], ["holds out none", "datamodules.LinkSplit"]),
-    ],
-)
-def test_mistakes_are_one_line(
-    flags: list[str], words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--model.init_args.features=35"], ["model.init_args.features is 35", "has 34; set"]),
+    (["--trainer.devices=2"], ["one graph, which is one batch", "trainer.devices: 1"]),
+    (["--data=datamodules.KarateClub"], ["holds out none", "datamodules.LinkSplit"]),
+])  # fmt: skip
+def test_mistakes_are_one_line(flags: list[str], words: list[str], tmp_path: Path, capfd: Any) -> None:
     # Lightning starts the second process, which would refuse as well, before it asks the module
     launcher = "lightning.pytorch.strategies.launchers.subprocess_script._SubprocessScriptLauncher"
-    with (
-        mock.patch("lightning.pytorch.strategies.ddp.DDPStrategy.setup_environment"),
-        mock.patch(f"{launcher}._call_children_scripts"),
-    ):
+    strategy = "lightning.pytorch.strategies.ddp.DDPStrategy.setup_environment"
+    with mock.patch(strategy), mock.patch(f"{launcher}._call_children_scripts"):
         code = cli.main(["fit", "--config=gnn_link_karate", f"--trainer.default_root_dir={tmp_path}", *flags])
-    lines = [x for x in capfd.readouterr().err.splitlines() if x.startswith("zoo: error")]
+    (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("zoo: error")]
     assert code != 0
-    assert len(lines) == 1
-    assert all(w in lines[0] for w in words), lines[0]
+    assert all(w in line for w in words), line
 
 
 def test_two_optimisers_refuse_a_loss_scaler() -> None:
@@ -341,33 +300,18 @@ def test_two_optimisers_refuse_a_loss_scaler() -> None:
         fit.fit(model, karate())
 
 
-# --- resume -----------------------------------------------------------------------------------------------
-
-FLAGS = (
-    "--config=gnn_link_karate",
-    "--trainer.max_steps=12",
-    "--trainer.val_check_interval=5",
-    "--trainer.log_every_n_steps=2",
-    "--trainer.enable_progress_bar=false",
-    "--model.init_args.dropout=0.3",
-    "--model.init_args.discriminator_steps=2",
-    "--checkpoint.every_n_train_steps=4",
-)
-
-
 def fit(root: Path, *flags: str) -> Path:
-    with mock.patch.object(run, "plot_curves", return_value=None):
-        assert cli.main(["fit", *FLAGS, f"--trainer.default_root_dir={root}", *flags]) == 0
-    return max((root / "gnn_link_karate").glob("version_*"))
+    own = ["--model.init_args.dropout=0.3", "--model.init_args.discriminator_steps=2"]
+    often = ["--trainer.val_check_interval=5", "--trainer.log_every_n_steps=2"]
+    saved = ["--trainer.max_steps=12", "--checkpoint.every_n_train_steps=4"]
+    return run("fit", "gnn_link_karate", root, *own, *often, *saved, *flags)
 
 
 @pytest.mark.parametrize(
     ("name", "steps"),
     covering([("arvga", (5, 8)), ("vgae", (6,)), ("jaccard", (7,))], [("arvga", (5, 8)), ("jaccard", (7,))]),
 )
-def test_a_killed_training_goes_on_to_the_same_bits(
-    name: str, steps: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_a_killed_training_goes_on_to_the_same_bits(name: str, steps: Any, tmp_path: Path) -> None:
     flag = f"--model.init_args.model={name}"
     whole = fit(tmp_path / "whole", flag)
     # dies after the discriminator's steps, before the encoder's

@@ -38,20 +38,17 @@ def parameters(built: torch.nn.Module) -> int:
     return sum(p.numel() for p in built.parameters())
 
 
-@pytest.mark.parametrize(
-    ("arch", "hidden", "options", "count"),
-    [
-        ("gcn", 16, {}, 23_063),
-        ("cheb", 16, {"K": 2}, 46_103),
-        ("cheb", 16, {"K": 3}, 69_143),
-        ("gat", 64, {}, 92_373),
-        ("gat", 64, {"out_heads": 8}, 95_607),
-        ("sage", 64, {}, 184_391),
-        ("sgc", 16, {}, 10_038),
-        ("appnp", 64, {}, 92_231),
-        ("mlp", 64, {}, 92_231),
-    ],
-)
+@pytest.mark.parametrize(("arch", "hidden", "options", "count"), [
+    ("gcn", 16, {}, 23_063),
+    ("cheb", 16, {"K": 2}, 46_103),
+    ("cheb", 16, {"K": 3}, 69_143),
+    ("gat", 64, {}, 92_373),
+    ("gat", 64, {"out_heads": 8}, 95_607),
+    ("sage", 64, {}, 184_391),
+    ("sgc", 16, {}, 10_038),
+    ("appnp", 64, {}, 92_231),
+    ("mlp", 64, {}, 92_231),
+])  # fmt: skip
 def test_parameters_of_the_surveys_networks_on_cora(arch, hidden, options, count):
     with torch.device("meta"):
         assert parameters(NodeNetwork(arch, 1433, hidden, 7, **options)) == count
@@ -179,8 +176,7 @@ def test_appnp_is_ten_steps_of_the_dense_loop():
     built = network("appnp", 12, 16, 5, alpha=0.2).double()
     first = (x.double() @ built.convs[0].weight.T + built.convs[0].bias).relu()
     first = first @ built.convs[1].weight.T + built.convs[1].bias
-    spread = normalised(edges, len(x))
-    z = first
+    spread, z = normalised(edges, len(x)), first
     for _ in range(10):
         z = 0.8 * spread @ z + 0.2 * first
     torch.testing.assert_close(built(x.double(), edges), z, atol=1e-6, rtol=1e-6)
@@ -206,9 +202,8 @@ def test_monets_coordinates_on_a_path_of_three_and_its_kernels():
     half = 0.5**0.5
     coordinates = degree_coordinates(path, 3)
     torch.testing.assert_close(coordinates, torch.tensor([[1, half], [half, 1], [half, 1], [1, half]]))
-    directed = degree_coordinates(
-        torch.tensor([[0, 0, 1], [1, 2, 2]]), 3
-    )  # out of the source, into the target
+    # out of the source, into the target
+    directed = degree_coordinates(torch.tensor([[0, 0, 1], [1, 2, 2]]), 3)
     torch.testing.assert_close(directed, torch.tensor([[half, 1], [half, half], [1, half]]))
     x = torch.randn(3, 12, generator=torch.Generator().manual_seed(6))
     conv = network("monet", 12, 16, 5, num_layers=1, kernels=2).convs[0]
@@ -314,8 +309,7 @@ def test_hidden_states_have_the_widths_that_are_announced(arch):
     for outputs in (5, 16, None):
         built = network(arch, 12, 16, outputs, num_layers=3)
         states, out = built.embed(x, edges)
-        assert [s.shape[1] for s in states] == built.hidden_widths
-        assert out.shape == (len(x), outputs or 16)
+        assert ([s.shape[1] for s in states], out.shape) == (built.hidden_widths, (len(x), outputs or 16))
         torch.testing.assert_close(out, built(x, edges))
         if outputs is None and arch != "sgc":
             torch.testing.assert_close(states[-1], out)
@@ -352,20 +346,17 @@ def test_edge_features_count_and_need_their_width(arch):
         network(arch, 12, 16, 5)(x, edges, edge_attr=attr)
 
 
-@pytest.mark.parametrize(
-    ("arch", "options", "message"),
-    [
-        ("gcn", {"K": 3}, "gcn has no option K .given: 3.; cheb, sgc, appnp have it"),
-        ("mlp", {"alpha": 0.1}, "mlp has no option alpha"),
-        ("sgc", {"jk": "cat"}, "sgc has no option jk"),
-        ("cheb", {"K": 0}, "K of cheb must be at least 1"),
-        ("gat", {"hidden_channels": 12}, "8 heads do not divide the width 12"),
-        ("nope", {}, "arch must be one of gcn, cheb"),
-        ("gcn", {"num_layers": 0}, "num_layers must be at least 1"),
-        ("gcn", {"dropout": 1.0}, "dropout must lie in"),
-        ("appnp", {"alpha": 1.1}, "alpha must lie in"),
-    ],
-)
+@pytest.mark.parametrize(("arch", "options", "message"), [
+    ("gcn", {"K": 3}, "gcn has no option K .given: 3.; cheb, sgc, appnp have it"),
+    ("mlp", {"alpha": 0.1}, "mlp has no option alpha"),
+    ("sgc", {"jk": "cat"}, "sgc has no option jk"),
+    ("cheb", {"K": 0}, "K of cheb must be at least 1"),
+    ("gat", {"hidden_channels": 12}, "8 heads do not divide the width 12"),
+    ("nope", {}, "arch must be one of gcn, cheb"),
+    ("gcn", {"num_layers": 0}, "num_layers must be at least 1"),
+    ("gcn", {"dropout": 1.0}, "dropout must lie in"),
+    ("appnp", {"alpha": 1.1}, "alpha must lie in"),
+])  # fmt: skip
 def test_impossible_settings_get_one_line(arch, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         NodeNetwork(arch, **{"in_channels": 12, "hidden_channels": 16, "out_channels": 5} | options)
@@ -376,12 +367,8 @@ def samples():
     """A value of each option."""
     samples = {"K": 2, "alpha": 0.2, "theta": 0.3, "aggr": "max", "eps": 0.1, "train_eps": True, "kernels": 2}
     samples |= {
-        "lambda_max": "graph",
-        "out_heads": 2,
-        "attention_dropout": 0.1,
-        "residual": True,
-        "edge_dim": 2,
-    }
+        "lambda_max": "graph", "out_heads": 2, "attention_dropout": 0.1, "residual": True, "edge_dim": 2,
+    }  # fmt: skip
     samples |= {"towers": 2, "degree_histogram": [0, 3, 4], "share_weights": False, "act": "tanh"}
     return samples | {"norm": "graph", "jk": "last"}
 
@@ -413,15 +400,12 @@ def test_every_option_is_one_line_at_all_levels(option):
             zoo.GraphClassifier(arch="gat", out_heads=2)
 
 
-@pytest.mark.parametrize(
-    ("module", "settings"),
-    [
-        (zoo.NodeClassifier, {}),
-        (zoo.GraphClassifier, {"arch": "none"}),
-        (zoo.GraphClassifier, {"readout": "sort"}),
-        (zoo.LinkPredictor, {"model": "jaccard"}),
-    ],
-)
+@pytest.mark.parametrize(("module", "settings"), [
+    (zoo.NodeClassifier, {}),
+    (zoo.GraphClassifier, {"arch": "none"}),
+    (zoo.GraphClassifier, {"readout": "sort"}),
+    (zoo.LinkPredictor, {"model": "jaccard"}),
+])  # fmt: skip
 def test_an_unknown_option_is_refused_and_one_that_is_not_given_is_stored(module, settings):
     """What is stored wins over a config beside a checkpoint: APPNP's alpha of .1 must not become its .3."""
     with pytest.raises(TypeError, match="no argument 'kernel'; did you mean kernels"):
@@ -435,11 +419,9 @@ def test_stored_options_are_checked_like_other_arguments(tmp_path):
     file = zoo.save(zoo.NodeClassifier(**given), tmp_path / "a.safetensors")
     assert zoo.load(file).network.propagation.alpha == 0.3
     check_signature(zoo.NodeClassifier, {**given, "K": None, "heads": 8}, file)
-    for wrong in ({"kernel": 3}, {"options": {}}):
-        with pytest.raises(
-            ValueError, match=f"sets {next(iter(wrong))!r}, which NodeClassifier does not take"
-        ):
-            check_signature(zoo.NodeClassifier, given | wrong, file)
+    for wrong, value in {"kernel": 3, "options": {}}.items():
+        with pytest.raises(ValueError, match=f"sets {wrong!r}, which NodeClassifier does not take"):
+            check_signature(zoo.NodeClassifier, given | {wrong: value}, file)
     assert parse_settings(zoo.NodeClassifier, ["K=3", "jk=cat"]) == {"K": 3, "jk": "cat"}
     with pytest.raises(ValueError, match=r"K takes int or null, got '2\.5'"):
         parse_settings(zoo.NodeClassifier, ["K=2.5"])

@@ -47,8 +47,7 @@ def test_pygs_weights_give_pygs_outputs_and_go_back(name: str, tmp_path: Path) -
     out = tmp_path / "ours.safetensors"
     command = ["convert", str(tmp_path / "pyg.pt"), "--method", "graphs", "--out", str(out), *flags]
     assert cli.main(command) == 0
-    module = zoo.load(out)
-    data = graph()
+    module, data = zoo.load(out), graph()
     torch.testing.assert_close(module(data), reference(data.x, data.edge_index), atol=1e-5, rtol=1e-5)
     back = tmp_path / "back.pt"
     assert cli.main(["convert", str(out), "--to", "pyg", "--out", str(back)]) == 0
@@ -57,17 +56,12 @@ def test_pygs_weights_give_pygs_outputs_and_go_back(name: str, tmp_path: Path) -
     assert all(torch.equal(state[k], v) for k, v in reference.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"weights": torch.zeros(2)}, "the keys are not those of a GCN, GraphSAGE"),
-        ([1, 2], "is no state_dict"),
-        (b"nothing", "is damaged or no PyTorch file"),
-    ],
-)
-def test_other_files_get_one_line(
-    content: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("content", "message"), [
+    ({"weights": torch.zeros(2)}, "the keys are not those of a GCN, GraphSAGE"),
+    ([1, 2], "is no state_dict"),
+    (b"nothing", "is damaged or no PyTorch file"),
+])  # fmt: skip
+def test_other_files_get_one_line(content: Any, message: str, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "x.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)

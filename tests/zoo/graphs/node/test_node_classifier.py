@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -10,16 +11,16 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from commands import run
 from interruption import Killed, newest_checkpoint, run_differences
 from lightning.pytorch import LightningDataModule, Trainer
+from quiet import quiet_trainer
 from torch.nn import functional
 from torch_geometric.nn import DeepGraphInfomax, GCNConv
 from torch_geometric.utils import to_undirected
 from torchmetrics.functional.classification import multilabel_f1_score
 
-import cli
 from datamodules import BlockModel, KarateClub
-from zoo.engine import run
 from zoo.graphs.node.module import NodeClassifier
 from zoo.graphs.node.network import NODE_ARCHS, NodeNetwork
 from zoo.graphs.node.smoothness import dirichlet_energy, edge_homophily, node_homophily
@@ -29,26 +30,13 @@ KARATE: dict[str, Any] = {"features": 34, "num_classes": 4}
 
 
 def trainer(**settings: Any) -> Trainer:
-    defaults = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "val_check_interval": 1,
-        "check_val_every_n_epoch": None,
-    }
-    return Trainer(**(defaults | settings))
+    return quiet_trainer(**({"val_check_interval": 1, "check_val_every_n_epoch": None} | settings))
 
 
 def trained(module: NodeClassifier, data: LightningDataModule, steps: int, **settings: Any) -> Trainer:
     t = trainer(max_steps=steps, **settings)
     t.fit(module, data)
     return t
-
-
-# --- training ---------------------------------------------------------------------------------------------
 
 
 def test_training_is_the_loop_of_pygs_example_with_decay_on_the_first_layer_alone():
@@ -73,24 +61,17 @@ def test_training_is_the_loop_of_pygs_example_with_decay_on_the_first_layer_alon
             torch.testing.assert_close(ours.state_dict()[key], value, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "decays"),
-    [
-        ({}, {"first": 5e-4, "last": 0.003}),
-        ({"first_layer_weight_decay": None}, {"first": 0.003, "last": 0.003}),
-        (
-            {"arch": "gcnii", "first_layer_weight_decay": None, "middle_weight_decay": 0.01},
-            {"first": 0.003, "middle": 0.01, "last": 0.003},
-        ),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "decays"), [
+    ({}, {"first": 5e-4, "last": 0.003}),
+    ({"first_layer_weight_decay": None}, {"first": 0.003, "last": 0.003}),
+    ({"arch": "gcnii", "first_layer_weight_decay": None, "middle_weight_decay": 0.01},
+     {"first": 0.003, "middle": 0.01, "last": 0.003}),
+])  # fmt: skip
 def test_each_layer_has_the_decay_of_the_recipe(arguments, decays):
-    module = NodeClassifier(
-        **KARATE, **arguments, optimizer=lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.003)
-    )
-    found = {
-        id(p): g["weight_decay"] for g in module.configure_optimizers().param_groups for p in g["params"]
-    }
+    adam = partial(torch.optim.Adam, lr=0.01, weight_decay=0.003)
+    module = NodeClassifier(**KARATE, **arguments, optimizer=adam)
+    groups = module.configure_optimizers().param_groups
+    found = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert len(found) == len(list(module.parameters()))
     for part, parameters in module.encoder.parameter_parts().items():
         assert {found[id(p)] for p in parameters} <= {decays.get(part)}
@@ -132,9 +113,6 @@ def test_the_score_is_what_selects(select):
     assert values["val/score"] == pytest.approx(expected)
 
 
-# --- features -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("arch", NODE_ARCHS)
 def test_sparse_features_give_what_dense_ones_give(arch):
     g = torch.Generator().manual_seed(0)
@@ -168,9 +146,6 @@ def test_input_dropout_of_sparse_features_keeps_the_mean():
     assert float(seen.mean()) == pytest.approx(1.0, abs=0.02)
 
 
-# --- DGI ----------------------------------------------------------------------------------------------------
-
-
 def dgi() -> NodeClassifier:
     torch.manual_seed(0)
     return NodeClassifier(arch="dgi", **KARATE, hidden=32, layers=1, dropout=0.0)
@@ -181,12 +156,8 @@ def test_dgi_has_pygs_loss_and_score():
     data.setup("fit")
     graph = data.graph
     order = torch.randperm(34, generator=torch.Generator().manual_seed(5))
-    reference = DeepGraphInfomax(
-        32,
-        encoder=module.encoder,
-        summary=lambda z, *_: z.mean(dim=0).sigmoid(),
-        corruption=lambda x, e: (x[order], e),
-    )
+    parts = {"summary": lambda z, *_: z.mean(dim=0).sigmoid(), "corruption": lambda x, e: (x[order], e)}
+    reference = DeepGraphInfomax(32, encoder=module.encoder, **parts)
     reference.load_state_dict(module.network.state_dict())
     loss = module._contrast(graph, torch.Generator().manual_seed(5))
     torch.testing.assert_close(loss, reference.loss(*reference(graph.x, graph.edge_index)))
@@ -215,9 +186,6 @@ def test_dgi_never_sees_a_label_in_training():
         modules.append(module)
     for a, b in zip(*(m.state_dict().values() for m in modules), strict=True):
         assert torch.equal(a, b)
-
-
-# --- metrics ------------------------------------------------------------------------------------------------
 
 
 def test_micro_f1_over_batches_is_that_of_the_whole():
@@ -273,12 +241,7 @@ def test_sixteen_layers_of_gcn_smooth_and_gcnii_does_not():
 @pytest.mark.slow
 def test_a_gcn_of_sixteen_layers_falls_and_appnp_and_gcnii_do_not():
     scores = {}
-    for arch, layers, extra in (
-        ("gcn", 2, {}),
-        ("gcn", 16, {}),
-        ("appnp", 2, {"K": 16}),
-        ("gcnii", 16, {}),
-    ):
+    for arch, layers, extra in (("gcn", 2, {}), ("gcn", 16, {}), ("appnp", 2, {"K": 16}), ("gcnii", 16, {})):
         torch.manual_seed(0)
         module = NodeClassifier(arch=arch, features=16, num_classes=4, layers=layers, patience=None, **extra)
         data = BlockModel()
@@ -288,34 +251,25 @@ def test_a_gcn_of_sixteen_layers_falls_and_appnp_and_gcnii_do_not():
     assert min(scores["appnp", 2], scores["gcnii", 16]) > scores["gcn", 16] + 0.1
 
 
-# --- refused ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"K": 3}, "gcn has no option K"),
-        ({"select": "luck"}, "select must be accuracy or loss"),
-        ({"patience": 0}, "patience must be null or at least 1"),
-        ({"arch": "dgi", "multi_label": True}, "no multi_label"),
-        ({"features": 0}, "need features and num_classes"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"K": 3}, "gcn has no option K"),
+    ({"select": "luck"}, "select must be accuracy or loss"),
+    ({"patience": 0}, "patience must be null or at least 1"),
+    ({"arch": "dgi", "multi_label": True}, "no multi_label"),
+    ({"features": 0}, "need features and num_classes"),
+])  # fmt: skip
 def test_impossible_arguments_get_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         NodeClassifier(**(KARATE | arguments))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "settings", "message"),
-    [
-        ({"features": 33}, {}, "features is 33, but the data .datamodules.KarateClub. has 34"),
-        ({"num_classes": 3}, {}, "num_classes is 3, but"),
-        ({"multi_label": True}, {}, "multi_label is True, but .* has one class per node; set it to False"),
-        ({}, {"accumulate_grad_batches": 2}, "accumulate_grad_batches: 1"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "settings", "message"), [
+    ({"features": 33}, {}, "features is 33, but the data .datamodules.KarateClub. has 34"),
+    ({"num_classes": 3}, {}, "num_classes is 3, but"),
+    ({"multi_label": True}, {}, "multi_label is True, but .* has one class per node; set it to False"),
+    ({}, {"accumulate_grad_batches": 2}, "accumulate_grad_batches: 1"),
+])  # fmt: skip
 def test_data_that_do_not_fit_get_one_line(arguments, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         trained(NodeClassifier(**(KARATE | arguments)), KarateClub(), 1, **settings)
@@ -326,10 +280,8 @@ def test_several_processes_on_one_graph_are_refused():
     module, data = NodeClassifier(**KARATE), KarateClub()
     data.setup("fit")
     module._trainer = mock.Mock(world_size=2, accumulate_grad_batches=1, datamodule=data)
-    with pytest.raises(
-        ValueError,
-        match=r"2 processes would do the same work; set trainer.devices: 1 and .* sampled neighbours",
-    ):
+    message = r"2 processes would do the same work; set trainer.devices: 1 and .* sampled neighbours"
+    with pytest.raises(ValueError, match=message):
         module.setup("fit")
 
 
@@ -345,9 +297,6 @@ def test_edge_weights_that_the_network_cannot_use_are_refused_before_training():
     trained(NodeClassifier(arch="gcn", **KARATE), Weighted(), 1)
 
 
-# --- prediction ---------------------------------------------------------------------------------------------
-
-
 def test_prediction_writes_every_node_and_a_picture(tmp_path):
     module, data = NodeClassifier(**KARATE), KarateClub()
     t = trained(module, data, 5)
@@ -356,45 +305,36 @@ def test_prediction_writes_every_node_and_a_picture(tmp_path):
     assert [p.name for p in paths] == ["scores.csv", "nodes.png"]
     with paths[0].open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(r["name"]) for r in rows] == list(range(34))
-    assert [r["split"] for r in rows].count("train") == 4
+    assert ([int(r["name"]) for r in rows], [r["split"] for r in rows].count("train")) == (list(range(34)), 4)
     scores = np.array([[float(r[str(c)]) for c in range(4)] for r in rows])
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
     assert [int(r["prediction"]) for r in rows] == scores.argmax(axis=1).tolist()
     assert paths[1].stat().st_size > 10_000
 
 
-# --- resume -------------------------------------------------------------------------------------------------
-
-FLAGS = (
-    "--config=gnn_node_karate",
-    "--model.init_args.patience=9",
-    "--trainer.max_steps=14",
-    "--trainer.val_check_interval=3",
-    "--trainer.log_every_n_steps=2",
-    "--trainer.enable_progress_bar=false",
-    "--checkpoint.every_n_train_steps=4",
-)
-
-
 def fit(root: Path, *flags: str) -> Path:
-    with mock.patch.object(run, "plot_curves", return_value=None):
-        assert cli.main(["fit", *FLAGS, f"--trainer.default_root_dir={root}", *flags]) == 0
-    return max((root / "gnn_node_karate").glob("version_*"))
+    often = ["--trainer.val_check_interval=3", "--trainer.log_every_n_steps=2"]
+    short = ["--model.init_args.patience=9", "--trainer.max_steps=14", "--checkpoint.every_n_train_steps=4"]
+    return run("fit", "gnn_node_karate", root, *often, *short, *flags)
+
+
+def dying(step: int) -> Any:
+    """The process dies before optimiser step ``step`` is done."""
+    original = NodeClassifier.training_step
+
+    def training_step(self: NodeClassifier, *args: Any) -> Any:
+        if self.trainer.global_step == step:
+            raise Killed
+        return original(self, *args)
+
+    return mock.patch.object(NodeClassifier, "training_step", training_step)
 
 
 @pytest.mark.parametrize("flags", [[], ["--model.init_args.arch=dgi", "--model.init_args.layers=1"]])
 def test_a_killed_run_goes_on_to_the_same_bits(flags, tmp_path):
     whole = fit(tmp_path / "whole", *flags)
     for step in (5, 9):
-        original = NodeClassifier.training_step
-
-        def die(self: NodeClassifier, *args: Any, step: int = step, original: Any = original) -> Any:
-            if self.trainer.global_step == step:
-                raise Killed
-            return original(self, *args)
-
-        with mock.patch.object(NodeClassifier, "training_step", die), pytest.raises(Killed):
+        with dying(step), pytest.raises(Killed):
             fit(tmp_path / "killed", *flags, *(["--ckpt_path=last"] if step > 5 else []))
     assert run_differences(whole, fit(tmp_path / "killed", *flags, "--ckpt_path=last")) == []
 
@@ -405,13 +345,6 @@ def test_patience_goes_on_counting_after_a_resume(tmp_path):
     flags += ["--model.init_args.optimizer.init_args.lr=0.0", "--checkpoint.every_n_train_steps=4"]
     whole = fit(tmp_path / "whole", *flags)
     assert newest_checkpoint(whole).name == "step=00000009.ckpt"
-    original = NodeClassifier.training_step
-
-    def die(self: NodeClassifier, *args: Any) -> Any:
-        if self.trainer.global_step == 5:
-            raise Killed
-        return original(self, *args)
-
-    with mock.patch.object(NodeClassifier, "training_step", die), pytest.raises(Killed):
+    with dying(5), pytest.raises(Killed):
         fit(tmp_path / "killed", *flags)
     assert run_differences(whole, fit(tmp_path / "killed", *flags, "--ckpt_path=last")) == []

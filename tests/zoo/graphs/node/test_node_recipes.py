@@ -108,18 +108,12 @@ def test_two_processes_train_on_graphs_of_unequal_size_what_one_does(tmp_path: P
     assert done.returncode == 0, done.stderr[-3000:]
     assert "effective batch 2 (1 per device), 2 x cpu" in done.stdout
     assert cli.main(["fit", *flags, f"--trainer.default_root_dir={tmp_path}/one"]) == 0
-    one, two = (
-        torch.load(
-            tmp_path / side / "gnn_node_gat_ppi/version_0/checkpoints/step=00000004.ckpt", weights_only=True
-        )
-        for side in ("one", "two")
-    )
+    folders = [tmp_path / side / "gnn_node_gat_ppi/version_0" for side in ("one", "two")]
+    files = [folder / "checkpoints/step=00000004.ckpt" for folder in folders]
+    one, two = (torch.load(file, weights_only=True) for file in files)
     for key, value in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][key], value, atol=1e-5, rtol=1e-4)
-    rows = [
-        json.loads((tmp_path / s / "gnn_node_gat_ppi/version_0/summary.json").read_text())
-        for s in ("one", "two")
-    ]
+    rows = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     assert rows[1]["final"]["val/micro_f1"] == pytest.approx(rows[0]["final"]["val/micro_f1"], abs=1e-3)
 
 

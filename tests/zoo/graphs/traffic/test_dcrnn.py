@@ -118,8 +118,7 @@ def test_diffusion_goes_along_the_edges() -> None:
 
 def test_the_transposed_graph_gives_another_forecast() -> None:
     """Trap 5: a network fed A^T for A is not the same network."""
-    network = dcrnn()
-    x = torch.randn(2, 6, 3, 2)
+    network, x = dcrnn(), torch.randn(2, 6, 3, 2)
     right = network(x)
     network.set_graph(EDGES.T)
     assert float((network(x) - right).abs().max()) > 1e-2
@@ -140,9 +139,6 @@ def test_gates_begin_open_and_weights_have_glorots_deviation() -> None:
     assert cell.bias[128:].eq(0).all()
     assert float(cell.gate_weight.std()) == pytest.approx(math.sqrt(2 / (640 + 128)), rel=0.03)
     assert float(cell.input_weight[:, 128:].std()) == pytest.approx(math.sqrt(2 / (640 + 64)), rel=0.03)
-
-
-# --- scheduled sampling ---------------------------------------------------------------------------------
 
 
 def test_teaching_decays_by_the_inverse_sigmoid() -> None:

@@ -24,9 +24,6 @@ LEARNED = ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm")
 ARCHS = (*LEARNED, "ha", "last")
 
 
-# --- baselines ------------------------------------------------------------------------------------------
-
-
 def test_historical_average_by_hand() -> None:
     """Period 4; a missing value is left out, a slot never seen takes the sensor's mean."""
     model = HistoricalAverage(2, period=4)
@@ -48,8 +45,7 @@ def test_last_value_passes_over_missing_measurements() -> None:
 
 
 def test_fclstm_reads_its_own_forecast() -> None:
-    model = FCLSTM(3, outputs=4, hidden=5)
-    x = torch.randn(2, 6, 3, 2)
+    model, x = FCLSTM(3, outputs=4, hidden=5), torch.randn(2, 6, 3, 2)
     found = model(x)
     past = torch.cat([x[..., 0], x[:, :, 0, 1:]], dim=-1)
     _, state = model.encoder(past)
@@ -59,9 +55,6 @@ def test_fclstm_reads_its_own_forecast() -> None:
         signal = model.projection(hidden)
         assert torch.allclose(found[:, step], signal[:, 0], atol=1e-6)
     assert not torch.allclose(found[:, 0], found[:, 3], atol=1e-4)
-
-
-# --- the module -----------------------------------------------------------------------------------------
 
 
 def taken(arch: str, **options: Any) -> tuple[zoo.SpatioTemporalForecaster, SensorDiffusion]:
@@ -113,8 +106,7 @@ def test_errors_of_a_step_are_of_that_step_alone(tmp_path: Path) -> None:
     row = [r for r in read_metrics(next(tmp_path.rglob("metrics.csv"))) if "val/mae" in r][-1]
     data = SensorDiffusion()
     data.setup("fit")
-    values = data.series.values.astype(np.float32)
-    starts = data.val_set.starts.numpy()
+    values, starts = data.series.values.astype(np.float32), data.val_set.starts.numpy()
     for name, steps in (("mae_3", [3]), ("mae_6", [6]), ("mae_12", [12]), ("mae", range(1, 13))):
         errors = []
         for start in starts:
@@ -134,10 +126,8 @@ def test_a_single_target_step_trains_on_it_alone() -> None:
     assert module.forecast(batch["x"]).shape == (2, 1, 6)
     assert torch.equal(module._target(batch["y"]), batch["y"][:, 8:9])
     average, _ = taken("ha", target_step=9)
-    assert torch.allclose(
-        average.forecast(batch["x"], batch["time"]),
-        taken("ha")[0].forecast(batch["x"], batch["time"])[:, 8:9],
-    )
+    every = taken("ha")[0].forecast(batch["x"], batch["time"])
+    assert torch.allclose(average.forecast(batch["x"], batch["time"]), every[:, 8:9])
 
 
 @pytest.mark.parametrize("arch", LEARNED)
@@ -147,8 +137,7 @@ def test_a_permutation_of_the_sensors_permutes_the_forecast(arch: str) -> None:
     if arch in ("fclstm",):
         pytest.skip("its weights belong to the sensors")
     module, data = taken(arch, embedding=0, data={"missing": 0.0})
-    x = data.train_set.__getitems__([3])["x"]
-    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    x, order = data.train_set.__getitems__([3])["x"], torch.tensor([4, 2, 0, 5, 1, 3])
     expected = module.forecast(x)[:, :, order]
     module.network.set_graph(data.adjacency[order][:, order])  # type: ignore[operator]
     assert torch.allclose(module.forecast(x[:, :, order]), expected, atol=1e-3)
@@ -165,17 +154,14 @@ def test_no_forecast_depends_on_what_is_forecast(arch: str) -> None:
     assert torch.equal(module.forecast(batch["x"], again["time"]), before)
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"arch": "gnn"}, "arch must be one of stgcn_cheb"),
-        ({"horizon": 4, "target_step": 6}, "target_step counts steps of the future, 1..horizon = 4"),
-        ({"horizon": 4, "report": [0]}, "report counts steps"),
-        ({"target_step": 3}, "dcrnn reaches a step through all before it"),
-        ({"num_nodes": 0}, "num_nodes must be at least 1"),
-        ({"arch": "stgcn_cheb", "lags": 8}, "lags must be at least 9, got 8"),
-    ],
-)
+@pytest.mark.parametrize(("options", "text"), [
+    ({"arch": "gnn"}, "arch must be one of stgcn_cheb"),
+    ({"horizon": 4, "target_step": 6}, "target_step counts steps of the future, 1..horizon = 4"),
+    ({"horizon": 4, "report": [0]}, "report counts steps"),
+    ({"target_step": 3}, "dcrnn reaches a step through all before it"),
+    ({"num_nodes": 0}, "num_nodes must be at least 1"),
+    ({"arch": "stgcn_cheb", "lags": 8}, "lags must be at least 9, got 8"),
+])  # fmt: skip
 def test_impossible_settings_are_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         zoo.SpatioTemporalForecaster(**options)
@@ -201,9 +187,6 @@ def test_data_that_do_not_fit_are_one_line_with_both_numbers() -> None:
     assert "model.init_args.null_value is null, but" in refused({"null_value": None})
     text = refused({"in_channels": 2}, time_of_day=False)
     assert "reads 2 channels, but the data (datamodules.SensorDiffusion) has 1" in text
-
-
-# --- what it writes -------------------------------------------------------------------------------------
 
 
 def test_predict_writes_forecasts_errors_and_pictures(tmp_path: Path) -> None:

@@ -34,9 +34,6 @@ def stgcn(kernel: str, nodes: int = 7, **options: Any) -> STGCN:
     return network.eval()
 
 
-# --- the straightforward version: loops and sums, one frame and one node at a time ------------------------
-
-
 def shift_operator(weights: Tensor, kernel: str) -> Tensor:
     nodes = len(weights)
     w = torch.zeros(nodes, nodes, dtype=torch.float64)
@@ -127,11 +124,8 @@ def test_layer_norm_has_the_ports_epsilon() -> None:
     """With torch's own 1e-5 the port's outputs are missed by 3e-5 to 3e-4."""
     network = stgcn("cheb")
     norms = [m for m in network.modules() if isinstance(m, torch.nn.LayerNorm)]
-    assert [(m.eps, tuple(m.weight.shape)) for m in norms] == [
-        (1e-12, (7, 64)),
-        (1e-12, (7, 64)),
-        (1e-12, (7, 128)),
-    ]
+    found = [(m.eps, tuple(m.weight.shape)) for m in norms]
+    assert found == [(1e-12, (7, 64)), (1e-12, (7, 64)), (1e-12, (7, 128))]
 
 
 @pytest.mark.parametrize(
@@ -142,9 +136,6 @@ def test_parameter_counts_are_the_specs(nodes: int, unused: bool, count: int) ->
     with torch.device("meta"):
         network = STGCN(nodes, unused_aligns=unused)
     assert sum(p.numel() for p in network.parameters()) == count
-
-
-# --- graph --------------------------------------------------------------------------------------------
 
 
 def test_a_path_of_three_has_the_known_laplacian() -> None:
@@ -169,9 +160,6 @@ def test_an_isolated_sensor_gives_finite_numbers(kernel: str) -> None:
     assert bool(network(torch.randn(2, 12, 3, 1)).isfinite().all())
 
 
-# --- traps --------------------------------------------------------------------------------------------
-
-
 def test_twelve_frames_leave_one() -> None:
     """Trap 16."""
     network, frames = stgcn("cheb"), []
@@ -188,8 +176,7 @@ def test_twelve_frames_leave_one() -> None:
 def test_a_later_value_changes_no_earlier_output() -> None:
     """Trap 16: a gate is causal, output frame t reads input frames t - 2 .. t (counted from the end)."""
     network = stgcn("cheb")
-    first = network.st_blocks[0].tmp_conv1
-    x = torch.randn(1, 1, 12, 7)
+    first, x = network.st_blocks[0].tmp_conv1, torch.randn(1, 1, 12, 7)
     changed = x.clone()
     changed[:, :, 8] += 1  # frame 8 is the last one read by output frame 6
     difference = (first(changed) - first(x)).abs().amax(dim=(0, 1, 3))
@@ -217,9 +204,6 @@ def test_another_number_of_sensors_is_refused() -> None:
         stgcn("cheb")(torch.randn(1, 12, 8, 1))
 
 
-# --- weights of the port --------------------------------------------------------------------------------
-
-
 def port_file(path: Path, kernel: str, unused: bool = True) -> dict[str, Tensor]:
     network = STGCN(9, kernel=kernel, unused_aligns=unused)  # type: ignore[arg-type]
     state = {k: 0.3 * torch.randn_like(v) for k, v in network.state_dict().items() if k != "supports"}
@@ -227,24 +211,11 @@ def port_file(path: Path, kernel: str, unused: bool = True) -> dict[str, Tensor]
     return state
 
 
-PORT_KEYS = {
-    f"st_blocks.{i}.{k}.{p}"
-    for i in (0, 1)
-    for k in (
-        "tmp_conv1.causal_conv",
-        "tmp_conv1.align.align_conv",
-        "graph_conv.align.align_conv",
-        "graph_conv.cheb_graph_conv",
-        "tmp_conv2.causal_conv",
-        "tmp_conv2.align.align_conv",
-        "tc2_ln",
-    )
-    for p in ("weight", "bias")
-} | {
-    f"output.{k}.{p}"
-    for k in ("tmp_conv1.causal_conv", "tmp_conv1.align.align_conv", "tc1_ln", "fc1", "fc2")
-    for p in ("weight", "bias")
-}
+CONV1, CONV2 = ([f"tmp_conv{i}.{k}" for k in ("causal_conv", "align.align_conv")] for i in (1, 2))
+BLOCK = [*CONV1, "graph_conv.align.align_conv", "graph_conv.cheb_graph_conv", *CONV2, "tc2_ln"]
+LAYERS = [f"st_blocks.{i}.{k}" for i in (0, 1) for k in BLOCK]
+LAYERS += [f"output.{k}" for k in (*CONV1, "tc1_ln", "fc1", "fc2")]
+PORT_KEYS = {f"{layer}.{p}" for layer in LAYERS for p in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -280,9 +251,7 @@ def test_a_model_without_unused_aligns_is_written_with_zeros_there(tmp_path: Pat
     assert torch.equal(state["output.fc1.weight"], module.network.state_dict()["output.fc1.weight"])
 
 
-def test_port_weights_that_do_not_fit_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_port_weights_that_do_not_fit_are_one_line(tmp_path: Path, capsys: Any) -> None:
     state = port_file(tmp_path / "port.pth", "cheb")
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
     torch.save({**state, "output.fc1.weight": torch.zeros(3, 3)}, tmp_path / "shape.pth")
@@ -298,6 +267,5 @@ def test_port_weights_that_do_not_fit_are_one_line(
         flags = [f for s in settings for f in ("--set", s)]
         command = ["convert", str(tmp_path / name), "--method", "forecast", *flags]
         assert cli.main([*command, "--out", str(tmp_path / "x.safetensors")]) == 1
-        lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
-        assert len(lines) == 1
-        assert text in lines[0]
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
+        assert text in line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 from commands import build, summary
+from covering import covering
 from fakes.traffic import fake_chickenpox, fake_traffic
 
 import cli
@@ -31,27 +31,17 @@ RECIPES: dict[str, tuple[str, float, int, int, float | None, float | None]] = {
 }
 WEEK = [f"gnn_traffic_{a}_metr_la_week" for a in ("stgcn_cheb", "dcrnn", "gwnet", "fclstm", "ha", "last")]
 GRAPHS = Path(os.environ.get("ZOO_DATA", "data")) / "graphs"
-needs_week = pytest.mark.skipif(
-    not (GRAPHS / "metr_la_week/los_speed.csv").is_file(), reason="ZOO_DATA has no graphs/metr_la_week"
+week, chickenpox = (
+    (GRAPHS / p).is_file() for p in ("metr_la_week/los_speed.csv", "chickenpox/chickenpox.json")
 )
-needs_chickenpox = pytest.mark.skipif(
-    not (GRAPHS / "chickenpox/chickenpox.json").is_file(), reason="ZOO_DATA has no graphs/chickenpox"
-)
+needs_week = pytest.mark.skipif(not week, reason="ZOO_DATA has no graphs/metr_la_week")
+needs_chickenpox = pytest.mark.skipif(not chickenpox, reason="ZOO_DATA has no graphs/chickenpox")
 # one batch of each kind
-SHORT = [
-    "--trainer.max_steps=2",
-    "--trainer.limit_val_batches=1",
-    "--trainer.val_check_interval=2",
-    "--trainer.check_val_every_n_epoch=null",
-    "--data.init_args.batch_size=4",
-    "--data.init_args.eval_batch_size=8",
-    "--trainer.log_every_n_steps=1",
-]
-
-
-def some_slow(names: Iterable[str], fast: set[str]) -> list[Any]:
-    """Parameters of which only ``fast`` run by default."""
-    return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names]
+SHORT = (
+    "--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.val_check_interval=2",
+    "--trainer.check_val_every_n_epoch=null", "--data.init_args.batch_size=4",
+    "--data.init_args.eval_batch_size=8", "--trainer.log_every_n_steps=1",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -62,23 +52,13 @@ def test_sizes_and_recipes_are_the_papers(name: str, tmp_path: Path) -> None:
     assert model.hparams["dropout"] == dropout
     schedule: Any = model.configure_optimizers()
     optimizer = schedule["optimizer"] if isinstance(schedule, dict) else schedule
-    assert (
-        type(optimizer).__name__,
-        optimizer.param_groups[0]["initial_lr" if isinstance(schedule, dict) else "lr"],
-    ) == (kind, rate)
-    trainer = built.config["fit"].trainer
-    assert (built.datamodule.batch_size, trainer.max_epochs, trainer.gradient_clip_val) == (
-        batch,
-        epochs,
-        clip,
-    )
+    first = optimizer.param_groups[0]["initial_lr" if isinstance(schedule, dict) else "lr"]
+    assert (type(optimizer).__name__, first) == (kind, rate)
+    trainer, size = built.config["fit"].trainer, built.datamodule.batch_size
+    assert (size, trainer.max_epochs, trainer.gradient_clip_val) == (batch, epochs, clip)
     if kind == "RMSprop":
-        scheduler = schedule["lr_scheduler"]["scheduler"]
-        assert (scheduler.step_size, scheduler.gamma, schedule["lr_scheduler"]["interval"]) == (
-            5,
-            0.7,
-            "epoch",
-        )
+        scheduler, interval = (schedule["lr_scheduler"][k] for k in ("scheduler", "interval"))
+        assert (scheduler.step_size, scheduler.gamma, interval) == (5, 0.7, "epoch")
         assert (model.hparams["loss"], model.hparams["target_step"]) == ("mse", 3)
         assert optimizer.param_groups[0]["alpha"] == 0.9
         assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.0, 0.0]
@@ -110,7 +90,7 @@ def test_chickenpox_has_no_percentages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arch", some_slow(["stgcn_cheb", "stgcn_1st", "dcrnn", "fclstm", "ha", "last"], {"stgcn_1st", "dcrnn"})
+    "arch", covering(["stgcn_cheb", "stgcn_1st", "dcrnn", "fclstm", "ha", "last"], ["stgcn_1st", "dcrnn"])
 )
 def test_one_line_swaps_the_architecture(arch: str, tmp_path: Path) -> None:
     flags = [*SHORT, f"--model.init_args.arch={arch}"]
@@ -128,7 +108,7 @@ def test_the_embedded_config_beats_last_value_and_average(tmp_path: Path) -> Non
 
 
 @needs_week
-@pytest.mark.parametrize("name", some_slow(WEEK, {"gnn_traffic_gwnet_metr_la_week"}))
+@pytest.mark.parametrize("name", covering(WEEK, ["gnn_traffic_gwnet_metr_la_week"]))
 def test_the_real_week_runs(name: str, tmp_path: Path) -> None:
     assert summary("fit", name, tmp_path, *SHORT)["steps"] == 2
 
@@ -141,10 +121,9 @@ def test_the_real_chickenpox_runs(tmp_path: Path) -> None:
 def test_missing_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"--data.init_args.root={tmp_path}", f"--trainer.default_root_dir={tmp_path}", *SHORT]
     assert cli.main(["fit", "--config", "gnn_traffic_dcrnn_metr_la", *flags]) == 1
-    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
-    assert len(lines) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
     for word in (str(tmp_path), "metr-la.npz", "liyaguang", "ZOO_DATA"):
-        assert word in lines[0]
+        assert word in line
 
 
 def test_the_claim_gives_all_arms_the_same_data_and_budget() -> None:
