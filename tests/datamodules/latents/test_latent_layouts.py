@@ -357,8 +357,7 @@ def test_statistics_never_run_code(
 
 
 @pytest.mark.parametrize(
-    ("layout", "name"),
-    [("repa", "vae-sd/dataset.json"), ("repa", REPA), ("lightningdit", STATISTICS)],
+    ("layout", "name"), [("repa", "vae-sd/dataset.json"), ("repa", REPA), ("lightningdit", STATISTICS)]
 )
 def test_missing_files_are_one_line(roots: dict[str, Path], tmp_path: Path, layout: Any, name: str) -> None:
     shutil.copytree(roots[layout], tmp_path / "x")

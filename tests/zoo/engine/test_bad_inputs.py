@@ -448,12 +448,7 @@ CASES = [
         "latents.npy",
         "is damaged",
     ),
-    case(
-        "pickled npy",
-        lambda f: fit(*LATENTS, f.latents(labels=[Touch()] * 8)),
-        "labels.npy",
-        "is damaged",
-    ),
+    case("pickled npy", lambda f: fit(*LATENTS, f.latents(labels=[Touch()] * 8)), "labels.npy", "is damaged"),
     case(
         "labels out of range",
         lambda f: fit(*LATENTS, f.latents(labels=np.arange(8) + 995)),

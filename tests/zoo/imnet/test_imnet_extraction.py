@@ -7,14 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.imnet.extraction import (
-    Mesh,
-    coarse_to_fine,
-    dense_grid,
-    gradient_normals,
-    marching_cubes,
-    refined,
-)
+from zoo.imnet.extraction import Mesh, coarse_to_fine, dense_grid, gradient_normals, marching_cubes, refined
 from zoo.imnet.quality import (
     chamfer_and_normals,
     components,

@@ -102,10 +102,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(step: int, whole: Path, tmp_path:
         if self.trainer.global_step == step:
             die()
 
-    with (
-        mock.patch.object(zoo.IMAE, "on_train_batch_end", on_train_batch_end),
-        pytest.raises(Killed),
-    ):
+    with mock.patch.object(zoo.IMAE, "on_train_batch_end", on_train_batch_end), pytest.raises(Killed):
         fit(tmp_path)
     again = fit(tmp_path, "--ckpt_path=last")
     assert run_differences(whole, again) == []

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.ras.attention import (
-    ReverseAttention,
-    attention_weight,
-    bilinear_profile,
-    crop_offset,
-    deconvolve_to,
-)
+from zoo.ras.attention import ReverseAttention, attention_weight, bilinear_profile, crop_offset, deconvolve_to
 from zoo.ras.losses import cross_entropy, intersection_over_union, side_losses
 from zoo.ras.network import VARIANTS, RASNetwork, build
 

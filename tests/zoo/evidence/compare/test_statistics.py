@@ -7,13 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from zoo.evidence.compare.statistics import (
-    judge,
-    least_seeds,
-    overall,
-    paired_difference,
-    sign_test,
-)
+from zoo.evidence.compare.statistics import judge, least_seeds, overall, paired_difference, sign_test
 
 
 def test_interval_of_a_known_sample() -> None:
