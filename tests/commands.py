@@ -57,3 +57,18 @@ def summary(verb: str, config: str, root: Path, *flags: str) -> dict[str, Any]:
     folder = run(verb, config, root, *flags)
     name = "summary.json" if verb == "fit" else f"summary_{verb}.json"
     return dict(json.loads((folder / name).read_text()))
+
+
+def of_model(**values: Any) -> list[str]:
+    """Flags of the model's ``init_args``."""
+    return words({f"model.init_args.{k}": v for k, v in values.items()})
+
+
+def of_data(**values: Any) -> list[str]:
+    """Flags of the data's ``init_args``."""
+    return words({f"data.init_args.{k}": v for k, v in values.items()})
+
+
+def of_trainer(**values: Any) -> list[str]:
+    """Flags of the trainer."""
+    return words({f"trainer.{k}": v for k, v in values.items()})

@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from commands import of_model, of_trainer
 from lightning.pytorch import Trainer
 
 import cli
@@ -20,14 +21,9 @@ from zoo.engine import checkpoint, run
 # epoch.
 TINY = (
     "--config=dtr_dit_digits",
-    "--model.init_args.width=16",
-    "--model.init_args.depth=1",
-    "--model.init_args.heads=2",
-    "--model.init_args.sampling_steps=2",
+    *of_model(width=16, depth=1, heads=2, sampling_steps=2),
     "--previews.count=0",
-    "--trainer.log_every_n_steps=2",
-    "--trainer.val_check_interval=5",
-    "--trainer.enable_progress_bar=false",
+    *of_trainer(log_every_n_steps=2, val_check_interval=5, enable_progress_bar=False),
 )
 
 
@@ -91,7 +87,7 @@ def dying(moment: str, step: int, how: Callable[[], Any] = die) -> Iterator[None
     def on_validation_epoch_end(self: DTR) -> None:
         if at_step(self.trainer):
             how()
-        self._log_metrics("val", self.eval_metrics)
+        original_end(self)
 
     def write(self: checkpoint.Checkpoint, trainer: Trainer) -> None:
         original_write(self, trainer)
@@ -108,6 +104,7 @@ def dying(moment: str, step: int, how: Callable[[], Any] = die) -> Iterator[None
         how()
 
     original_write, original_save = checkpoint.Checkpoint._write, torch.save
+    original_end = DTR.on_validation_epoch_end
     patches = {
         "batch": mock.patch.object(DTR, "on_train_batch_end", on_train_batch_end),
         "row": mock.patch.object(DTR, "on_train_batch_start", on_train_batch_start),

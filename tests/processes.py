@@ -25,8 +25,7 @@ def environment() -> dict[str, str]:
 def largest_difference(a: Any, b: Any) -> float:
     """Largest absolute difference between the tensors of two nested values of equal structure."""
     if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
         return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
     if isinstance(a, dict):
         assert a.keys() == b.keys()

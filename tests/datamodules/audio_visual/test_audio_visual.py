@@ -31,8 +31,6 @@ from datamodules.audio_visual.log_mel import LogMel, mel_filters
 from datamodules.audio_visual.media import MediaError, read_audio, read_video
 from zoo.hub import weights as hub
 
-# --- front end -----------------------------------------------------------------------------------------
-
 
 def test_t_seconds_are_100_t_frames_of_128_bands() -> None:
     assert LogMel()(torch.randn(2, 8 * 16000)).shape == (2, 800, 128)
@@ -70,14 +68,10 @@ def test_a_tone_lies_in_its_band() -> None:
     assert np.abs(np.array(bands) - expected).max() < 1.5
 
 
-# --- media ---------------------------------------------------------------------------------------------
-
-
 def test_an_mp4_is_written_and_read_back(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", 1.0, 1000.0)
     frames = list(read_video(path, 25, 40))
-    assert len(frames) == 25
-    assert frames[0].shape == (40, 48, 3)
+    assert (len(frames), frames[0].shape) == (25, (40, 48, 3))
     walk = [int(f[:, :, 1].mean(axis=0).argmax()) for f in frames]
     assert walk[0] < 6
     assert walk[-1] > 34
@@ -92,8 +86,7 @@ def test_frames_are_taken_at_other_rates_and_in_an_interval(tmp_path: Path) -> N
     path = write_mp4(tmp_path / "a.mp4", 3.0, None)
     assert len(list(read_video(path, 5, 40))) == 15
     half = list(read_video(path, 25, 20, 1.0, 2.0))
-    assert len(half) == 25
-    assert half[0].shape == (20, 24, 3)
+    assert (len(half), half[0].shape) == (25, (20, 24, 3))
     whole = list(read_video(path, 25, 20))
     assert int(half[0][:, :, 1].mean(axis=0).argmax()) == pytest.approx(
         int(whole[25][:, :, 1].mean(axis=0).argmax()), abs=1
@@ -147,9 +140,6 @@ def test_bad_sound_is_one_line(write: Any, text: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-# --- layouts -------------------------------------------------------------------------------------------
-
-
 def test_vggsound_is_read_as_released(tmp_path: Path) -> None:
     with pytest.warns(
         UserWarning, match="1 of 5 train clips have no file and are skipped, for example gone_00_000030"
@@ -157,14 +147,12 @@ def test_vggsound_is_read_as_released(tmp_path: Path) -> None:
         train = read_layout("vggsound", fake_vggsound(tmp_path), "train")
     assert train.class_names == ["dog barking", "playing flute, solo"]
     assert [c.label for c in train.clips] == [(0,), (1,), (0,), (1,)]
-    assert train.clips[0].name == "id-_00_000000"
-    assert len(read_layout("vggsound", tmp_path, "test").clips) == 4
+    assert (train.clips[0].name, len(read_layout("vggsound", tmp_path, "test").clips)) == ("id-_00_000000", 4)
 
 
 def test_audioset_has_several_labels_and_comment_lines(tmp_path: Path) -> None:
     found = read_layout("audioset", FAKES["audioset"](tmp_path), "train")
-    assert found.task == "multi_label"
-    assert found.class_names == ["Speech", "Music", "Animal"]
+    assert (found.task, found.class_names) == ("multi_label", ["Speech", "Music", "Animal"])
     assert [c.label for c in found.clips] == [(1, 2), (0, 1), (0, 2), (1, 2)]
     with pytest.raises(FileNotFoundError, match="none of the 4 train clips"):
         read_layout("audioset", tmp_path, "train", train_set="unbalanced")
@@ -205,12 +193,8 @@ def test_a_csv_may_lack_a_modality(tmp_path: Path) -> None:
     write_mp4(tmp_path / "v" / "a.mp4")
     write_wav(tmp_path / "b.wav")
     lines = [
-        "video,audio,label,split",
-        "v/a.mp4,,x;y,train",
-        ",b.wav,y,train",
-        "v/a.mp4,b.wav,x,test",
-        "broken",
-    ]
+        "video,audio,label,split", "v/a.mp4,,x;y,train", ",b.wav,y,train", "v/a.mp4,b.wav,x,test", "broken",
+    ]  # fmt: skip
     (tmp_path / "clips.csv").write_text("\n".join(lines))
     with pytest.warns(UserWarning, match="1 lines could not be parsed, the first is broken"):
         found = read_layout("csv", tmp_path, "train", multi_label=True)
@@ -225,8 +209,7 @@ def test_a_folder_per_class_with_and_without_splits(tmp_path: Path) -> None:
         for name in ("cat", "dog"):
             write_wav(tmp_path / "a" / split / name / "x.wav")
     found = read_layout("folder", tmp_path / "a", "val")
-    assert found.class_names == ["cat", "dog"]
-    assert len(found.clips) == 2
+    assert (found.class_names, len(found.clips)) == (["cat", "dog"], 2)
     for i in range(40):
         write_wav(tmp_path / "b" / "cat" / f"{i}.wav", 0.01)
     counts = {s: len(read_layout("folder", tmp_path / "b", s).clips) for s in ("train", "test")}  # type: ignore[arg-type]
@@ -248,9 +231,6 @@ def test_lists_that_are_not_there_or_not_it(layout: str, file: str | None, text:
         (tmp_path / file).write_text("what is this\n")
     with pytest.raises((FileNotFoundError, ValueError), match=text):
         read_layout(layout, tmp_path, "train")
-
-
-# --- windows and augmentation --------------------------------------------------------------------------
 
 
 def test_frames_are_spread_over_the_window_or_strided() -> None:
@@ -283,8 +263,7 @@ def test_masks_have_uniform_widths_and_hold_the_mean() -> None:
         zeros = (masked == 0).all(dim=1)
         widths.append(int(zeros.sum()))
         assert int(zeros.int().diff().abs().sum()) <= 2  # one piece
-    assert set(widths) == set(range(21))
-    assert np.mean(widths) == pytest.approx(10, abs=0.5)
+    assert (set(widths), np.mean(widths)) == (set(range(21)), pytest.approx(10, abs=0.5))
     both = spec_augment(x, rng, 0, 0, 2, 10)
     assert ((both == 0).all(dim=0) | (both == 1).all(dim=0)).all()
     assert spec_augment(x[:5], rng, 1, 192, 1, 48).shape == (5, 40)  # masks as long as the clip
@@ -384,9 +363,6 @@ def test_evaluation_crops_the_centre_and_scales_to_one() -> None:
     assert float(out.min()) > 0.99
 
 
-# --- the data module -----------------------------------------------------------------------------------
-
-
 def opened(root: Path, layout: str, stage: str = "fit", **options: Any) -> AudioVisual:
     data = AudioVisual(layout, str(root), **{"seconds": 0.5, "image_size": 16, "batch_size": 2, **options})  # type: ignore[arg-type]
     with warnings.catch_warnings():
@@ -451,8 +427,7 @@ def test_windows_start_together_or_apart(tmp_path: Path) -> None:
 def test_test_crops_are_spread_over_the_clip(tmp_path: Path) -> None:
     data = opened(fake_vggsound(tmp_path), "vggsound", "test", test_crops=3)
     item = data.test_set[0]
-    assert item["rgb"].shape == (3, 3, 8, 16, 16)
-    assert item["spectrogram"].shape == (3, 1, 50, 128)
+    assert (item["rgb"].shape, item["spectrogram"].shape) == ((3, 3, 8, 16, 16), (3, 1, 50, 128))
     whole = data.test_set.store.load(data.test_set.clips[0]).log_mel
     assert whole is not None
     mean, std = data.normalisation  # type: ignore[misc]
@@ -509,8 +484,7 @@ def test_a_clip_without_sound_is_marked(tmp_path: Path) -> None:
 def test_epic_and_audioset_labels(tmp_path: Path) -> None:
     epic = opened(FAKES["epic"](tmp_path / "e"), "epic", frames=4, frame_stride=1)
     batch = next(iter(epic.val_dataloader()))
-    assert batch["label"].tolist()[0] == [4, 4]
-    assert batch["rgb"].shape == (4, 3, 4, 16, 16)
+    assert (batch["label"].tolist()[0], batch["rgb"].shape) == ([4, 4], (4, 3, 4, 16, 16))
     audioset = opened(FAKES["audioset"](tmp_path / "a"), "audioset")
     assert next(iter(audioset.val_dataloader()))["label"][0].tolist() == [1.0, 0.0, 1.0]
 
@@ -520,13 +494,9 @@ def test_measuring_needs_the_cache(tmp_path: Path) -> None:
         opened(fake_vggsound(tmp_path), "vggsound", cache=False)
 
 
-# --- digits --------------------------------------------------------------------------------------------
-
-
 def test_digits_without_the_recordings_are_procedural(tmp_path: Path) -> None:
     made = digits.load(tmp_path)
-    assert made.name == "procedural tones and seven-segment glyphs"
-    assert made.sounds.shape[1] == 5120
+    assert (made.name, made.sounds.shape[1]) == ("procedural tones and seven-segment glyphs", 5120)
     assert made.pictures.shape[1:] == (28, 28)
     assert len(set(made.pictures[::300].flatten(1).round().long().sum(dim=1).tolist())) > 5
     with pytest.raises(FileNotFoundError, match=r"fsdd_1500.npz: the Free Spoken Digit Dataset"):
@@ -583,8 +553,7 @@ def test_noise_is_a_function_of_epoch_and_index() -> None:
 )
 def test_real_recordings_have_the_official_split() -> None:
     made = digits.load(Path(__import__("os").environ["ZOO_DATA"]), "real")
-    assert made.sounds.shape == (1500, 5120)
-    assert int(made.sound_train.sum()) == 1200
+    assert (made.sounds.shape, int(made.sound_train.sum())) == ((1500, 5120), 1200)
     assert made.pictures.shape == (5000, 28, 28)
     assert torch.bincount(made.picture_digits[~made.picture_train]).tolist() == [100] * 10
     assert 0.01 < float(made.sounds.abs().max(dim=1).values.mean()) < 1

@@ -60,8 +60,7 @@ def test_the_released_graphs_have_the_papers_numbers(
     for layout in ("npz", "pickle"):
         data = GAugGraph(name, layout=layout)  # type: ignore[arg-type]
         graph = graph_of(data)
-        assert tuple(graph.x.shape) == (nodes, features)
-        assert data.num_classes == classes
+        assert (tuple(graph.x.shape), data.num_classes) == ((nodes, features), classes)
         pairs = node_pairs(graph.edge_index)
         assert pairs.shape[1] == edges
         assert tuple(int(graph[f"{s}_mask"].sum()) for s in ("train", "val", "test")) == split
@@ -167,11 +166,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_the_graph_of_digits_has_the_stated_noise_and_split() -> None:
     graph = graph_of(DigitsGraph())
-    assert tuple(graph.x.shape) == (600, 64)
-    assert graph.y.bincount().tolist() == [60] * 10
+    assert (tuple(graph.x.shape), graph.y.bincount().tolist()) == ((600, 64), [60] * 10)
     assert graph.y[graph.train_mask].bincount().tolist() == [5] * 10
-    assert graph.y[graph.val_mask].bincount().tolist() == [20] * 10
-    assert int(graph.test_mask.sum()) == 350
+    assert (graph.y[graph.val_mask].bincount().tolist(), int(graph.test_mask.sum())) == ([20] * 10, 350)
     given, true = node_pairs(graph.edge_index), node_pairs(graph.true_edge_index)
     assert given.shape == true.shape
     kept = torch.isin(given[0] * 600 + given[1], true[0] * 600 + true[1]).float().mean()

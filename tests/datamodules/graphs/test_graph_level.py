@@ -38,9 +38,6 @@ def small(tmp_path: Path) -> Path:
     return fake_tu(tmp_path, attributes=2, edge_labels=2)
 
 
-# --- reading --------------------------------------------------------------------------------------------
-
-
 @needs_enzymes
 def test_enzymes_has_the_sizes_of_the_table(tmp_path: Path) -> None:
     before = {p.name for p in (DATA / "ENZYMES").iterdir()}
@@ -79,8 +76,7 @@ def test_a_lone_last_node_keeps_the_number_of_graphs(small: Path) -> None:
     last = store.batch(torch.tensor([3, 39]))
     assert last.num_graphs == 2
     assert int(last.edge_index.max()) < len(last.x) - 1  # the last node has no edge
-    assert int(last.batch[-1]) == 1
-    assert int(last.ptr[-1]) == len(last.x)
+    assert (int(last.batch[-1]), int(last.ptr[-1])) == (1, len(last.x))
 
 
 def test_self_loops_and_double_edges_are_taken_out(small: Path) -> None:
@@ -156,9 +152,6 @@ def test_missing_and_damaged_files_are_one_line(small: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-# --- splits ---------------------------------------------------------------------------------------------
-
-
 def test_folds_are_stratified_and_hold_each_graph_once() -> None:
     labels = np.repeat(np.arange(6), 100)
     folds = stratified_folds(labels, 10, 0)
@@ -198,8 +191,7 @@ def test_splits_are_kept_as_json_and_read_back(small: Path, tmp_path: Path) -> N
     parts = tu(small, fold=1).splits()
     (path,) = (small / "cache/tu/ENZYMES").glob("splits_*.json")
     content = json.loads(path.read_text())
-    assert len(content) == 5
-    assert content[1]["test"] == parts["test"]
+    assert (len(content), content[1]["test"]) == (5, parts["test"])
     assert content[1]["model_selection"] == [{"train": parts["train"], "validation": parts["val"]}]
     # the file decides, not the code that would make another one
     content[1]["test"], content[2]["test"] = content[2]["test"], content[1]["test"]
@@ -228,9 +220,6 @@ def test_sizes_and_degrees_are_those_of_the_training_graphs(small: Path) -> None
     assert torch.equal(data.train_degrees(), torch.bincount(degrees))
 
 
-# --- batches --------------------------------------------------------------------------------------------
-
-
 def test_two_processes_share_the_batches_of_one(small: Path) -> None:
     train = tu(small).train_set
     one = [[i for _, i in b] for b in GlobalBatchSampler(len(train), 8, seed=3)]
@@ -247,9 +236,6 @@ def test_loaders_give_finished_batches(small: Path) -> None:
     assert sum(b.num_graphs for b in data.val_dataloader()) == len(data.val_set)
     (test,) = list(data.predict_dataloader())
     assert test.graph_number.tolist() == data.test_set.index.tolist()
-
-
-# --- generated graphs -----------------------------------------------------------------------------------
 
 
 def synthetic(**settings: Any) -> SyntheticGraphs:
@@ -294,8 +280,7 @@ def test_generated_graphs_are_a_function_of_the_seed_and_their_number() -> None:
 
 
 def test_cycles_and_grids() -> None:
-    assert cycle(3) == [(0, 1), (1, 2), (2, 0)]
-    assert sorted(grid(2, 2)) == [(0, 1), (0, 2), (1, 3), (2, 3)]
+    assert (cycle(3), sorted(grid(2, 2))) == ([(0, 1), (1, 2), (2, 0)], [(0, 1), (0, 2), (1, 3), (2, 3)])
 
 
 @pytest.mark.parametrize(

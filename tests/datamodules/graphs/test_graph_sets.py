@@ -47,8 +47,7 @@ def ready(module: GraphSet | TUGraphSet) -> GraphSet | TUGraphSet:
 def test_grid_has_the_edges_of_a_grid() -> None:
     assert grid(1, 3).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     a = grid(3, 4)
-    assert a.shape == (12, 12)
-    assert a.sum() // 2 == 2 * 12 - 3 - 4
+    assert (a.shape, a.sum() // 2) == ((12, 12), 2 * 12 - 3 - 4)
     assert sorted(a.sum(axis=0)) == [2] * 4 + [3] * 6 + [4] * 2
 
 
@@ -80,8 +79,7 @@ def test_an_order_is_a_function_of_seed_epoch_and_index() -> None:
     graphs = [grid(3, 4), grid(4, 4), grid(2, 7)]
     items = OrderedGraphs(graphs, "bfs", seed=1, items=9)
     together = items.__getitems__([(2, 4), (2, 8), (0, 0)])
-    assert together["adjacency"].shape == (3, 16, 16)
-    assert together["nodes"].tolist() == [16, 14, 12]
+    assert (together["adjacency"].shape, together["nodes"].tolist()) == ((3, 16, 16), [16, 14, 12])
     assert together["index"].tolist() == [4, 8, 0]
     for place, key in enumerate([(2, 4), (2, 8), (0, 0)]):
         alone = items[key]["adjacency"]
@@ -118,24 +116,18 @@ def test_span_is_the_longest_link() -> None:
     assert span(np.zeros((3, 3), dtype=np.uint8)) == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "counts", "sizes"),
-    [
-        ("grid_small", (70, 18, 22), (10, 20)),
-        ("ladder_small", (38, 10, 12), (10, 20)),
-        ("community_small", (64, 16, 20), (12, 20)),
-        ("grid", (64, 16, 20), (100, 361)),
-        ("community", (320, 80, 100), (60, 160)),
-    ],
-)
+@pytest.mark.parametrize(("name", "counts", "sizes"), [
+    ("grid_small", (70, 18, 22), (10, 20)), ("ladder_small", (38, 10, 12), (10, 20)),
+    ("community_small", (64, 16, 20), (12, 20)), ("grid", (64, 16, 20), (100, 361)),
+    ("community", (320, 80, 100), (60, 160)),
+])  # fmt: skip
 def test_sets_have_graphrnns_sizes_and_split(
     name: str, counts: tuple[int, int, int], sizes: tuple[int, int]
 ) -> None:
     module = ready(GraphSet(name, bfs_draws=0))  # type: ignore[arg-type]
     assert tuple(len(module.graphs[s]) for s in ("train", "val", "test")) == counts
     every = [g for part in module.graphs.values() for g in part]
-    assert (min(map(len, every)), max(map(len, every))) == sizes
-    assert module.max_nodes == sizes[1]
+    assert ((min(map(len, every)), max(map(len, every))), module.max_nodes) == (sizes, sizes[1])
     assert all((g == g.T).all() and not g.diagonal().any() for g in every)
     assert all(len(largest_component(g)) == len(g) for g in every)
 
@@ -147,8 +139,7 @@ def test_splits_are_disjoint_and_do_not_depend_on_the_seed_of_a_run(monkeypatch:
     for part in first.graphs:
         assert all((a == b).all() for a, b in zip(first.graphs[part], second.graphs[part], strict=True))
     every = [g.tobytes() for part in first.graphs.values() for g in part]
-    assert len(set(every)) == len(every)
-    assert first.bandwidth == second.bandwidth
+    assert (len(set(every)), first.bandwidth) == (len(every), second.bandwidth)
     batch = first.sets["train"].__getitems__([(0, 0)])["adjacency"]
     assert (batch != second.sets["train"].__getitems__([(0, 0)])["adjacency"]).any()
 

@@ -22,8 +22,7 @@ def test_the_graphs_have_the_known_numbers_of_edges(name: Any, symmetry: Any, ed
     data = KNNGraph(name, k=10, metric="cosine", knn_sym=symmetry)
     graph = data.read()
     names = {"wine": ["class_0", "class_1", "class_2"], "cancer": ["malignant", "benign"]}
-    assert data.class_names == names[name]
-    assert graph.edge_index.shape == (2, 2 * edges)
+    assert (data.class_names, graph.edge_index.shape) == (names[name], (2, 2 * edges))
     assert "edge_weight" not in graph
     assert not (graph.edge_index[0] == graph.edge_index[1]).any()
 
@@ -39,14 +38,10 @@ def test_the_four_sets_are_disjoint_and_cover_all_nodes(name: Any, sizes: list[i
     assert (masks.sum(dim=0) == 1).all()
 
 
-@pytest.mark.parametrize(
-    ("symmetry", "pairs"),
-    [
-        ("upper", {(0, 1): 1.0, (1, 2): 1.0}),
-        ("max", {(0, 1): 1.0, (1, 2): 1.0, (2, 3): 1.0}),
-        ("mean", {(0, 1): 0.5, (1, 2): 1.0, (2, 3): 0.5}),
-    ],
-)
+@pytest.mark.parametrize(("symmetry", "pairs"), [
+    ("upper", {(0, 1): 1.0, (1, 2): 1.0}), ("max", {(0, 1): 1.0, (1, 2): 1.0, (2, 3): 1.0}),
+    ("mean", {(0, 1): 0.5, (1, 2): 1.0, (2, 3): 0.5}),
+])  # fmt: skip
 def test_neighbours_of_one_direction_are_lost_kept_or_halved(
     symmetry: Any, pairs: dict[tuple[int, int], float]
 ) -> None:

@@ -75,8 +75,7 @@ def sampled(neighbors: list[int], seed: int = 0) -> tuple[Data, SampledNeighborh
 def test_sampled_edges_are_edges_and_the_asked_for_nodes_come_first():
     graph, parts = sampled([4, 3])
     batch = parts.__getitems__([(0, 3), (0, 9)])
-    assert batch.batch_size == 2
-    assert batch.n_id[:2].tolist() == [53, 59]
+    assert (batch.batch_size, batch.n_id[:2].tolist()) == (2, [53, 59])
     assert len(batch.n_id.unique()) == len(batch.n_id)
     assert torch.equal(batch.x, graph.x[batch.n_id])
     edges = pairs_of(graph.edge_index)

@@ -42,9 +42,6 @@ def graph(root: Path | None = None, **settings: Any) -> Any:
     return module.graph
 
 
-# --- the real files -------------------------------------------------------------------------------------
-
-
 @needs_data
 @pytest.mark.parametrize(
     ("name", "nodes", "features", "edges", "train", "classes"),
@@ -56,8 +53,7 @@ def test_the_real_graphs_have_the_known_sizes(
     module = Planetoid(name)
     module.setup("fit")
     data = module.graph
-    assert tuple(data.x.shape) == (nodes, features)
-    assert tuple(data.edge_index.shape) == (2, edges)
+    assert (tuple(data.x.shape), tuple(data.edge_index.shape)) == ((nodes, features), (2, edges))
     assert [int(data[m].sum()) for m in MASKS] == [train, 500, 1000]
     assert (module.num_classes, module.num_features) == (classes, features)
     assert not (data.train_mask & data.val_mask | data.val_mask & data.test_mask).any()
@@ -70,8 +66,7 @@ def test_the_real_graphs_have_the_known_sizes(
 @pytest.mark.parametrize(("name", "ones"), [("Cora", 49_216), ("CiteSeer", 105_165)])
 def test_the_real_features_are_the_known_number_of_ones(name: Any, ones: int) -> None:
     raw, rows = graph(name=name, normalize_features=False).x, graph(name=name).x
-    assert float(raw.double().sum()) == ones
-    assert set(raw.unique().tolist()) == {0.0, 1.0}
+    assert (float(raw.double().sum()), set(raw.unique().tolist())) == (ones, {0.0, 1.0})
     sums = raw.sum(dim=1, keepdim=True)
     torch.testing.assert_close(rows, raw / sums.clamp(min=1))
 
@@ -80,9 +75,6 @@ def test_the_real_features_are_the_known_number_of_ones(name: Any, ones: int) ->
 def test_citeseer_has_48_nodes_without_edges() -> None:
     data = graph(name="CiteSeer")
     assert 3327 - len(data.edge_index[0].unique()) == 48
-
-
-# --- splits ---------------------------------------------------------------------------------------------
 
 
 def test_public_split_and_test_order_of_the_twin(root: Path) -> None:
@@ -117,9 +109,6 @@ def test_the_coin_deals_validation_nodes_to_two_sets(root: Path) -> None:
     assert 200 < int(data.es_mask.sum()) < 300
     assert not torch.equal(data.es_mask, other.es_mask)
     assert "es_mask" not in whole
-
-
-# --- damage ---------------------------------------------------------------------------------------------
 
 
 def test_pairs_are_each_edge_once_and_mirroring_goes_back() -> None:
@@ -186,9 +175,6 @@ def test_the_coin_is_fair_and_exhaustive() -> None:
     assert int(first.sum()) == pytest.approx(2000, abs=130)
 
 
-# --- batches --------------------------------------------------------------------------------------------
-
-
 def test_every_batch_is_the_whole_graph(root: Path) -> None:
     module = Planetoid(root=str(root), steps_per_epoch=3)
     module.setup("fit")
@@ -214,9 +200,6 @@ def test_karate_club_is_pygs_with_disjoint_masks() -> None:
     assert torch.equal(sum(masks), torch.ones(34, dtype=torch.int32))
     assert int(data.test_mask.sum()) == 22
     assert data.y[data.val_mask | data.es_mask].bincount().tolist() == [2, 2, 2, 2]
-
-
-# --- files ----------------------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_named_with_layout_and_source(tmp_path: Path) -> None:
@@ -249,19 +232,11 @@ def test_a_malicious_pickle_is_refused_in_one_line_and_nothing_runs(tmp_path: Pa
     assert not target.exists()
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        b"cos\nsystem\n(S'true'\ntR.",
-        b"cbuiltins\neval\n(S'1'\ntR.",
-        b"cbuiltins\ngetattr\n.",
-        b"cnumpy\nload\n.",
-        b"cscipy.sparse\nload_npz\n.",
-        b"ctorch\nload\n.",
-        b"ctorch.storage\n_load_from_bytes\n.",
-        b"c_codecs\nencode\n(V1\nVbz2\ntR.",
-    ],
-)
+@pytest.mark.parametrize("code", [
+    b"cos\nsystem\n(S'true'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"cbuiltins\ngetattr\n.",
+    b"cnumpy\nload\n.", b"cscipy.sparse\nload_npz\n.", b"ctorch\nload\n.",
+    b"ctorch.storage\n_load_from_bytes\n.", b"c_codecs\nencode\n(V1\nVbz2\ntR.",
+])  # fmt: skip
 def test_names_outside_the_list_are_refused(code: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad"
     path.write_bytes(code)
@@ -307,9 +282,6 @@ def test_arrays_scalars_sparse_matrices_and_containers_pass(tmp_path: Path) -> N
         assert read["a"].tolist() == [0, 1, 2]
         assert (read["csr"].toarray() == np.eye(3)).all()
         assert read["c"] == content["c"]
-
-
-# --- nearest neighbours in the place of the citations -----------------------------------------------------
 
 
 def test_nearest_neighbours_take_the_place_of_the_citations(tmp_path: Path) -> None:

@@ -21,18 +21,15 @@ def data(request: pytest.FixtureRequest) -> Any:
 
 def test_splits_have_the_stated_sizes(data: Any) -> None:
     expected = {Digits: (1400, 397), MNIST: (4000, 1000)}[type(data)]
-    assert (len(data.train_set), len(data.val_set)) == expected
-    assert len(data.test_set) == expected[1]
+    assert ((len(data.train_set), len(data.val_set)), len(data.test_set)) == (expected, expected[1])
 
 
 def test_images_are_in_range_and_of_the_stated_shape(data: Any) -> None:
     images = data.train_set.tensors["image"]
-    assert images.dtype == torch.float32
-    assert tuple(images.shape[1:]) == data.shape
+    assert (images.dtype, tuple(images.shape[1:])) == (torch.float32, data.shape)
     assert (images.min().item(), images.max().item()) == (-1, 1)
     labels = data.train_set.tensors["label"]
-    assert labels.dtype == torch.int64
-    assert labels.unique().tolist() == list(range(10))
+    assert (labels.dtype, labels.unique().tolist()) == (torch.int64, list(range(10)))
 
 
 def test_digits_are_scikit_learns_pixels_over_eight_minus_one() -> None:
@@ -68,8 +65,7 @@ def test_the_split_is_a_fixed_permutation_not_a_function_of_the_seed(monkeypatch
 
 def test_each_split_has_every_class_and_index_counts(data: Any) -> None:
     batch = next(iter(data.val_dataloader()))
-    assert batch["index"].tolist() == list(range(250))
-    assert batch.keys() == {"image", "label", "index"}
+    assert (batch["index"].tolist(), batch.keys()) == (list(range(250)), {"image", "label", "index"})
 
 
 def test_test_passes_repeat_the_held_out_images_with_new_indices() -> None:

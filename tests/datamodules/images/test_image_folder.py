@@ -28,9 +28,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fake_pictures(tmp_path_factory.mktemp("pictures"), classes=3, per_class=6)
 
 
-# --- the crop ------------------------------------------------------------------------------------------
-
-
 def written_out_crop(image: Image.Image, size: int) -> np.ndarray[Any, Any]:
     """The algorithm step by step, with each size computed by hand."""
     width, height = image.size
@@ -78,17 +75,13 @@ def test_odd_margins_are_rounded_towards_the_corner() -> None:
     assert centre_crop(Image.fromarray(pixels.transpose(1, 0, 2)), 4)[:, 0, 0].tolist() == [10, 20, 30, 40]
 
 
-# --- what a batch is -----------------------------------------------------------------------------------
-
-
 def test_labels_are_the_places_of_the_sorted_folder_names(tmp_path: Path) -> None:
     for name in ("b", "a", "C", "n10", "n9"):
         fake_pictures(tmp_path / "x", classes=1, per_class=1)
         (tmp_path / "x" / "n00000000").rename(tmp_path / "x" / name)
     (tmp_path / "x" / ".cache").mkdir()
     data = FolderImages(tmp_path / "x", SIZE)
-    assert data.classes == ["C", "a", "b", "n10", "n9"]
-    assert data.labels.tolist() == [0, 1, 2, 3, 4]
+    assert (data.classes, data.labels.tolist()) == (["C", "a", "b", "n10", "n9"], [0, 1, 2, 3, 4])
     assert [data.path(i).parent.name for i in range(5)] == data.classes
 
 
@@ -96,8 +89,7 @@ def test_pictures_are_the_cropped_files_in_minus_one_to_one(root: Path) -> None:
     data = FolderImages(root, SIZE)
     batch = data.__getitems__([7, 2])
     assert (batch["image"].dtype, batch["image"].shape) == (torch.float32, (2, 3, SIZE, SIZE))
-    assert batch["index"].tolist() == [7, 2]
-    assert batch["label"].tolist() == [1, 0]
+    assert (batch["index"].tolist(), batch["label"].tolist()) == ([7, 2], [1, 0])
     assert data.path(7) == root / "n00000001" / "n00000001_1.png"
     for row, i in enumerate((7, 2)):
         crop = written_out_crop(Image.open(data.path(i)).convert("RGB"), SIZE)
@@ -165,9 +157,7 @@ def _same(batch: Any) -> Any:
 def test_one_class_takes_all_pictures(root: Path) -> None:
     data = ImageFolder(root=str(root), size=SIZE, num_classes=1)
     data.setup("predict")
-    assert len(data.predict_set) == 18
-    assert data.predict_set.labels.tolist() == [0] * 18
-    assert data.num_classes == 1
+    assert (len(data.predict_set), data.predict_set.labels.tolist(), data.num_classes) == (18, [0] * 18, 1)
 
 
 def test_prediction_of_labels_needs_no_pictures() -> None:
@@ -178,9 +168,6 @@ def test_prediction_of_labels_needs_no_pictures() -> None:
     assert sorted(set(torch.cat([b["label"] for b in batches]).tolist())) == list(range(10))
     with pytest.raises(ValueError, match="num_classes must say"):
         ImageFolder(predict_samples=5)
-
-
-# --- shards --------------------------------------------------------------------------------------------
 
 
 def test_shards_are_dealt_whole_and_batches_do_not_depend_on_the_processes() -> None:
@@ -203,20 +190,10 @@ def test_shards_must_hold_whole_batches() -> None:
         ImageFolder(shard_size=10, predict_batch_size=4)
 
 
-# --- odd pictures --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
-    [
-        ("L", 100, (100, 100, 100)),
-        ("1", 1, (255, 255, 255)),
-        ("LA", (100, 0), (100, 100, 100)),
-        ("RGBA", (10, 20, 30, 0), (10, 20, 30)),
-        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
-        ("P", 7, (7, 70, 200)),
-    ],
-)
+@pytest.mark.parametrize(("mode", "colour", "expected"), [
+    ("L", 100, (100, 100, 100)), ("1", 1, (255, 255, 255)), ("LA", (100, 0), (100, 100, 100)),
+    ("RGBA", (10, 20, 30, 0), (10, 20, 30)), ("CMYK", (0, 255, 255, 0), (255, 0, 0)), ("P", 7, (7, 70, 200)),
+])  # fmt: skip
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: Any, expected: Any) -> None:
     """Alpha is dropped, not blended, as convert("RGB") of ADM's loader does."""
     image = Image.new(mode, (6, 5), colour)
@@ -227,8 +204,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: Any, expected
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     image.save(path, **({"transparency": 7} if mode == "P" else {}))
     pixels = np.array(read_rgb(path))
-    assert pixels.shape == (5, 6, 3)
-    assert pixels[2, 3].tolist() == list(expected)
+    assert (pixels.shape, pixels[2, 3].tolist()) == ((5, 6, 3), list(expected))
 
 
 def test_exif_orientation_is_ignored(tmp_path: Path) -> None:

@@ -26,9 +26,6 @@ def _few_pictures_are_told_of() -> Any:
         yield
 
 
-# --- layouts --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_released_folders_and_those_of_the_official_code_are_read(name: str, tmp_path: Path) -> None:
     for official in (False, True):
@@ -98,14 +95,10 @@ def test_pictures_alone_can_be_predicted_but_not_measured(tmp_path: Path) -> Non
     data = Saliency(root=str(tmp_path), predict="holiday", size=32, num_workers=0)
     data.setup("predict")
     (batch,) = data.predict_dataloader()
-    assert batch["name"] == ["beach/one"]
-    assert batch["size"] == [(40, 50)]
+    assert (batch["name"], batch["size"]) == (["beach/one"], [(40, 50)])
     assert "mask" not in batch
     (tmp_path / "all.txt").write_text("holiday/beach/one.JPG\n")
     assert open_items("all.txt", tmp_path, masks=False).masks is None
-
-
-# --- what is wrong --------------------------------------------------------------------------------------
 
 
 def test_a_missing_partner_is_an_error_or_skipped_with_a_count(tmp_path: Path) -> None:
@@ -176,9 +169,6 @@ def test_pictures_of_several_sizes_make_no_batch_without_resizing(tmp_path: Path
         next(iter(data.train_dataloader()))
 
 
-# --- batches --------------------------------------------------------------------------------------------
-
-
 def items(count: int = 3) -> MemoryItems:
     pairs = [disc(48, 64, i) for i in range(count)]
     pictures = np.stack([np.asarray(p) for p, _ in pairs])
@@ -194,8 +184,7 @@ def test_training_items_are_a_function_of_seed_epoch_and_index() -> None:
     together = data.__getitems__([(3, 0), (3, 1)])
     assert torch.equal(together["image"][1], a["image"][0])
     assert not torch.equal(data[(4, 1)]["image"], a["image"])
-    assert a["image"].shape == (1, 3, 32, 32)
-    assert a["mask"].shape == (1, 1, 32, 32)
+    assert (a["image"].shape, a["mask"].shape) == ((1, 3, 32, 32), (1, 1, 32, 32))
     assert 0 <= a["image"].min() <= a["image"].max() <= 1
 
 
@@ -242,8 +231,7 @@ def test_evaluation_keeps_masks_at_their_own_size(tmp_path: Path) -> None:
 def test_test_sources_are_logged_under_names_of_their_own() -> None:
     names = lambda *test: Saliency(test=list(test)).test_sets  # noqa: E731
     assert names("ecssd", "mine.txt", "some/folder") == ["ecssd", "mine", "folder"]
-    assert names("test.lst") == ["test"]
-    assert names("ecssd", "MSRA-B/test.lst") == ["ecssd", "MSRA-B"]
+    assert (names("test.lst"), names("ecssd", "MSRA-B/test.lst")) == (["test"], ["ecssd", "MSRA-B"])
     assert names("MSRA-B/val.lst", "MSRA-B/test.lst", "SOD/test.lst") == ["MSRA-B_val", "MSRA-B_test", "SOD"]
     assert names("a/night", "b/night") == ["a_night", "b_night"]
     with pytest.raises(ValueError, match="names one source twice: ecssd, ecssd"):
@@ -254,9 +242,6 @@ def test_test_sources_are_logged_under_names_of_their_own() -> None:
 def test_impossible_settings_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="|".join(arguments)):
         Saliency(**arguments)
-
-
-# --- composites -----------------------------------------------------------------------------------------
 
 
 def test_composites_are_functions_of_seed_split_and_index() -> None:
@@ -280,8 +265,7 @@ def test_training_sees_the_left_of_photographs_and_no_test_digit() -> None:
 
     for photo in photographs():
         left, right = region(photo, "train"), region(photo, "test")
-        assert left.shape[1] + right.shape[1] == photo.shape[1]
-        assert region(photo, "val").shape == left.shape
+        assert (left.shape[1] + right.shape[1], region(photo, "val").shape) == (photo.shape[1], left.shape)
         assert left.shape[1] == round(0.6 * photo.shape[1])
     train, test = composites._digits()
     assert (len(train), len(test)) == (4000, 1000)
@@ -304,8 +288,7 @@ def test_the_composites_module_deals_out_its_splits() -> None:
     )
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    assert batch["image"].shape == (4, 3, 48, 48)
-    assert batch["mask"].shape == (4, 1, 48, 48)
+    assert (batch["image"].shape, batch["mask"].shape) == ((4, 3, 48, 48), (4, 1, 48, 48))
     (val,) = data.val_dataloader()
     assert len(val["mask"]) == 3
     data.setup("test")

@@ -51,9 +51,6 @@ def opened(root: Path) -> Any:
     return open_latents(root, detect_layout(root))
 
 
-# --- what is read --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_recognised_and_gives_the_same_kind_of_batch(
     roots: dict[str, Path], layout: str
@@ -63,8 +60,7 @@ def test_every_layout_is_recognised_and_gives_the_same_kind_of_batch(
     batch = data.__getitems__(KEYS)
     assert (batch["latent"].dtype, batch["latent"].shape) == (torch.float32, (len(KEYS), 4, SIZE, SIZE))
     assert (batch["label"].dtype, batch["index"].dtype) == (torch.int64, torch.int64)
-    assert batch["index"].tolist() == [i for _, i in KEYS]
-    assert len(data) == COUNT
+    assert (batch["index"].tolist(), len(data)) == ([i for _, i in KEYS], COUNT)
     assert abs(float(data.__getitems__(list(range(COUNT)))["latent"].std()) - 1) < 0.05
     assert torch.equal(data[KEYS[1]]["latent"], batch["latent"][1])
 
@@ -145,9 +141,6 @@ def test_a_spawned_process_is_sent_no_arrays_and_reads_the_same(roots: dict[str,
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         for a, b in zip(here, pool.map(_read, data), strict=True):
             assert all(torch.equal(a[k], b[k]) for k in a)
-
-
-# --- conversion ----------------------------------------------------------------------------------------
 
 
 def converted(source: Path, out: Path, to: str, *given: str) -> list[str]:
@@ -267,9 +260,6 @@ def test_a_folder_of_no_layout_is_one_line(tmp_path: Path) -> None:
         convert_latents(tmp_path / "nowhere", tmp_path / "x", "packed")
 
 
-# --- bad files -----------------------------------------------------------------------------------------
-
-
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -296,12 +286,8 @@ DAMAGES: list[tuple[str, str, Any, str]] = [
     ("repa", "vae-sd/dataset.json", lambda p: p.write_text('{"labels": null}'), "TypeError"),
     ("repa", "vae-sd/dataset.json", lambda p: p.write_text('{"labels": []}'), "no names of .npy files"),
     ("repa", "vae-sd/dataset.json", lambda p: p.write_text('{"labels": [["../a.npy", 1]]}'), "lies outside"),
-    (
-        "repa",
-        "vae-sd/dataset.json",
-        lambda p: p.write_text('{"labels": [["a.npy", [1, 0]]]}'),
-        "whole-number",
-    ),
+    ("repa", "vae-sd/dataset.json", lambda p: p.write_text('{"labels": [["a.npy", [1, 0]]]}'),
+     "whole-number"),
     ("lightningdit", SHARD, _cut, r"expected 33,\d+ bytes, found 33,\d+|expected 32,\d+ bytes, found 32,\d+"),
     ("lightningdit", SHARD, lambda p: p.write_bytes(b"1234"), "too short for its header"),
     ("lightningdit", SHARD, lambda p: p.write_bytes(b"\xff" * 99), "too short for its header"),
@@ -312,19 +298,13 @@ DAMAGES: list[tuple[str, str, Any, str]] = [
     ("lightningdit", SHARD, _replaced("latents", lambda v: v.astype(np.int64)), "latents of type int64"),
     ("lightningdit", STATISTICS, lambda p: p.write_bytes(b"no zip"), "no file of plain tensors"),
     ("lightningdit", STATISTICS, lambda p: torch.save({"mean": torch.zeros(1)}, p), "KeyError: 'std'"),
-    (
-        "lightningdit",
-        STATISTICS,
-        lambda p: torch.save({"mean": torch.zeros(1, 4, 1, 1), "std": torch.zeros(1, 4, 1, 1)}, p),
-        "not finite and positive",
-    ),
-    (
-        "lightningdit",
-        STATISTICS,
-        lambda p: torch.save({k: torch.ones(1, 32, 1, 1) for k in ("mean", "std")}, p),
-        r"mean \(1, 32, 1, 1\) for 4 channels",
-    ),
-]
+    ("lightningdit", STATISTICS,
+     lambda p: torch.save({"mean": torch.zeros(1, 4, 1, 1), "std": torch.zeros(1, 4, 1, 1)}, p),
+     "not finite and positive"),
+    ("lightningdit", STATISTICS,
+     lambda p: torch.save({k: torch.ones(1, 32, 1, 1) for k in ("mean", "std")}, p),
+     r"mean \(1, 32, 1, 1\) for 4 channels"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("layout", "name", "damage", "text"), DAMAGES)
@@ -357,8 +337,7 @@ def test_statistics_never_run_code(
 
 
 @pytest.mark.parametrize(
-    ("layout", "name"),
-    [("repa", "vae-sd/dataset.json"), ("repa", REPA), ("lightningdit", STATISTICS)],
+    ("layout", "name"), [("repa", "vae-sd/dataset.json"), ("repa", REPA), ("lightningdit", STATISTICS)]
 )
 def test_missing_files_are_one_line(roots: dict[str, Path], tmp_path: Path, layout: Any, name: str) -> None:
     shutil.copytree(roots[layout], tmp_path / "x")

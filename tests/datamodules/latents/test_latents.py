@@ -42,9 +42,6 @@ def opened(roots: dict[str, Path], layout: str) -> PackedLatents | FastDiTLatent
     return FastDiTLatents(roots[layout]) if layout == "fast-dit" else PackedLatents(roots[layout])
 
 
-# --- what a batch is -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("layout", ["packed", "one_view", "fast-dit"])
 def test_a_batch_has_the_promised_keys_types_and_items(roots: dict[str, Path], layout: str) -> None:
     batch = opened(roots, layout).__getitems__([(2, 5), (2, 40), (2, 0)])
@@ -122,9 +119,6 @@ def test_a_gap_in_the_numbers_does_not_shift_the_pairs(roots: dict[str, Path], t
     assert torch.equal(a["label"], b["label"])
 
 
-# --- what it depends on --------------------------------------------------------------------------------
-
-
 def test_draws_are_a_function_of_seed_epoch_and_index_alone(
     roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,9 +172,6 @@ def test_both_layouts_read_faster_than_a_gpu_trains(roots: dict[str, Path]) -> N
         assert 4 * 256 / (time.process_time() - start) > 2_000
 
 
-# --- writing -------------------------------------------------------------------------------------------
-
-
 def test_written_batches_come_back_in_order(tmp_path: Path) -> None:
     values = np.arange(10 * 4 * 2 * 2).reshape(10, 1, 4, 2, 2).astype(np.float32)
     batches = [(values[:6], np.arange(6)), (values[6:], np.arange(6, 10))]
@@ -205,17 +196,12 @@ def test_a_write_that_was_cut_short_is_not_taken_for_data(tmp_path: Path) -> Non
         write_packed(tmp_path, [(values, np.zeros(3))], 4, moments=False)
 
 
-# --- bad files -----------------------------------------------------------------------------------------
-
-
 def assert_one_line(error: pytest.ExceptionInfo[Any], path: Path, layout: str) -> None:
     """Each message names the file, the layout and where the data come from."""
     text = str(error.value)
     assert "\n" not in text
-    assert str(path) in text
-    assert f"layout '{layout}' needs" in text
-    assert "image-net.org" in text
-    assert "sd-vae-ft-ema" in text
+    for part in (str(path), f"layout '{layout}' needs", "image-net.org", "sd-vae-ft-ema"):
+        assert part in text
 
 
 @pytest.mark.parametrize("name", ["meta.json", "latents.npy", "labels.npy"])
@@ -316,9 +302,6 @@ def test_labels_beyond_the_classes_name_both_numbers(roots: dict[str, Path], lay
         read_all()
 
 
-# --- the data module -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("layout", ["packed", "fast-dit"])
 def test_an_epoch_of_the_loader_shows_each_item_once_in_a_new_order(
     roots: dict[str, Path], layout: str
@@ -349,5 +332,4 @@ def test_evaluation_without_held_out_latents_says_what_to_set(roots: dict[str, P
 
 def test_default_root_follows_zoo_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_DATA", "/big/disk")
-    assert ImageNetLatents().root == Path("/big/disk/imagenet256")
-    assert SCALE == 0.18215
+    assert (ImageNetLatents().root, SCALE) == (Path("/big/disk/imagenet256"), 0.18215)

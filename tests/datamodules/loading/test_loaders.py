@@ -19,8 +19,7 @@ def items(size: int) -> TensorItems:
 def test_a_module_that_states_its_sets_has_their_loaders() -> None:
     data = SplitModule(batch_size=4, eval_batch_size=3)
     data.train_set, data.test_set = items(10), [items(5), items(2)]
-    assert [len(b["x"]) for b in data.train_dataloader()] == [4, 4]
-    assert data.val_dataloader() == []
+    assert ([len(b["x"]) for b in data.train_dataloader()], data.val_dataloader()) == ([4, 4], [])
     seen = [[b["x"].tolist() for b in loader] for loader in data.test_dataloader()]
     assert seen == [[[0, 1, 2], [3, 4]], [[0, 1]]]
     assert [len(loader) for loader in data.predict_dataloader()] == [2, 1]

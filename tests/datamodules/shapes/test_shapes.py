@@ -44,9 +44,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-# --- solids -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("index", range(4))
 def test_a_pyramid_is_exact_at_every_level(index: int) -> None:
     shape = solid(index)
@@ -72,9 +69,6 @@ def test_continuous_points_are_half_near_the_surface() -> None:
     distance = shape.distance(points - np.float32(0.5))
     assert 0.5 <= (np.abs(distance) < 0.04).mean() < 0.75
     assert np.array_equal(values, (distance < 0).astype(np.uint8))
-
-
-# --- the released sampling --------------------------------------------------------------------------------
 
 
 def test_max_pooling_dilates_a_thin_plate() -> None:
@@ -109,8 +103,7 @@ def test_v2_points_near_the_surface_come_first_in_interleaved_order() -> None:
     voxels = solid(0).occupancy(256)
     points, values = sample_v2(voxels, 64, item_generator(0))
     cells = pooled(voxels, 64)
-    assert points.dtype == np.uint8
-    assert points.shape == (16384, 3)
+    assert (points.dtype, points.shape) == (np.uint8, (16384, 3))
     at = points.astype(int) // 4
     assert np.array_equal(values[:, 0], cells[tuple(at.T)])
     near = mixed(cells)
@@ -159,9 +152,6 @@ def test_views_show_the_shape_dark_on_white() -> None:
     assert ((ink > 0.05) & (ink < 0.4)).all()
 
 
-# --- the data module --------------------------------------------------------------------------------------
-
-
 def test_stages_follow_the_epochs() -> None:
     stages = [
         {"resolution": 16, "epochs": 2},
@@ -175,11 +165,9 @@ def test_batch_of_solids() -> None:
     data = Shapes(train_shapes=2, test_shapes=1, input_size=32, stages=ONE_STAGE, views=2, batch_size=2)
     data.setup("fit")
     batch = data.train_set.__getitems__([(0, 0), (0, 1)])
-    assert batch["voxels"].shape == (2, 1, 32, 32, 32)
-    assert batch["points"].shape == (2, 4096, 3)
+    assert (batch["voxels"].shape, batch["points"].shape) == ((2, 1, 32, 32, 32), (2, 4096, 3))
     assert 0 < float(batch["points"].min()) < float(batch["points"].max()) < 1
-    assert set(batch["values"].unique().tolist()) == {0.0, 1.0}
-    assert batch["view"].shape == (2, 1, 128, 128)
+    assert (set(batch["values"].unique().tolist()), batch["view"].shape) == ({0.0, 1.0}, (2, 1, 128, 128))
     assert batch["resolution"].tolist() == [16, 16]
     # a point's value is its cell's label
     cells = data.train_set.voxels([0])[0, 0]
@@ -187,8 +175,7 @@ def test_batch_of_solids() -> None:
     inside = batch["values"][0] == 0
     assert float(cells[tuple(at[inside].T)].max()) == 0
     test = data.test_set.__getitems__([0])
-    assert test["fine"].shape == (1, 64, 64, 64)
-    assert test["surface"].shape == (1, 4096, 6)
+    assert (test["fine"].shape, test["surface"].shape) == ((1, 64, 64, 64), (1, 4096, 6))
 
 
 def test_continuous_voxels_are_centres() -> None:
@@ -316,15 +303,11 @@ def test_name_lists_give_categories_and_the_first_shapes_of_each(tmp_path: Path)
     names.write_text("04379243/a\n04379243/b\n04379243/c\n03001627/d\n03001627/e\n")
     data = Shapes(source="hdf5", root=str(tmp_path), test_shapes=2)
     data.setup("test")
-    assert data.category_names == ["03001627", "04379243"]
-    assert data.test_set.index == [0, 1, 3, 4]
+    assert (data.category_names, data.test_set.index) == (["03001627", "04379243"], [0, 1, 3, 4])
     assert data.test_set.__getitems__([0, 2, 3])["category"].tolist() == [1, 0, 0]
     names.write_text("04379243/a\n")
     with pytest.raises(ValueError, match=r"test\.txt names 1 shapes, all_vox256_img_test\.hdf5 has 5"):
         Shapes(source="hdf5", root=str(tmp_path)).setup("test")
-
-
-# --- what is wrong is one line ----------------------------------------------------------------------------
 
 
 def _truncated(path: Path, source: Path) -> None:
@@ -390,9 +373,6 @@ def test_impossible_settings_are_refused(arguments: dict[str, object], text: str
         Shapes(**arguments)  # type: ignore[arg-type]
 
 
-# --- meshes -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_mesh_is_voxelised_solid_with_a_diagonal_of_one(tmp_path: Path) -> None:
     box = trimesh.creation.box((2.0, 1.0, 4.0))
@@ -422,9 +402,6 @@ def test_a_folder_of_meshes_skips_what_is_broken_with_a_count(tmp_path: Path) ->
     batch = data.train_set.__getitems__([(0, 0)])
     assert batch["view"].shape == (1, 1, 128, 128)
     assert batch["voxels"].mean() > 0.02
-
-
-# --- letters ----------------------------------------------------------------------------------------------
 
 
 def test_letters_are_at_all_places() -> None:

@@ -35,9 +35,6 @@ def ready(data: ForecastModule) -> ForecastModule:
     return data
 
 
-# --- layouts ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_each_layout_gives_the_same_series_and_graph(name: Any, tmp_path: Path) -> None:
     data = ready(Traffic(name=name, root=str(fake_traffic(tmp_path, name))))
@@ -140,9 +137,6 @@ def test_damaged_and_unfit_files_are_one_line(tmp_path: Path) -> None:
         ready(Traffic(root=str(tmp_path)))
 
 
-# --- kernels ------------------------------------------------------------------------------------------------
-
-
 def test_stgcns_kernel_by_hand() -> None:
     """exp(-d^2 / .1) >= .5 where d, in units of 10 km, is at most sqrt(.1 ln 2) = .26328."""
     metres = np.array([[0, 1000, 2632], [2633, 0, 9000], [np.inf, 0, 0]], dtype=float)
@@ -181,8 +175,7 @@ def test_a_neighbourhood_lies_together() -> None:
     weights = np.eye(7)
     for a, b, w in ((2, 0, 0.2), (5, 2, 0.9), (2, 6, 0.5), (6, 1, 0.3)):
         weights[a, b] = w
-    assert neighbourhood(weights, 1).tolist() == [2]
-    assert neighbourhood(weights, 2).tolist() == [2, 5]
+    assert (neighbourhood(weights, 1).tolist(), neighbourhood(weights, 2).tolist()) == ([2], [2, 5])
     assert neighbourhood(weights, 4).tolist() == [0, 2, 5, 6]
     assert neighbourhood(weights, 5).tolist() == [0, 1, 2, 5, 6]
     assert neighbourhood(weights, 7).tolist() == list(range(7))  # 3 and 4 are reached by nothing
@@ -196,9 +189,6 @@ def test_a_subset_has_the_weights_between_its_sensors(tmp_path: Path) -> None:
     assert len(chosen) == data.num_nodes == 5
     assert np.array_equal(data.series.values, speeds(400, 12)[:, chosen])
     assert np.allclose(data.adjacency.numpy(), directed_weights(12)[np.ix_(chosen, chosen)])
-
-
-# --- windows, splits, scale ---------------------------------------------------------------------------------
 
 
 def test_windows_are_the_past_and_what_follows(tmp_path: Path) -> None:
@@ -217,8 +207,7 @@ def test_metr_la_has_the_windows_of_dcrnn() -> None:
     """34,272 rows -> 34,249 windows -> 23,974 / 3,425 / 6,850, in the order of time."""
     parts = split_starts(34_272, 12, 12, (0.7, 0.1, 0.2), "windows")
     assert [len(p) for p in parts] == [23_974, 3_425, 6_850]
-    assert [int(p[0]) for p in parts] == [0, 23_974, 27_399]
-    assert int(parts[2][-1]) + 24 == 34_272
+    assert ([int(p[0]) for p in parts], int(parts[2][-1]) + 24) == ([0, 23_974, 27_399], 34_272)
 
 
 def test_windows_inside_row_splits_touch_no_other_part() -> None:
@@ -259,30 +248,21 @@ def test_training_rows_for_the_historical_average_end_before_the_test() -> None:
     assert len(data.train_values) == int(data.train_set.starts[-1]) + 24 < first_test_target
 
 
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"lags": 0}, "lags must be at least 1"),
-        ({"split": [0.7, 0.3]}, "three shares"),
-        ({"split": [0.7, 0.1, 0.1]}, "sum to 1"),
-        ({"split_by": "days"}, "one of windows, rows"),
-        ({"missing": 1.0}, r"missing in \[0, 1\)"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "text"), [
+    ({"lags": 0}, "lags must be at least 1"), ({"split": [0.7, 0.3]}, "three shares"),
+    ({"split": [0.7, 0.1, 0.1]}, "sum to 1"), ({"split_by": "days"}, "one of windows, rows"),
+    ({"missing": 1.0}, r"missing in \[0, 1\)"),
+])  # fmt: skip
 def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         SensorDiffusion(**settings)
-
-
-# --- made-up data -------------------------------------------------------------------------------------------
 
 
 def test_the_made_up_series_is_a_function_of_its_seed() -> None:
     a, b, c = (SensorDiffusion(seed=s).read() for s in (0, 0, 1))
     assert np.array_equal(a.values, b.values)
     assert not np.array_equal(a.values, c.values)
-    assert a.values.shape == (1000, 20)
-    assert (a.values == 0).mean() == pytest.approx(0.01, abs=0.004)
+    assert (a.values.shape, (a.values == 0).mean()) == ((1000, 20), pytest.approx(0.01, abs=0.004))
     assert all("made-up" in n for n in a.names)
 
 
@@ -301,17 +281,12 @@ def test_the_past_of_the_neighbours_foretells_the_made_up_series() -> None:
     assert errors["all"] < 0.95 * errors["own"]
 
 
-# --- chickenpox ---------------------------------------------------------------------------------------------
-
-
 def test_chickenpox_layout(tmp_path: Path) -> None:
     data = ready(Chickenpox(root=str(fake_chickenpox(tmp_path)), lags=4))
     assert (data.num_nodes, data.in_channels, data.null_value, data.steps_per_day) == (6, 1, None, 0)
-    assert data.names == [f"COUNTY{i}" for i in range(6)]
-    assert data.adjacency.sum() == 18
+    assert (data.names, data.adjacency.sum()) == ([f"COUNTY{i}" for i in range(6)], 18)
     batch = next(iter(data.val_dataloader()))
-    assert batch["x"].shape[1:] == (4, 6, 1)
-    assert batch["y"].shape[1:] == (1, 6)
+    assert (batch["x"].shape[1:], batch["y"].shape[1:]) == ((4, 6, 1), (1, 6))
     (tmp_path / "chickenpox.json").write_text('{"FX": [[1]]}')
     with pytest.raises(ValueError, match="damaged"):
         ready(Chickenpox(root=str(tmp_path)))
@@ -319,15 +294,11 @@ def test_chickenpox_layout(tmp_path: Path) -> None:
         ready(Chickenpox(root=str(tmp_path / "nowhere")))
 
 
-# --- the shared real files ----------------------------------------------------------------------------------
-
-
 @needs_week
 def test_the_real_week() -> None:
     data = ready(Traffic(name="metr_la_week"))
     values = data.series.values
-    assert values.shape == (2016, 207)
-    assert (values.min(), values.max()) == (1, 70)
+    assert (values.shape, values.min(), values.max()) == ((2016, 207), 1, 70)
     adjacency = data.adjacency
     assert int((adjacency > 0).sum()) == 1722
     assert torch.equal(adjacency.diagonal(), torch.ones(207))
@@ -351,8 +322,7 @@ def test_the_real_pickle_is_its_npz_twin() -> None:
 @needs_chickenpox
 def test_the_real_chickenpox() -> None:
     data = ready(Chickenpox())
-    assert data.series.values.shape == (521, 20)
-    assert data.adjacency.sum() == 102
+    assert (data.series.values.shape, data.adjacency.sum()) == ((521, 20), 102)
     assert torch.equal(data.adjacency.diagonal(), torch.ones(20))
     assert data.names[0] == "BACS"
     assert [len(s) for s in (data.train_set, data.val_set, data.test_set)] == [359, 51, 103]

@@ -236,8 +236,7 @@ def test_weights_are_chosen_by_name() -> None:
 def test_stratified_timesteps_fill_the_eighths_in_order() -> None:
     t = stratified_timesteps(80_000, 1000, 8, torch.Generator().manual_seed(0)).view(8, -1)
     for i, part in enumerate(t):
-        assert (int(part.min()), int(part.max())) == (125 * i, 125 * i + 124)
-        assert len(part.unique()) == 125
+        assert (int(part.min()), int(part.max()), len(part.unique())) == (125 * i, 125 * i + 124, 125)
         assert part.double().mean().item() == pytest.approx(125 * i + 62, abs=1.5)
 
 
@@ -305,8 +304,7 @@ def test_log_variances_keep_type_and_value_under_casts() -> None:
     module["uw"].log_variances.data = values.clone()
     for cast in (torch.bfloat16, torch.float16, torch.float64):
         module.to(cast)
-        assert module["net"].weight.dtype == cast
-        assert module["uw"].log_variances.dtype == torch.float32
+        assert (module["net"].weight.dtype, module["uw"].log_variances.dtype) == (cast, torch.float32)
         assert torch.equal(module["uw"].log_variances.data, values)
     assert isinstance(module["uw"].log_variances, torch.nn.Parameter)
 

@@ -39,8 +39,7 @@ def recorded(
     denoiser: Callable[[Tensor, Tensor], Tensor], seen: list[int]
 ) -> Callable[[Tensor, Tensor], Tensor]:
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        assert t.dtype == torch.int64
-        assert len(set(t.tolist())) == 1
+        assert (t.dtype, len(set(t.tolist()))) == (torch.int64, 1)
         seen.append(int(t[0]))
         return denoiser(x, t)
 
@@ -99,17 +98,13 @@ def test_250_steps_call_the_network_at_the_original_timesteps(sampler: Callable[
     seen: list[int] = []
     schedule = LINEAR.respaced(space_timesteps(1000, 250))
     sampler(recorded(oracle, seen), schedule, SampleNoise([0], SHAPE))
-    assert seen[:3] == [999, 995, 991]
-    assert seen[-2:] == [4, 0]
-    assert seen == space_timesteps(1000, 250)[::-1]
+    assert (seen[:3], seen[-2:], seen) == ([999, 995, 991], [4, 0], space_timesteps(1000, 250)[::-1])
 
 
 def test_dpm_solver_calls_the_network_at_original_timesteps() -> None:
     seen: list[int] = []
     dpm_solver(recorded(oracle, seen), LINEAR, SampleNoise([0], SHAPE), 25)
-    assert len(seen) == 25
-    assert seen[0] == 999
-    assert seen == sorted(seen, reverse=True)
+    assert (len(seen), seen[0], seen) == (25, 999, sorted(seen, reverse=True))
 
 
 def test_the_last_ddpm_step_adds_no_noise() -> None:
@@ -298,8 +293,7 @@ def test_guidance_gives_both_halves_the_same_x_and_t() -> None:
     x, t = torch.randn(2, 4, 2, 2), torch.tensor([999, 3])
     guided(network, torch.tensor([1, 2]), 10, 2.0, 4)(x, t)
     assert torch.equal(seen[0][0], torch.cat([x, x]))
-    assert seen[0][1].tolist() == [999, 3, 999, 3]
-    assert seen[0][2].tolist() == [1, 2, 10, 10]
+    assert (seen[0][1].tolist(), seen[0][2].tolist()) == ([999, 3, 999, 3], [1, 2, 10, 10])
 
 
 def test_scale_one_runs_the_conditional_network_alone() -> None:
@@ -310,8 +304,7 @@ def test_scale_one_runs_the_conditional_network_alone() -> None:
         return labelled(x, t, y)
 
     out = guided(network, torch.tensor([3]), 10, 1.0, 4)(torch.zeros(1, 4, 2, 2), torch.tensor([0]))
-    assert seen == [1]
-    assert out[0, 0].unique().tolist() == [3.0]
+    assert (seen, out[0, 0].unique().tolist()) == ([1], [3.0])
 
 
 @pytest.mark.parametrize("bad", [0, 5, -1])

@@ -22,8 +22,7 @@ AT = [0, 250, 500, 750, 999]
 )
 def test_alpha_bar_has_the_known_values(name: Literal["linear", "cosine"], expected: list[float]) -> None:
     table = NoiseSchedule.named(name).tables["alpha_bar"]
-    assert table.dtype == torch.float64
-    assert table[AT].tolist() == pytest.approx(expected, rel=4e-6, abs=0)
+    assert (table.dtype, table[AT].tolist()) == (torch.float64, pytest.approx(expected, rel=4e-6, abs=0))
 
 
 def test_betas_are_those_of_the_equations() -> None:
@@ -46,8 +45,7 @@ def test_shorter_linear_schedules_are_rescaled() -> None:
 
 def test_the_posterior_variance_of_the_first_step_is_replaced_by_the_second() -> None:
     table = NoiseSchedule.named("linear").tables["posterior_log_variance"]
-    assert table[[0, 1]].tolist() == pytest.approx([-9.816725, -9.816725], abs=1e-6)
-    assert table[0] == table[1]
+    assert (table[[0, 1]].tolist(), table[0]) == (pytest.approx([-9.816725, -9.816725], abs=1e-6), table[1])
     s = NoiseSchedule.named("linear").tables
     t = 700
     variance = s["beta"][t] * (1 - s["alpha_bar"][t - 1]) / (1 - s["alpha_bar"][t])
@@ -59,8 +57,7 @@ def test_gather_gives_float32_of_the_float64_table_on_any_default_type() -> None
     torch.set_default_dtype(torch.bfloat16)
     t = torch.tensor([999, 0])
     values = schedule.gather("alpha_bar", t, 4)
-    assert values.shape == (2, 1, 1, 1)
-    assert values.dtype == torch.float32
+    assert (values.shape, values.dtype) == ((2, 1, 1, 1), torch.float32)
     assert torch.equal(values.flatten(), schedule.tables["alpha_bar"][t].float())
     assert NoiseSchedule.named("cosine").tables["alpha_bar"].dtype == torch.float64
 
@@ -93,10 +90,8 @@ def official_space_timesteps(steps: int) -> list[int]:
 
 def test_250_steps_retain_the_official_list() -> None:
     retained = space_timesteps(1000, 250)
-    assert retained[: len(OFFICIAL_250)] == OFFICIAL_250
-    assert retained[-3:] == [991, 995, 999]
-    assert retained == official_space_timesteps(250)
-    assert retained == [round(i * 999 / 249) for i in range(250)]
+    assert (retained[: len(OFFICIAL_250)], retained[-3:]) == (OFFICIAL_250, [991, 995, 999])
+    assert (retained, retained) == (official_space_timesteps(250), [round(i * 999 / 249) for i in range(250)])
     assert len(set(retained)) == 250
 
 
@@ -111,8 +106,7 @@ def test_ddim_spacing_is_a_range(steps: int, stride: int) -> None:
 
 
 def test_ddim250_ends_at_996_and_ddim50_at_980() -> None:
-    assert space_timesteps(1000, 250, "ddim")[-1] == 996
-    assert space_timesteps(1000, 50, "ddim")[-1] == 980
+    assert (space_timesteps(1000, 250, "ddim")[-1], space_timesteps(1000, 50, "ddim")[-1]) == (996, 980)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +120,7 @@ def test_impossible_spacings_are_refused(steps: int, spacing: Literal["iddpm", "
 def test_a_respaced_schedule_keeps_alpha_bar_and_the_original_timesteps() -> None:
     full, retained = NoiseSchedule.named("linear"), space_timesteps(1000, 250)
     short = full.respaced(retained)
-    assert short.timesteps == 250
-    assert short.original_timesteps.tolist() == retained
+    assert (short.timesteps, short.original_timesteps.tolist()) == (250, retained)
     torch.testing.assert_close(
         short.tables["alpha_bar"], full.tables["alpha_bar"][retained], atol=1e-14, rtol=1e-10
     )

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_golden import GOLDEN, curve
+from test_configs import GOLDEN, curve
 
 import cli
 import zoo
@@ -44,25 +44,11 @@ def model_of(run: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        "cnnae_letters",
-        "digit_classifier_digits",
-        "dtr_dit_digits",
-        "gaug_m_digits",
-        "gaug_o_digits",
-        "gnn_gen_graphvae_community_small",
-        "gnn_graph_synthetic",
-        "gnn_link_karate",
-        "gnn_node_sbm",
-        "gnn_traffic_synthetic",
-        "imae_letters",
-        "lds_cancer_baseline",
-        "lds_karate",
-        "mbt_tones_sum",
-    ],
-)
+@pytest.mark.parametrize("config", [
+    "cnnae_letters", "digit_classifier_digits", "dtr_dit_digits", "gaug_m_digits", "gaug_o_digits",
+    "gnn_gen_graphvae_community_small", "gnn_graph_synthetic", "gnn_link_karate", "gnn_node_sbm",
+    "gnn_traffic_synthetic", "imae_letters", "lds_cancer_baseline", "lds_karate", "mbt_tones_sum",
+])  # fmt: skip
 def test_a_config_without_its_sizes_follows_its_golden_curve(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,10 +57,11 @@ def test_a_config_without_its_sizes_follows_its_golden_curve(
     assert sizes
     run = cli.main
     monkeypatch.setattr(cli, "main", lambda argv: run([str(path) if a == config else a for a in argv]))
-    rows, expected = curve(config, tmp_path), json.loads((GOLDEN / f"{config}.json").read_text())
+    golden = json.loads((GOLDEN / f"{config}.json").read_text())
+    rows, expected = curve(config, tmp_path, golden["flags"]), golden["rows"]
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
-    for row, golden in zip(rows, expected, strict=True):
-        assert row == pytest.approx(golden, rel=2e-3, abs=1e-5)
+    for row, known in zip(rows, expected, strict=True):
+        assert row == pytest.approx(known, rel=2e-3, abs=1e-5)
     found = model_of(tmp_path / config / "version_0")
     if config.startswith("gnn_gen"):  # the config leaves room, the data need no more
         sizes["bandwidth"] = 15

@@ -90,11 +90,7 @@ SETTINGS: dict[str, tuple[list[str], int]] = {
         13,
     ),
     "workers": (
-        [
-            "--trainer.max_steps=13",
-            "--checkpoint.every_n_train_steps=5",
-            "--data.init_args.num_workers=2",
-        ],
+        ["--trainer.max_steps=13", "--checkpoint.every_n_train_steps=5", "--data.init_args.num_workers=2"],
         13,
     ),
 }

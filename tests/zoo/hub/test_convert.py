@@ -65,13 +65,8 @@ def test_settings_replace_what_a_zoo_file_stores(source: Path, tmp_path: Path) -
 
 def test_settings_take_the_types_of_the_constructor() -> None:
     given = [
-        "heads=4",
-        "beta=1",
-        "cfg_channels=null",
-        "learn_sigma=False",
-        "loss_weight=uw",
-        "vae=stabilityai/x",
-    ]
+        "heads=4", "beta=1", "cfg_channels=null", "learn_sigma=False", "loss_weight=uw", "vae=stabilityai/x",
+    ]  # fmt: skip
     assert parse_settings(zoo.DTR, given) == {
         "heads": 4,
         "beta": 1,
@@ -122,15 +117,11 @@ def test_wrong_destinations_and_methods_fail_in_one_line(
         ([source, "--out", folder / "x.pt", "--to", "diffusers"], "are a folder"),
         ([source, "--out", folder / "x", "--to", "onnx"], "can be written as zoo, official, diffusers"),
         ([source, "--out", folder / "x.safetensors", "--method", "mbt"], "not weights of method 'mbt'"),
-        (
-            [folder / "other.pt", "--out", folder / "x.safetensors"],
-            "say whose weights it holds: --method dtr",
-        ),
-        (
-            [folder / "other.pt", "--out", folder / "x.safetensors", "--method", "nonesuch"],
-            "no method 'nonesuch'",
-        ),
-    ]
+        ([folder / "other.pt", "--out", folder / "x.safetensors"],
+         "say whose weights it holds: --method dtr"),
+        ([folder / "other.pt", "--out", folder / "x.safetensors", "--method", "nonesuch"],
+         "no method 'nonesuch'"),
+    ]  # fmt: skip
     for arguments, text in cases:
         line = one_line(capsys, *arguments)
         assert text in line, line

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -33,21 +34,25 @@ from zoo.randomness import global_seed
 
 PAGE = Path(zoo.__file__).parent.parent / "docs" / "pages" / "export.md"
 NEEDS_ONNX = "onnxruntime"
+NO_CASE = SimpleNamespace(params={})
 DIT = {"width": 16, "depth": 2, "heads": 2, "patch_size": 2}
 UNET = {
-    "backbone": "unet",
-    "unet_channels": 32,
-    "unet_multipliers": [1, 2],
-    "unet_res_blocks": 1,
-    "unet_attention": [4],
-    "unet_head_channels": 16,
-}
+    "backbone": "unet", "unet_channels": 32, "unet_multipliers": [1, 2], "unet_res_blocks": 1,
+    "unet_attention": [4], "unet_head_channels": 16,
+}  # fmt: skip
 VARIANTS = [
     pytest.param(sizes, routing, classes, id=f"{name}-{routing}-{classes}")
     for name, sizes in (("dit", DIT), ("unet", UNET))
     for routing in ("dtr", "random", "none")
     for classes in (10, 1)
 ]
+
+
+@pytest.fixture(autouse=True)
+def onnx_where_asked(request: pytest.FixtureRequest) -> None:
+    """Cases with the suffix of ONNX need what runs its files."""
+    if "onnx" in getattr(request.node, "callspec", NO_CASE).params.get("suffix", ""):
+        pytest.importorskip(NEEDS_ONNX)
 
 
 def with_suffixes(cases: Sequence[Any]) -> list[Any]:
@@ -90,9 +95,6 @@ def one_line(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return text
 
 
-# --- every network, batches 1, 2 and 5 ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("sizes", "routing", "classes"), covering(VARIANTS, ["dit-random-1"]))
 def test_program_gives_what_the_network_gives(
     sizes: dict[str, Any], routing: str, classes: int, tmp_path: Path
@@ -118,8 +120,6 @@ def test_onnx_gives_what_the_network_gives(
     ("name", "suffix"), [("digit_classifier_digits", ".pt2"), ("digit_classifier_mnist", ".onnx")]
 )
 def test_classifier_gives_the_same_scores(name: str, suffix: str, tmp_path: Path) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip(NEEDS_ONNX)
     out = tmp_path / f"x{suffix}"
     assert cli.main(["export", name, "--out", str(out)]) == 0
     assert [largest(zoo.load(name), out, b) <= 1e-5 for b in (1, 2, 5)] == [True] * 3
@@ -127,14 +127,10 @@ def test_classifier_gives_the_same_scores(name: str, suffix: str, tmp_path: Path
 
 def test_example_inputs_reach_the_null_class_and_all_timesteps() -> None:
     inputs = module_of(DIT).example_inputs(20_000)
-    assert list(inputs) == ["x", "t", "y"]
-    assert (int(inputs["t"].min()), int(inputs["t"].max())) == (0, 999)
+    assert (list(inputs), int(inputs["t"].min()), int(inputs["t"].max())) == (["x", "t", "y"], 0, 999)
     assert (int(inputs["y"].min()), int(inputs["y"].max())) == (0, 10)
     assert set(module_of(DIT, classes=1).example_inputs(50)["y"].tolist()) == {0}
     assert module_of(DIT).bfloat16().example_inputs(2)["x"].dtype == torch.bfloat16
-
-
-# --- the command, and what is in a file ---------------------------------------------------------------------
 
 
 def test_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,8 +173,7 @@ def test_onnx_names_metadata_and_opset(tmp_path: Path, capfd: pytest.CaptureFixt
     out = tmp_path / "digits.onnx"
     assert cli.main(["export", "dtr_dit_digits", "--out", str(out)]) == 0
     captured = capfd.readouterr()  # of the file descriptors: what C++ and loggers write counts too
-    assert captured.err == ""
-    assert [line[:5] for line in captured.out.splitlines()] == ["zoo: "] * 5
+    assert (captured.err, [line[:5] for line in captured.out.splitlines()]) == ("", ["zoo: "] * 5)
     assert "opset 20" in captured.out
     content = onnx.load(out)
     onnx.checker.check_model(content)
@@ -221,9 +216,6 @@ def test_averaged_weights_of_a_checkpoint_are_exported_and_said(
     raw = zoo.load(checkpoints["averaged"], averaged=False).network.state_dict()
     state = torch.export.load(tmp_path / "averaged.pt2").state_dict
     assert not all(torch.equal(state[k], v) for k, v in raw.items())
-
-
-# --- files that are not kept --------------------------------------------------------------------------------
 
 
 class Toy(LightningModule):
@@ -286,8 +278,7 @@ def test_a_worse_export_leaves_the_old_file(tmp_path: Path) -> None:
     before = out.read_bytes()
     with pytest.raises(ValueError, match="was not kept"):
         list(room.write(Toy(TwoFaced(1e-3)), out))
-    assert out.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pt2"]
+    assert (out.read_bytes(), [p.name for p in tmp_path.iterdir()]) == (before, ["x.pt2"])
 
 
 def test_swapped_inputs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,9 +410,6 @@ def test_force_overwrites(tmp_path: Path) -> None:
     assert largest(zoo.load("digit_classifier_digits"), out, 2) <= 1e-5
 
 
-# --- graphs: nodes and edges are free -----------------------------------------------------------------------
-
-
 def graph_module(method: str, backbone: str = "") -> Any:
     torch.manual_seed(0)
     if method == "LDS":
@@ -453,8 +441,6 @@ GRAPHS_BY_DEFAULT = ["lds.onnx", "GAugM-gat.pt2", "GAugO-gcn.onnx", "node-cheb.p
 def test_graph_network_takes_graphs_of_any_size(
     method: str, backbone: str, suffix: str, tmp_path: Path
 ) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip(NEEDS_ONNX)
     module, out = graph_module(method, backbone), tmp_path / f"x{suffix}"
     lines = list(room.write(module, out))
     assert "inputs x float32 (nodes, 6), edge_index int64 (2, edges)" in lines[1]
@@ -467,8 +453,6 @@ def test_graph_network_takes_graphs_of_any_size(
     covering([(m, s) for m in ("vgae", "arga") for s in room.SUFFIXES], [("vgae", ".onnx")]),
 )
 def test_link_network_takes_any_pairs(model: Any, suffix: str, tmp_path: Path) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip(NEEDS_ONNX)
     torch.manual_seed(0)
     module, out = zoo.LinkPredictor(features=6, model=model).eval(), tmp_path / f"x{suffix}"
     lines = list(room.write(module, out))
@@ -491,8 +475,6 @@ CLASSIFIERS = [
 def test_graph_classifier_takes_any_number_of_graphs(
     arch: Any, options: dict[str, Any], suffix: str, tmp_path: Path
 ) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip(NEEDS_ONNX)
     torch.manual_seed(0)
     module = zoo.GraphClassifier(5, 3, arch, hidden=8, num_layers=2, **options)
     for encoder in module.network.encoders():
@@ -513,8 +495,6 @@ def test_graph_classifier_takes_any_number_of_graphs(
     ),
 )
 def test_generators_take_any_batch(arch: Any, suffix: str, tmp_path: Path) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip(NEEDS_ONNX)
     torch.manual_seed(0)
     module, out = zoo.GraphGenerator(arch, max_nodes=9, bandwidth=4), tmp_path / f"x{suffix}"
     for parameter in module.network.parameters():
@@ -537,8 +517,6 @@ def test_methods_without_a_network_say_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", covering(room.SUFFIXES, [".onnx"]))
 def test_exported_lds_gives_the_scores_of_the_zoo(suffix: str, tmp_path: Path) -> None:
     """Logits of the file on the drawn graphs, averaged, are what zoo test scores."""
-    if suffix == ".onnx":
-        pytest.importorskip(NEEDS_ONNX)
     out = tmp_path / f"x{suffix}"
     assert cli.main(["export", "lds_wine", "--out", str(out)]) == 0
     module: Any = zoo.load("lds_wine")
@@ -558,8 +536,6 @@ def test_exported_lds_gives_the_scores_of_the_zoo(suffix: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("suffix", covering(room.SUFFIXES, [".pt2"]))
 def test_exported_gaug_gives_the_scores_of_the_zoo(suffix: str, tmp_path: Path) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip(NEEDS_ONNX)
     out = tmp_path / f"x{suffix}"
     assert cli.main(["export", "gaug_m_digits", "--out", str(out)]) == 0
     module: Any = zoo.load("gaug_m_digits")
@@ -611,9 +587,6 @@ def test_wrong_dynamic_dims_are_refused(dims: Any, text: str, tmp_path: Path) ->
         list(room.write(module, tmp_path / "x.pt2"))
 
 
-# --- killed while writing -----------------------------------------------------------------------------------
-
-
 class Killed(BaseException):
     """Nothing in the zoo catches it."""
 
@@ -630,8 +603,7 @@ def test_a_stopped_export_leaves_the_old_file_alone(tmp_path: Path, monkeypatch:
         patch.setattr(torch.export, "save", half_written)
         with pytest.raises(Killed):
             list(room.write(Toy(TwoFaced(0.0)), out))
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pt2"]
-    assert out.read_text() == "old"
+    assert ([p.name for p in tmp_path.iterdir()], out.read_text()) == (["x.pt2"], "old")
 
 
 @pytest.mark.slow
@@ -648,13 +620,9 @@ cli.main(["export", "digit_classifier_digits", "--out", sys.argv[1]])
     done = subprocess.run(
         [sys.executable, "-c", code, str(out)], cwd=PAGE.parents[2], timeout=120, check=False
     )
-    assert done.returncode == -signal.SIGKILL
-    assert [p.name for p in tmp_path.iterdir()] == [".x.pt2.tmp"]
+    assert (done.returncode, [p.name for p in tmp_path.iterdir()]) == (-signal.SIGKILL, [".x.pt2.tmp"])
     assert cli.main(["export", "digit_classifier_digits", "--out", str(out)]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt2"]
-
-
-# --- files over 2 GB ----------------------------------------------------------------------------------------
 
 
 def dense() -> Toy:
@@ -686,8 +654,6 @@ def test_large_tensors_lie_beside_the_onnx_file(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", room.SUFFIXES)
 def test_full_size_dit_s_is_exported(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip(NEEDS_ONNX)
     module = zoo.DTR(size="S")  # configs/dtr_dit_s.yaml
     awake(module)
     assert sum(p.numel() for p in module.network.parameters()) == 32_865_056
@@ -698,9 +664,6 @@ def test_full_size_dit_s_is_exported(suffix: str, tmp_path: Path, capsys: pytest
     assert "x float32 (batch, 4, 32, 32)" in text
     assert 130e6 < out.stat().st_size < 140e6
     assert largest(module.eval(), out, 2) <= 1e-5
-
-
-# --- the page -----------------------------------------------------------------------------------------------
 
 
 def run_page(suffix: str, folder: Path) -> np.ndarray:
@@ -732,8 +695,6 @@ def run_page(suffix: str, folder: Path) -> np.ndarray:
 def test_page_samples_digits_without_the_zoo(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if suffix == "onnx":
-        pytest.importorskip(NEEDS_ONNX)
     (command,) = re.findall(
         rf"^zoo (export dtr_dit_digits --out \S+\.{suffix})$", PAGE.read_text(), flags=re.M
     )

@@ -43,8 +43,7 @@ def test_an_old_checkpoint_loads_to_the_bit_and_its_run_goes_on(name: str, tmp_p
     assert cli.main(["fit", f"--config={folder / 'config.yaml'}", "--ckpt_path=last", root, *flags]) == 0
     expected = read_metrics(folder / "to_step_12.csv")
     rows = read_metrics(folder / "metrics.csv")
-    assert [row["step"] for row in rows] == [row["step"] for row in expected]
-    assert rows[-1]["step"] == 11
+    assert ([row["step"] for row in rows], rows[-1]["step"]) == ([row["step"] for row in expected], 11)
     for row, old in zip(rows, expected, strict=True):
         assert row == pytest.approx(old, rel=2e-3, abs=1e-5)
 

@@ -19,14 +19,9 @@ from zoo.hub import weights as hub
 from zoo.hub.foreign import Weights
 
 SIZES: dict[str, Any] = {
-    "input_size": 8,
-    "in_channels": 1,
-    "num_classes": 10,
-    "width": 16,
-    "depth": 1,
-    "heads": 2,
+    "input_size": 8, "in_channels": 1, "num_classes": 10, "width": 16, "depth": 1, "heads": 2,
     "sampling_steps": 2,
-}
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -7,14 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.imnet.extraction import (
-    Mesh,
-    coarse_to_fine,
-    dense_grid,
-    gradient_normals,
-    marching_cubes,
-    refined,
-)
+from zoo.imnet.extraction import Mesh, coarse_to_fine, dense_grid, gradient_normals, marching_cubes, refined
 from zoo.imnet.quality import (
     chamfer_and_normals,
     components,
@@ -144,9 +137,6 @@ def test_an_empty_grid_is_an_empty_mesh_that_knows_its_largest_value() -> None:
     assert (render(mesh, 32) == 255).all()
 
 
-# --- quality ----------------------------------------------------------------------------------------------
-
-
 def test_iou_by_hand() -> None:
     a, b = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0]]), torch.tensor([[0.0, 1, 1, 0], [0, 0, 0, 0]])
     assert iou(a, b).tolist() == [pytest.approx(1 / 3), 1.0]
@@ -198,5 +188,4 @@ def test_a_picture_shows_the_near_side() -> None:
     ink = (front < 250).any(axis=2)
     rows, columns = np.nonzero(ink)
     # the larger square hides behind the smaller one or frames it: extent of 8 cells of 32
-    assert np.ptp(rows) == pytest.approx(16, abs=2)
-    assert np.ptp(columns) == pytest.approx(16, abs=2)
+    assert (np.ptp(rows), np.ptp(columns)) == (pytest.approx(16, abs=2), pytest.approx(16, abs=2))

@@ -36,9 +36,6 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-# --- field ------------------------------------------------------------------------------------------------
-
-
 def test_v2_coordinates_are_centres_of_256_cells() -> None:
     unit = (torch.tensor([0.0, 255.0]) + 0.5) / 256
     assert coordinates(unit, "v2").tolist() == [-0.498046875, 0.498046875]
@@ -117,18 +114,13 @@ def test_sides_that_do_not_halve_to_4_are_refused(size: int) -> None:
         stride_two_layers(size)
 
 
-# --- networks ---------------------------------------------------------------------------------------------
-
-
 def test_parameter_counts_are_the_published_ones() -> None:
     with torch.device("meta"):
         encoder, decoder = ShapeEncoder(), ImplicitDecoder()
-        assert parameters(encoder) == 6_949_120
-        assert parameters(decoder) == 3_054_593
+        assert (parameters(encoder), parameters(decoder)) == (6_949_120, 3_054_593)
         assert parameters(ShapeAutoencoder(encoder, decoder)) == 10_003_713
         image = ImageEncoder()
-        assert parameters(image) == 17_462_976
-        assert parameters(SingleView(image, decoder)) == 20_517_569
+        assert (parameters(image), parameters(SingleView(image, decoder))) == (17_462_976, 20_517_569)
         assert parameters(ImplicitDecoder(128, version="v1")) == 3_309_185
         assert parameters(ImplicitDecoder(100, 2, 64, "v1")) == 900_737
         assert parameters(ShapeEncoder(128, version="v1")) == 4_852_320 + 960
@@ -177,8 +169,7 @@ def test_paper_initialisation() -> None:
     decoder = ImplicitDecoder(256)
     for k in range(1, 8):
         layer = decoder.layer(k)
-        assert float(layer.weight.std()) == pytest.approx(0.02, rel=0.25)
-        assert layer.bias.abs().max() == 0
+        assert (float(layer.weight.std()), layer.bias.abs().max()) == (pytest.approx(0.02, rel=0.25), 0)
     outputs = decoder(torch.rand(1, 50, 3) - 0.5, torch.rand(1, 256))
     assert outputs.abs().max() < 0.01
 
@@ -187,8 +178,7 @@ def test_paper_initialisation() -> None:
 def test_two_dimensional_networks_mirror(size: int) -> None:
     encoder, decoder = ShapeEncoder(10, size, 4, "v1", 2), CNNDecoder(10, size, 4, 2)
     x = torch.rand(2, 1, size, size)
-    assert encoder(x).shape == (2, 10)
-    assert decoder(torch.rand(2, 10)).shape == (2, size, size)
+    assert (encoder(x).shape, decoder(torch.rand(2, 10)).shape) == ((2, 10), (2, size, size))
     sides = [plan[0] for plan in encoder.plan]
     assert sides == {28: [28, 28, 14, 7], 32: [32, 16, 8], 64: [64, 32, 16, 8]}[size]
 
@@ -225,8 +215,7 @@ def test_deconvolution_is_the_transpose_of_the_padded_convolution() -> None:
 def test_the_vae_of_pictures_has_128_means_and_128_log_variances() -> None:
     for kind in (zoo.IMAE, zoo.CNNAE):
         module = kind(version="v1", dims=2, input_size=28, variational=True)
-        assert module.network.encoder.conv_5.out_channels == 256
-        assert module.z_dim == 128
+        assert (module.network.encoder.conv_5.out_channels, module.z_dim) == (256, 128)
     assert zoo.IMAE(version="v1", dims=2, input_size=28).z_dim == 100
     assert zoo.IMAE(version="v1", variational=True).z_dim == 128
 

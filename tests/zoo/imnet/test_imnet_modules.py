@@ -11,6 +11,7 @@ import h5py
 import pytest
 import torch
 import trimesh
+from commands import of_data, of_model, of_trainer, summary
 from covering import covering
 from fakes.shapes import fake_shapes
 from interruption import Killed, die, newest_checkpoint, run_differences
@@ -37,22 +38,14 @@ SMALL = {"input_size": 16, "z_dim": 8, "width": 4, "encoder_width": 4, "init": "
 FLAGS = (
     "--config=imae_solids",
     *(f"--model.init_args.{k}={v}" for k, v in SMALL.items()),
-    "--model.init_args.points_per_shape=64",
-    "--model.init_args.mesh_resolution=16",
-    "--data.init_args.train_shapes=6",
-    "--data.init_args.test_shapes=2",
-    "--data.init_args.input_size=16",
-    "--data.init_args.fine=16",
-    "--data.init_args.batch_size=2",
-    '--data.init_args.stages=[{"resolution": 16, "epochs": 1}, {"resolution": 32, "epochs": 1}]',
+    *of_model(points_per_shape=64, mesh_resolution=16),
+    *of_data(train_shapes=6, test_shapes=2, input_size=16, fine=16, batch_size=2,
+        stages='[{"resolution": 16, "epochs": 1}, {"resolution": 32, "epochs": 1}]'),
     "--previews.count=0",
-    "--trainer.max_steps=8",
-    "--trainer.val_check_interval=4",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.accelerator=cpu",
+    *of_trainer(max_steps=8, val_check_interval=4, log_every_n_steps=1, enable_progress_bar=False,
+        accelerator="cpu"),
     "--checkpoint.every_n_train_steps=2",
-)
+)  # fmt: skip
 
 
 def newest(root: Path) -> Path:
@@ -74,9 +67,6 @@ def rows(folder: Path, key: str) -> list[float]:
     from zoo.engine.metrics_csv import read_metrics
 
     return [row[key] for row in read_metrics(folder / "metrics.csv") if key in row]
-
-
-# --- training ---------------------------------------------------------------------------------------------
 
 
 def test_stages_change_with_the_epochs_in_one_run(whole: Path) -> None:
@@ -102,10 +92,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(step: int, whole: Path, tmp_path:
         if self.trainer.global_step == step:
             die()
 
-    with (
-        mock.patch.object(zoo.IMAE, "on_train_batch_end", on_train_batch_end),
-        pytest.raises(Killed),
-    ):
+    with mock.patch.object(zoo.IMAE, "on_train_batch_end", on_train_batch_end), pytest.raises(Killed):
         fit(tmp_path)
     again = fit(tmp_path, "--ckpt_path=last")
     assert run_differences(whole, again) == []
@@ -146,9 +133,6 @@ def test_variational_codes_and_density_weights_train(tmp_path: Path) -> None:
     assert rows(folder, "train/kl")[0] > 0
     module: Any = zoo.load(newest_checkpoint(folder))
     assert module.network.encoder.conv_3.out_channels == 2 * SMALL["z_dim"]
-
-
-# --- what is left behind ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", covering(["obj", "ply", "glb"], ["obj"]))
@@ -195,8 +179,7 @@ def test_zoo_test_measures_grid_and_mesh(tmp_path: Path) -> None:
     assert "test/iou_input" not in final  # voxels of 16, as the grid that is scored
     assert 0.5 < final["test/largest_value"] < 2
     assert final["test/chamfer_x1000"] > 1
-    assert final["test/components"] == 1
-    assert final["test/empty"] == 0
+    assert (final["test/components"], final["test/empty"]) == (1, 0)
     assert final["test/parameters"] == sum(p.numel() for p in sphere_autoencoder().network.parameters())
 
 
@@ -215,9 +198,6 @@ def test_wrong_sizes_name_both_keys(tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["fit", *flags]) == 1
     text = capsys.readouterr()
     assert "model.init_args.input_size is 16, but the data (datamodules.Shapes) has 32" in text.out + text.err
-
-
-# --- GAN --------------------------------------------------------------------------------------------------
 
 
 def test_gradient_penalty_by_hand() -> None:
@@ -282,22 +262,11 @@ def test_noise_of_the_gan_has_a_fifth_of_unit_deviation() -> None:
 def gan_run(root: Path, autoencoder: Path, *flags: str) -> Path:
     arguments = [
         "--config=imgan_solids",
-        f"--model.init_args.autoencoder={autoencoder}",
-        "--model.init_args.z_dim=8",
-        "--model.init_args.width=4",
-        "--model.init_args.input_size=16",
-        "--model.init_args.hidden=16",
-        "--model.init_args.samples=3",
-        "--model.init_args.mesh_resolution=16",
-        "--data.init_args.train_shapes=6",
-        "--data.init_args.test_shapes=2",
-        "--data.init_args.input_size=16",
-        "--data.init_args.fine=16",
-        "--data.init_args.batch_size=3",
-        "--trainer.max_steps=4",
-        "--trainer.val_check_interval=2",
-        "--trainer.enable_progress_bar=false",
-        f"--trainer.default_root_dir={root}",
+        *of_model(
+            autoencoder=autoencoder, z_dim=8, width=4, input_size=16, hidden=16, samples=3, mesh_resolution=16
+        ),
+        *of_data(train_shapes=6, test_shapes=2, input_size=16, fine=16, batch_size=3),
+        *of_trainer(max_steps=4, val_check_interval=2, enable_progress_bar=False, default_root_dir=root),
         *flags,
     ]
     assert cli.main(["fit", *arguments]) == 0
@@ -319,8 +288,7 @@ def test_latent_gan_learns_codes_and_draws_shapes(tmp_path: Path) -> None:
     codes = module.sample_codes(5, seed=3)
     assert torch.equal(codes, module.sample_codes(5, seed=3))
     assert 0 < float(codes.min()) < float(codes.max()) < 1
-    summary = tmp_path / "test" / "imgan_solids" / "version_0" / "summary_test.json"
-    final = json.loads(summary.read_text())["final"]
+    final = json.loads(next((tmp_path / "test").rglob("summary_test.json")).read_text())["final"]
     assert 0 < final["test/cov_cd"] <= 1
     assert final["test/mmd_cd_x1000"] > 0
     assert 0 < final["test/mmd_silhouette"] < 1
@@ -331,69 +299,29 @@ def test_latent_gan_learns_codes_and_draws_shapes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_another_autoencoder_is_refused_naming_both(tmp_path: Path, capsys: Any) -> None:
     path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
-    assert (
-        cli.main(
-            [
-                "fit",
-                "--config=imgan_solids",
-                f"--model.init_args.autoencoder={path}",
-                "--data.init_args.train_shapes=2",
-                "--data.init_args.batch_size=2",
-                "--data.init_args.test_shapes=1",
-                f"--trainer.default_root_dir={tmp_path}",
-            ]
-        )
-        == 1
-    )
+    flags = [*of_model(autoencoder=path), *of_data(train_shapes=2, batch_size=2, test_shapes=1)]
+    assert cli.main(["fit", "--config=imgan_solids", *flags, f"--trainer.default_root_dir={tmp_path}"]) == 1
     text = capsys.readouterr()
     assert "model.init_args.z_dim is 64, but the autoencoder" in text.out + text.err
 
 
 @pytest.mark.parametrize(("decoder", "objective"), [("implicit", "dcgan"), ("cnn", "wgan_gp")])
 def test_grid_gans_train_on_pictures(objective: str, decoder: str, tmp_path: Path) -> None:
-    flags = {
-        "model.init_args.objective": objective,
-        "model.init_args.decoder": decoder,
-        "model.init_args.width": 2,
-        "model.init_args.encoder_width": 4,
-        "model.init_args.input_size": 32,
-        "data.init_args.source": "letters",
-        "data.init_args.canvas": 32,
-        "data.init_args.batch_size": 4,
-        "trainer.max_steps": 2,
-        "trainer.limit_val_batches": 0,
-        "trainer.default_root_dir": tmp_path,
-        "trainer.enable_progress_bar": "false",
-        "trainer.accelerator": "cpu",
-    }
-    arguments = [f"--{k}={v}" for k, v in flags.items()]
-    assert cli.main(["fit", "--config=imgan_mnist", *arguments]) == 0
-    summary = json.loads((tmp_path / "imgan_mnist" / "version_0" / "summary.json").read_text())
-    assert summary["steps"] == 2
-
-
-# --- single views -----------------------------------------------------------------------------------------
+    flags = [
+        *of_model(objective=objective, decoder=decoder, width=2, encoder_width=4, input_size=32),
+        *of_data(source="letters", canvas=32, batch_size=4),
+        *of_trainer(max_steps=2, limit_val_batches=0),
+    ]
+    assert summary("fit", "imgan_mnist", tmp_path, *flags)["steps"] == 2
 
 
 def svr_flags(root: Path, autoencoder: Path) -> list[str]:
     return [
         "--config=imsvr_solids",
-        f"--model.init_args.autoencoder={autoencoder}",
-        "--model.init_args.z_dim=8",
-        "--model.init_args.width=4",
-        "--model.init_args.image_width=4",
-        "--model.init_args.mesh_resolution=16",
-        "--data.init_args.train_shapes=4",
-        "--data.init_args.test_shapes=2",
-        "--data.init_args.input_size=16",
-        "--data.init_args.fine=16",
-        "--data.init_args.views=2",
-        "--data.init_args.batch_size=2",
-        "--trainer.max_steps=3",
-        "--trainer.val_check_interval=2",
+        *of_model(autoencoder=autoencoder, z_dim=8, width=4, image_width=4, mesh_resolution=16),
+        *of_data(train_shapes=4, test_shapes=2, input_size=16, fine=16, views=2, batch_size=2),
         "--previews.count=1",
-        "--trainer.enable_progress_bar=false",
-        f"--trainer.default_root_dir={root}",
+        *of_trainer(max_steps=3, val_check_interval=2, enable_progress_bar=False, default_root_dir=root),
     ]
 
 
@@ -404,10 +332,8 @@ def test_single_views_learn_codes_with_a_frozen_decoder(tmp_path: Path) -> None:
     folder = tmp_path / "imsvr_solids" / "version_0"
     module: Any = zoo.load(newest_checkpoint(folder))
     autoencoder: Any = zoo.load(path)
-    for a, b in zip(
-        module.network.generator.parameters(), autoencoder.network.generator.parameters(), strict=True
-    ):
-        assert torch.equal(a, b)
+    ours, theirs = (m.network.generator.parameters() for m in (module, autoencoder))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     for verb in ("test", "predict"):
         more = [f"--trainer.default_root_dir={tmp_path / verb}", f"--weights={newest_checkpoint(folder)}"]
         assert cli.main([verb, *flags, *more]) == 0
@@ -434,9 +360,6 @@ def test_batch_norm_of_the_image_encoder_is_frozen_at_test() -> None:
     assert torch.allclose(together[:1], alone, atol=1e-5)
 
 
-# --- codes between ----------------------------------------------------------------------------------------
-
-
 def test_codes_between_are_linear_and_scored_by_the_best_template() -> None:
     codes = between(torch.zeros(2), torch.tensor([10.0, 20.0]), 9)
     assert codes[:, 0].tolist() == pytest.approx(list(range(1, 10)))
@@ -453,9 +376,6 @@ def test_a_mesh_of_a_cnn_is_resampled_linearly() -> None:
     assert mesh.vertices.min() == -0.515625
     data = Shapes(train_shapes=1, test_shapes=1, input_size=16)
     assert data.dims == module.dims
-
-
-# --- codes fitted to a shape ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bounded", [True, False])
@@ -512,9 +432,6 @@ def test_a_shape_without_points_is_fitted_at_the_centres_of_its_voxels() -> None
         zoo.IMAE(code_steps=-1)
 
 
-# --- scores by category -----------------------------------------------------------------------------------
-
-
 def test_scores_are_given_by_category_and_averaged_over_them(tmp_path: Path) -> None:
     fake_shapes(tmp_path / "all_vox256_img_train.hdf5", "v2", 1)
     fake_shapes(tmp_path / "all_vox256_img_test.hdf5", "v2", 3)
@@ -523,9 +440,7 @@ def test_scores_are_given_by_category_and_averaged_over_them(tmp_path: Path) -> 
     path = zoo.save(sphere_autoencoder(), tmp_path / "ball.safetensors")
     flags = [
         *(f for f in FLAGS if "train_shapes" not in f and "test_shapes" not in f),
-        "--data.init_args.source=hdf5",
-        f"--data.init_args.root={tmp_path}",
-        "--data.init_args.fine=32",
+        *of_data(source="hdf5", root=tmp_path, fine=32),
         f"--trainer.default_root_dir={tmp_path}",
         f"--weights={path}",
     ]

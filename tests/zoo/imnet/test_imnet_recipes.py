@@ -43,13 +43,11 @@ def test_headers_tell_the_paper() -> None:
 
 def test_stages_are_the_released_ones(tmp_path: Path) -> None:
     v2 = build("imae_shapenet", tmp_path).datamodule
-    assert [tuple(s.values()) for s in v2.stages] == [(16, 200), (32, 200), (64, 400)]
-    assert v2.batch_size == 32
+    assert ([tuple(s.values()) for s in v2.stages], v2.batch_size) == ([(16, 200), (32, 200), (64, 400)], 32)
     v1 = build("imae_chair", tmp_path)
     # 64 has two chunks of 16384 points, an epoch each
     assert [tuple(s.values()) for s in v1.datamodule.stages] == [(16, 50), (32, 50), (64, 200)]
-    assert v1.datamodule.batch_size == 1
-    assert v1.model.hparams["points_per_shape"] == 16384
+    assert (v1.datamodule.batch_size, v1.model.hparams["points_per_shape"]) == (1, 16384)
     gan = build("imgan_chair", tmp_path)
     assert (gan.model.hparams["noise"], gan.model.hparams["penalty"]) == (0.2, 10)
     assert (gan.model.hparams["critic_steps"], gan.datamodule.batch_size) == (1, 50)
@@ -59,8 +57,7 @@ def test_stages_are_the_released_ones(tmp_path: Path) -> None:
     for built in (gan, views):
         assert built.model.hparams["mesh_resolution"] == 256
         optimizer = built.model.optimizer(built.model.network.parameters())
-        assert optimizer.defaults["lr"] == 5e-5
-        assert optimizer.defaults["betas"] == (0.5, 0.999)
+        assert (optimizer.defaults["lr"], optimizer.defaults["betas"]) == (5e-5, (0.5, 0.999))
 
 
 @pytest.mark.parametrize("name", ["imae_chairs", pytest.param("cnnae_chairs", marks=pytest.mark.slow)])
@@ -80,8 +77,7 @@ def test_arms_of_the_claims_differ_in_the_decoder_alone(name: str, arms: dict[st
     claim = read_claim(find_config(name, "claims"))
     assert {k: v.config for k, v in claim.arms.items()} == arms
     cnn, im = (yaml.safe_load(find_config(arms[k]).read_text()) for k in ("cnn", "im"))
-    assert cnn["data"] == im["data"]
-    assert cnn["trainer"] == im["trainer"]
+    assert (cnn["data"], cnn["trainer"]) == (im["data"], im["trainer"])
     a, b = cnn["model"]["init_args"], im["model"]["init_args"]
     of_the_field = {"width", "init", "points_per_shape"}
     defaults = {"version": "v2"}

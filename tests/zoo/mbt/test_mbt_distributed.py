@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import of_data, of_model, of_trainer
 from fakes.clips import write_mp4, write_wav
 from interruption import newest_checkpoint
 from processes import CLI, environment, largest_difference, rows
@@ -22,21 +23,11 @@ import cli
 
 FLAGS = (
     "--config=mbt_tones_sum",
-    "--model.init_args.mixup_alpha=0.3",
-    "--model.init_args.modality_dropout=0.2",
-    "--model.init_args.width=16",
-    "--model.init_args.mlp=16",
-    "--data.init_args.batch_size=16",
-    "--data.init_args.pairs=80",
-    "--data.init_args.test_pairs=33",
-    "--data.init_args.eval_batch_size=10",
-    "--data.init_args.image_noise=0.3",
-    "--data.init_args.audio_snr_db=0",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_steps=8",
-    "--trainer.val_check_interval=4",
-    "--trainer.log_every_n_steps=2",
-    "--trainer.enable_progress_bar=false",
+    *of_model(mixup_alpha=0.3, modality_dropout=0.2, width=16, mlp=16),
+    *of_data(batch_size=16, pairs=80, test_pairs=33, eval_batch_size=10, image_noise=0.3, audio_snr_db=0),
+    *of_trainer(
+        accelerator="cpu", max_steps=8, val_check_interval=4, log_every_n_steps=2, enable_progress_bar=False
+    ),
     "--checkpoint.every_n_train_steps=8",
 )
 

@@ -47,17 +47,10 @@ def accuracy(fusion: str, layer: int, steps: int = 500, seed: int = 0) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fusion", "layer", "solves"),
-    [
-        ("bottleneck", 0, True),
-        ("bottleneck", 2, True),
-        ("bottleneck", 3, False),
-        ("late", 4, False),
-        ("cross_attention", 2, True),
-        ("cross_attention", 3, True),
-    ],
-)
+@pytest.mark.parametrize(("fusion", "layer", "solves"), [
+    ("bottleneck", 0, True), ("bottleneck", 2, True), ("bottleneck", 3, False), ("late", 4, False),
+    ("cross_attention", 2, True), ("cross_attention", 3, True),
+])  # fmt: skip
 def test_the_sum_needs_flow_between_the_streams(fusion: str, layer: int, solves: bool) -> None:
     found = accuracy(fusion, layer)
     print(f"{fusion} {layer}: {found:.3f}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import of_data, of_model, of_trainer
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
@@ -47,9 +48,6 @@ def batch(size: int = 4, seed: int = 1) -> dict[str, Tensor]:
     }
 
 
-# --- metrics -------------------------------------------------------------------------------------------
-
-
 def test_average_precision_is_scikit_learns() -> None:
     g = torch.Generator().manual_seed(0)
     scores, target = torch.randn(60, 5, generator=g), (torch.rand(60, 5, generator=g) < 0.3).float()
@@ -86,10 +84,8 @@ def test_hits_of_classes_and_of_actions() -> None:
     verb, noun = torch.tensor([0.6, 0.4]).log(), torch.tensor([0.7, 0.2, 0.1]).log()
     pairs = torch.cat([verb, noun])[None].expand(3, -1)
     hits = verb_noun_hits(pairs, torch.tensor([[0, 0], [1, 2], [1, 0]]), [2, 3])
-    assert hits["verb_top1"].tolist() == [1, 0, 0]
-    assert hits["noun_top1"].tolist() == [1, 0, 1]
-    assert hits["action_top1"].tolist() == [1, 0, 0]
-    assert hits["action_top5"].tolist() == [1, 0, 1]
+    assert (hits["verb_top1"].tolist(), hits["noun_top1"].tolist()) == ([1, 0, 0], [1, 0, 1])
+    assert (hits["action_top1"].tolist(), hits["action_top5"].tolist()) == ([1, 0, 0], [1, 0, 1])
 
 
 def test_evaluation_is_the_mean_of_logits_over_modalities_and_crops() -> None:
@@ -118,20 +114,15 @@ def test_evaluation_without_bottlenecks_is_late_fusion(used: bool) -> None:
         assert float((found - made.network(**inputs, fuse=not used)).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("changes", "names"),
-    [
-        ({"task": "multi_label"}, {"loss", "mAP", "mAP_rgb", "mAP_spectrogram"}),
-        ({}, {"loss", "top1", "top5", "acc_rgb", "acc_spectrogram", "acc_fused"}),
-        (
-            {"task": "verb_noun", "num_classes": 5, "class_groups": [2, 3]},
-            {"loss", "acc_rgb", "acc_spectrogram", "acc_fused"}
-            | {f"{p}_top{k}" for p in ("verb", "noun", "action") for k in (1, 5)},
-        ),
-        ({"classifier": "gap"}, {"loss", "top1", "top5", "acc_fused"}),
-        ({"modalities": ["rgb"]}, {"loss", "top1", "top5", "acc_fused"}),
-    ],
-)
+@pytest.mark.parametrize(("changes", "names"), [
+    ({"task": "multi_label"}, {"loss", "mAP", "mAP_rgb", "mAP_spectrogram"}),
+    ({}, {"loss", "top1", "top5", "acc_rgb", "acc_spectrogram", "acc_fused"}),
+    ({"task": "verb_noun", "num_classes": 5, "class_groups": [2, 3]},
+     {"loss", "acc_rgb", "acc_spectrogram", "acc_fused"}
+     | {f"{p}_top{k}" for p in ("verb", "noun", "action") for k in (1, 5)}),
+    ({"classifier": "gap"}, {"loss", "top1", "top5", "acc_fused"}),
+    ({"modalities": ["rgb"]}, {"loss", "top1", "top5", "acc_fused"}),
+])  # fmt: skip
 def test_every_task_has_its_metrics(changes: dict[str, Any], names: set[str]) -> None:
     made = module(**changes).eval()
     data = batch(6)
@@ -172,13 +163,9 @@ def test_attention_is_rolled_out_for_what_is_drawn_alone(monkeypatch: pytest.Mon
     monkeypatch.setattr(mbt_module, "attention_rollout", counted)
     with torch.no_grad():
         first, fifth = made.predict_step(data, 0), made.predict_step(data, 4)
-    assert sizes == [1] * 6
-    assert (len(fifth.scores), fifth.rgb_map) == (8, None)
+    assert (sizes, len(fifth.scores), fifth.rgb_map) == ([1] * 6, 8, None)
     assert first.spectrogram_map is not None
     assert [bool(m.any()) for m in first.spectrogram_map] == [True, False] * 3
-
-
-# --- training ------------------------------------------------------------------------------------------
 
 
 def test_mixup_mixes_inputs_and_labels_of_each_modality_alike() -> None:
@@ -244,9 +231,6 @@ def test_the_papers_schedule() -> None:
     assert schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match=r"warmup_steps in 0..total_steps, got 5, 9"):
         WarmupCosine(optimizer, 5, 9)
-
-
-# --- settings and data ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -328,20 +312,11 @@ def test_a_vit_starts_a_fresh_training_and_no_other(tmp_path: Path) -> None:
         assert same is expected
 
 
-# --- runs ----------------------------------------------------------------------------------------------
-
 FLAGS = [
     "--config=mbt_tones_sum",
-    "--data.init_args.batch_size=16",
-    "--data.init_args.pairs=160",
-    "--data.init_args.test_pairs=20",
-    "--model.init_args.mixup_alpha=0.3",
-    "--model.init_args.stochastic_depth=0.3",
-    "--model.init_args.modality_dropout=0.2",
-    "--trainer.accelerator=cpu",
-    "--trainer.val_check_interval=5",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.log_every_n_steps=2",
+    *of_data(batch_size=16, pairs=160, test_pairs=20),
+    *of_model(mixup_alpha=0.3, stochastic_depth=0.3, modality_dropout=0.2),
+    *of_trainer(accelerator="cpu", val_check_interval=5, enable_progress_bar=False, log_every_n_steps=2),
 ]
 
 
@@ -379,18 +354,10 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_fit_test_and_predict_leave_what_a_person_looks_at(tmp_path: Path) -> None:
-    root = [
-        "--trainer.accelerator=cpu",
-        f"--trainer.default_root_dir={tmp_path}",
-        "--trainer.enable_progress_bar=false",
-    ]
+    root = of_trainer(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
     folder = fit(tmp_path, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
     checkpoint = next(folder.rglob("step=*.ckpt"))
-    few = [
-        "--data.init_args.pairs=64",
-        "--data.init_args.test_pairs=12",
-        "--data.init_args.eval_batch_size=10",
-    ]
+    few = of_data(pairs=64, test_pairs=12, eval_batch_size=10)
     assert cli.main(["test", "--config", "mbt_tones_sum", *root, *few, f"--ckpt_path={checkpoint}"]) == 0
     import json
 
@@ -400,7 +367,6 @@ def test_fit_test_and_predict_leave_what_a_person_looks_at(tmp_path: Path) -> No
     assert cli.main(["predict", "--config", "mbt_tones_sum", *root, *few, f"--ckpt_path={checkpoint}"]) == 0
     found = next(tmp_path.rglob("scores.csv"))
     rows = found.read_text().splitlines()
-    assert rows[0] == "name,split,label,prediction,score,0,1,2"
-    assert len(rows) == 13
+    assert (rows[0], len(rows)) == ("name,split,label,prediction,score,0,1,2", 13)
     assert rows[1].startswith('"0: written ')
     assert sorted(p.name for p in found.parent.glob("*.png")) == ["attention.png", "attention_1.png"]

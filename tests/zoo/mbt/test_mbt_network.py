@@ -57,14 +57,10 @@ def test_parameter_counts_are_the_official_ones(changes: dict[str, Any], count: 
         assert sum(p.numel() for p in build(**changes).parameters()) == count
 
 
-@pytest.mark.parametrize(
-    ("fusion", "by_layer"),
-    [
-        ("bottleneck", {0: 218.0, 12: 216.8}),
-        ("cross_attention", {8: 233.8}),
-        ("shared_self_attention", {8: 224.6}),
-    ],
-)
+@pytest.mark.parametrize(("fusion", "by_layer"), [
+    ("bottleneck", {0: 218.0, 12: 216.8}), ("cross_attention", {8: 233.8}),
+    ("shared_self_attention", {8: 224.6}),
+])  # fmt: skip
 def test_measured_cost_follows_the_table(fusion: str, by_layer: dict[int, float]) -> None:
     for layer, expected in by_layer.items():
         extra = fusion == "bottleneck"
@@ -265,8 +261,7 @@ def test_stochastic_depth_does_not_rescale_and_grows_with_the_layer() -> None:
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
     plain, timm = StochasticDepth(0.5).train(), StochasticDepth(0.5, rescale=True).train()
     ones = torch.ones(4000, 1, 1)
-    assert set(plain(ones).unique().tolist()) == {0.0, 1.0}
-    assert set(timm(ones).unique().tolist()) == {0.0, 2.0}
+    assert (set(plain(ones).unique().tolist()), set(timm(ones).unique().tolist())) == ({0.0, 1.0}, {0.0, 2.0})
     assert float(plain(ones).mean()) == pytest.approx(0.5, abs=0.03)
     assert torch.equal(plain.eval()(ones), ones)
 
@@ -282,8 +277,7 @@ def test_attention_and_mlp_branch_drop_apart() -> None:
 
 def test_gap_has_no_cls_tokens_and_one_logit_vector() -> None:
     made = network(classifier="gap")
-    assert made.positions["rgb"].shape[1] == 8
-    assert len(made.cls) == 0
+    assert (made.positions["rgb"].shape[1], len(made.cls)) == (8, 0)
     with torch.no_grad():
         logits = made(**clips())
         streams = made.encode(made.embed(**clips()))
@@ -318,8 +312,7 @@ def test_initialisation_has_the_official_spreads() -> None:
 def test_rollout_is_a_share_of_attention(fusion: str) -> None:
     made = network(fusion=fusion)
     maps = attention_rollout(made, clips())
-    assert maps["rgb"].shape == (2, 2, 2, 2)
-    assert maps["spectrogram"].shape == (2, 3, 2)
+    assert (maps["rgb"].shape, maps["spectrogram"].shape) == ((2, 2, 2, 2), (2, 3, 2))
     total = sum(m.flatten(1).sum(dim=1) for m in maps.values())
     assert float(total.max()) <= 1 + 1e-6  # the rest lies on CLS and bottleneck
     assert min(float(m.min()) for m in maps.values()) > 0
@@ -368,8 +361,7 @@ def test_impossible_sizes_are_refused(changes: dict[str, Any], text: str) -> Non
 def test_any_whole_number_of_seconds_makes_a_grid(seconds: int, times: int) -> None:
     with torch.device("meta"):
         made = build(spectrogram_frames=100 * seconds, modalities=["spectrogram"], depth=1)
-    assert made.grids["spectrogram"] == (times, 8)
-    assert made.positions["spectrogram"].shape[1] == 1 + times * 8
+    assert (made.grids["spectrogram"], made.positions["spectrogram"].shape[1]) == ((times, 8), 1 + times * 8)
 
 
 def test_frames_beyond_the_last_whole_patch_are_not_seen() -> None:

@@ -51,8 +51,7 @@ def test_recipe_is_the_papers(name: str, tmp_path: Path) -> None:
     function = (h["activation"], h["layer_norm_eps"], h["official_cls"], h["pretrained_bottleneck"])
     assert function == (("gelu_tanh", 1e-6, True, "positions") if official else (None, None, False, "normal"))
     masks = data.augmentation
-    assert masks.time_masks * masks.time_width == 192
-    assert masks.frequency_masks * masks.frequency_width == 48
+    assert (masks.time_masks * masks.time_width, masks.frequency_masks * masks.frequency_width) == (192, 48)
     if task == "multi_label" and name.endswith("mini"):
         assert (steps, warmup) == (50 * (20_361 // 64), round(2.5 * (20_361 // 64)))
 

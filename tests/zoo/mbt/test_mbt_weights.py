@@ -158,27 +158,17 @@ def test_a_converted_checkpoint_computes_what_the_official_model_does(
     assert "5 classes, 5 bottleneck tokens" in lines[0]
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"shared": True}, {"share_encoder": True, "fusion": "bottleneck", "extra_bottleneck": True}),
-        ({"gap": True}, {"classifier": "gap", "num_bottlenecks": 4, "extra_bottleneck": False}),
-        ({"bottleneck": False}, {"classifier": "token", "fusion": "cross_attention"}),
-        ({"gap": True, "bottleneck": False}, {"classifier": "gap", "fusion": "cross_attention"}),
-        (
-            {},
-            {
-                "modalities": ["rgb", "spectrogram"],
-                "frames": 4,
-                "spectrogram_frames": 96,
-                "num_bottlenecks": 4,
-            },
-        ),
-        ({"tubelet": True}, {"frames": 4, "patch_mode": "tubelet", "tubelet_frames": 2}),
-        ({"streams": ("_spectrogram",)}, {"modalities": ["spectrogram"], "heads": 3}),
-        ({"streams": ("",)}, {"modalities": ["rgb"], "depth": 2}),
-    ],
-)
+@pytest.mark.parametrize(("options", "expected"), [
+    ({"shared": True}, {"share_encoder": True, "fusion": "bottleneck", "extra_bottleneck": True}),
+    ({"gap": True}, {"classifier": "gap", "num_bottlenecks": 4, "extra_bottleneck": False}),
+    ({"bottleneck": False}, {"classifier": "token", "fusion": "cross_attention"}),
+    ({"gap": True, "bottleneck": False}, {"classifier": "gap", "fusion": "cross_attention"}),
+    ({},
+     {"modalities": ["rgb", "spectrogram"], "frames": 4, "spectrogram_frames": 96, "num_bottlenecks": 4}),
+    ({"tubelet": True}, {"frames": 4, "patch_mode": "tubelet", "tubelet_frames": 2}),
+    ({"streams": ("_spectrogram",)}, {"modalities": ["spectrogram"], "heads": 3}),
+    ({"streams": ("",)}, {"modalities": ["rgb"], "depth": 2}),
+])  # fmt: skip
 def test_sizes_are_told_by_the_file_and_the_way_back_is_the_same(
     options: dict[str, Any], expected: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -255,9 +245,6 @@ def test_msgpack_without_flax_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").write_bytes(b"\x81")
     with pytest.raises(ValueError, match=r"pip install flax|no readable msgpack"):
         read(tmp_path / "checkpoint", {})
-
-
-# --- ViT -----------------------------------------------------------------------------------------------
 
 
 def hf_vit(folder: Path, **changes: Any) -> Any:

@@ -161,8 +161,7 @@ def test_a_reference_without_statistics_gives_those_of_its_images(
 
 def test_a_set_has_no_distance_to_itself(files: dict[str, Path], tmp_path: Path) -> None:
     found = evaluate(tmp_path, files["samples"], files["samples"])
-    assert found["test/fid"] == pytest.approx(0, abs=1e-9)
-    assert found["test/sfid"] == pytest.approx(0, abs=1e-9)
+    assert (found["test/fid"], found["test/sfid"]) == (pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
     assert found["test/precision"] == found["test/recall"] == 1
 
 
@@ -184,9 +183,6 @@ def test_two_processes_give_the_numbers_of_one_to_the_bit(files: dict[str, Path]
     root = tmp_path / "two"
     two = two_processes(root, *flags(root, files["samples"], files["reference"], none, part))
     assert two == one
-
-
-# --- images -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -254,9 +250,6 @@ def test_images_are_read_as_they_are(tmp_path: Path) -> None:
     assert whole.dtype == torch.uint8
     assert (whole.permute(0, 2, 3, 1).numpy() == values).all()
     assert torch.cat([b["index"] for b in batches]).tolist() == list(range(10))
-
-
-# --- bad files ----------------------------------------------------------------------------------------------
 
 
 def bad_files(kind: str, folder: Path, files: dict[str, Path]) -> tuple[Path, Path, str]:

@@ -84,16 +84,10 @@ def reference(pairs: list[Pair]) -> dict[str, Any]:
                 metric.step(prediction, mask)
     fm, em = f.get_results(), e.get_results()["em"]
     return {
-        "mae": mae.get_results()["mae"],
-        "s": s.get_results()["sm"],
-        "weighted_f": wf.get_results()["wfm"],
-        "f": fm["fm"]["curve"][::-1],
-        "adaptive_f": fm["fm"]["adp"],
-        "precision": fm["pr"]["p"][::-1],
-        "recall": fm["pr"]["r"][::-1],
-        "e": em["curve"][::-1],
-        "adaptive_e": em["adp"],
-    }
+        "mae": mae.get_results()["mae"], "s": s.get_results()["sm"], "weighted_f": wf.get_results()["wfm"],
+        "f": fm["fm"]["curve"][::-1], "adaptive_f": fm["fm"]["adp"], "precision": fm["pr"]["p"][::-1],
+        "recall": fm["pr"]["r"][::-1], "e": em["curve"][::-1], "adaptive_e": em["adp"],
+    }  # fmt: skip
 
 
 def ours(pairs: list[Pair]) -> dict[str, Tensor]:

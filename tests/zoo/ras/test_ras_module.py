@@ -35,9 +35,6 @@ def step(module: zoo.RAS, batch: dict[str, Any]) -> torch.Tensor:
         return module.training_step(batch, 0)
 
 
-# --- recipes --------------------------------------------------------------------------------------------
-
-
 def test_caffes_groups_double_biases_and_slow_the_last_global_layer() -> None:
     module = zoo.RAS(variant="tiny", groups="caffe")
     optimizer = module.configure_optimizers()
@@ -78,8 +75,7 @@ def test_the_triangular_rate_is_the_ports() -> None:
 def test_losses_are_the_variants_own() -> None:
     with torch.device("meta"):
         assert zoo.RAS("vgg16").loss == zoo.RAS("tiny").loss == "bce"
-        assert zoo.RAS("resnet50_v1").loss == "bce_iou"
-        assert zoo.RAS("resnet50_v1").groups == "plain"
+        assert (zoo.RAS("resnet50_v1").loss, zoo.RAS("resnet50_v1").groups) == ("bce_iou", "plain")
         assert zoo.RAS("resnet50_v1", loss="bce").loss == "bce"
 
 
@@ -116,8 +112,7 @@ def test_scales_are_drawn_per_step_and_the_same_on_every_rank() -> None:
                 )
                 with mock.patch.multiple(zoo.RAS, trainer=trainer, device=torch.device("cpu"), **logs):
                     module.training_step(batch, 0)
-    assert seen[:12] == seen[12:]
-    assert set(seen) == {32, 64}
+    assert (seen[:12], set(seen)) == (seen[12:], {32, 64})
 
 
 @pytest.mark.parametrize(
@@ -133,9 +128,6 @@ def test_scales_are_drawn_per_step_and_the_same_on_every_rank() -> None:
 def test_impossible_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(**arguments)
-
-
-# --- evaluation and prediction --------------------------------------------------------------------------
 
 
 def test_the_map_is_one_sigmoid_of_the_last_refinement() -> None:
@@ -249,9 +241,6 @@ def test_predict_writes_masks_of_the_pictures_sizes_from_a_folder(tmp_path: Path
     # a damaged picture is one line
     (folder / "0.jpg").write_bytes(b"not a picture")
     assert cli.main(["predict", "--model=zoo.RAS", *flags]) == 1
-
-
-# --- weights --------------------------------------------------------------------------------------------
 
 
 def official_vgg(path: Path) -> dict[str, torch.Tensor]:
@@ -428,20 +417,14 @@ def test_the_layers_of_the_caffemodel_are_written_and_read_back_as_the_same_netw
         assert torch.equal(again(image), module(image))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"variant": "tiny", "pool": "caffe"}, "no tiny: write it with --to zoo"),
-        (
-            {"variant": "vgg16"},
-            "have pool torch in the place of caffe, pixels imagenet in the place of caffe",
-        ),
-        ({"variant": "vgg16", "pool": "caffe", "pixels": "imagenet"}, "have pixels imagenet in the place of"),
-        ({"variant": "vgg16", "pool": "caffe", "refinement": False}, "have refinement False in the place of"),
-        ({"variant": "resnet50_v1", "pixels": "port"}, "have pixels port in the place of imagenet"),
-        ({"variant": "resnet50_v2", "attention": "none"}, "have attention none in the place of reverse"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"variant": "tiny", "pool": "caffe"}, "no tiny: write it with --to zoo"),
+    ({"variant": "vgg16"}, "have pool torch in the place of caffe, pixels imagenet in the place of caffe"),
+    ({"variant": "vgg16", "pool": "caffe", "pixels": "imagenet"}, "have pixels imagenet in the place of"),
+    ({"variant": "vgg16", "pool": "caffe", "refinement": False}, "have refinement False in the place of"),
+    ({"variant": "resnet50_v1", "pixels": "port"}, "have pixels port in the place of imagenet"),
+    ({"variant": "resnet50_v2", "attention": "none"}, "have attention none in the place of reverse"),
+])  # fmt: skip
 def test_weights_that_an_official_file_cannot_tell_of_are_not_written(
     settings: dict[str, Any], message: str, tmp_path: Path
 ) -> None:

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.ras.attention import (
-    ReverseAttention,
-    attention_weight,
-    bilinear_profile,
-    crop_offset,
-    deconvolve_to,
-)
+from zoo.ras.attention import ReverseAttention, attention_weight, bilinear_profile, crop_offset, deconvolve_to
 from zoo.ras.losses import cross_entropy, intersection_over_union, side_losses
 from zoo.ras.network import VARIANTS, RASNetwork, build
 
@@ -42,15 +36,11 @@ def zero_residuals(network: RASNetwork) -> None:
         nn.init.zeros_(network.stage(side).last.bias)  # type: ignore[arg-type]
 
 
-# --- the unit -------------------------------------------------------------------------------------------
-
-
 def test_found_regions_vanish_missed_ones_pass_and_undecided_ones_are_halved() -> None:
     u = torch.tensor([20.0, -20.0, 0.0]).view(1, 1, 1, 3)
     a = attention_weight(u).flatten()
     assert a[0] < 3e-9
-    assert a[1] == pytest.approx(1, abs=1e-8)
-    assert a[2] == 0.5
+    assert (a[1], a[2]) == (pytest.approx(1, abs=1e-8), 0.5)
     assert torch.allclose(attention_weight(u), 1 - u.sigmoid(), atol=1e-7)
     assert torch.equal(attention_weight(u, "forward"), u.sigmoid())
     assert torch.equal(attention_weight(u, "none"), torch.ones_like(u))  # not one half
@@ -97,9 +87,6 @@ def test_the_gradient_reaches_the_coarse_map_by_both_ways() -> None:
 def test_an_unknown_order_is_refused() -> None:
     with pytest.raises(ValueError, match="order is before or after"):
         ReverseAttention(3, order="middle")  # type: ignore[arg-type]
-
-
-# --- sizes ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,9 +167,6 @@ def test_multi_scale_context_keeps_the_size_and_dilates_as_the_ports() -> None:
     assert context(torch.randn(1, 2048, 5, 4)).shape == (1, 1, 5, 4)
 
 
-# --- Caffe's up-sampling --------------------------------------------------------------------------------
-
-
 def test_crop_offsets_follow_from_the_pools() -> None:
     """The two of 1.5 are rounded away from zero."""
     assert {key: crop_offset(*key) for key in OFFSETS} == OFFSETS
@@ -210,9 +194,6 @@ def test_a_pool_with_padding_shifts_the_grid_which_the_offset_undoes() -> None:
     # pools 4 and 5 are centred on every second input, pools 1-3 on 3.5 of 8: 3.5 + 32
     assert abs(y - 35.5) <= 0.5
     assert abs(x - 35.5) <= 0.5
-
-
-# --- traps ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("pool", "variant"), [("torch", "tiny"), ("caffe", "tiny")])
@@ -265,8 +246,7 @@ def test_the_ports_interpolate_with_aligned_corners() -> None:
 def test_without_refinement_there_is_the_global_map_alone() -> None:
     network = tiny(refinement=False)
     image = torch.rand(1, 3, 64, 96)
-    assert list(network.refine(image).logits) == [6]
-    assert network(image, all_sides=True).shape == (1, 1, 64, 96)
+    assert (list(network.refine(image).logits), network(image, all_sides=True).shape) == ([6], (1, 1, 64, 96))
     assert not any(n.startswith("dsn1") for n in network.state_dict())
 
 
@@ -313,9 +293,6 @@ def test_unknown_choices_are_refused(variant: str) -> None:
         build("vgg19")  # type: ignore[arg-type]
 
 
-# --- losses ---------------------------------------------------------------------------------------------
-
-
 def zero_last(network: RASNetwork) -> None:
     zero_residuals(network)
     nn.init.zeros_(network.dsn6.conv5.weight)
@@ -327,8 +304,7 @@ def test_the_loss_of_zero_logits_is_six_times_ln_2() -> None:
     zero_last(network)
     mask = (torch.rand(2, 1, *SMALL) > 0.7).float()
     losses = side_losses(network(torch.rand(2, 3, *SMALL), all_sides=True), mask)
-    assert losses.shape == (6,)
-    assert float(losses.sum().detach()) == pytest.approx(4.1589, abs=1e-4)
+    assert (losses.shape, float(losses.sum().detach())) == ((6,), pytest.approx(4.1589, abs=1e-4))
 
 
 def test_half_the_size_quarters_the_sum_and_leaves_the_mean() -> None:
@@ -416,9 +392,6 @@ def test_the_network_with_caffes_pools_is_the_prototxt(size: tuple[int, int]) ->
         found = network(image, all_sides=True)
     assert expected.std(dim=(0, 2, 3)).min() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-# --- the ports ------------------------------------------------------------------------------------------
 
 
 def port(variant: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import build
+from commands import build, of_data, of_trainer
 from fakes.saliency import LAYOUTS, fake_saliency
 from interruption import Killed, run_differences
 from processes import environment, largest_difference
@@ -26,13 +26,8 @@ RECIPES = ("ras_vgg16_msra_b", "ras_vgg16_msra_b_caffe", "ras_resnet50_v1_duts",
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--data.init_args.num_workers=0")
 COMPOSITES = (
     "--config=ras_tiny_composites",
-    "--data.init_args.side=48",
-    "--data.init_args.train_items=40",
-    "--data.init_args.val_items=6",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.accelerator=cpu",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.val_check_interval=4",
+    *of_data(side=48, train_items=40, val_items=6),
+    *of_trainer(enable_progress_bar=False, accelerator="cpu", log_every_n_steps=1, val_check_interval=4),
     "--previews.count=0",
 )
 
@@ -63,10 +58,8 @@ def test_recipe_is_the_published_one(name: str, tmp_path: Path) -> None:
             1,
             None,
         )
-        assert dict(schedule["scheduler"].milestones) == {7500: 1}
-        assert schedule["interval"] == "step"
-        assert data.transforms == {"flip": True, "rotate": 0.0, "crop": 0.0}
-        assert built.model.loss == "bce"
+        assert (dict(schedule["scheduler"].milestones), schedule["interval"]) == ({7500: 1}, "step")
+        assert (data.transforms, built.model.loss) == ({"flip": True, "rotate": 0.0, "crop": 0.0}, "bce")
         assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
         names = {id(p): n for n, p in built.model.network.named_parameters()}
         decays = {names[id(p)]: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}

@@ -51,25 +51,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(made: Path, out: Path, *flags: str) -> list[str]:
     """6 shards of two batches of two, the last of one picture."""
     settings = {
-        "data.init_args.root": made / "pictures",
-        "data.init_args.num_classes": CLASSES,
-        "data.init_args.size": SIZE,
-        "data.init_args.num_workers": 0,
-        "data.init_args.predict_batch_size": 2,
-        "data.init_args.shard_size": 4,
-        "model.init_args.vae": made / "vae",
-        "model.init_args.out": out,
-        "trainer.accelerator": "cpu",
-        "trainer.enable_progress_bar": "false",
+        "data.init_args.root": made / "pictures", "data.init_args.num_classes": CLASSES,
+        "data.init_args.size": SIZE, "data.init_args.num_workers": 0, "data.init_args.predict_batch_size": 2,
+        "data.init_args.shard_size": 4, "model.init_args.vae": made / "vae", "model.init_args.out": out,
+        "trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false",
         "trainer.default_root_dir": out.parent / "runs",
-    }
+    }  # fmt: skip
     return [
-        "predict",
-        "--config",
-        "latents_imagenet256",
-        *(f"--{k}={v}" for k, v in settings.items()),
-        *flags,
-    ]
+        "predict", "--config", "latents_imagenet256", *(f"--{k}={v}" for k, v in settings.items()), *flags,
+    ]  # fmt: skip
 
 
 def extract(made: Path, out: Path, *flags: str) -> int:
@@ -79,9 +69,6 @@ def extract(made: Path, out: Path, *flags: str) -> int:
 def assert_same_files(a: Path, b: Path) -> None:
     assert sorted(p.name for p in b.iterdir()) == FILES
     assert filecmp.cmpfiles(a, b, FILES, shallow=False) == (FILES, [], [])
-
-
-# --- what is stored ------------------------------------------------------------------------------------
 
 
 def test_stored_are_moments_of_the_picture_and_of_its_mirror_image(made: Path) -> None:
@@ -144,9 +131,6 @@ def test_bfloat16_is_close_and_says_so(made: Path, tmp_path: Path) -> None:
 def test_autocast_does_not_reach_the_vae(made: Path, tmp_path: Path) -> None:
     assert extract(made, tmp_path / "x", "--trainer.precision=bf16-mixed") == 0
     assert_same_files(made / "latents", tmp_path / "x")
-
-
-# --- stopped and gone on with --------------------------------------------------------------------------
 
 
 @contextmanager
@@ -292,9 +276,6 @@ def test_two_processes_write_what_one_writes(made: Path, tmp_path: Path, left: i
     assert_same_files(made / "latents", out)
 
 
-# --- refusals ------------------------------------------------------------------------------------------
-
-
 def refused(capsys: pytest.CaptureFixture[str], made: Path, out: Path, *flags: str) -> str:
     capsys.readouterr()
     assert extract(made, out, *flags) == 1
@@ -349,22 +330,16 @@ def _lose_a_weight(folder: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize(
-    ("damage", "text"),
-    [
-        (shutil.rmtree, "no VAE at"),
-        (lambda p: (p / "config.json").unlink(), "cannot load the VAE"),
-        (lambda p: (p / "config.json").write_text("{"), "cannot load the VAE"),
-        (lambda p: (p / "diffusion_pytorch_model.safetensors").unlink(), "cannot load the VAE"),
-        (
-            lambda p: (p / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678"),
-            "cannot load the VAE",
-        ),
-        (_lose_a_weight, "1 weights are missing or do not fit, for example quant_conv.bias"),
-        (lambda p: tiny_vae(p, scaling_factor=0.5), "latent_scale is 0.18215, but the VAE has factor 0.5"),
-        (lambda p: tiny_vae(p, shift_factor=0.1), "and shift 0.1, which is not supported"),
-    ],
-)
+@pytest.mark.parametrize(("damage", "text"), [
+    (shutil.rmtree, "no VAE at"),
+    (lambda p: (p / "config.json").unlink(), "cannot load the VAE"),
+    (lambda p: (p / "config.json").write_text("{"), "cannot load the VAE"),
+    (lambda p: (p / "diffusion_pytorch_model.safetensors").unlink(), "cannot load the VAE"),
+    (lambda p: (p / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678"), "cannot load the VAE"),
+    (_lose_a_weight, "1 weights are missing or do not fit, for example quant_conv.bias"),
+    (lambda p: tiny_vae(p, scaling_factor=0.5), "latent_scale is 0.18215, but the VAE has factor 0.5"),
+    (lambda p: tiny_vae(p, shift_factor=0.1), "and shift 0.1, which is not supported"),
+])  # fmt: skip
 def test_a_vae_that_does_not_fit_is_one_line(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], Any], text: str
 ) -> None:
@@ -442,9 +417,6 @@ def test_a_damaged_shard_says_what_to_do(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "meta.json").exists()
 
 
-# --- the shipped configs -------------------------------------------------------------------------------
-
-
 class Instantiated(Exception):
     """Raised with the objects once the command line has built them."""
 
@@ -477,8 +449,7 @@ def test_shipped_config_is_that_of_dit(
     assert built.model._folder(256) == ImageNetLatents().root
     data = built.datamodule
     assert isinstance(data, ImageFolder)
-    assert (data.size, data.num_classes) == (size, 1000)
-    assert data.root == Path("/big/disk/imagenet/train")
+    assert (data.size, data.num_classes, data.root) == (size, 1000, Path("/big/disk/imagenet/train"))
     text = find_config(name).read_text()
     side = size // 8
     assert round(1_281_167 * 2 * 8 * side * side * 2 / 1e9) == gigabytes

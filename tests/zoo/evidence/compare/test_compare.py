@@ -34,9 +34,6 @@ ROOT = Path(cli.__file__).resolve().parent
 SHIPPED = sorted((config_folder() / "claims").glob("*.yaml"))
 
 
-# --- verdicts
-
-
 def test_claims_true_false_and_undecided_get_their_verdicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,9 +92,6 @@ def test_one_failed_predicate_fails_the_claim(tmp_path: Path) -> None:
     assert "learns higher than frozen by more than 0.2" in table(tmp_path)
 
 
-# --- what it leaves
-
-
 def test_outputs_hold_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "docs" / "claim.json"
     compare(
@@ -131,9 +125,6 @@ def test_plot_shows_every_seed(tmp_path: Path) -> None:
     colours = len({tuple(c) for c in pictures[0].reshape(-1, 3)[::7]})
     assert colours > 30
     assert (pictures[0] != pictures[1]).mean() > 0.01
-
-
-# --- stopped and gone on with
 
 
 def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
@@ -182,8 +173,7 @@ def test_an_arm_of_another_method_leaves_overrides_out(tmp_path: Path) -> None:
     flag = "model.init_args.routing_seed"
     arms = {"learns": {}, "frozen": {"model.init_args.width": 3, "without": [flag, "unknown.flag"]}}
     arms = read_claim(claim_file(tmp_path, overrides={flag: 1}, arms=arms)).arms
-    assert arms["learns"].flags == {flag: 1}
-    assert arms["frozen"].flags == {"model.init_args.width": 3}
+    assert (arms["learns"].flags, arms["frozen"].flags) == ({flag: 1}, {"model.init_args.width": 3})
 
 
 def test_threads_that_the_user_set_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,48 +251,35 @@ def test_killed_comparison_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     assert "Overall: **" in resumed.stdout
 
 
-# --- refusals
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"titel": "x"}, "unknown key 'titel'"),
-        ({"arms": None}, "key 'arms' is missing"),
-        ({"arms": {"learns": {}}}, "names arm 'frozen'"),
-        ({"arms": [1]}, "arms must be a mapping"),
-        ({"arms": {"learns": {}, "frozen": 3}}, "arm 'frozen' must be a mapping"),
-        ({"config": None}, "arm 'learns' has no config"),
-        ({"seeds": [0, 1, 2, 3, 4]}, "5 seeds cannot carry a verdict, at least 6"),
-        (
-            {"seeds": [0, 1], "predicates": [predicate(test="t")]},
-            "2 seeds cannot carry a verdict, at least 3",
-        ),
-        ({"seeds": [0, 0, 1, 2, 3, 4]}, "different integers"),
-        ({"seeds": [True, 2]}, "different integers"),
-        ({"seeds": 6}, "different integers"),
-        ({"predicates": []}, "at least one entry"),
-        ({"predicates": ["x"]}, "predicate x"),
-        ({"predicates": [predicate(effect=1)]}, "unexpected keyword argument 'effect'"),
-        ({"predicates": [predicate(worse="nobody")]}, "names arm 'nobody'; arms are learns, frozen"),
-        ({"predicates": [predicate(worse="learns")]}, "with itself"),
-        ({"predicates": [predicate(direction="up")]}, "direction is lower or higher"),
-        ({"predicates": [predicate(test="u")]}, "test is sign or t"),
-        ({"predicates": [predicate(least_effect=-1)]}, "least_effect must be a number >= 0"),
-        ({"verbs": ["test"]}, "verbs are fit and"),
-        ({"verbs": ["fit", "predict"]}, "verbs are fit and"),
-        ({"budget": ["seconds"]}, "budget names keys"),
-        ({"budget": []}, "it may be empty only where grids choose"),
-        (
-            {"arms": {"learns": {"trainer.max_steps": 9}, "frozen": {}}},
-            "trainer.max_steps differs: learns 9, frozen 5",
-        ),
-        (
-            {"arms": {"learns": {"data.init_args.batch_size": 9}, "frozen": {}}},
-            "data.init_args.batch_size differs",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"titel": "x"}, "unknown key 'titel'"),
+    ({"arms": None}, "key 'arms' is missing"),
+    ({"arms": {"learns": {}}}, "names arm 'frozen'"),
+    ({"arms": [1]}, "arms must be a mapping"),
+    ({"arms": {"learns": {}, "frozen": 3}}, "arm 'frozen' must be a mapping"),
+    ({"config": None}, "arm 'learns' has no config"),
+    ({"seeds": [0, 1, 2, 3, 4]}, "5 seeds cannot carry a verdict, at least 6"),
+    ({"seeds": [0, 1], "predicates": [predicate(test="t")]}, "2 seeds cannot carry a verdict, at least 3"),
+    ({"seeds": [0, 0, 1, 2, 3, 4]}, "different integers"),
+    ({"seeds": [True, 2]}, "different integers"),
+    ({"seeds": 6}, "different integers"),
+    ({"predicates": []}, "at least one entry"),
+    ({"predicates": ["x"]}, "predicate x"),
+    ({"predicates": [predicate(effect=1)]}, "unexpected keyword argument 'effect'"),
+    ({"predicates": [predicate(worse="nobody")]}, "names arm 'nobody'; arms are learns, frozen"),
+    ({"predicates": [predicate(worse="learns")]}, "with itself"),
+    ({"predicates": [predicate(direction="up")]}, "direction is lower or higher"),
+    ({"predicates": [predicate(test="u")]}, "test is sign or t"),
+    ({"predicates": [predicate(least_effect=-1)]}, "least_effect must be a number >= 0"),
+    ({"verbs": ["test"]}, "verbs are fit and"),
+    ({"verbs": ["fit", "predict"]}, "verbs are fit and"),
+    ({"budget": ["seconds"]}, "budget names keys"),
+    ({"budget": []}, "it may be empty only where grids choose"),
+    ({"arms": {"learns": {"trainer.max_steps": 9}, "frozen": {}}},
+     "trainer.max_steps differs: learns 9, frozen 5"),
+    ({"arms": {"learns": {"data.init_args.batch_size": 9}, "frozen": {}}},
+     "data.init_args.batch_size differs"),
+])  # fmt: skip
 def test_a_claim_that_cannot_be_judged_is_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
@@ -411,9 +388,6 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
-
-
-# --- the shipped claims
 
 
 def kinds_of_arms() -> dict[Path, list[Arm]]:

@@ -93,8 +93,7 @@ def test_overrides_are_of_the_runs_that_choose_alone(tmp_path: Path) -> None:
 
     selection = {"by": BY, "per": "seed", "overrides": {"data.init_args.holdout": "{seed}"}}
     compare(grid_claim(tmp_path, selection=selection), tmp_path, say=silent, launch=FakeRuns(value))
-    assert len(seen) == 4 * 6 + 6 + 6
-    assert {h for w, h in seen[:24]} == {str(s) for s in SEEDS}
+    assert (len(seen), {h for w, h in seen[:24]}) == (4 * 6 + 6 + 6, {str(s) for s in SEEDS})
     assert {h for w, h in seen[24:]} == {None}
 
 
@@ -134,32 +133,25 @@ def test_a_quick_look_tries_few_settings(tmp_path: Path) -> None:
     assert runs.calls == 2 * 2 + 2
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"selection": None}, "an arm has a grid; a section `selection` must say how it chooses"),
-        ({"arms": {"learns": {}, "frozen": {}}}, "selection without an arm that has a grid"),
-        ({"selection": {"by": []}}, "`by` needs at least one criterion"),
-        ({"selection": {"by": BY, "per": "fold"}}, "`per` is seed or claim"),
-        ({"selection": {"by": BY, "grid": 1}}, "is a mapping with a list `by`"),
-        ({"selection": {"by": [{"metric": "val/x"}]}}, "missing 1 required positional argument: 'direction'"),
-        ({"selection": {"by": [{"metric": "val/x", "direction": "up"}]}}, "direction of val/x"),
-        (
-            {"selection": {"by": [{"metric": "test/f1", "direction": "higher"}]}},
-            "the test data judge, they must not choose",
-        ),
-        ({"selection": {"by": BY, "seeds": [1]}}, "each seed of the claim chooses for itself"),
-        ({"selection": {"by": BY, "verbs": ["fit", "test"]}}, "verbs are"),
-        ({"arms": {"learns": {"grid": {"x": []}}, "frozen": {}}}, "grid must be a mapping of flags to lists"),
-        ({"arms": {"learns": {"grid": {"x": 3}}, "frozen": {}}}, "grid must be a mapping of flags to lists"),
-        (
-            {"arms": {"learns": {"grid": {"x": [1]}, "x": 2}, "frozen": {}}},
-            "gives x both as a flag and in its grid",
-        ),
-        ({"repeats": 0}, "repeats must be an integer >= 1"),
-        ({"repeats": "3"}, "repeats must be an integer >= 1"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"selection": None}, "an arm has a grid; a section `selection` must say how it chooses"),
+    ({"arms": {"learns": {}, "frozen": {}}}, "selection without an arm that has a grid"),
+    ({"selection": {"by": []}}, "`by` needs at least one criterion"),
+    ({"selection": {"by": BY, "per": "fold"}}, "`per` is seed or claim"),
+    ({"selection": {"by": BY, "grid": 1}}, "is a mapping with a list `by`"),
+    ({"selection": {"by": [{"metric": "val/x"}]}}, "missing 1 required positional argument: 'direction'"),
+    ({"selection": {"by": [{"metric": "val/x", "direction": "up"}]}}, "direction of val/x"),
+    ({"selection": {"by": [{"metric": "test/f1", "direction": "higher"}]}},
+     "the test data judge, they must not choose"),
+    ({"selection": {"by": BY, "seeds": [1]}}, "each seed of the claim chooses for itself"),
+    ({"selection": {"by": BY, "verbs": ["fit", "test"]}}, "verbs are"),
+    ({"arms": {"learns": {"grid": {"x": []}}, "frozen": {}}}, "grid must be a mapping of flags to lists"),
+    ({"arms": {"learns": {"grid": {"x": 3}}, "frozen": {}}}, "grid must be a mapping of flags to lists"),
+    ({"arms": {"learns": {"grid": {"x": [1]}, "x": 2}, "frozen": {}}},
+     "gives x both as a flag and in its grid"),
+    ({"repeats": 0}, "repeats must be an integer >= 1"),
+    ({"repeats": "3"}, "repeats must be an integer >= 1"),
+])  # fmt: skip
 def test_what_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"claim\.yaml") as error:
         read_claim(grid_claim(tmp_path, **change))
@@ -191,8 +183,7 @@ def test_known_runs_are_not_made_again_and_new_seeds_are(tmp_path: Path) -> None
     compare(path, tmp_path / "here", say=silent, launch=runs, runs_file=file)
     first, before = (tmp_path / "here" / "claim" / "table.md").read_text(), runs.calls
     compare(path, tmp_path / "there", say=silent, launch=runs, runs_file=file)
-    assert (tmp_path / "there" / "claim" / "table.md").read_text() == first
-    assert (before, runs.calls) == (24, 24)
+    assert ((tmp_path / "there" / "claim" / "table.md").read_text(), before, runs.calls) == (first, 24, 24)
     compare(
         claim_file(tmp_path, verbs=["fit", "test"], seeds=[*SEEDS, 6]),
         tmp_path / "there",

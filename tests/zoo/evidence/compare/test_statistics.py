@@ -7,21 +7,14 @@ import math
 import pytest
 from scipy import stats
 
-from zoo.evidence.compare.statistics import (
-    judge,
-    least_seeds,
-    overall,
-    paired_difference,
-    sign_test,
-)
+from zoo.evidence.compare.statistics import judge, least_seeds, overall, paired_difference, sign_test
 
 
 def test_interval_of_a_known_sample() -> None:
     d = paired_difference([1.0, 2.0, 3.0])
     assert (d.n, d.mean, d.sd) == (3, 2.0, 1.0)
     half = 4.302652729749462 / math.sqrt(3)  # t quantile .975 at 2 degrees of freedom
-    assert d.low == pytest.approx(2 - half, rel=1e-11)
-    assert d.high == pytest.approx(2 + half, rel=1e-11)
+    assert (d.low, d.high) == (pytest.approx(2 - half, rel=1e-11), pytest.approx(2 + half, rel=1e-11))
 
 
 def test_interval_equals_scipys() -> None:
@@ -48,8 +41,7 @@ def test_ties_count_for_neither_side() -> None:
 
 
 def test_six_seeds_are_the_fewest_of_a_sign_test() -> None:
-    assert least_seeds(0.05) == 6
-    assert least_seeds(0.01) == 8
+    assert (least_seeds(0.05), least_seeds(0.01)) == (6, 8)
 
 
 def test_one_pair_has_no_interval() -> None:

@@ -26,9 +26,6 @@ def parameter(tmp_path: Path, method: str = "random", **entry: Any) -> Parameter
     return read_sweep(sweep_file(tmp_path, method=method, parameters={"x": entry})).parameters[0]
 
 
-# --- distributions
-
-
 @pytest.mark.parametrize(
     ("entry", "distribution"),
     [
@@ -46,24 +43,19 @@ def test_distribution_is_inferred_as_wandb_does(
     assert parameter(tmp_path, **entry).distribution == distribution
 
 
-@pytest.mark.parametrize(
-    ("entry", "draws"),
-    [
-        ({"min": 0.1, "max": 0.5}, {0.1: 0.1, 0.3: 0.3}),
-        ({"min": 2, "max": 9}, {2: 2, 9: 9}),
-        ({"distribution": "q_uniform", "min": 0, "max": 64, "q": 8}, {3.9: 0, 4.1: 8, 12.0: 16, 61: 64}),
-        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0.25}, {0.3: 0.25, 0.9: 1.0}),
-        ({"distribution": "q_uniform", "min": 0.0, "max": 9.0}, {3.4: 3.0, 3.6: 4.0}),
-        ({"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}, {1e-3: 1e-3}),
-        ({"distribution": "q_log_uniform_values", "min": 1, "max": 256, "q": 16}, {7.0: 0, 33.0: 32}),
-        ({"values": ["a", [1, 2], True]}, {'"a"': "a", "[1, 2]": [1, 2], "true": True}),
-        (
-            {"values": ["a", "b", "c"], "probabilities": [0.5, 0.0, 0.5]},
-            {0.0: "a", 0.49: "a", 0.5: "c", 1.0: "c"},
-        ),
-        ({"value": [16, 32]}, {None: [16, 32]}),
-    ],
-)
+@pytest.mark.parametrize(("entry", "draws"), [
+    ({"min": 0.1, "max": 0.5}, {0.1: 0.1, 0.3: 0.3}),
+    ({"min": 2, "max": 9}, {2: 2, 9: 9}),
+    ({"distribution": "q_uniform", "min": 0, "max": 64, "q": 8}, {3.9: 0, 4.1: 8, 12.0: 16, 61: 64}),
+    ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0.25}, {0.3: 0.25, 0.9: 1.0}),
+    ({"distribution": "q_uniform", "min": 0.0, "max": 9.0}, {3.4: 3.0, 3.6: 4.0}),
+    ({"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}, {1e-3: 1e-3}),
+    ({"distribution": "q_log_uniform_values", "min": 1, "max": 256, "q": 16}, {7.0: 0, 33.0: 32}),
+    ({"values": ["a", [1, 2], True]}, {'"a"': "a", "[1, 2]": [1, 2], "true": True}),
+    ({"values": ["a", "b", "c"], "probabilities": [0.5, 0.0, 0.5]},
+     {0.0: "a", 0.49: "a", 0.5: "c", 1.0: "c"}),
+    ({"value": [16, 32]}, {None: [16, 32]}),
+])  # fmt: skip
 def test_draws_become_values(tmp_path: Path, entry: dict[str, Any], draws: dict[Any, Any]) -> None:
     p = parameter(tmp_path, **entry)
     for drawn, value in draws.items():
@@ -104,62 +96,37 @@ def test_grid_has_every_point_once_in_wandbs_order(tmp_path: Path) -> None:
     ]
 
 
-# --- refusals
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"method": "genetic"}, "method is grid, random, bayes, got 'genetic'"),
-        ({"method": "bayes", "metric": None}, "metric is missing"),
-        ({"metric": {"name": "v", "goal": "down"}}, "goal of metric is minimize or maximize, got 'down'"),
-        ({"metric": {"nmae": "v"}}, "metric is missing"),
-        ({"metric": {"name": "v", "gaol": "minimize"}}, "unknown key 'gaol' in metric"),
-        ({"paramters": {}}, "unknown key 'paramters'; did you mean parameters?"),
-        ({"scheduler": {"engine": "ax"}}, "scheduler belongs to W&B's own search"),
-        ({"parameters": {}}, "parameters must be a mapping with at least one entry"),
-        ({"parameters": {"x": 3}}, "parameter x must be a mapping, for example {value: 3}"),
-        ({"parameters": {"x": {"mean": 3}}}, "parameter x needs value, values, or min and max; got mean"),
-        ({"parameters": {"x": {"value": 1, "q": 2}}}, "unknown key 'q'; constant takes value"),
-        ({"parameters": {"x": {"values": []}}}, "values must be a list with at least one entry"),
-        ({"parameters": {"x": {"values": [None]}}}, "the value null would reach the run as the word None"),
-        ({"parameters": {"x": {"values": ["1e-4"]}}}, "YAML reads 1e-4 as text; write 0.0001"),
-        (
-            {"parameters": {"x": {"min": "1e-5", "max": 1.0}}},
-            "x: min: YAML reads 1e-5 as text; write 1.0e-05",
-        ),
-        ({"parameters": {"x": {"min": 1, "max": 2.0}}}, "min 1 and max 2.0 are ambiguous"),
-        ({"parameters": {"x": {"min": 2, "max": 2}}}, "min 2 is not less than max 2"),
-        ({"parameters": {"x": {"min": 0.0, "max": 1.0}}}, "a grid takes value, values, int_uniform or q_"),
-        (
-            {"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}},
-            "min of log_uniform_values must be above 0",
-        ),
-        (
-            {"parameters": {"x": {"distribution": "log_uniform", "min": -3, "max": 1}}},
-            "use log_uniform_values",
-        ),
-        (
-            {"parameters": {"x": {"distribution": "beta"}}},
-            "'beta' is not run here, only constant, categorical",
-        ),
-        (
-            {"parameters": {"x": {"values": [1, 2], "probabilities": [0.5, 0.6]}}},
-            "probabilities must be >= 0 and sum to 1",
-        ),
-        ({"run_cap": 0}, "run_cap must be an integer above 0"),
-        ({"command": ["zoo", "fit", "--config", "digit_classifier_digits"]}, "command does not use ${args}"),
-        ({"command": ["python", "train.py", "${args}"]}, "command must run `zoo fit`"),
-        (
-            {"command": [*COMMAND, "${args_json_file}"]},
-            "command has ${args_json_file}; run locally are ${env}",
-        ),
-        (
-            {"command": ["zoo", "fit", "--config", "digit_clasifier_digits", "${args}"]},
-            "did you mean digit_cl",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"method": "genetic"}, "method is grid, random, bayes, got 'genetic'"),
+    ({"method": "bayes", "metric": None}, "metric is missing"),
+    ({"metric": {"name": "v", "goal": "down"}}, "goal of metric is minimize or maximize, got 'down'"),
+    ({"metric": {"nmae": "v"}}, "metric is missing"),
+    ({"metric": {"name": "v", "gaol": "minimize"}}, "unknown key 'gaol' in metric"),
+    ({"paramters": {}}, "unknown key 'paramters'; did you mean parameters?"),
+    ({"scheduler": {"engine": "ax"}}, "scheduler belongs to W&B's own search"),
+    ({"parameters": {}}, "parameters must be a mapping with at least one entry"),
+    ({"parameters": {"x": 3}}, "parameter x must be a mapping, for example {value: 3}"),
+    ({"parameters": {"x": {"mean": 3}}}, "parameter x needs value, values, or min and max; got mean"),
+    ({"parameters": {"x": {"value": 1, "q": 2}}}, "unknown key 'q'; constant takes value"),
+    ({"parameters": {"x": {"values": []}}}, "values must be a list with at least one entry"),
+    ({"parameters": {"x": {"values": [None]}}}, "the value null would reach the run as the word None"),
+    ({"parameters": {"x": {"values": ["1e-4"]}}}, "YAML reads 1e-4 as text; write 0.0001"),
+    ({"parameters": {"x": {"min": "1e-5", "max": 1.0}}}, "x: min: YAML reads 1e-5 as text; write 1.0e-05"),
+    ({"parameters": {"x": {"min": 1, "max": 2.0}}}, "min 1 and max 2.0 are ambiguous"),
+    ({"parameters": {"x": {"min": 2, "max": 2}}}, "min 2 is not less than max 2"),
+    ({"parameters": {"x": {"min": 0.0, "max": 1.0}}}, "a grid takes value, values, int_uniform or q_"),
+    ({"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}},
+     "min of log_uniform_values must be above 0"),
+    ({"parameters": {"x": {"distribution": "log_uniform", "min": -3, "max": 1}}}, "use log_uniform_values"),
+    ({"parameters": {"x": {"distribution": "beta"}}}, "'beta' is not run here, only constant, categorical"),
+    ({"parameters": {"x": {"values": [1, 2], "probabilities": [0.5, 0.6]}}},
+     "probabilities must be >= 0 and sum to 1"),
+    ({"run_cap": 0}, "run_cap must be an integer above 0"),
+    ({"command": ["zoo", "fit", "--config", "digit_classifier_digits"]}, "command does not use ${args}"),
+    ({"command": ["python", "train.py", "${args}"]}, "command must run `zoo fit`"),
+    ({"command": [*COMMAND, "${args_json_file}"]}, "command has ${args_json_file}; run locally are ${env}"),
+    ({"command": ["zoo", "fit", "--config", "digit_clasifier_digits", "${args}"]}, "did you mean digit_cl"),
+])  # fmt: skip
 def test_refusals_are_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:
         read_sweep(sweep_file(tmp_path, **changes))
@@ -180,9 +147,6 @@ def test_a_search_without_end_needs_a_count(tmp_path: Path) -> None:
     assert (grid.trials(None), grid.trials(4), grid.trials(99)) == (6, 4, 6)
 
 
-# --- the same command line as with W&B
-
-
 def agents_words(sweep: Sweep, values: dict[str, Any]) -> list[str]:
     """What the agent of the installed wandb starts; the server sends it ``flags``."""
     from wandb import wandb_agent
@@ -199,22 +163,12 @@ def agents_words(sweep: Sweep, values: dict[str, Any]) -> list[str]:
     return list(process.call_args.kwargs["command"])
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        COMMAND,
-        [*COMMAND[:-1], "--config", "trainer/wandb", "${args_no_equals}", "--seed_everything=${envvar:SEED}"],
-        [
-            "${env}",
-            "${interpreter}",
-            "${program}",
-            "fit",
-            "-c",
-            "digit_classifier_digits",
-            "${args_no_boolean_flags}",
-        ],
-    ],
-)
+@pytest.mark.parametrize("command", [
+    COMMAND,
+    [*COMMAND[:-1], "--config", "trainer/wandb", "${args_no_equals}", "--seed_everything=${envvar:SEED}"],
+    ["${env}", "${interpreter}", "${program}", "fit", "-c", "digit_classifier_digits",
+     "${args_no_boolean_flags}"],
+])  # fmt: skip
 def test_the_agent_of_wandb_builds_the_same_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
@@ -237,8 +191,7 @@ def test_the_agent_of_wandb_builds_the_same_arguments(
     sweep = read_sweep(path)
     values = sweep.values({})
     words = sweep.words(sweep.flags(values))
-    assert words == agents_words(sweep, values)
-    assert sweep.arguments(values)[0] == "fit"
+    assert (words, sweep.arguments(values)[0]) == (agents_words(sweep, values), "fit")
     assert "trainer/wandb" not in sweep.arguments(values)
     if command is COMMAND:
         assert words == [

@@ -32,10 +32,7 @@ from zoo.evidence.sweep.report import overlay
 from zoo.evidence.sweep.study import Study
 
 ROOT = Path(cli.__file__).resolve().parent
-RANGE = {
-    "a": {"distribution": "log_uniform_values", "min": 0.1, "max": 100},
-    "b": {"min": 0.0, "max": 50.0},
-}
+RANGE = {"a": {"distribution": "log_uniform_values", "min": 0.1, "max": 100}, "b": {"min": 0.0, "max": 50.0}}
 
 
 @pytest.fixture(autouse=True)
