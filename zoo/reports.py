@@ -10,8 +10,7 @@ import csv
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -115,26 +114,6 @@ def _indices(mask: Tensor) -> list[list[int]]:
     for row, column in mask.nonzero().tolist():
         found[row].append(column)
     return found
-
-
-@contextmanager
-def drawing(path: Path, *grid: int, dpi: int, **options: Any) -> Iterator[tuple[Any, Any]]:
-    """Figure and axes as of ``plt.subplots(*grid, **options)``, saved as ``path`` without a display.
-
-    matplotlib is imported here: nothing else needs it. A grid of 0 has no axes.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure = plt.figure(layout="constrained", figsize=options.pop("figsize"))
-    axes = figure.subplots(*grid, **options) if all(grid) else None
-    try:
-        yield figure, axes
-        figure.savefig(path, dpi=dpi)
-    finally:
-        plt.close(figure)
 
 
 @dataclass

@@ -17,7 +17,7 @@ ROOT = Path(zoo.__file__).parent.parent
 METHODS = {
     p.partition(".")[2] for p, m in zoo._DECLARED.values() if p not in ("zoo.metrics", "zoo.diffusion")
 }
-SHARED = {"nn", "metrics", "diffusion", "randomness", "reports", "declaration"}
+SHARED = {"nn", "drawing", "metrics", "diffusion", "randomness", "reports", "declaration"}
 MACHINERY = {"engine", "hub", "evidence"}
 # What a door lets through: a room may import from the named ones and from itself.
 DOORS = {
@@ -25,7 +25,7 @@ DOORS = {
     **dict.fromkeys(SHARED, SHARED),
     "hub": {"hub", "declaration", "reports"},
     "engine": {"engine", "hub", *SHARED},
-    "evidence": {"evidence", "engine", "hub", "declaration", "reports"},
+    "evidence": {"evidence", "engine", "hub", "declaration", "drawing"},
 }
 
 

@@ -44,8 +44,8 @@ def sizes_from_data(arguments: Arguments, config: Namespace) -> None:
         parser = LightningArgumentParser()
         parser.add_subclass_arguments(LightningDataModule, "data")
         made = parser.instantiate_classes(Namespace(data=data)).data
-        if any(told(made, path) is None for path in missing.values()):
-            _set_up(made, arguments.verb)
+        if any(told(made, path) is None for path in missing.values()) and not _set_up(made, arguments.verb):
+            return
         found = {key: told(made, path) for key, path in missing.items()}
     known = {key: value for key, value in found.items() if value is not None}
     for key, value in known.items():
@@ -56,14 +56,18 @@ def sizes_from_data(arguments: Arguments, config: Namespace) -> None:
         say(f"{named(made)} does not tell model.init_args.{key}: {model.init_args[key]} is its default")
 
 
-def _set_up(data: LightningDataModule, stage: str) -> None:
-    if is_overridden("prepare_data", data) and not is_child():  # a child's parent has prepared
-        with _in_turn():
-            data.prepare_data()
+def _set_up(data: LightningDataModule, stage: str) -> bool:
+    """False where files are missing, which the run itself will say when it comes to its data."""
     try:
+        if is_overridden("prepare_data", data) and not is_child():  # a child's parent has prepared
+            with _in_turn():
+                data.prepare_data()
         data.setup(stage)
+    except FileNotFoundError:
+        return False
     except AttributeError:
-        return  # a user's own class may ask its trainer, which is not there yet; a mistake shows in the run
+        return True  # a user's own class may ask its trainer, which is not there yet
+    return True
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from zoo.drawing import drawing
 from zoo.engine.checkpoint import Checkpoint
 from zoo.engine.errors import FAILED, claim
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.engine.predictions import PredictionWriter, Previews
-from zoo.reports import drawing, say
+from zoo.reports import say
 
 _VERSIONS = ("lightning-zoo", "torch", "lightning", "torchmetrics", "numpy", "diffusers", "transformers")
 

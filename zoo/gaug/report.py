@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.drawing import drawing
 from zoo.gaug.ranking import edge_homophily
-from zoo.reports import drawing, write_scores
+from zoo.reports import write_scores
 
 _SIDE = 300  # pixels of an adjacency picture; larger graphs are binned
 

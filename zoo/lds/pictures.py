@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.reports import drawing, write_scores
+from zoo.drawing import drawing
+from zoo.reports import write_scores
 
 _LARGEST_PICTURE = 800
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.reports import drawing, write_scores
+from zoo.drawing import drawing
+from zoo.reports import write_scores
 
 DRAWN = 6  # clips in a picture
 PICTURES = 4  # batches with a picture

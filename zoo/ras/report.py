@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.reports import drawing, save_png
+from zoo.drawing import drawing
+from zoo.reports import save_png
 
 Array = np.ndarray[Any, Any]
 _RED = np.array([230, 40, 40], dtype=np.float64)

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.drawing import drawing
 from zoo.evidence.compare.claim import Claim
 from zoo.evidence.compare.runs import Results, Runs
 from zoo.evidence.compare.selection import setting_text
 from zoo.evidence.compare.verdict import Outcome, overall_verdict
-from zoo.reports import drawing
 
 
 def arm_rows(claim: Claim, results: Results) -> list[dict[str, Any]]:

@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
+from zoo.drawing import drawing
 from zoo.evidence.sweep.file import Sweep
 from zoo.evidence.sweep.parameters import Parameter
 from zoo.evidence.sweep.study import Study, result_of, was_killed
 from zoo.evidence.sweep.trials import short
-from zoo.reports import drawing
 
 _BEST, _OTHER, _FAILED = "tab:red", "tab:blue", "black"
 

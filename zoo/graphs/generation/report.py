@@ -15,9 +15,9 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
+from zoo.drawing import drawing
 from zoo.metrics.graph_mmd import RULES, IsomorphismClasses, is_connected, trimmed
 from zoo.metrics.graph_statistics import Array, clustering, orbit_counts
-from zoo.reports import drawing
 
 _COLUMNS, _ROWS = 8, 3  # drawings of each kind on the sheet
 _COLUMN_NAMES = (

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.drawing import drawing
 from zoo.graphs.link.network import pair_codes
-from zoo.reports import drawing
 
 _PAIRS_AT_ONCE = 1 << 20
 _LARGEST_TSNE = 5000

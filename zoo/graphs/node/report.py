@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.reports import drawing, write_scores
+from zoo.drawing import drawing
+from zoo.reports import write_scores
 
 _DRAWN = 20_000  # points of a scatter; larger graphs show so many nodes, evenly spaced
 _PICTURES = 4

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from zoo.drawing import drawing
 from zoo.metrics.masked import MaskedMAE, MaskedMAPE, MaskedRMSE, known
-from zoo.reports import drawing
 
 _SENSORS, _ROWS = 4, 288
 
