@@ -52,9 +52,13 @@ def misfit(module: Any, key: str, found: Any) -> ValueError:
     """The error of a hyperparameter that is not what the data have."""
     data = module.trainer.datamodule
     given, wanted = (("null" if value is None else value) for value in (module.hparams[key], found))
-    own = inspect.signature(
-        type(data).__init__
-    ).parameters  # the data's key that decides it, where it has one
+    # the data's key that decides it, where it has one; a parent's too, for which **kwargs may stand
+    own = {
+        k
+        for c in type(data).__mro__
+        if "__init__" in vars(c)
+        for k in inspect.signature(c.__init__).parameters
+    }
     of_data = f" or data.init_args.{key}: {given}" if key in own else ""
     return ValueError(
         f"model.init_args.{key} is {given}, but {named(data)} has {wanted}; set model.init_args.{key}: "

@@ -150,11 +150,10 @@ def test_without_data_one_line_says_how_to_get_them(layout: str, tmp_path: Path,
 
 def test_latents_of_another_size_name_both_sizes(roots: Any, tmp_path: Path, capsys: Any) -> None:
     arguments = [f"--trainer.default_root_dir={tmp_path}", f"--data.init_args.root={roots['packed']}"]
-    small = [a for a in SMALL if "input_size" not in a]
+    small = [*(a for a in SMALL if "input_size" not in a), "--model.init_args.input_size=32"]
     assert cli.main(["fit", "--config", "dtr_dit_l", *arguments, *small]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "ask for 4 x 32 x 32" in line
-    assert "gives 4 x 8 x 8" in line
+    assert "model.init_args.input_size is 32, but the data (datamodules.ImageNetLatents) has 8" in line
 
 
 def test_samples_are_written_without_latents_or_vae(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from zoo.engine.runner import ZooCLI
 
 ROOT = Path(cli.__file__).parent
 
@@ -77,10 +78,14 @@ def test_the_collector_of_garbage_rests_while_a_run_starts(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
-    for moment in ("before_instantiate_classes", "before_fit"):
-        monkeypatch.setattr(
-            f"zoo.engine.runner.ZooCLI.{moment}", lambda self: seen.append(gc.isenabled()), raising=False
-        )
+    started = ZooCLI.before_instantiate_classes
+
+    def starting(self: ZooCLI) -> None:
+        seen.append(gc.isenabled())
+        started(self)
+
+    monkeypatch.setattr(ZooCLI, "before_instantiate_classes", starting)
+    monkeypatch.setattr(ZooCLI, "before_fit", lambda self: seen.append(gc.isenabled()), raising=False)
     monkeypatch.delitem(sys.modules, "lightning")
     flags = ["--trainer.max_steps=1", "--trainer.enable_progress_bar=false"]
     code = cli.main(["fit", f"--config={config}", f"--trainer.default_root_dir={tmp_path}", *flags])
