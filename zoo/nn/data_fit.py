@@ -57,7 +57,7 @@ def misfit(module: Any, key: str, found: Any) -> ValueError:
         k
         for c in type(data).__mro__
         if "__init__" in vars(c)
-        for k in inspect.signature(c.__init__).parameters
+        for k in inspect.signature(vars(c)["__init__"]).parameters
     }
     of_data = f" or data.init_args.{key}: {given}" if key in own else ""
     return ValueError(
