@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,20 @@ import cli
 CLI = Path(cli.__file__).resolve()
 
 
+_started = itertools.count()
+
+
 def environment() -> dict[str, str]:
-    """This process's, without what Lightning left in it."""
+    """This process's, without what Lightning left in it, and with a port of its own for several ranks.
+
+    A port that Lightning finds free may be another's by the time that the ranks have imported torch. This one
+    lies below those that systems deal out.
+    """
     stale = ("PL_", "ZOO_", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(stale)}
     path = os.pathsep.join([str(CLI.parent), *filter(None, [kept.get("PYTHONPATH")])])
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    port = 20_000 + (7 * os.getpid() + next(_started)) % 12_000
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_PORT": str(port)}
 
 
 def largest_difference(a: Any, b: Any) -> float:

@@ -70,7 +70,7 @@ def belonging(file: str) -> list[str]:
         return [f"tests/zoo/{room}/"]
     if path.parts[0] == "zoo":
         home = path.parent if room != path.stem else path.with_suffix("")
-        shared = room in ("nn", "metrics", "diffusion", "randomness", "reports")
+        shared = room in ("nn", "metrics", "diffusion", "randomness", "reports", "drawing")
         own = [f"tests/{package}/" for package in users(room)] if shared else ["tests/zoo/hub/test_export"]
         cases = configs_that_use(public_names(ROOT / home, "zoo"))
         benchmark = f"gnn_{home.name}" if room == "graphs" else room

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from processes import CLI, environment
 from test_configs import GOLDEN, curve
 
 import cli
@@ -167,23 +167,9 @@ def test_asking_the_data_leaves_the_random_state(tmp_path: Path) -> None:
 def test_two_processes_fill_in_the_same_and_tell_it_once(tmp_path: Path) -> None:
     path, sizes = without_sizes("gnn_graph_synthetic", tmp_path)
     flags = ["--trainer.devices=2", "--trainer.max_steps=2", "--data.init_args.batch_size=16"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "cli.py"),
-            "fit",
-            f"--config={path}",
-            "--config=trainer/ddp",
-            *FLAGS,
-            *flags,
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = [sys.executable, str(CLI), "fit", f"--config={path}", "--config=trainer/ddp", *FLAGS, *flags]
+    output = {"capture_output": True, "text": True, "timeout": 300, "check": False}
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), **output)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 x cpu" in done.stdout
     assert done.stdout.count("from the data") == 1

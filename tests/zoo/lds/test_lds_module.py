@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
+from processes import environment
 from quiet import quiet_trainer
 from torch_geometric.data import Data
 
@@ -377,7 +378,9 @@ def test_more_than_one_device_is_refused() -> None:
 def test_two_devices_are_refused_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(cli.__file__).resolve()), "fit", "--config=lds_karate"]
     flags = ["--trainer.accelerator=cpu", "--trainer.devices=2", f"--trainer.default_root_dir={tmp_path}"]
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [*command, *flags], env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("zoo: error")]
     assert len(lines) == 1
