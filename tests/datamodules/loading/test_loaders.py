@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 import datamodules
 from datamodules.loading.loaders import SplitModule, TensorItems
+from datamodules.loading.sampling import EvaluationBatchSampler
 
 
 def items(size: int) -> TensorItems:
@@ -51,3 +52,16 @@ def test_the_command_line_knows_the_arguments_of_the_parent(
     found = vars(parser.get_defaults().data)
     assert defaults.items() <= found.items()
     assert absent not in found
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "world"), [(9, 4, 2), (10, 4, 4), (7, 3, 3), (8, 4, 2), (5, 8, 2), (3, 1, 2)]
+)
+def test_ranks_have_equally_many_evaluation_batches_and_each_item_once(
+    size: int, batch: int, world: int
+) -> None:
+    """A last batch that would leave a rank with nothing joins the one before it."""
+    ranks = [list(EvaluationBatchSampler(size, batch, rank, world)) for rank in range(world)]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert all(items for batches in ranks for items in batches)
+    assert sorted(i for batches in ranks for items in batches for i in items) == list(range(size))
