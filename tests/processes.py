@@ -31,6 +31,11 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_PORT": str(port)}
 
 
+def of_its_own_size(command: list[str]) -> list[str]:
+    """A command whose peak memory is its own: a child of this process would begin with this one's."""
+    return ["sh", "-c", '"$@"; exit $?', "sh", *command]
+
+
 def largest_difference(a: Any, b: Any) -> float:
     """Largest absolute difference between the tensors of two nested values of equal structure."""
     if isinstance(a, torch.Tensor):

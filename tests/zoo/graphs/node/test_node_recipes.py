@@ -123,7 +123,7 @@ def test_two_processes_on_one_graph_get_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     lines = [x for x in done.stderr.splitlines() if x.startswith("zoo: error:")]
     assert len(lines) == 1
-    assert "2 processes would repeat the same work; set trainer.devices: 1" in lines[0]
+    assert "2 processes would do the same work; set trainer.devices: 1" in lines[0]
 
 
 @pytest.mark.parametrize("name", ["gnn_node_cora", "gnn_node_citeseer", "gnn_oversmoothing_cora"])
