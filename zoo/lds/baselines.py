@@ -102,6 +102,10 @@ class FeatureBaseline(LightningModule):
         order = [(-a, b, i) for i, (a, b) in enumerate(self.tried.tolist())]
         return min(order)[2]
 
+    def on_train_start(self) -> None:
+        # a run that was killed behind its last setting has nothing left to do
+        self.trainer.should_stop = self.trainer.global_step >= len(GRIDS[self.hparams["method"]])
+
     @torch.no_grad()
     def training_step(self, batch: Any, batch_idx: int) -> None:
         index = self.trainer.global_step
