@@ -32,7 +32,6 @@ class Method:
         weights: module of the package that reads and writes other projects' files, or None.
         converts: which files those are, for the README's table.
         convert: what ``zoo convert --method`` calls it; the package's name by default.
-        trained: False for baselines and evaluations that need no weights to answer.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Method:
     weights: str | None = None
     converts: str = ""
     convert: str = ""
-    trained: bool = True
 
 
 @dataclass(frozen=True)

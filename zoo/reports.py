@@ -46,10 +46,21 @@ class Report(Protocol):
 
 
 def class_names_of(module: Any, classes: int) -> list[str]:
-    """Names that a module's data give its classes, else 0 to C - 1."""
+    """Names that a module's data give its classes, else 0 to C - 1.
+
+    Raises:
+        ValueError: for data that name another number of classes.
+    """
     trainer = getattr(module, "_trainer", None)  # `trainer` raises where there is none
-    names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-    return list(names or map(str, range(classes)))
+    given = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+    names = list(given or map(str, range(classes)))
+    if len(names) != classes:
+        some = ", ".join(names[:5])
+        raise ValueError(
+            f"model.init_args.num_classes is {classes}, but the data name {len(names)} classes ({some}); set it "
+            "alike or choose other data with data.class_path"
+        )
+    return names
 
 
 def write_scores(
@@ -88,7 +99,15 @@ def write_scores(
     predicted = _indices(probability > 0.5) if several else (best + starts).tolist()
     truth: list[list[int]] = [[]] * len(probability)
     if labels is not None:
-        truth = _indices(labels > 0) if several else (labels.view(len(labels), -1) + starts).tolist()
+        # a negative label is none
+        truth = (
+            _indices(labels > 0)
+            if several
+            else [
+                [int(s + c) for s, c in zip(starts, row, strict=True) if c >= 0]
+                for row in labels.view(len(labels), -1)
+            ]
+        )
     columns = list(class_names)
     if not every:
         columns = [c for i in range(5) for c in (f"top{i + 1}", f"score{i + 1}")]

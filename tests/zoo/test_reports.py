@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
+import pytest
 import torch
 
-from zoo.reports import write_scores
+from zoo.reports import class_names_of, write_scores
 
 
 def test_one_class_per_item_is_named_and_later_batches_append(tmp_path: Path) -> None:
@@ -30,6 +32,16 @@ def test_several_labels_and_groups_are_joined(tmp_path: Path) -> None:
     ]
     write_scores(path, torch.tensor([[0.25, 0.75, 1.0]]), classes, [0], torch.tensor([[0, 0]]), groups=[2, 1])
     assert path.read_text().splitlines()[1].startswith("0,,a;c,b;c,0.750000;1.000000,")
+
+
+def test_an_unknown_label_is_no_class_and_names_fit_the_classes(tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.csv", torch.tensor([[0.25, 0.75]]), ["a", "b"], [0], torch.tensor([-1]))
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("0,,,b,0.750000,")
+    data = mock.Mock(class_names=["a", "b", "c"])
+    module = mock.Mock(_trainer=mock.Mock(datamodule=data))
+    assert class_names_of(module, 3) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"num_classes is 2, but the data name 3 classes \(a, b, c\)"):
+        class_names_of(module, 2)
 
 
 def test_many_classes_have_the_best_five(tmp_path: Path) -> None:

@@ -239,9 +239,15 @@ class GAugM(LightningModule):
             torch.manual_seed(generator(_RESTART, global_seed(), number).initial_seed())
             return self._classifier()
 
+    def on_train_start(self) -> None:
+        self.trainer.should_stop |= self.selection.over or self._steps_left() <= 0
+
+    def _steps_left(self) -> int:
+        """Whatever trainer.max_steps says."""
+        return self.start + self.rounds * int(self.hparams["epochs"]) - self.trainer.global_step
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        if self.trainer.global_step + 1 >= self.start + self.rounds * self.hparams["epochs"]:
-            self.trainer.should_stop = True  # the last epoch, whatever trainer.max_steps says
+        self.trainer.should_stop |= self._steps_left() <= 1
         graph, g = self._given(batch), step_generator(self, batch_idx)
         if self.round_of(self.trainer.global_step) < 0:
             return self._predictor_step(graph, g)

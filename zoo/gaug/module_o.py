@@ -212,9 +212,15 @@ class GAugO(LightningModule):
         factor = warmup_factor(step - self.joint_start, h["epochs"], h["warmup"]) if joint else 1.0
         edges["lr"] = nodes["lr"] * factor
 
+    def on_train_start(self) -> None:
+        self.trainer.should_stop |= self.selection.over or self._steps_left() <= 0
+
+    def _steps_left(self) -> int:
+        """Whatever trainer.max_steps says."""
+        return self.joint_start + int(self.hparams["epochs"]) - self.trainer.global_step
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        if self.trainer.global_step + 1 >= self.joint_start + self.hparams["epochs"]:
-            self.trainer.should_stop = True  # the last epoch, whatever trainer.max_steps says
+        self.trainer.should_stop |= self._steps_left() <= 1
         graph, g, phase = (
             self._given(batch),
             step_generator(self, batch_idx),

@@ -27,7 +27,6 @@ METHODS = (
         about="scikit-learn's classifiers on the same nodes, features alone: rows of LDS's table",
         small=tuple({"num_features": 34, "num_classes": 4, "method": m} for m in ("logreg", "ffnn")),
         data=_DATA,
-        trained=False,
     ),
 )
 

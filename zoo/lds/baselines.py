@@ -104,7 +104,7 @@ class FeatureBaseline(LightningModule):
 
     def on_train_start(self) -> None:
         # a run that was killed behind its last setting has nothing left to do
-        self.trainer.should_stop = self.trainer.global_step >= len(GRIDS[self.hparams["method"]])
+        self.trainer.should_stop |= self.trainer.global_step >= len(GRIDS[self.hparams["method"]])
 
     @torch.no_grad()
     def training_step(self, batch: Any, batch_idx: int) -> None:

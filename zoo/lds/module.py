@@ -426,14 +426,21 @@ class LDS(LightningModule):
         self.inner_state[0] = self.network.initial(random)
         self.progress.inner_step = 0
 
+    def on_train_start(self) -> None:
+        # a run that was killed behind its last pass has nothing left to do
+        self.trainer.should_stop |= self._ended()
+
+    def _ended(self) -> bool:
+        limit = self.hparams["max_outer_epochs"]
+        too_many = limit is not None and self.progress.outer_epoch >= limit
+        return bool(self.progress.stale >= self.hparams["es_patience"] or too_many)
+
     def _end_pass(self, batch: Any) -> None:
         p, h = self.progress, self.hparams
         p.outer_epoch += 1
         self._stop_early(batch)
         p.chunk, p.watch_best, p.watch_count = 0, float("inf"), 0
-        limit = h["max_outer_epochs"]
-        if p.stale >= h["es_patience"] or (limit is not None and p.outer_epoch >= limit):
-            self.trainer.should_stop = True
+        self.trainer.should_stop |= self._ended()
         if not h["warm_start"]:
             self._restart()
 

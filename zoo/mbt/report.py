@@ -34,7 +34,6 @@ class ClipScores:
         number: of the batch on this process.
         rank: of the process.
         labels: of the clips as in the batch, or None.
-        split: name of each clip's set, or None.
         several: whether a clip may have several labels.
         groups: sizes of groups of classes, of ``verb_noun``.
         extra: further columns of the CSV.
@@ -51,7 +50,6 @@ class ClipScores:
     number: int = 0
     rank: int = 0
     labels: Tensor | None = None
-    split: list[str] | None = None
     several: bool = False
     groups: list[int] = field(default_factory=list)
     extra: dict[str, list[str]] = field(default_factory=dict)
@@ -66,10 +64,9 @@ class ClipScores:
             self.class_names,
             self.names,
             self.labels,
-            self.split,
-            self.several,
-            self.groups,
-            self.extra,
+            several=self.several,
+            groups=self.groups,
+            extra=self.extra,
             append=self.number > 0,
         )
         if self.number < PICTURES and (self.rgb is not None or self.spectrogram is not None):

@@ -40,10 +40,19 @@ class Patience:
     best: float = -float("inf")
     waited: int = 0
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"patience must be null or at least 1, got {self.limit}")
+
     def exhausted(self, score: float) -> bool:
         """Take in a score; whether the training has waited long enough."""
         self.waited = 0 if score > self.best else self.waited + 1
         self.best = max(self.best, score)
+        return self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether it has: a run that was killed behind its last checkpoint has nothing left to do either."""
         return self.limit is not None and self.waited >= self.limit
 
     def state(self) -> dict[str, float]:

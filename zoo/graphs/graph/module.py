@@ -295,6 +295,9 @@ class GraphClassifier(LightningModule):
                 f"{stage}/{name}", metric, on_epoch=True, prog_bar=name != "loss", batch_size=batch.num_graphs
             )
 
+    def on_train_start(self) -> None:
+        self.trainer.should_stop |= self.waiting.over
+
     def on_validation_epoch_end(self) -> None:
         fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
         if self.hparams["patience"] is None or not fitting:

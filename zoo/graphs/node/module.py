@@ -103,8 +103,6 @@ class NodeClassifier(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if select not in ("accuracy", "loss"):
             raise ValueError(f"select must be accuracy or loss, got {select!r}")
-        if patience is not None and patience < 1:
-            raise ValueError(f"patience must be null or at least 1, got {patience}")
         if num_classes < 1 or features < 1:
             raise ValueError(f"need features and num_classes of at least 1, got {features}, {num_classes}")
         settings: dict[str, Any] = {
@@ -271,6 +269,9 @@ class NodeClassifier(LightningModule):
         counted = self._counted(batch, "val")
         scores, y = self(batch)[counted], batch.y[counted]
         self.val_metrics.update(scores, y, self._loss(scores, y))
+
+    def on_train_start(self) -> None:
+        self.trainer.should_stop |= self.waiting.over
 
     def on_validation_epoch_end(self) -> None:
         values = self.val_metrics.compute()
