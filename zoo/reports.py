@@ -57,8 +57,8 @@ def class_names_of(module: Any, classes: int) -> list[str]:
     if len(names) != classes:
         some = ", ".join(names[:5])
         raise ValueError(
-            f"model.init_args.num_classes is {classes}, but the data name {len(names)} classes ({some}); set it "
-            "alike or choose other data with data.class_path"
+            f"model.init_args.num_classes is {classes}, but the data name {len(names)} classes ({some}); "
+            "set it alike or choose other data with data.class_path"
         )
     return names
 
