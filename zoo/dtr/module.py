@@ -97,7 +97,7 @@ class DTR(LightningModule):
     data_sizes: ClassVar[DataSizes] = {
         "num_classes": "num_classes",
         "in_channels": "shape.0",
-        "input_size": "shape.1",
+        "input_size": "shape.1 shape.2",
     }
 
     def __init__(

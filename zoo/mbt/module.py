@@ -114,7 +114,7 @@ class MBT(LightningModule):
         "num_classes": "num_classes",
         "task": "task",
         "frames": "shapes.rgb.1",
-        "image_size": "shapes.rgb.2",
+        "image_size": "shapes.rgb.2 shapes.rgb.3",
         "spectrogram_frames": "shapes.spectrogram.1",
         "mel_bins": "shapes.spectrogram.2",
     }

@@ -1,7 +1,7 @@
 """Whether a module has the sizes of its data: the class says which hyperparameter is which attribute.
 
 ``data_sizes: ClassVar[DataSizes] = {"features": "num_features", "input_size": "shape.1"}``. A size that
-nothing else sets is taken from the data before the module is built.
+nothing else sets is taken from the data before the module is built. ``shape.1 shape.2``: both have that size.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ DataSizes = Mapping[str, str]
 
 
 def told(data: Any, path: str) -> Any:
-    """What the data say at ``path``: attributes, keys and positions between dots; None where nothing."""
-    for part in path.split("."):
+    """What the data say at the first of ``path``: attributes, keys, positions between dots; else None."""
+    for part in path.split()[0].split("."):
         if isinstance(data, Mapping):
             data = data.get(part)
         elif part.isdigit():
-            data = None if data is None else data[int(part)]
+            data = data[int(part)] if data is not None and int(part) < len(data) else None
         else:
             data = getattr(data, part, None)
     return data
@@ -43,9 +43,10 @@ def check_fit(module: Any, **fits: Callable[[Any, Any], bool]) -> None:
     """
     data = getattr(module.trainer, "datamodule", None)
     for key, path in module.data_sizes.items():
-        found = told(data, path)
-        if found is not None and not fits.get(key, operator.eq)(module.hparams[key], found):
-            raise misfit(module, key, found)
+        for place in path.split():
+            found = told(data, place)
+            if found is not None and not fits.get(key, operator.eq)(module.hparams[key], found):
+                raise misfit(module, key, found)
 
 
 def misfit(module: Any, key: str, found: Any) -> ValueError:
