@@ -78,6 +78,10 @@ def _in_turn() -> Iterator[None]:
     except ImportError:  # Windows, where each machine has one process
         yield
         return
-    with (Path(tempfile.gettempdir()) / f"zoo-prepare-{os.getuid()}").open("w") as file:
+    path = Path(tempfile.gettempdir()) / f"zoo-prepare-{os.getuid()}"
+    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)  # others may put a link in its place
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
