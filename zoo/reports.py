@@ -78,7 +78,8 @@ def write_scores(
     """``scores.csv`` of any classifier: ``name,split,label,prediction,score``, then each class's probability.
 
     Labels and predictions are class names, several of them (and their scores) joined by ``;``. With more than
-    40 classes ``top1,score1`` to ``top5,score5`` take the place of their columns.
+    40 classes ``top1,score1`` to ``top5,score5`` take the place of their columns; a class that is called like
+    another column, ``label`` for instance, has ``class label``.
 
     Args:
         path: of the file.
@@ -98,17 +99,13 @@ def write_scores(
     best = torch.stack([p.argmax(dim=1) for p in probability.split(list(groups) or classes, dim=1)], dim=1)
     predicted = _indices(probability > 0.5) if several else (best + starts).tolist()
     truth: list[list[int]] = [[]] * len(probability)
-    if labels is not None:
-        # a negative label is none
-        truth = (
-            _indices(labels > 0)
-            if several
-            else [
-                [int(s + c) for s, c in zip(starts, row, strict=True) if c >= 0]
-                for row in labels.view(len(labels), -1)
-            ]
-        )
-    columns = list(class_names)
+    if labels is not None and several:
+        truth = _indices(labels > 0)
+    elif labels is not None:  # a negative one is none
+        given, offsets = labels.view(len(labels), -1).tolist(), starts.tolist()
+        truth = [[s + c for s, c in zip(offsets, row, strict=True) if c >= 0] for row in given]
+    head = ["name", "split", "label", "prediction", "score", *extra]
+    columns = [f"class {name}" if name in head else name for name in class_names]
     if not every:
         columns = [c for i in range(5) for c in (f"top{i + 1}", f"score{i + 1}")]
         top = probability.topk(5, dim=1).indices.tolist()
@@ -116,15 +113,15 @@ def write_scores(
     with path.open("a" if append else "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if not append:
-            writer.writerow(["name", "split", "label", "prediction", "score", *extra, *columns])
+            writer.writerow([*head, *columns])
         for i, row in enumerate(probability.tolist()):
             said = [";".join(class_names[c] for c in chosen) for chosen in (truth[i], predicted[i])]
             score = ";".join(f"{row[c]:.6f}" for c in predicted[i])
             cells = [f"{p:.6f}" for p in row]
             if not every:
                 cells = [x for c in top[i] for x in (class_names[c], f"{row[c]:.6f}")]
-            head = [names[i], "" if split is None else split[i], *said, score]
-            writer.writerow([*head, *(values[i] for values in extra.values()), *cells])
+            item = [names[i], "" if split is None else split[i], *said, score]
+            writer.writerow([*item, *(values[i] for values in extra.values()), *cells])
 
 
 def _indices(mask: Tensor) -> list[list[int]]:

@@ -37,6 +37,10 @@ def test_several_labels_and_groups_are_joined(tmp_path: Path) -> None:
 def test_an_unknown_label_is_no_class_and_names_fit_the_classes(tmp_path: Path) -> None:
     write_scores(tmp_path / "scores.csv", torch.tensor([[0.25, 0.75]]), ["a", "b"], [0], torch.tensor([-1]))
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("0,,,b,0.750000,")
+    write_scores(tmp_path / "scores.csv", torch.tensor([[0.25, 0.75]]), ["label", "b"], [0])
+    assert (
+        (tmp_path / "scores.csv").read_text().startswith("name,split,label,prediction,score,class label,b\n")
+    )
     data = mock.Mock(class_names=["a", "b", "c"])
     module = mock.Mock(_trainer=mock.Mock(datamodule=data))
     assert class_names_of(module, 3) == ["a", "b", "c"]
