@@ -32,7 +32,7 @@ class DigitClassifier(LightningModule):
     reference_mean: Tensor
     reference_covariance: Tensor
 
-    data_sizes: ClassVar[DataSizes] = {"input_size": "shape.1", "num_classes": "num_classes"}
+    data_sizes: ClassVar[DataSizes] = {"input_size": "shape.1 shape.2", "num_classes": "num_classes"}
 
     def __init__(
         self,
