@@ -168,7 +168,7 @@ class ForecastModule(SplitModule):
         for key, value in (("lags", lags), ("horizon", horizon)):
             if value < 1:
                 raise ValueError(f"data.init_args.{key} must be at least 1, got {value}")
-        if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
+        if len(split) != 3 or not min(split) > 0 or not abs(sum(split) - 1) <= 1e-6:  # NaN is refused too
             raise ValueError(f"data.init_args.split is three shares above 0 that sum to 1, got {list(split)}")
         check_choice("split_by", split_by, Split)
         self.lags, self.horizon, self.split, self.split_by = lags, horizon, tuple(split), split_by

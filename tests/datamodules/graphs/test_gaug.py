@@ -130,7 +130,8 @@ def test_a_list_names_each_pair_once_and_no_node_with_itself(tmp_path: Path) -> 
     assert read().pair_probability.tolist() == pytest.approx([0.9])
     for wrong in ((4, 4), (-1, 2), (2, 60)):
         np.savez(file, pairs=np.array([(2, 3), wrong]).T, probability=np.array([0.5, 0.9]))
-        with pytest.raises(ValueError, match=r"top\.npz: pairs must be .* two different nodes of 0\.\.59"):
+        words = r"top\.npz: pairs must (be .* two different nodes of|lie in) 0\.\.59"
+        with pytest.raises(ValueError, match=words):
             read()
 
 

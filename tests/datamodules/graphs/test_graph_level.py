@@ -13,11 +13,11 @@ import torch
 from fakes.tu import fake_tu
 from torch_geometric.data import Batch
 from torch_geometric.datasets import TUDataset
-from torch_geometric.io import read_tu_data
 
 from datamodules import SyntheticGraphs, TUGraphs
 from datamodules.graphs.graph_level import GraphStore, stratified_folds, stratified_holdout
 from datamodules.graphs.synthetic_graphs import cycle, grid
+from datamodules.graphs.tu_graphs import read_tu
 from datamodules.loading.sampling import GlobalBatchSampler
 
 DATA = Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "tu"
@@ -94,9 +94,9 @@ def test_parsed_data_are_read_from_the_cache_and_parsed_anew_when_files_change(
 
     def counting(*args: Any) -> Any:
         calls.append(args)
-        return read_tu_data(*args)
+        return read_tu(*args)
 
-    monkeypatch.setattr("datamodules.graphs.tu_graphs.read_tu_data", counting)
+    monkeypatch.setattr("datamodules.graphs.tu_graphs.read_tu", counting)
     assert torch.equal(tu(small).store.x, first.x)
     assert calls == []
     (small / "cache/tu/ENZYMES/data.pt").write_bytes(b"half a file")
