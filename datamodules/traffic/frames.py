@@ -1,7 +1,7 @@
 """pandas frames in HDF5 files, read as the plain arrays that they are.
 
-``pandas.read_hdf`` goes through PyTables, which unpickles attributes: a file of speeds could run code. A frame
-in pandas' fixed format is a group with ``axis0`` (columns), ``axis1`` (index) and, per type of number,
+``pandas.read_hdf`` goes through PyTables, which unpickles attributes: a file of speeds could run code. A
+frame in pandas' fixed format is a group with ``axis0`` (columns), ``axis1`` (index) and, per type of number,
 ``block<i>_items`` (its columns) and ``block<i>_values`` (T, columns).
 """
 
@@ -41,9 +41,7 @@ def read_frame(path: Path) -> tuple[Array, list[str], Array]:
         values: Array | None = None
         left = set(names)
         for block in range(count):
-            items = [
-                _name(path, n) for n in _read(file, path, f"{key}/block{block}_items", "iuS").tolist()
-            ]
+            items = [_name(path, n) for n in _read(file, path, f"{key}/block{block}_items", "iuS").tolist()]
             found = _read(file, path, f"{key}/block{block}_values", "iuf", (len(times), len(items)))
             if not set(items) <= left:
                 raise ValueError(f"{path}: block{block}_items names columns that axis0 does not have")
@@ -83,8 +81,8 @@ def _attribute(node: Any, path: Path, name: str, default: Any) -> Any:
         value = node.attrs[key]
         if isinstance(value, bytes | np.bytes_) and value.endswith(b".") and value not in (b"N.", b"."):
             raise ValueError(
-                f"{path}: attribute {key!r} of {node.name} is pickled, which may run code; it was not read: write "
-                "the frame anew, or put its npz or csv twin beside it"
+                f"{path}: attribute {key!r} of {node.name} is pickled, which may run code; it was not read: "
+                "write the frame anew, or put its npz or csv twin beside it"
             )
     value = node.attrs.get(name, default)
     if isinstance(value, bytes | np.bytes_):
@@ -94,9 +92,7 @@ def _attribute(node: Any, path: Path, name: str, default: Any) -> Any:
     return value
 
 
-def _read(
-    file: Any, path: Path, key: str, kinds: str, shape: tuple[int, int] | None = None
-) -> Array:
+def _read(file: Any, path: Path, key: str, kinds: str, shape: tuple[int, int] | None = None) -> Array:
     node = dataset(file, path, key, (None,) if shape is None else shape, kinds=kinds)
     _attribute(node, path, "kind", "")
     if node.id.get_create_plist().get_nfilters() and node.size * node.dtype.itemsize > 2**31:

@@ -87,8 +87,8 @@ def _clock(path: Path, times: list[tuple[int, str]]) -> Array | None:
             stamps[place] = np.datetime64(cell.replace("/", "-"), "s")
         except ValueError:
             raise ValueError(
-                f"{path}, line {number}, column 1: {cut(cell)} is neither a time (2012-03-01 00:05:00) nor the "
-                "number of the row"
+                f"{path}, line {number}, column 1: {cut(cell)} is neither a time (2012-03-01 00:05:00) nor "
+                "the number of the row"
             ) from None
     if np.isnat(stamps).any():
         raise ValueError(f"{path}, column 1: a time is missing")

@@ -36,7 +36,13 @@ from datamodules.loading.sparse import dense, sparse_of
 from datamodules.traffic.forecast import Array, ForecastModule, SensorSeries
 from datamodules.traffic.frames import read_frame
 from datamodules.traffic.sensor_graph import dcrnn_weights, stgcn_weights, without_roads
-from datamodules.traffic.sensor_tables import clock_of, read_distance_list, read_matrix, read_places, read_speeds
+from datamodules.traffic.sensor_tables import (
+    clock_of,
+    read_distance_list,
+    read_matrix,
+    read_places,
+    read_speeds,
+)
 
 TrafficName = Literal["metr_la", "pems_bay", "metr_la_week", "pemsd7m"]
 Graph = Literal["directed", "symmetric", "distances_dcrnn", "distances_stgcn"]
@@ -86,9 +92,9 @@ class Traffic(ForecastModule):
         self.root = data_folder(root, f"graphs/{name}")
 
     def read(self) -> SensorSeries:
-        places = self._read_places()
+        speeds, places = self._speeds_file(), self._read_places()
         adjacency, known = (None, None) if self.graph.startswith("distances") else self._read_graph()
-        values, names, clock = self._read_speeds([*(known or []), *places])
+        values, names, clock = self._read_speeds(speeds, [*(known or []), *places])
         if adjacency is None:
             adjacency = self._read_distances(names, values.shape[1])
         if names is not None and known is not None:
@@ -103,20 +109,22 @@ class Traffic(ForecastModule):
             f"{_SOURCES[self.source]}, then set data.init_args.root (or the environment variable ZOO_DATA)"
         )
 
-    def _read_speeds(self, ids: list[str]) -> tuple[Array, list[str] | None, Array | None]:
-        """Values (T, N), the ids of their columns and the clock (T,), where the file has them."""
+    def _speeds_file(self) -> Path:
         stem = _SPEEDS[self.source]
         for suffix in (".npz", ".csv", ".h5"):
             path = self.root / f"{stem}{suffix}"
-            if not path.is_file():
-                continue
-            if suffix == ".csv":
-                header = False if self.header is None and self.source == "pemsd7m" else self.header
-                values, names, clock = read_speeds(path, header, ids)
-            else:
-                values, names, clock = _npz_speeds(path) if suffix == ".npz" else _h5_speeds(path)
-            return _checked_speeds(path, values), names, None if clock is None else _rising(path, clock, values)
+            if path.is_file():
+                return path
         raise self._missing("speeds", f"{stem}.npz, {stem}.csv or {stem}.h5")
+
+    def _read_speeds(self, path: Path, ids: list[str]) -> tuple[Array, list[str] | None, Array | None]:
+        """Values (T, N), the ids of their columns and the clock (T,), where the file has them."""
+        if path.suffix == ".csv":
+            header = False if self.header is None and self.source == "pemsd7m" else self.header
+            values, names, clock = read_speeds(path, header, ids)
+        else:
+            values, names, clock = _npz_speeds(path) if path.suffix == ".npz" else _h5_speeds(path)
+        return _checked_speeds(path, values), names, None if clock is None else _rising(path, clock, values)
 
     def _read_graph(self) -> tuple[Array, list[str] | None]:
         """Published weights (N, N), and the sensors of their rows where the file has them."""
@@ -203,7 +211,9 @@ def _ids(path: Path, held: dict[str, Array], count: int) -> list[str] | None:
     if "sensor_ids" not in held:
         return None
     try:
-        return _unique(path, [i.decode() if isinstance(i, bytes) else str(i) for i in held["sensor_ids"]], count)
+        return _unique(
+            path, [i.decode() if isinstance(i, bytes) else str(i) for i in held["sensor_ids"]], count
+        )
     except (TypeError, UnicodeError, ValueError) as error:
         raise error if str(error).startswith(f"{path} ") else _damaged(path, error) from None
 
