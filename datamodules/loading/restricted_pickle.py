@@ -19,7 +19,7 @@ from datamodules.loading.files import check_claim, memory_named, one_line
 from datamodules.loading.pickled_arrays import Budget, Note, Refused, called, plain
 
 _STEPS = 5_000_000
-"""Instructions, and elements of the result counted as often as they stand in it."""
+"""Most instructions of a pickle, and elements of what it makes."""
 _DEPTH = 100
 
 # how the pickle protocols spell what is admitted
@@ -204,15 +204,27 @@ def _key(value: Any) -> Any:
     return value
 
 
-def _result(value: Any, budget: Budget, depth: int = 0) -> Any:
-    """What the pickle made, arrays in place of notes; each element counts as often as it stands there."""
-    budget.count()
+def _elements(value: Any, known: dict[int, int], depth: int = 0) -> int:
+    """How many elements a container has, each counted as often as it stands there.
+
+    A kilobyte may hold ten lists of the same ten lists and so on: each is gone through once.
+    """
+    if not isinstance(value, list | tuple | dict):
+        return 1
     if depth > _DEPTH:
         raise ValueError(f"containers {_DEPTH} deep, or one that holds itself")
+    if id(value) not in known:
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_elements(v, known, depth + 1) for v in inside)
+    return known[id(value)]
+
+
+def _result(value: Any, budget: Budget) -> Any:
+    """What the pickle made, arrays in place of notes."""
     if isinstance(value, list | tuple):
-        return type(value)([_result(v, budget, depth + 1) for v in value])
+        return type(value)([_result(v, budget) for v in value])
     if isinstance(value, dict):
-        return {k: _result(v, budget, depth + 1) for k, v in value.items()}
+        return {k: _result(v, budget) for k, v in value.items()}
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise ValueError("a whole number of more than 64 bits")
     return plain(value, budget)
@@ -243,7 +255,9 @@ def read_pickle(path: str | Path, encoding: str = "latin1", tensors: bool = Fals
             data = path.read_bytes()
             budget = Budget(_STEPS, len(data))
             left, _ = _Machine(budget, tensors).run(data)
-            return _result(left, budget.again())
+            if (claimed := _elements(left, {})) > _STEPS:
+                raise ValueError(f"it claims {claimed:,} elements, more than {_STEPS:,}")
+            return _result(left, budget)
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {path}") from None
     except Refused as error:
