@@ -21,6 +21,12 @@ _CLASSES = 1000  # more classes than this, and than nodes, are no classes
 MASKS = ("train_mask", "val_mask", "es_mask", "test_mask")
 
 
+def source_name(data: Any) -> str:
+    """A data module for the words: its class, and where its files lie."""
+    root = getattr(data, "root", None) or getattr(data, "raw", None)
+    return type(data).__name__ + (f" of {root}" if root else "")
+
+
 def _array(where: object, name: str, values: Any) -> Array:
     if isinstance(values, Tensor):
         return values.detach().numpy()

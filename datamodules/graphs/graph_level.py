@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch
 
-from datamodules.graphs.checks import check_store
+from datamodules.graphs.checks import check_store, source_name
 from datamodules.loading.files import one_line, read_json, written_whole
 from datamodules.loading.loaders import SplitModule, evaluation_loader
 from datamodules.loading.sampling import Keys, batch_keys, item_generator
@@ -210,7 +210,7 @@ class GraphLevelModule(SplitModule):
         return None
 
     def setup(self, stage: str) -> None:
-        self.store = check_store(self.read(), type(self).__name__)
+        self.store = check_store(self.read(), source_name(self))
         self.num_classes = int(self.store.y.max()) + 1
         self.num_features = int(self.store.x.shape[1])
         self.num_edge_features = 0 if self.store.edge_attr is None else int(self.store.edge_attr.shape[1])

@@ -67,4 +67,7 @@ class Chickenpox(ForecastModule):
             adjacency[source, target] = 1
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} is damaged ({one_line(error)}); take it anew from {_SOURCE}") from None
-        return SensorSeries(values, adjacency, names, steps_per_day=0)
+        try:
+            return SensorSeries(values, adjacency, names, steps_per_day=0)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None

@@ -101,7 +101,10 @@ class Traffic(ForecastModule):
             adjacency = _in_order(adjacency, known, names, self.root)
         names = names or known or [str(i) for i in range(values.shape[1])]
         positions = np.array([places[n] for n in names]) if set(names) <= set(places) else None
-        return SensorSeries(values, adjacency, names, positions, clock=clock)
+        try:
+            return SensorSeries(values, adjacency, names, positions, clock=clock)
+        except ValueError as error:
+            raise ValueError(f"{self.root}: {error}") from None
 
     def _missing(self, what: str, files: str) -> FileNotFoundError:
         return FileNotFoundError(

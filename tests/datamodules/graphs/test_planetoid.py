@@ -220,7 +220,8 @@ def test_files_of_two_graphs_do_not_fit_together(tmp_path: Path, root: Path) -> 
     ("graph", [[1], [0]], r"ind\.cora\.graph must hold a mapping"),
     ("allx", np.full((640, 1433), np.nan), r"ind\.cora\.allx: its matrix holds NaN"),
     ("test.index", "".join(f"{640 + i % 59}\n" for i in range(60)), "60 test nodes, 59 of them different"),
-    ("test.index", "1000000000\n", r"test nodes must lie in 640\.\."), ("test.index", "6x\n", "'6x' is no whole"),
+    ("test.index", "1000000000\n", r"test nodes must lie in 640\.\."),
+    ("test.index", "6x\n", "'6x' is no whole"),
 ])  # fmt: skip
 def test_numbers_that_no_planetoid_graph_holds(part: str, content: Any, words: str, tmp_path: Path) -> None:
     path = fake_planetoid(tmp_path) / f"Cora/raw/ind.cora.{part}"

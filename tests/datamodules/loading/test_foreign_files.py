@@ -130,8 +130,8 @@ def test_a_header_is_compared_with_the_file_before_anything_is_allocated(tmp_pat
     for content, words in (
         (npy((10**6, 10**6)), "expected 8,000,000,000,128 bytes, found 128"),
         (npy((3,), data=bytes(16)), "expected 152 bytes, found 144"),
-        (npy((1,), "|O", pickle.dumps(1)), "pickled objects, which are never loaded"),
-        (npy((1,), "<M8[s]", bytes(8)), "neither numbers nor text"),
+        (npy((1,), "|O", pickle.dumps(1)), "it holds pickled objects, which are never loaded"),
+        (npy((1,), "<M8[s]", bytes(8)), "it holds .* neither numbers nor text"),
         (npy((2,), "|b1", b"\x01\x07"), "truth values other than 0 and 1"),
     ):
         path.write_bytes(content)
@@ -152,7 +152,7 @@ def test_compressed_members_are_judged_by_what_they_are_stored_in(tmp_path: Path
     ):
         read_npz(path, "edges")
     monkeypatch.setenv("ZOO_READ_LIMIT", "much")
-    with pytest.raises(ValueError, match="ZOO_READ_LIMIT is a size in GiB above 0, got 'much'"):
+    with pytest.raises(ValueError, match=r"ZOO_READ_LIMIT is a size in GiB above 0, got 'much'"):
         read_npz(path, "edges")
     monkeypatch.delenv("ZOO_READ_LIMIT")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -175,7 +175,7 @@ def test_a_flipped_bit_of_an_archive_is_seen(tmp_path: Path) -> None:
     content = bytearray(saved.read_bytes())
     content[len(content) // 2] ^= 0x40
     saved.write_bytes(content)
-    with pytest.raises(ValueError, match="checksum of .* is wrong"):
+    with pytest.raises(ValueError, match=r"checksum of .* is wrong"):
         read_tensors(saved)
 
 
@@ -202,7 +202,7 @@ def test_json_without_end_or_with_nan_is_refused(tmp_path: Path) -> None:
     for content, words in (
         ("[" * 100_000, "nests too deeply"),
         ('{"scale": NaN}', "NaN is no number"),
-        ("{", ""),
+        ("{", "Expecting"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=words):
