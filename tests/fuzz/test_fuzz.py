@@ -20,7 +20,8 @@ def all_readers() -> list[Reader]:
     found: list[Reader] = []
     for file in sorted(READERS_FOLDER.glob("*.py")):
         spec = importlib.util.spec_from_file_location(f"fuzz_readers_{file.stem}", file)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look their module up
         spec.loader.exec_module(module)
