@@ -150,10 +150,10 @@ class _Schedule:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((1.0, 3), "_Schedule.share is 1.0, but must be a number, at least 0 and below 1"),
+        ((1.0, 3), "_Schedule.share is 1.0, but must be a number at least 0 and below 1"),
         ((math.nan, 3), "_Schedule.share is nan"),
         ((10**400, 3), "_Schedule.share is 1000"),
-        ((0, 2.0), "_Schedule.steps is 2.0, but must be a whole number, at least 1 and"),
+        ((0, 2.0), "_Schedule.steps is 2.0, but must be a whole number at least 1$"),
         ((0, True), "_Schedule.steps is True"),
         ((None, 3), "_Schedule.share is None"),
     ],

@@ -36,7 +36,7 @@ class Range:
         low = f"{'above' if self.above else 'at least'} {self.low:,}"
         high = f"{'below' if self.below else 'at most'} {self.high:,}"
         ends = [low] * (self.low > -math.inf) + [high] * (self.high < math.inf)
-        return " and ".join(ends) or "finite"
+        return " and ".join(ends) or "that is finite"
 
 
 Finite = Annotated[float, Range()]
@@ -120,16 +120,20 @@ def _key(built: Any, name: str) -> str:
     return next((g for kind, g in groups.items() if kind in kinds), f"{type(built).__name__}.") + name
 
 
-def _check(key: str, hint: Any, value: Any) -> None:
+def _check(key: str, hint: Any, value: Any, others: Sequence[str] = ()) -> None:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in parts:
-            return
-        choices = [typing.get_args(part) for part in parts if typing.get_origin(part) is typing.Literal]
-        if not any(value in words for words in choices):
-            _check(key, next(part for part in parts if _ranged(part)), value)
+        choices = [
+            word for p in parts if typing.get_origin(p) is typing.Literal for word in typing.get_args(p)
+        ]
+        nullable = type(None) in parts
+        if value not in choices and not (nullable and value is None):
+            ranged = next(part for part in parts if _ranged(part))
+            _check(key, ranged, value, [*choices, *["null"] * nullable])
     elif origin is Annotated:
-        _check_number(key, parts[0], next(e for e in hint.__metadata__ if isinstance(e, Range)), value)
+        _check_number(
+            key, parts[0], next(e for e in hint.__metadata__ if isinstance(e, Range)), value, others
+        )
     elif isinstance(value, Mapping):
         for name, item in value.items():
             _check(f"{key}.{name}", parts[-1], item)
@@ -137,12 +141,12 @@ def _check(key: str, hint: Any, value: Any) -> None:
         for number, item in enumerate(value):
             _check(f"{key}[{number}]", parts[0], item)
     else:
-        raise ValueError(f"{key} is {value!r}, but must be a list of numbers")
+        raise ValueError(f"{key} is {value!r}, but must be {' or '.join(['a list of numbers', *others])}")
 
 
-def _check_number(key: str, kind: type, allowed: Range, value: Any) -> None:
+def _check_number(key: str, kind: type, allowed: Range, value: Any, others: Sequence[str]) -> None:
     wanted = numbers.Integral if kind is int else numbers.Real
     is_number = isinstance(value, wanted) and not isinstance(value, bool)
     if not is_number or value not in allowed:
-        what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{key} is {value!r}, but must be {what}, {allowed!r}")
+        what = f"a {'whole number' if kind is int else 'number'} {allowed!r}"
+        raise ValueError(f"{key} is {value!r}, but must be {' or '.join([*others, what])}")

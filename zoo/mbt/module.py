@@ -197,8 +197,6 @@ class MBT(LightningModule):
         sizes = {k: own[k] or v for k, v in SIZES[size].items()}
         if isinstance(fusion_layer, str):
             words = {"early": 0, "mid": round(sizes["depth"] * 2 / 3), "late": sizes["depth"]}
-            if fusion_layer not in words:
-                raise ValueError(f"fusion_layer must be a number, early, mid or late, got {fusion_layer!r}")
             fusion_layer = words[fusion_layer]
         self.network_arguments = settings_of(FusionNetwork, self.hparams) | {
             **sizes,

@@ -50,7 +50,7 @@ class WarmupStableDecay(LRScheduler):
         self.decay_start = total_steps * (1 - decay_fraction)
         if warmup_steps > self.decay_start:
             raise ValueError(
-                f"warm-up ({warmup_steps} steps) overlaps the decay from step {self.decay_start:.0f}"
+                f"warmup_steps is {warmup_steps}, which overlaps the decay from step {self.decay_start:.0f}"
             )
         super().__init__(optimizer, last_epoch)
 
