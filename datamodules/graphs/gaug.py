@@ -19,6 +19,7 @@ from datamodules.graphs.checks import edge_ends, finite, integers, node_features
 from datamodules.graphs.full_graph import FullGraphModule, coin_split, mirrored, node_pairs
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.arrays import read_npy, read_npz
+from datamodules.loading.ranges import Many, Seed, check_ranges
 from datamodules.loading.restricted_pickle import read_pickle
 from datamodules.loading.sparse import check_dense, dense
 
@@ -69,9 +70,10 @@ class GAugGraph(FullGraphModule):
         normalize: Normalisation = "auto",
         edge_probabilities: str | None = None,
         early_stopping: bool = False,
-        seed: int = 0,
-        steps_per_epoch: int = 1,
+        seed: Seed = 0,
+        steps_per_epoch: Many = 1,
     ) -> None:
+        check_ranges(GAugGraph, locals())
         super().__init__(steps_per_epoch)
         check_choice("layout", layout, Layout)
         check_choice("normalize", normalize, Normalisation)

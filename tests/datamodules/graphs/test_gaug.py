@@ -188,7 +188,7 @@ WRONG = {
     "halves of classes": ({"y": NODE % 3 + 0.5}, "labels must be whole numbers"),
     "a class below 0": ({"y": NODE % 3 - 1}, r"labels must lie in 0\.\.999, got -1\.\.1"),
     "a class of millions": ({"y": NODE * 10**6}, r"labels must lie in 0\.\.999"),
-    "several labels of 2": ({"y": np.full((20, 3), 2.0)}, "of several labels a node must be 0 or 1"),
+    "several labels of 2": ({"y": np.full((20, 3), 2.0)}, "labels of several labels a node must be 0 or 1"),
     "a split of halves": ({"train": np.array([0.5, 1])}, "train must be whole numbers"),
     "a table as split": ({"val": np.array([[6], [7]])}, r"val must be whole numbers of 1 dimensions"),
     "a node twice": ({"test": np.array([12, 13, 12])}, "test names 1 nodes more than once"),
