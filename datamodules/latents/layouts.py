@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,14 +117,19 @@ def sizes(expected: int, found: int) -> str:
     return f"expected {expected:,} bytes, found {found:,}"
 
 
-def finite(latents: Tensor, where: Path) -> Tensor:
-    """Latents as they are.
+def finite(latents: Tensor, file_of: Callable[[int], Path]) -> Tensor:
+    """Latents (B, C, S, S) as they are.
+
+    Args:
+        latents: of a batch.
+        file_of: the file that row i of them comes from.
 
     Raises:
         ValueError: if they hold NaN or infinite values, which would train without a word.
     """
     if not bool(latents.isfinite().all()):
-        raise ValueError(f"{where}: latents hold NaN or infinite values; encode them anew")
+        row = int((~latents.isfinite()).flatten(1).any(dim=1).int().argmax())
+        raise ValueError(f"{file_of(row)}: latents hold NaN or infinite values; encode them anew")
     return latents
 
 

@@ -91,7 +91,10 @@ class LightningDiTLatents(LatentItems):
         epochs, index = batch_keys(keys)
         views = chosen_views(item_seeds(global_seed(), epochs, index), 2)
         return {
-            "latent": finite(self._normalised(self._rows(index, views)), self._paths[0].parent),
+            "latent": finite(
+                self._normalised(self._rows(index, views)),
+                lambda row: self._paths[int(np.searchsorted(self._ends, index[row], side="right"))],
+            ),
             "label": torch.from_numpy(self.labels[index]),
             "index": torch.from_numpy(index),
         }

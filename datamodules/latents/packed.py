@@ -91,7 +91,7 @@ class PackedLatents(LatentItems):
             mean, std = values.chunk(2, dim=1)  # (B, C, S, S) each
             values = torch.addcmul(mean, std, normal_noise(seeds, self.shape))
         rows = torch.from_numpy(index)
-        latents = finite(values * self.scale, self._path)
+        latents = finite(values * self.scale, lambda row: self._path)
         return {"latent": latents, "label": self.labels[rows], "index": rows}
 
     def stored(self, index: Array) -> tuple[Array, Array]:

@@ -126,7 +126,10 @@ class FastDiTLatents(LatentItems):
         _, index = batch_keys(keys)
         values, labels = self.stored(index)
         return {
-            "latent": finite(torch.from_numpy(values[:, 0].astype(np.float32)), self.features),
+            "latent": finite(
+                torch.from_numpy(values[:, 0].astype(np.float32)),
+                lambda row: self.features / self.names[index[row]],
+            ),
             "label": torch.from_numpy(labels),
             "index": torch.from_numpy(index),
         }
@@ -197,7 +200,9 @@ class RepaLatents(LatentItems):
         mean, std = torch.from_numpy(moments[:, 0].astype(np.float32)).chunk(2, dim=1)
         noise = normal_noise(item_seeds(global_seed(), epochs, index), self.shape)
         return {
-            "latent": finite(torch.addcmul(mean, std, noise) * self.scale, self.folder),
+            "latent": finite(
+                torch.addcmul(mean, std, noise) * self.scale, lambda row: self.folder / self.names[index[row]]
+            ),
             "label": torch.from_numpy(labels),
             "index": torch.from_numpy(index),
         }
