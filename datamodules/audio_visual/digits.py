@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.loading.files import read_npz
+from datamodules.loading.arrays import read_npz
 from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import batch_keys, global_seed, item_generator
 

@@ -68,6 +68,8 @@ def knn_matrix(features: Any, k: int, metric: str, symmetry: Symmetry) -> Any:
     """
     from sklearn.neighbors import kneighbors_graph
 
+    if k >= len(features):
+        raise ValueError(f"data.init_args.k is {k}, but the graph has {len(features)} nodes")
     directed = kneighbors_graph(features, k, metric=metric).toarray()
     if symmetry == "max":
         directed = np.maximum(directed, directed.T)

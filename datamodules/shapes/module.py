@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ class ShapeItems(BatchItems):
         codes: also give these codes.
         fine: also give ``fine`` of this side and ``surface``, for tests.
         category: also give these numbers of all rows of the store.
+        wanted: keys that a training step takes, of which alone the files are read; null is all.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class ShapeItems(BatchItems):
         codes: np.ndarray[Any, Any] | None = None,
         fine: int = 0,
         category: np.ndarray[Any, Any] | None = None,
+        wanted: Collection[str] | None = None,
     ) -> None:
-        self.category = category
+        self.category, self.wanted = category, wanted
         self.store, self.index, self.stages = store, list(index), list(stages)
         self.input_size, self.views, self.codes, self.fine = input_size, views, codes, fine
 
@@ -76,10 +78,21 @@ class ShapeItems(BatchItems):
 
     def voxels(self, rows: Sequence[int]) -> Tensor:
         """The encoder's input, float32 (B, 1, S, S, S)."""
-        found = self.store.rows("voxels", rows)[..., 0]
+        return self._inputs(self.store.rows("voxels", rows))
+
+    def _inputs(self, voxels: np.ndarray[Any, Any]) -> Tensor:
+        found = voxels[..., 0]
         if self.input_size != found.shape[1]:
             found = np.stack([pooled(v, self.input_size) for v in found])
         return torch.from_numpy(found).float()[:, None]
+
+    def voxels_in_order(self, size: int) -> Iterator[Tensor]:
+        """The inputs of all items, whose rows ascend, ``size`` or fewer at once; files are read once."""
+        taken = np.asarray(self.index, dtype=np.int64)
+        for start, block in self.store.slabs("voxels", int(taken.max(initial=-1)) + 1):
+            rows = taken[(start <= taken) & (taken < start + len(block))] - start
+            for first in range(0, len(rows), size):
+                yield self._inputs(block[rows[first : first + size]])
 
     def _points(self, rows: Sequence[int], resolution: int) -> tuple[Tensor, Tensor]:
         """Points (B, P, 3) of the unit cube and values (B, P)."""
@@ -109,16 +122,17 @@ class ShapeItems(BatchItems):
         training = any(isinstance(k, tuple) for k in keys)
         rows = [self.index[i] for i in index]
         resolution = stage_of(int(epochs[0]) if training else 10**9, self.stages)
-        points, values = self._points(rows, resolution)
+        wanted = self.wanted if training else None
         batch = {
-            "voxels": self.voxels(rows),
-            "points": points,
-            "values": values,
             "index": torch.from_numpy(index),
             "epoch": torch.from_numpy(epochs),
             "resolution": torch.full((len(rows),), resolution),
         }
-        if self.views:
+        if wanted is None or "voxels" in wanted:
+            batch["voxels"] = self.voxels(rows)
+        if wanted is None or "points" in wanted:
+            batch["points"], batch["values"] = self._points(rows, resolution)
+        if self.views and (wanted is None or "view" in wanted):
             batch["view"] = self.view(epochs, index, rows, training)
         if self.codes is not None and training:
             batch["code"] = torch.from_numpy(self.codes[rows])
@@ -176,6 +190,8 @@ class Shapes(SplitModule):
         batch_size: global training batch, over all devices.
         eval_batch_size: global batch of validation, test and prediction.
         num_workers: loader processes.
+        cache: folder of the copies by shape that are made once of official files, whose chunks hold a
+            thousand shapes; null makes them beside the files. Only what the model uses is copied.
     """
 
     def __init__(
@@ -201,6 +217,7 @@ class Shapes(SplitModule):
         batch_size: Many = 32,
         eval_batch_size: Many = 8,
         num_workers: Workers = 0,
+        cache: str | None = None,
     ) -> None:
         check_ranges(Shapes, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
@@ -223,20 +240,46 @@ class Shapes(SplitModule):
         self.train_file, self.test_file, self.codes_path = train_file, test_file, codes
         self.train_shapes, self.test_shapes = train_shapes, test_shapes
         self.input_size, self.fine, self.continuous, self.views = input_size, fine, continuous, views
+        self.cache = None if cache is None else Path(cache)
         self.dims = 3
         self._stores: dict[str, Store] = {}
         self.category_names: list[str] = []
         self._categories: list[str] = []
 
     def prepare_data(self) -> None:
+        """Voxelise the meshes, and copy arrays of official files whose single rows are slow to read, once."""
         if self.source == "meshes" and not self._cache.is_file():
             arrays, kept = mesh_arrays(mesh_paths(self.root), views=max(self.views, 24))
             write_hdf5(self._cache, arrays)
             self._cache.with_suffix(".txt").write_text("".join(f"{p.relative_to(self.root)}\n" for p in kept))
+        if self.source != "solids" and self.trainer is not None:
+            self._open_files(str(getattr(self.trainer.state.fn, "value", "fit")))
 
     @property
     def _cache(self) -> Path:
         return self.root / "zoo_shapes.hdf5"
+
+    @property
+    def _trained_on(self) -> Collection[str] | None:
+        """Keys of a batch that a training step of the model takes, where its class says so."""
+        found: Collection[str] | None = getattr(
+            getattr(self.trainer, "lightning_module", None), "trained_on", None
+        )
+        return found
+
+    def _arrange(self, stage: str) -> None:
+        """Make the rows that this stage asks for fast to read, those that the model does not use left out."""
+        wanted, views = self._trained_on, ["pixels"] if self.views else []
+        arrays = {"voxels": ["voxels"], "view": views}
+        if stage == "fit":
+            sides = sorted({s["resolution"] for s in self.stages})
+            arrays["points"] = [f"{k}_{r}" for r in sides for k in ("points", "values")]
+            self._stores["train"].arrange(
+                name for key, names in arrays.items() if wanted is None or key in wanted for name in names
+            )
+        last = self.stages[-1]["resolution"]
+        part = self.evaluate_on if stage in ("test", "predict") else "test"
+        self._stores[part].arrange(["voxels", *views, f"points_{last}", f"values_{last}"])
 
     def setup(self, stage: str) -> None:
         if self.source == "solids":
@@ -263,7 +306,7 @@ class Shapes(SplitModule):
                     self._stores[name] = MemoryStore(arrays)
             rows: dict[str, Sequence[int]] = {k: range(s.size) for k, s in self._stores.items()}
         else:
-            rows = self._open_files()
+            rows = self._open_files(stage)
         if stage == "fit":
             size = self._stores["train"].size
             self.train_set = self._items("train", rows["train"], codes=self._codes(len(rows["train"]), size))
@@ -273,13 +316,13 @@ class Shapes(SplitModule):
         if self._categories:
             self.test_set.category = np.searchsorted(self.category_names, self._categories)
 
-    def _open_files(self) -> dict[str, Sequence[int]]:
+    def _open_files(self, stage: str) -> dict[str, Sequence[int]]:
         """Stores of the files, and the rows of each part."""
         name = self.train_file if self.source == "hdf5" else self._cache.name
-        train: Store = HDF5Store(self.root / name)
+        train: Store = HDF5Store(self.root / name, self.cache)
         size = train.size
         if self.source == "hdf5" and self.test_file is not None:
-            test: Store = HDF5Store(self.root / self.test_file)
+            test: Store = HDF5Store(self.root / self.test_file, self.cache)
             rows: dict[str, Sequence[int]] = {"train": range(size), "test": range(test.size)}
         else:
             test, first = train, max(1, size * 4 // 5)
@@ -293,6 +336,7 @@ class Shapes(SplitModule):
             for store in self._stores.values():
                 if not store.shape("pixels"):
                     raise ValueError(f"{self.root / name} has no pixels, which data.init_args.views asks for")
+        self._arrange(stage)
         found = {"train": rows["train"][: self.train_shapes], "test": rows["test"][: self.test_shapes]}
         if self._categories and self.evaluate_on == "test" and self.test_shapes is not None:
             seen: Counter[str] = Counter()
@@ -309,7 +353,8 @@ class Shapes(SplitModule):
 
     def _items(self, name: str, rows: Sequence[int], codes: Any = None, fine: int = 0) -> ShapeItems:
         views = self.views > 0
-        return ShapeItems(self._stores[name], rows, self.stages, self.input_size, views, codes, fine)
+        store, wanted = self._stores[name], self._trained_on
+        return ShapeItems(store, rows, self.stages, self.input_size, views, codes, fine, wanted=wanted)
 
 
 def _categories(path: Path, size: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,12 +14,14 @@ import trimesh
 from fakes.shapes import fake_shapes
 
 from datamodules import Shapes, Shapes2D
+from datamodules.loading import hdf5
+from datamodules.loading.hdf5 import bytes_per_row, open_hdf5
 from datamodules.loading.sampling import item_generator
 from datamodules.shapes.building import mesh_voxels
 from datamodules.shapes.module import stage_of
 from datamodules.shapes.pictures import letter, placed
 from datamodules.shapes.solids import _centres, continuous_points, solid
-from datamodules.shapes.stores import HDF5Store, write_hdf5
+from datamodules.shapes.stores import HDF5Store, read_codes, write_hdf5
 from datamodules.shapes.voxels import (
     _visits,
     fill_hidden,
@@ -431,3 +434,99 @@ def test_digits_are_real_and_grey() -> None:
     batch = data.test_set.__getitems__([0])
     assert batch["voxels"].shape == (1, 1, 28, 28)
     assert len(batch["values"].unique()) > 20
+
+
+def _in_released_chunks(path: Path, shapes: int) -> Path:
+    """A file whose chunks hold all shapes, as h5py's automatic chunks of the release do."""
+    with h5py.File(path, "w") as file:
+        for key, row in (("voxels", (64, 64, 64, 1)), *((f"points_{r}", (4096, 3)) for r in (16, 32, 64))):
+            values = np.zeros((shapes, *row), dtype=np.uint8)
+            values[:, 0, 0] = np.arange(shapes).reshape(-1, *[1] * (values.ndim - 3)) % 2
+            chunk = (shapes, *(-(-n // 4) for n in row))
+            file.create_dataset(key, data=values, chunks=chunk, compression="gzip", compression_opts=9)
+            if key != "voxels":
+                file[key.replace("points", "values")] = np.zeros((shapes, 4096, 1), dtype=np.uint8)
+    return path
+
+
+def _trained(data: Shapes, *keys: str) -> Shapes:
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=SimpleNamespace(trained_on=set(keys)), state=SimpleNamespace(fn="fit")
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_rows_of_released_chunks_are_copied_once_and_checked(tmp_path: Path) -> None:
+    path = _in_released_chunks(tmp_path / "all_vox256_img_train.hdf5", 64)
+    with open_hdf5(path) as file:
+        assert bytes_per_row(file["voxels"]) == 64 * 64**3  # a row decompresses all
+    options = {"source": "hdf5", "root": str(tmp_path), "test_file": None, "stages": ONE_STAGE}
+    data = _trained(Shapes(**options), "voxels")  # type: ignore[arg-type]
+    copies = tmp_path / "all_vox256_img_train.rows"
+    assert sorted(p.name for p in copies.iterdir()) == ["voxels.hdf5"]  # points cost less than a copy
+    with open_hdf5(copies / "voxels.hdf5") as file:
+        assert bytes_per_row(file["voxels"]) == 64**3
+        at = file["voxels"].id.get_chunk_info_by_coord((3, 0, 0, 0, 0)).byte_offset
+    batch = data.train_set.__getitems__([(0, 2), (0, 3)])
+    assert set(batch) == {"voxels", "index", "epoch", "resolution"}  # nothing that the model does not use
+    assert batch["voxels"].sum(dim=(1, 2, 3, 4)).tolist() == [0, 64]
+    first = (copies / "voxels.hdf5").stat().st_mtime_ns
+    _trained(Shapes(**options), "voxels")  # type: ignore[arg-type]
+    assert (copies / "voxels.hdf5").stat().st_mtime_ns == first
+    content = bytearray((copies / "voxels.hdf5").read_bytes())
+    content[at + 5] ^= 1
+    (copies / "voxels.hdf5").unlink()  # HDF5 holds the open one in memory
+    (copies / "voxels.hdf5").write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows/voxels\.hdf5: voxels of shape 3 cannot be read"):
+        HDF5Store(path).rows("voxels", [3])
+    path.touch()  # another file: its copy is made anew
+    assert HDF5Store(path).rows("voxels", [3]).sum() == 64
+
+
+def test_all_inputs_are_read_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _in_released_chunks(tmp_path / "all_vox256_img_train.hdf5", 10)
+    data = Shapes(source="hdf5", root=str(tmp_path), test_file=None, stages=ONE_STAGE, input_size=16)
+    data.setup("fit")
+    expected = data.train_set.voxels(range(8))
+    monkeypatch.setattr(hdf5, "SLAB_LIMIT", 3 * 64**3)
+    monkeypatch.setattr(HDF5Store, "rows", None)
+    assert torch.equal(torch.cat(list(data.train_set.voxels_in_order(2))), expected)
+
+
+@pytest.mark.parametrize(("key", "shape", "text"), [
+    ("voxels", (2, 10**6, 64, 64, 1), r"voxels is \(2, 1000000, 64, 64, 1\), expected \(any, 64, 64, 64, 1\)"),
+    ("points_16", (2, 10**9, 3), r"points_16 is .*, expected \(any, 1 to 2097152, 3\)"),
+    ("voxels", (10**6, 64, 64, 64, 1), r"claims 262,144,000,000 bytes of voxels"),
+])  # fmt: skip
+def test_what_an_hdf5_file_declares_is_judged_before_it_is_read(
+    key: str, shape: tuple[int, ...], text: str, tmp_path: Path
+) -> None:
+    path = _in_released_chunks(tmp_path / "all_vox256_img_train.hdf5", 2)
+    with h5py.File(path, "a") as file:
+        del file[key]
+        file.create_dataset(key, shape, np.uint8, chunks=tuple(min(n, 64) for n in shape), compression="gzip")
+    with pytest.raises(ValueError, match=text) as caught:
+        HDF5Store(path)
+    assert str(path) in str(caught.value)
+
+
+def test_codes_that_claim_what_they_do_not_hold_and_links_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "z.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("zs", (10**8, 256), np.float32, chunks=(1000, 256), compression="gzip")
+    with pytest.raises(ValueError, match=r"z\.hdf5 claims 102,400,000,000 bytes of zs"):
+        read_codes(path, (10**8,))
+    with h5py.File(path, "w") as file:
+        file["zs"] = h5py.ExternalLink("other.hdf5", "zs")
+    with pytest.raises(ValueError, match="zs is a link to elsewhere"):
+        read_codes(path, (4,))
+
+
+def test_labels_that_are_no_labels_are_not_trained_on(tmp_path: Path) -> None:
+    path = _in_released_chunks(tmp_path / "all_vox256_img_train.hdf5", 2)
+    with h5py.File(path, "a") as file:
+        file["values_32"][1, 7] = 128
+    with pytest.raises(ValueError, match="values_32 holds 0 to 128, expected 0 to 1"):
+        HDF5Store(path).rows("values_32", [1])
