@@ -212,6 +212,18 @@ def test_masks_without_an_object_are_told_with_their_count() -> None:
     assert list(module.preview(2)["saliency"].images.shape) == [2, 3, 48, 3 * 48]
 
 
+def test_a_picture_too_small_for_the_pools_is_one_line_with_its_name() -> None:
+    small = {"image": [torch.rand(3, 40, 31)], "size": [(40, 31)], "name": ["a"], "index": torch.tensor([0])}
+    model = zoo.RAS("tiny")
+    with pytest.raises(
+        ValueError, match=r"a is 31 x 40 .* needs 32 pixels on each side: set data.init_args.size"
+    ):
+        model.predict_step(small, 0)
+    model = zoo.RAS("tiny", pool="caffe")
+    assert model.saliency(small["image"], [(40, 31)])[0].shape == (40, 31)  # type: ignore[arg-type]
+    model._check_sides(small)
+
+
 def test_predictions_are_pngs_under_the_pictures_names_and_a_sheet(tmp_path: Path) -> None:
     maps = [np.arange(12, dtype=np.uint8).reshape(3, 4), np.zeros((5, 6), np.uint8)]
     pixels = np.zeros((8, 8, 3), np.uint8)
