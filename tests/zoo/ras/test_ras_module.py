@@ -250,8 +250,13 @@ def test_predict_writes_masks_of_the_pictures_sizes_from_a_folder(tmp_path: Path
     sizes = [Image.open(predictions / f"masks/{i}.png").size for i in range(2)]
     assert sizes == [(80, 60), (70, 100)]
     assert (predictions / "sheet.png").is_file()
-    # a damaged picture is one line
+    # a damaged picture is left out and counted; nothing but damaged ones is an error
     (folder / "0.jpg").write_bytes(b"not a picture")
+    with pytest.warns(UserWarning, match=r"1 of 2 items cannot be read and are skipped: .*0\.jpg"):
+        assert cli.main(["predict", "--model=zoo.RAS", *flags]) == 0
+    masks = [sorted(p.name for p in folder.iterdir()) for folder in sorted(tmp_path.rglob("masks"))]
+    assert masks == [["0.png", "1.png"], ["1.png"]]
+    (folder / "1.jpg").write_bytes(b"not a picture")
     assert cli.main(["predict", "--model=zoo.RAS", *flags]) == 1
 
 
