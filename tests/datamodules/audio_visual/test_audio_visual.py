@@ -233,6 +233,19 @@ def test_lists_that_are_not_there_or_not_it(layout: str, file: str | None, text:
         read_layout(layout, tmp_path, "train")
 
 
+def test_lists_without_ends_of_lines_and_impossible_intervals_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("x" * (2 << 20))
+    with pytest.raises(ValueError, match=r"clips.csv has a line of more than 1,048,576 characters"):
+        read_layout("csv", tmp_path, "train")
+    list_ = FAKES["epic"](tmp_path) / "EPIC_100_train.csv"
+    lines = list_.read_text().splitlines()
+    cells = [line.split(",") for line in lines[1:4]]
+    cells[0][4], cells[1][7], cells[2][4] = "00:00:nan", "999999999999", "00:09:00.0"  # the last begins late
+    list_.write_text("\n".join([lines[0], *map(",".join, cells), lines[4]]) + "\n")
+    with pytest.warns(UserWarning, match="3 lines could not be parsed"):
+        assert len(read_layout("epic", tmp_path, "train").clips) == 1
+
+
 def test_frames_are_spread_over_the_window_or_strided() -> None:
     assert Windows(8, 8, 0, 25).frame_numbers(0, 250) == [0, 25, 50, 75, 100, 125, 150, 175]
     assert Windows(8, 8, 0, 25).frame_numbers(1, 250) == [50, 75, 100, 125, 150, 175, 200, 225]
