@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from datamodules.images.saliency import MemoryItems, ToBatch
 from datamodules.loading.loaders import SplitModule
-from datamodules.loading.pictures import read_rgb
+from datamodules.loading.pictures import read_picture, read_rgb
 from datamodules.loading.ranges import Many, Seed, Side, Workers, check_ranges
 
 Array = np.ndarray[Any, Any]
@@ -76,7 +76,7 @@ def _horse() -> Image.Image | None:
     path = _skimage_folder() / "horse.png"
     if not path.is_file():
         return None
-    dark = np.asarray(read_rgb(path))[..., 0] < 128
+    dark = np.asarray(read_picture(path).convert("RGBA"))[..., 0] < 128
     silhouette = Image.fromarray(dark.astype(np.uint8) * 255)
     return silhouette.crop(silhouette.getbbox())
 

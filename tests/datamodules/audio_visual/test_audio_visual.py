@@ -37,6 +37,13 @@ def test_t_seconds_are_100_t_frames_of_128_bands() -> None:
     assert digits.FRONT_END(torch.randn(digits.SAMPLES)).shape == (64, 32)
 
 
+def test_a_long_sound_is_taken_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    wave = torch.randn(2, 4 * 16000 + 77)
+    whole = LogMel()(wave)
+    monkeypatch.setattr("datamodules.audio_visual.log_mel._PIECE", 70)
+    assert torch.allclose(LogMel()(wave), whole, atol=1e-5)
+
+
 def test_log_mel_is_the_log_of_mel_power() -> None:
     """Against a direct transform of one frame."""
     front = LogMel()
