@@ -12,9 +12,18 @@ import torch
 from torch import Tensor
 
 from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.hdf5 import open_hdf5
 from datamodules.loading.loaders import BatchItems, SplitModule
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
-from datamodules.shapes.building import SURFACE, mesh_arrays, mesh_paths, solids_arrays
+from datamodules.loading.terminal import say
+from datamodules.shapes.building import (
+    MESHES,
+    SURFACE,
+    build_meshes,
+    mesh_paths,
+    mesh_stamp,
+    solids_arrays,
+)
 from datamodules.shapes.solids import CATEGORIES
 from datamodules.shapes.stores import (
     RESOLUTIONS,
@@ -22,7 +31,6 @@ from datamodules.shapes.stores import (
     MemoryStore,
     Store,
     read_codes,
-    write_hdf5,
 )
 from datamodules.shapes.voxels import pooled, surface_points
 
@@ -246,16 +254,39 @@ class Shapes(SplitModule):
 
     def prepare_data(self) -> None:
         """Voxelise the meshes, and copy arrays of official files whose single rows are slow to read, once."""
-        if self.source == "meshes" and not self._cache.is_file():
-            arrays, kept = mesh_arrays(mesh_paths(self.root), views=max(self.views, 24))
-            write_hdf5(self._cache, arrays)
-            self._cache.with_suffix(".txt").write_text("".join(f"{p.relative_to(self.root)}\n" for p in kept))
+        if self.source == "meshes":
+            self._build_meshes()
         if self.source != "solids" and self.trainer is not None:
             self._open_files(str(getattr(self.trainer.state.fn, "value", "fit")))
 
     @property
     def _cache(self) -> Path:
         return self.root / "zoo_shapes.hdf5"
+
+    def _build_meshes(self) -> None:
+        """The file of the folder's meshes, once; anew where they are others, or rules have changed."""
+        if self._cache.is_file() and not (self.root.is_dir() and _any_mesh(self.root)):
+            return  # the file alone was handed on
+        paths = mesh_paths(self.root)
+        stamp = mesh_stamp(paths, self.root)
+        if self._cache.is_file():
+            with open_hdf5(self._cache) as file:
+                if file.attrs.get("meshes") == stamp:
+                    return
+            say(f"{self._cache} was made of other meshes or by an earlier version: it is made anew")
+        self._check_batch_size(len(paths))
+        names = self._cache.with_suffix(".txt")
+        build_meshes(paths, self._cache, names, stamp, views=max(self.views, 24))
+
+    def _check_batch_size(self, meshes: int) -> None:
+        """Before the long work: a training needs a whole batch."""
+        trained = min(_first_part(meshes), self.train_shapes or meshes)
+        fits = self.trainer is not None and str(getattr(self.trainer.state.fn, "value", "")) == "fit"
+        if fits and self.batch_size > trained:
+            raise ValueError(
+                f"data.init_args.batch_size is {self.batch_size}, but of the {meshes} meshes in {self.root} "
+                f"{trained} are trained on (the first four fifths): lower it"
+            )
 
     @property
     def _trained_on(self) -> Collection[str] | None:
@@ -323,7 +354,7 @@ class Shapes(SplitModule):
             test: Store = HDF5Store(self.root / self.test_file, self.cache)
             rows: dict[str, Sequence[int]] = {"train": range(size), "test": range(test.size)}
         else:
-            test, first = train, max(1, size * 4 // 5)
+            test, first = train, _first_part(size)
             # of a single shape both parts are that shape
             rows = {"train": range(first), "test": range(first, size) if first < size else range(size)}
         self._stores = {"train": train, "test": test}
@@ -353,6 +384,15 @@ class Shapes(SplitModule):
         views = self.views > 0
         store, wanted = self._stores[name], self._trained_on
         return ShapeItems(store, rows, self.stages, self.input_size, views, codes, fine, wanted=wanted)
+
+
+def _first_part(size: int) -> int:
+    """Of one file's shapes, how many are trained on: four fifths."""
+    return max(1, size * 4 // 5)
+
+
+def _any_mesh(folder: Path) -> bool:
+    return any(p.suffix.lower() in MESHES for p in folder.rglob("*"))
 
 
 def _categories(path: Path, size: int) -> list[str]:
