@@ -287,11 +287,11 @@ class AudioVisual(SplitModule):
         reasons: dict[str, str] = {}
         for clip in found.clips:
             try:
-                store.decode(clip)
+                store.check(clip)
             except ValueError as error:
                 reasons[clip.name] = str(error)
         clips = skip_bad(found.clips, reasons, "prediction")
-        self.predict_set = self._windowed(store, clips, "none", 0, self.test_crops)
+        self.predict_set = self._windowed(store, clips, "none", 0, self.test_crops, None, True)
 
     def _setup_digits(self) -> None:
         recordings = digits.load(self.root, self.source)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from datamodules.images.saliency import MemoryItems, ToBatch
 from datamodules.loading.loaders import SplitModule
+from datamodules.loading.pictures import read_rgb
 from datamodules.loading.ranges import Many, Seed, Side, Workers, check_ranges
 
 Array = np.ndarray[Any, Any]
@@ -47,9 +48,7 @@ def photographs() -> tuple[Array, ...]:
 
     found = [np.asarray(image) for image in load_sample_images().images]
     folder = _skimage_folder()
-    found += [
-        np.asarray(Image.open(folder / name).convert("RGB")) for name in BUNDLED if (folder / name).is_file()
-    ]
+    found += [np.asarray(read_rgb(folder / name)) for name in BUNDLED if (folder / name).is_file()]
     return tuple(found)
 
 
@@ -77,7 +76,7 @@ def _horse() -> Image.Image | None:
     path = _skimage_folder() / "horse.png"
     if not path.is_file():
         return None
-    dark = np.asarray(Image.open(path).convert("RGBA"))[..., 0] < 128
+    dark = np.asarray(read_rgb(path))[..., 0] < 128
     silhouette = Image.fromarray(dark.astype(np.uint8) * 255)
     return silhouette.crop(silhouette.getbbox())
 

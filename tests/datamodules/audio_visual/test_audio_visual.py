@@ -564,6 +564,10 @@ def test_predict_on_files_gives_scores(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "clips").mkdir()
     write_mp4(tmp_path / "clips" / "new.mp4")
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"x")
+    odd = write_wav(tmp_path / "clips" / "odd.wav")
+    odd.write_bytes(
+        odd.read_bytes()[:24] + bytes(4) + odd.read_bytes()[28:]
+    )  # its rate is 0: found when read
     sizes = {"width": 16, "depth": 2, "heads": 2, "mlp": 16, "num_classes": 2, "task": "single_label",
              "image_size": 16, "patch_size": 8, "spectrogram_frames": 48, "fusion_layer": 0}  # fmt: skip
     options = {
@@ -577,8 +581,13 @@ def test_predict_on_files_gives_scores(tmp_path: Path, capsys: pytest.CaptureFix
     flags += [f"--trainer.default_root_dir={tmp_path}"]
     flags += [f"--model.init_args.{k}={v}" for k, v in sizes.items()]
     flags += [f"--data.init_args.{k}={v}" for k, v in options.items()]
-    with pytest.warns(UserWarning, match="1 of 2 prediction clips cannot be decoded and are skipped"):
+    flags.append("--data.init_args.eval_batch_size=1")
+    with pytest.warns(UserWarning, match="cannot be") as told:
         assert cli.main(["predict", *flags]) == 0
+    texts = "\n".join(str(w.message) for w in told)
+    assert "1 of 3 prediction clips cannot be decoded and are skipped" in texts
+    assert "1 of 2 items cannot be read and are skipped" in texts
+    assert "odd.wav has 0 samples a second" in texts
     table = next(tmp_path.rglob("scores.csv")).read_text().splitlines()
     assert table[0] == 'name,split,label,prediction,score,dog barking,"playing flute, solo"'
     assert table[1].startswith("new.mp4,,,")

@@ -211,6 +211,18 @@ def test_masks_without_an_object_are_told_with_their_count() -> None:
     assert list(module.preview(2)["saliency"].images.shape) == [2, 3, 48, 3 * 48]
 
 
+def test_a_picture_too_small_for_the_pools_is_one_line_with_its_name() -> None:
+    small = {"image": [torch.rand(3, 40, 31)], "size": [(40, 31)], "name": ["a"], "index": torch.tensor([0])}
+    model = zoo.RAS("tiny")
+    with pytest.raises(
+        ValueError, match=r"a is 31 x 40 .* needs 32 pixels on each side: set data.init_args.size"
+    ):
+        model.predict_step(small, 0)
+    model = zoo.RAS("tiny", pool="caffe")
+    assert model.saliency(small["image"], [(40, 31)])[0].shape == (40, 31)  # type: ignore[arg-type]
+    model._check_sides(small)
+
+
 def test_predictions_are_pngs_under_the_pictures_names_and_a_sheet(tmp_path: Path) -> None:
     maps = [np.arange(12, dtype=np.uint8).reshape(3, 4), np.zeros((5, 6), np.uint8)]
     pixels = np.zeros((8, 8, 3), np.uint8)
@@ -237,8 +249,13 @@ def test_predict_writes_masks_of_the_pictures_sizes_from_a_folder(tmp_path: Path
     sizes = [Image.open(predictions / f"masks/{i}.png").size for i in range(2)]
     assert sizes == [(80, 60), (70, 100)]
     assert (predictions / "sheet.png").is_file()
-    # a damaged picture is one line
+    # a damaged picture is left out and counted; nothing but damaged ones is an error
     (folder / "0.jpg").write_bytes(b"not a picture")
+    with pytest.warns(UserWarning, match=r"1 of 2 items cannot be read and are skipped: .*0\.jpg"):
+        assert cli.main(["predict", "--model=zoo.RAS", *flags]) == 0
+    masks = [sorted(p.name for p in folder.iterdir()) for folder in sorted(tmp_path.rglob("masks"))]
+    assert masks == [["0.png", "1.png"], ["1.png"]]
+    (folder / "1.jpg").write_bytes(b"not a picture")
     assert cli.main(["predict", "--model=zoo.RAS", *flags]) == 1
 
 
