@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from datamodules.loading.files import one_line
+from datamodules.loading.limits import limit
 
 Array = np.ndarray[Any, Any]
 Mesh = tuple[Array, Array]
 SIZE_LIMIT = 2**28
-"""Bytes of the largest file that is read: texts take ten times as much in memory."""
+"""Bytes of the largest file that is read: texts take ten times as much in memory;
+``ZOO_MAX_MESH_BYTES`` lifts it."""
 COPIES_LIMIT = 10**7
 """Triangles that a glTF scene may show its meshes with."""
 _ERRORS = (
@@ -46,9 +48,15 @@ def read_mesh(path: Path) -> Mesh:
             triangle, or one whose vertices are not finite or not there.
     """
     size = path.stat().st_size
-    if size > SIZE_LIMIT:
-        raise ValueError(f"{path} has {size:,} bytes, the limit of a mesh is {SIZE_LIMIT:,}; simplify it")
-    content = path.read_bytes()
+    if size > (most := limit("ZOO_MAX_MESH_BYTES", SIZE_LIMIT)):
+        raise ValueError(
+            f"{path} has {size:,} bytes, the limit of a mesh is {most:,}; simplify it, or set the "
+            "environment variable ZOO_MAX_MESH_BYTES"
+        )
+    try:
+        content = path.read_bytes()
+    except PermissionError:
+        raise PermissionError(f"{path} cannot be opened: no right to read it") from None
     try:
         vertices, faces = READERS[path.suffix.lower()](content)
         if not len(faces):
