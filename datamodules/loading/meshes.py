@@ -67,8 +67,18 @@ def read_mesh(path: Path) -> Mesh:
         if not np.isfinite(vertices[np.unique(faces)]).all():
             raise ValueError("a vertex is NaN or infinite")
     except _ERRORS as error:
-        raise ValueError(f"{path} is no mesh that can be read: {one_line(error)}") from None
+        raise ValueError(f"{path} is no mesh that can be read: {_reason(error)}") from None
     return vertices, faces
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, IndexError | struct.error):
+        return "it ends, or a line of it, before its numbers do"
+    if isinstance(error, KeyError):
+        return f"{one_line(error)} is missing, or not known"
+    if isinstance(error, RecursionError):
+        return "its brackets are too deep"
+    return one_line(error)
 
 
 def _fans(polygons: Any) -> Array:

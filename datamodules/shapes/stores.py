@@ -113,7 +113,7 @@ class HDF5Store:
             raise FileNotFoundError(
                 f"no file {path}: expected {LAYOUT}; set data.init_args.root to its folder"
             )
-        with open_hdf5(path) as file:
+        with open_hdf5(path) as file, read_errors(path):
             self._shapes = self._checked(file)
         self.size = self._shapes["voxels"][0]
         self.grids = dict.fromkeys(RESOLUTIONS, FINE)
