@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.loading.files import one_line
+from datamodules.loading.limits import limit
 
 Array = np.ndarray[Any, Any]
 CHUNK_LIMIT = 512 * 2**20
-"""Bytes of the largest chunk that is read."""
+"""Bytes of the largest chunk that is read; ``ZOO_MAX_HDF5_CHUNK`` lifts it."""
 SLAB_LIMIT = 2**30
 """Bytes that :func:`slabs` holds at once."""
 _DEFLATE, _SHUFFLE, _FLETCHER, _LZF = 1, 2, 3, 32000  # numbers of HDF5 filters
@@ -142,10 +143,10 @@ def _check_claims(found: Any, path: Path, key: str) -> None:
             f"{path} claims {claimed:,} bytes of {key} {tuple(found.shape)}, of which it can hold at most "
             f"{held * (packed[0] if packed else 1):,}; it is broken or was not fetched whole"
         )
-    if (size := chunk_bytes(found)) > CHUNK_LIMIT:
+    if (size := chunk_bytes(found)) > (most := limit("ZOO_MAX_HDF5_CHUNK", CHUNK_LIMIT)):
         raise ValueError(
             f"{path}: {key} lies in chunks of {size:,} bytes, which are read as a whole, the limit is "
-            f"{CHUNK_LIMIT:,}; write it anew with smaller chunks"
+            f"{most:,}; write it anew with smaller chunks, or set the environment variable ZOO_MAX_HDF5_CHUNK"
         )
 
 

@@ -113,7 +113,7 @@ class HDF5Store:
             raise FileNotFoundError(
                 f"no file {path}: expected {LAYOUT}; set data.init_args.root to its folder"
             )
-        with open_hdf5(path) as file:
+        with open_hdf5(path) as file, read_errors(path):
             self._shapes = self._checked(file)
         self.size = self._shapes["voxels"][0]
         self.grids = dict.fromkeys(RESOLUTIONS, FINE)
@@ -260,14 +260,32 @@ class HDF5Store:
 
 def write_hdf5(path: Path, arrays: dict[str, Array]) -> Path:
     """Arrays under the official keys as an official file, in place only when whole."""
+    size = len(next(iter(arrays.values())))
+    return write_rows(path, ({k: v[i] for k, v in arrays.items() if i < len(v)} for i in range(size)))
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Array]], **attributes: str) -> Path:
+    """Shapes one after another as an official file, in place only when whole; a row is a chunk."""
     import h5py
 
+    settings: Any = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
     with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        for key, values in arrays.items():
-            chunk = (1, *values.shape[1:])  # a row is read without its neighbours
-            file.create_dataset(
-                key, data=values, chunks=chunk, compression="gzip", compression_opts=4, fletcher32=True
-            )
+        file.attrs.update(attributes)
+        for row in rows:
+            for key, values in row.items():
+                if key not in file:
+                    shape = values.shape
+                    file.create_dataset(
+                        key,
+                        (0, *shape),
+                        values.dtype,
+                        maxshape=(None, *shape),
+                        chunks=(1, *shape),
+                        **settings,
+                    )
+                found: Any = file[key]
+                found.resize(len(found) + 1, axis=0)
+                found[-1] = values
     return path
 
 

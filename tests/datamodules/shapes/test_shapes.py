@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,16 +13,19 @@ import pytest
 import torch
 import trimesh
 from fakes.shapes import fake_shapes, sample_v1
+from PIL import Image
 
 from datamodules import Shapes, Shapes2D
 from datamodules.loading import hdf5
 from datamodules.loading.hdf5 import bytes_per_row, open_hdf5
+from datamodules.loading.meshes import read_mesh
 from datamodules.loading.sampling import item_generator
 from datamodules.shapes.building import mesh_voxels
 from datamodules.shapes.module import stage_of
 from datamodules.shapes.pictures import letter, placed
 from datamodules.shapes.solids import _centres, continuous_points, solid
 from datamodules.shapes.stores import HDF5Store, read_codes, write_hdf5
+from datamodules.shapes.surfaces import solid_voxels, surface_cells
 from datamodules.shapes.voxels import (
     _visits,
     fill_hidden,
@@ -364,35 +368,166 @@ def test_impossible_settings_are_refused(arguments: dict[str, object], text: str
         Shapes(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_a_mesh_is_voxelised_solid_with_a_diagonal_of_one(tmp_path: Path) -> None:
+def _box(low: float = 0.0, high: float = 1.0, lid: bool = True) -> trimesh.Trimesh:
+    box = trimesh.creation.box(bounds=[[low] * 3, [high] * 3])
+    return box if lid else trimesh.Trimesh(box.vertices, box.faces[box.face_normals[:, 1] < 0.5])
+
+
+def test_a_mesh_is_voxelised_solid_and_centred_with_a_diagonal_of_one(tmp_path: Path) -> None:
     box = trimesh.creation.box((2.0, 1.0, 4.0))
     box.apply_translation((5, 5, 5))
     box.export(tmp_path / "box.obj")
     voxels = mesh_voxels(tmp_path / "box.obj")
-    size = np.array([2, 1, 4]) / np.sqrt(21) * 256
-    found = np.argwhere(voxels)
-    assert np.abs(np.ptp(found, axis=0) - size).max() <= 2
-    assert voxels.sum() == pytest.approx(size.prod(), rel=0.04)
-    assert voxels[128, 128, 128]
+    for axis, side in enumerate((2, 1, 4)):
+        assert np.array_equal(voxels, np.flip(voxels, axis))  # not half a cell off
+        assert np.ptp(np.argwhere(voxels)[:, axis]) + 1 == 2 * np.ceil(side / np.sqrt(21) * 128)
+    assert voxels.sum() == np.prod([2 * np.ceil(side / np.sqrt(21) * 128) for side in (2, 1, 4)])
 
 
-def test_a_folder_of_meshes_skips_what_is_broken_with_a_count(tmp_path: Path) -> None:
-    trimesh.creation.icosphere(2).export(tmp_path / "ball.ply")
+def test_cells_are_those_that_trimesh_finds_by_cutting_edges() -> None:
+    mesh = trimesh.creation.cone(0.3, 0.5, sections=7)
+    mesh.apply_scale(0.6)
+    (cells,) = surface_cells(mesh.triangles, np.zeros(len(mesh.faces), int))
+    cut, _ = trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.faces, max_edge=1 / 512)
+    assert np.array_equal(cells, np.unique(np.floor((cut + 0.5) * 256).astype(int), axis=0))
+
+
+def test_each_part_of_a_mesh_is_filled_or_left_open_on_its_own() -> None:
+    closed, bucket = _box(0, 1), _box(3, 4, lid=False)
+    both = trimesh.util.concatenate([closed, bucket])
+    found = solid_voxels(np.array(both.vertices), np.array(both.faces))
+    assert (found.parts, found.open_parts) == (2, 1)
+    inside = [int(np.floor((0.5 - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128))] * 3
+    hollow = [int(np.floor((3.5 - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128))] * 3
+    assert found.voxels[tuple(inside)]
+    assert not found.voxels[tuple(hollow)]
+    # faces of a box that share no vertex enclose it all the same
+    soup = _box().triangles + np.arange(12)[:, None, None] * 1e-5
+    found = solid_voxels(soup.reshape(-1, 3), np.arange(36).reshape(-1, 3))
+    assert (found.parts, found.open_parts) == (1, 0)
+    assert found.voxels[128, 128, 128]
+
+
+def test_negative_indices_of_an_obj_count_back_from_where_they_stand(tmp_path: Path) -> None:
+    corners = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+    quads = ["-8 -7 -5 -6", "-4 -2 -1 -3", "-8 -4 -3 -7", "-6 -5 -1 -2", "-8 -6 -2 -4", "-7 -3 -1 -5"]
+    parts = (
+        "".join(
+            [f"o {n}\n", *(f"v {x + 4 * n} {y} {z}\n" for x, y, z in corners), *(f"f {q}\n" for q in quads)]
+        )
+        for n in range(2)
+    )
+    (tmp_path / "two.obj").write_text("".join(parts))
+    vertices, faces = read_mesh(tmp_path / "two.obj")
+    assert (len(vertices), len(faces), faces.min(), faces.max()) == (16, 24, 0, 15)
+    found = solid_voxels(vertices, faces)
+    assert (found.parts, found.open_parts) == (2, 0)
+    assert found.voxels[[20, 235], 128, 128].all()
+    assert not found.voxels[128, 128, 128]
+
+
+@pytest.mark.parametrize("suffix", ["obj", "off", "ply", "stl", "glb"])
+def test_every_format_gives_the_same_shape(suffix: str, tmp_path: Path) -> None:
+    mesh = trimesh.creation.icosphere(1)
+    mesh.apply_scale((1, 2, 3))
+    mesh.export(tmp_path / f"x.{suffix}")
+    vertices, faces = read_mesh(tmp_path / f"x.{suffix}")
+    assert len(faces) == len(mesh.faces)
+    assert np.allclose(
+        np.sort(vertices[faces].mean(axis=1), axis=0), np.sort(mesh.triangles_center, axis=0), atol=1e-6
+    )
+
+
+def test_a_scale_changes_nothing_and_no_extent_is_refused() -> None:
+    ball = trimesh.creation.icosphere(1)
+    vertices, faces = np.array(ball.vertices), np.array(ball.faces)
+    expected = solid_voxels(vertices, faces).voxels
+    assert np.array_equal(solid_voxels(vertices * 2.0**40, faces).voxels, expected)
+    for wrong, text in (
+        (np.ones_like(vertices), "span 0 at a distance up to 1: no shape"),
+        (vertices * 1e-12 + 5, "no shape"),
+        (vertices * 1.7e308, "no shape|scale it"),
+        (vertices * [1, 0, 0], "no area"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            solid_voxels(wrong, faces)
+
+
+_GLTF = (
+    '{"meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}], "accessors": [{"componentType": 5126, '
+    '"type": "VEC3", "count": %s, "bufferView": 0}], "bufferViews": [{"buffer": 0}], '
+    '"buffers": [{"uri": "%s"}]}'
+)
+
+
+@pytest.mark.parametrize(("name", "content", "text"), [
+    ("x.obj", "v 0 0 0\nv 1 0 0\nv 0 nan 0\nf 1 2 3\n", "NaN or infinite"),
+    ("x.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 4\n", "a face names vertex 3 of 3"),
+    ("x.off", "OFF\n1000000000 1 0\n0 0 0\n", "claims 1000000000 vertices and 1 faces, but has 1 lines"),
+    ("x.stl", "\0" * 80 + "\x10\x10\x10\x10", "claims 269,488,144 triangles, but has 84 bytes"),
+    ("x.ply", "ply\nformat ascii 1.0\nelement vertex 9999999\nend_header\n0\n", "claims 9,999,999 elements"),
+    ("x.gltf", _GLTF % (10**9, "data:;base64,AAAA"), "claims 1,000,000,000 rows, but its buffer has 3"),
+    ("x.gltf", _GLTF % (3, "secret.bin"), "lie in another file, which is not read"),
+])  # fmt: skip
+def test_a_mesh_that_lies_is_refused_in_a_line(name: str, content: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=text) as caught:
+        read_mesh(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_meshes_is_built_once_and_says_what_is_wrong_with_it(tmp_path: Path, capsys: Any) -> None:
+    trimesh.creation.icosphere(1).export(tmp_path / "ball.ply")
     (tmp_path / "deep").mkdir()
-    trimesh.creation.box((1, 2, 1)).export(tmp_path / "deep" / "box.stl")
+    _box(lid=False).export(tmp_path / "deep" / "bucket.stl")
     (tmp_path / "broken.obj").write_text("v 1 2\nf 9 9 9\n")
     (tmp_path / "readme.txt").write_text("no mesh")
-    data = Shapes(source="meshes", root=str(tmp_path), input_size=32, batch_size=1, views=24)
+    options: Any = {"source": "meshes", "root": str(tmp_path), "input_size": 32, "batch_size": 1, "views": 24}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        data.prepare_data()
-    assert any("1 of 3 meshes cannot be read and are skipped" in str(w.message) for w in caught)
-    data.setup("fit")
-    assert len(data.train_set) + len(data.test_set) == 2
-    batch = data.train_set.__getitems__([(0, 0)])
+        Shapes(**options).prepare_data()
+    said = [str(w.message) for w in caught]
+    assert any("1 of 3 meshes cannot be read and are skipped" in text for text in said)
+    assert any(text.startswith("1 of 3 meshes have parts that are not closed") for text in said)
+    assert any("bucket.stl: 1 of 1; of these" in text for text in said)
+    data = Shapes(**options)
+    data.prepare_data()
+    data.setup("predict")
+    assert len(data.test_set) == 1
+    assert data.shape_names == ["deep/bucket.stl"]
+    assert "zoo: shapes 2 to 2 (1) of the 2 in" in capsys.readouterr().out
+    batch = data.test_set.__getitems__([0])
     assert batch["view"].shape == (1, 1, 128, 128)
-    assert batch["voxels"].mean() > 0.02
+    assert 0.03 < batch["voxels"].mean() < 0.1  # walls alone
+    (tmp_path / "broken.obj").unlink()
+    Shapes(**options).prepare_data()  # other meshes than before
+    assert "was made of other meshes or by an earlier version: it is made anew" in capsys.readouterr().out
+
+
+def test_too_large_a_batch_is_refused_before_meshes_are_voxelised(tmp_path: Path) -> None:
+    trimesh.creation.icosphere(1).export(tmp_path / "ball.ply")
+    data = Shapes(source="meshes", root=str(tmp_path), batch_size=16)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"batch_size is 16, but of the 1 meshes in .* 1 are trained on"):
+        data.prepare_data()
+    assert not (tmp_path / "zoo_shapes.hdf5").exists()
+
+
+def test_pictures_are_views_on_white(tmp_path: Path) -> None:
+    grey = np.full((60, 120, 4), 0, dtype=np.uint8)
+    grey[20:40, 40:80] = (51, 51, 51, 255)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    data = Shapes(predict_files=str(tmp_path), views=1)
+    data.prepare_data()
+    data.setup("predict")
+    assert data.shape_names == ["a.png", "b.png"]
+    batch = data.predict_set.__getitems__([0, 1])
+    assert (batch["view"].shape, batch["index"].tolist()) == ((1, 1, 128, 128), [0])
+    assert float(batch["view"][0, 0, 64, 64]) == pytest.approx(0.2)
+    assert float(batch["view"][0, 0, 10, 64]) == 1.0
+    assert "b.png" in batch["skipped"][0]
 
 
 def test_letters_are_at_all_places() -> None:
@@ -484,7 +619,7 @@ def test_all_inputs_are_read_through_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("key", "shape", "text"), [
-    ("voxels", (2, 10**6, 64, 64, 1), r"voxels is \(2, 1000000, 64, 64, 1\), expected \(any, 64, 64, 64, 1\)"),
+    ("voxels", (2, 10**6, 64, 64, 1), r"voxels is \(2, 1000000, .*, expected \(any, 64, 64, 64, 1\)"),
     ("points_16", (2, 10**9, 3), r"points_16 is .*, expected \(any, 1 to 2097152, 3\)"),
     ("voxels", (10**6, 64, 64, 64, 1), r"claims 262,144,000,000 bytes of voxels"),
 ])  # fmt: skip
