@@ -7,7 +7,6 @@ weights load as they are for gcn, sage, gin, gat, gatv2 and pna.
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Unpack, cast, get_args
@@ -38,6 +37,7 @@ from zoo.graphs.node.operators import (
     activation,
     degree_coordinates,
     largest_eigenvalues,
+    normalised,
     sparse_dropout,
     thin,
 )
@@ -313,9 +313,6 @@ class NodeNetwork(nn.Module):
         self.norms.extend(
             normalization_resolver(norm, self.hidden_channels) for _ in range(self._activated())
         )
-        self._batch_norms = (
-            "batch" in inspect.signature(self.norms[0].forward).parameters if self.norms else False
-        )
 
     def _activated(self) -> int:
         """Number of layers that norm, activation and dropout follow."""
@@ -470,8 +467,7 @@ class NodeNetwork(nn.Module):
             x = self._convolve(conv, x, graph)
             if i < self._activated():
                 if self.norms:
-                    norm = self.norms[i]
-                    x = norm(x, graph.batch) if self._batch_norms else norm(x)
+                    x = normalised(self.norms[i], x, graph.batch)
                 x = self._drop(self.act(x))
             if i < self._states:
                 states.append(x)
@@ -490,7 +486,9 @@ class NodeNetwork(nn.Module):
             out = conv(x)
         elif self.arch in ("gcn", "cheb"):
             out = conv(x, graph.edge_index, graph.edge_weight)
-        elif self.arch in ("sage", "gin"):
+        elif self.arch == "gin":
+            out = conv(x, graph.edge_index, graph.batch)
+        elif self.arch == "sage":
             out = conv(x, graph.edge_index)
         else:
             out = conv(x, graph.edge_index, graph.edge_attr)

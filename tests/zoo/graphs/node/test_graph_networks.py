@@ -258,7 +258,7 @@ def test_gin_on_constant_features_sums_degree_plus_one():
     x, edges = graph()
     built = network("gin", 1, 4, 3, num_layers=1)
     seen: list[Tensor] = []
-    built.convs[0].nn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    built.convs[0].nn.lins[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     built(torch.ones(len(x), 1), edges)
     torch.testing.assert_close(seen[0][:, 0], degree(edges[1], len(x)) + 1)
 
