@@ -70,7 +70,9 @@ ACCEPTS: dict[NodeArch, frozenset[str]] = {
 }
 """What an architecture takes beside ``x`` and ``edge_index``; ``mlp`` looks at neither edges nor weights."""
 
+_NORM: dict[str | None, dict[str, Any]] = {"batch": {"allow_single_element": True}}  # by running statistics
 _STACKED = ("gcn", "cheb", "sage", "gat", "gatv2", "gin", "monet", "pna", "mlp")
+_NORMALISED = ("gcn", "sgc", "appnp", "gcnii", "cheb")
 _ATTENTION = ("gat", "gatv2")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "K": ("cheb", "sgc", "appnp"),
@@ -288,7 +290,8 @@ class NodeNetwork(nn.Module):
             )
             return layer
         if self.arch == "gin":
-            mlp = MLP([inputs, outputs, outputs], act=self.act, norm=o.get("norm"))
+            norm = o.get("norm")
+            mlp = MLP([inputs, outputs, outputs], act=self.act, norm=norm, norm_kwargs=_NORM.get(norm))
             return NarrowGINConv(
                 mlp, o.get("eps", 0.0), o.get("train_eps", False), aggr=o.get("aggr", "sum")
             )  # re-initialises the MLP
@@ -311,7 +314,8 @@ class NodeNetwork(nn.Module):
         if norm is None:
             return
         self.norms.extend(
-            normalization_resolver(norm, self.hidden_channels) for _ in range(self._activated())
+            normalization_resolver(norm, self.hidden_channels, **_NORM.get(norm, {}))
+            for _ in range(self._activated())
         )
 
     def _activated(self) -> int:
@@ -366,6 +370,8 @@ class NodeNetwork(nn.Module):
                 raise ValueError(f"{self.arch} takes no {name}; {able} do")
         if edge_attr is not None and self.options.get("edge_dim") is None and self.arch != "mlp":
             raise ValueError(f"{self.arch} was given edge_attr: set edge_dim to its width")
+        if edge_weight is not None and self.arch in _NORMALISED:
+            _check_weights(self.arch, edge_weight)
         if self.arch in ("gcn", "sgc", "appnp", "gcnii"):
             # loops that the data already has are kept, not doubled
             index, weight = gcn_norm(edge_index, edge_weight, nodes)
@@ -513,6 +519,17 @@ class NodeNetwork(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training)
+
+
+def _check_weights(arch: str, weight: Tensor) -> None:
+    wrong = ~(weight >= 0) | weight.isinf()
+    if bool(wrong.any()):
+        at = int(wrong.nonzero()[0, 0])
+        raise ValueError(
+            f"{arch} divides by square roots of sums of edge weights, which must be finite and not below 0: "
+            f"edge {at} of the data has edge_weight {float(weight[at]):g}; take ggnn, which multiplies alone, or "
+            "change the weights"
+        )
 
 
 def _check(arch: str, layers: int, dropout: float, input_dropout: float, given: dict[str, Any]) -> None:

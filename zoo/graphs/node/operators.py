@@ -123,7 +123,9 @@ def normalised(norm: nn.Module, x: Tensor, batch: Tensor | None) -> Tensor:
     if not isinstance(norm, GraphNorm | InstanceNorm | LayerNorm | PairNorm):
         plain: Tensor = norm(x)
         return plain
-    out: Tensor = norm(x, batch)
+    if batch is None and len(x) == 1:
+        batch = x.new_zeros(1, dtype=torch.long)  # without it InstanceNorm refuses a graph of one node
+    out: Tensor = norm(x, batch) if len(x) else x
     return out
 
 
@@ -164,6 +166,8 @@ def largest_eigenvalues(
 
     ChebNet scales each graph's spectrum by its own. For undirected graphs.
     """
+    if not nodes:
+        return torch.ones(1, device=edge_index.device)
     if batch is None:
         batch = torch.zeros(nodes, dtype=torch.long, device=edge_index.device)
     index, weight = get_laplacian(edge_index, edge_weight, "sym", torch.float64, nodes)
