@@ -18,6 +18,19 @@ from datamodules.audio_visual.log_mel import LogMel
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.files import written_whole
 from datamodules.loading.loaders import SplitModule
+from datamodules.loading.ranges import (
+    Depth,
+    DepthOrZero,
+    Finite,
+    Many,
+    NonNegative,
+    Positive,
+    Share,
+    Size,
+    SizeOrZero,
+    Workers,
+    check_ranges,
+)
 
 _MODALITIES = ("rgb", "spectrogram")
 
@@ -82,25 +95,25 @@ class AudioVisual(SplitModule):
             "digits", "vggsound", "audioset", "epic", "kinetics", "moments", "csv", "folder"
         ] = "digits",
         root: str | None = None,
-        batch_size: int = 64,
-        eval_batch_size: int = 64,
+        batch_size: Many = 64,
+        eval_batch_size: Many = 64,
         modalities: tuple[str, ...] | list[str] = _MODALITIES,
-        seconds: float = 8.0,
-        frames: int | None = None,
-        frame_stride: int = 0,
-        fps: float = 25.0,
-        image_size: int | None = None,
-        mel_bins: int | None = None,
-        spectrogram_mean: float | None = None,
-        spectrogram_std: float | None = None,
+        seconds: Positive = 8.0,
+        frames: Size | None = None,
+        frame_stride: SizeOrZero = 0,
+        fps: Positive = 25.0,
+        image_size: Size | None = None,
+        mel_bins: Size | None = None,
+        spectrogram_mean: Finite | None = None,
+        spectrogram_std: Positive | None = None,
         async_sampling: bool = False,
         augment: bool = True,
         colour_jitter: bool = True,
-        time_masks: int = 1,
-        time_width: int = 192,
-        frequency_masks: int = 1,
-        frequency_width: int = 48,
-        test_crops: int = 4,
+        time_masks: DepthOrZero = 1,
+        time_width: SizeOrZero = 192,
+        frequency_masks: DepthOrZero = 1,
+        frequency_width: SizeOrZero = 48,
+        test_crops: Depth = 4,
         train_set: Literal["balanced", "unbalanced"] = "balanced",
         multi_label: bool = False,
         predict_files: str | None = None,
@@ -108,13 +121,14 @@ class AudioVisual(SplitModule):
         cache_dir: str | None = None,
         digit_task: DigitTask = "same",
         source: Source = "auto",
-        pairs: int = 3000,
-        test_pairs: int = 1000,
-        image_noise: float = 0.0,
-        pca_energy: float = 1.0,
-        audio_snr_db: float | None = None,
-        num_workers: int = 0,
+        pairs: Many = 3000,
+        test_pairs: Many = 1000,
+        image_noise: NonNegative = 0.0,
+        pca_energy: Share = 1.0,
+        audio_snr_db: Finite | None = None,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(AudioVisual, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         if layout != "digits" and layout not in READERS:
             raise ValueError(f"layout must be digits, {', '.join(READERS)}, got {layout!r}")
@@ -122,10 +136,6 @@ class AudioVisual(SplitModule):
             raise ValueError(f"modalities must be of {', '.join(_MODALITIES)}, got {list(modalities)}")
         if (spectrogram_mean is None) != (spectrogram_std is None):
             raise ValueError("give both spectrogram_mean and spectrogram_std, or neither")
-        if not 0 < pca_energy <= 1 or image_noise < 0:
-            raise ValueError(
-                f"need pca_energy in (0, 1] and image_noise >= 0, got {pca_energy}, {image_noise}"
-            )
         embedded = layout == "digits"
         self.layout, self.root = layout, data_folder(root, "" if embedded else layout)
         self.modalities, self.test_crops = tuple(modalities), test_crops

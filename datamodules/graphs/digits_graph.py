@@ -15,7 +15,8 @@ from torch_geometric.data import Data
 from torch_geometric.utils import index_to_mask
 
 from datamodules.graphs.full_graph import FullGraphModule, coin_split, mirrored, node_pairs, rewire_edges
-from datamodules.loading.arguments import check_choice, check_fractions
+from datamodules.loading.arguments import check_choice
+from datamodules.loading.ranges import Fraction, Many, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
 
 Normalisation = Literal["l1", "none"]
@@ -51,29 +52,28 @@ class DigitsGraph(FullGraphModule):
 
     def __init__(
         self,
-        nodes: int = 600,
-        neighbors: int = 5,
-        rewired: float = 0.4,
-        train_per_class: int = 5,
-        val_per_class: int = 20,
-        masked_pixels: float = 0.0,
+        nodes: Many = 600,
+        neighbors: Many = 5,
+        rewired: Fraction = 0.4,
+        train_per_class: Many = 5,
+        val_per_class: Many = 20,
+        masked_pixels: Fraction = 0.0,
         normalize: Normalisation = "none",
         early_stopping: bool = False,
-        seed: int = 0,
-        steps_per_epoch: int = 1,
+        seed: Seed = 0,
+        steps_per_epoch: Many = 1,
     ) -> None:
+        check_ranges(DigitsGraph, locals())
         super().__init__(steps_per_epoch)
-        check_fractions("edges", rewired=rewired)
-        check_fractions("pixels", masked_pixels=masked_pixels)
         check_choice("normalize", normalize, Normalisation)
         if nodes != 1797 and (nodes % 10 or not 10 <= nodes <= 1740):
             raise ValueError(f"data.init_args.nodes must be 1797 or a multiple of 10 up to 1740, got {nodes}")
-        if train_per_class < 1 or val_per_class < 1 or train_per_class + val_per_class >= nodes // 10:
+        if train_per_class + val_per_class >= nodes // 10:
             raise ValueError(
                 f"data.init_args.train_per_class {train_per_class} and val_per_class {val_per_class} leave "
                 f"nothing to test of {nodes} nodes"
             )
-        if not 1 <= neighbors < nodes:
+        if neighbors >= nodes:
             raise ValueError(f"data.init_args.neighbors must lie in 1..{nodes - 1}, got {neighbors}")
         self.nodes, self.neighbors, self.rewired, self.seed = nodes, neighbors, rewired, seed
         self.train_per_class, self.val_per_class = train_per_class, val_per_class

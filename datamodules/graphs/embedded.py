@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import index_to_mask
 
 from datamodules.graphs.full_graph import DamagedGraphModule, node_pairs, random_split
-from datamodules.loading.arguments import check_fractions
+from datamodules.loading.ranges import Fraction, Many, NonNegative, Positive, Size, check_ranges
 from datamodules.loading.sampling import item_generator
 
 # Second words of the keys of this module's random streams.
@@ -67,20 +67,20 @@ class BlockModel(DamagedGraphModule):
 
     def __init__(
         self,
-        nodes: int = 400,
-        classes: int = 4,
-        features: int = 16,
-        degree: float = 8.0,
-        homophily: float = 0.8,
-        signal: float = 1.0,
-        train_per_class: int = 10,
-        val_nodes: int = 80,
-        test_nodes: int = 200,
+        nodes: Many = 400,
+        classes: Size = 4,
+        features: Many = 16,
+        degree: Positive = 8.0,
+        homophily: Fraction = 0.8,
+        signal: NonNegative = 1.0,
+        train_per_class: Many = 10,
+        val_nodes: Many = 80,
+        test_nodes: Many = 200,
         **kwargs: Any,
     ) -> None:
+        check_ranges(BlockModel, locals())
         super().__init__(**kwargs)
-        check_fractions("edges", homophily=homophily)
-        if classes < 2 or nodes < 2 * classes or not 0 < degree < nodes / classes / 2:
+        if classes < 2 or nodes < 2 * classes or degree >= nodes / classes / 2:
             raise ValueError(
                 "data.init_args.nodes, classes and degree must leave classes of two and a sparse graph, "
                 f"got {nodes}, {classes} and {degree}"

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, index_to_mask
 
-from datamodules.loading.arguments import check_fractions
 from datamodules.loading.loaders import evaluation_loader, train_loader
+from datamodules.loading.ranges import Fraction, Many, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
 
 # Second words of the keys of this module's random streams.
@@ -156,10 +156,9 @@ class FullGraphModule(LightningDataModule):
     num_features: int
     graph: Data
 
-    def __init__(self, steps_per_epoch: int = 1) -> None:
+    def __init__(self, steps_per_epoch: Many = 1) -> None:
+        check_ranges(FullGraphModule, locals())
         super().__init__()
-        if steps_per_epoch < 1:
-            raise ValueError(f"data.init_args.steps_per_epoch must be at least 1, got {steps_per_epoch}")
         self.steps_per_epoch = steps_per_epoch
         self._moved: dict[tuple[str, bool], Any] = {}
 
@@ -205,14 +204,14 @@ class DamagedGraphModule(FullGraphModule):
 
     def __init__(
         self,
-        edges_retained: float = 1.0,
-        edges_rewired: float = 0.0,
+        edges_retained: Fraction = 1.0,
+        edges_rewired: Fraction = 0.0,
         early_stopping: bool = False,
-        seed: int = 0,
-        steps_per_epoch: int = 1,
+        seed: Seed = 0,
+        steps_per_epoch: Many = 1,
     ) -> None:
+        check_ranges(DamagedGraphModule, locals())
         super().__init__(steps_per_epoch)
-        check_fractions("edges", edges_retained=edges_retained, edges_rewired=edges_rewired)
         self.edges_retained, self.edges_rewired = edges_retained, edges_rewired
         self.early_stopping, self.seed = early_stopping, seed
 

@@ -18,6 +18,7 @@ from torch_geometric.utils import coalesce
 from datamodules.graphs.full_graph import FullGraphModule, coin_split, mirrored, node_pairs
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.files import READ_ERRORS, one_line, read_npz
+from datamodules.loading.ranges import Many, Seed, check_ranges
 from datamodules.loading.restricted_pickle import read_pickle
 
 Layout = Literal["auto", "npz", "pickle"]
@@ -67,9 +68,10 @@ class GAugGraph(FullGraphModule):
         normalize: Normalisation = "auto",
         edge_probabilities: str | None = None,
         early_stopping: bool = False,
-        seed: int = 0,
-        steps_per_epoch: int = 1,
+        seed: Seed = 0,
+        steps_per_epoch: Many = 1,
     ) -> None:
+        check_ranges(GAugGraph, locals())
         super().__init__(steps_per_epoch)
         check_choice("layout", layout, Layout)
         check_choice("normalize", normalize, Normalisation)

@@ -19,6 +19,7 @@ from torch_geometric.data import Batch
 
 from datamodules.loading.files import one_line, written_whole
 from datamodules.loading.loaders import SplitModule, evaluation_loader
+from datamodules.loading.ranges import Depth, DepthOrZero, Many, Part, Seed, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys, item_generator
 
 # Second word of the keys of this module's random streams.
@@ -180,23 +181,19 @@ class GraphLevelModule(SplitModule):
 
     def __init__(
         self,
-        fold: int = 0,
-        folds: int = 10,
-        holdout: int = 0,
-        holdout_share: float = 0.1,
-        split_seed: int = 0,
-        batch_size: int = 32,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
+        fold: DepthOrZero = 0,
+        folds: Depth = 10,
+        holdout: DepthOrZero = 0,
+        holdout_share: Part = 0.1,
+        split_seed: Seed = 0,
+        batch_size: Many = 32,
+        eval_batch_size: Many = 256,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(GraphLevelModule, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
-        if folds < 2 or not 0 <= fold < folds:
+        if folds < 2 or fold >= folds:
             raise ValueError(f"need data.init_args.folds >= 2 and fold in 0..folds-1, got {folds} and {fold}")
-        if not 0 < holdout_share < 1 or holdout < 0 or split_seed < 0:
-            raise ValueError(
-                "need data.init_args.holdout_share in (0, 1), holdout >= 0 and split_seed >= 0, got "
-                f"{holdout_share}, {holdout} and {split_seed}"
-            )
         self.fold, self.folds, self.holdout, self.holdout_share = fold, folds, holdout, holdout_share
         self.split_seed = split_seed
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from datamodules.graphs.tu_graphs import read_tu, tu_folder
 from datamodules.loading.arguments import check_choice
 from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, evaluation_loader
+from datamodules.loading.ranges import Many, ManyOrZero, Seed, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys, global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
@@ -181,22 +182,17 @@ class GraphSetModule(SplitModule):
 
     def __init__(
         self,
-        batch_size: int = 32,
-        eval_batch_size: int = 32,
+        batch_size: Many = 32,
+        eval_batch_size: Many = 32,
         order: Order = "bfs",
-        items_per_epoch: int | None = None,
-        bfs_draws: int = 2000,
-        predict_samples: int = 64,
-        num_workers: int = 0,
+        items_per_epoch: Many | None = None,
+        bfs_draws: ManyOrZero = 2000,
+        predict_samples: Many = 64,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(GraphSetModule, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         check_choice("order", order, Order)
-        epoch = 1 if items_per_epoch is None else items_per_epoch
-        if min(batch_size, eval_batch_size, predict_samples, epoch) < 1 or bfs_draws < 0:
-            raise ValueError(
-                "data.init_args.batch_size, eval_batch_size, predict_samples and items_per_epoch must be at "
-                f"least 1, got {batch_size}, {eval_batch_size}, {predict_samples} and {items_per_epoch}"
-            )
         self.order: Order = order
         self.items_per_epoch, self.bfs_draws = items_per_epoch, bfs_draws
         self.predict_samples = predict_samples
@@ -288,9 +284,10 @@ class GraphSet(GraphSetModule):
     def __init__(
         self,
         name: SetName = "community_small",
-        set_seed: int = 0,
+        set_seed: Seed = 0,
         **kwargs: Any,
     ) -> None:
+        check_ranges(GraphSet, locals())
         super().__init__(**kwargs)
         check_choice("name", name, SetName)
         self.set_name, self.set_seed = name, set_seed
@@ -321,10 +318,11 @@ class TUGraphSet(GraphSetModule):
         self,
         name: str = "ENZYMES",
         root: str | None = None,
-        min_nodes: int = 10,
-        max_graph_nodes: int = 1000,
+        min_nodes: ManyOrZero = 10,
+        max_graph_nodes: Many = 1000,
         **kwargs: Any,
     ) -> None:
+        check_ranges(TUGraphSet, locals())
         super().__init__(**kwargs)
         self.set_name, self.raw = name, tu_folder(root, name)
         self.sizes = (min_nodes, max_graph_nodes)

@@ -23,6 +23,7 @@ from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.files import READ_ERRORS, one_line, read_npz, written_whole
 from datamodules.loading.loaders import SplitModule
+from datamodules.loading.ranges import Many, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
 
 _PPI = "https://data.dgl.ai/dataset/ppi.zip"
@@ -107,7 +108,8 @@ class PPI(SplitModule):
     val_graphs: list[Data]
     test_graphs: list[Data]
 
-    def __init__(self, root: str | None = None, batch_size: int = 2, download: bool = False) -> None:
+    def __init__(self, root: str | None = None, batch_size: Many = 2, download: bool = False) -> None:
+        check_ranges(PPI, locals())
         super().__init__(batch_size, eval_batch_size=1)
         self.root = data_folder(root, "graphs/ppi")
         self.download = download
@@ -168,7 +170,8 @@ class Reddit(FullGraphModule):
         FileNotFoundError, ValueError: for missing or damaged files.
     """
 
-    def __init__(self, root: str | None = None, download: bool = False, steps_per_epoch: int = 1) -> None:
+    def __init__(self, root: str | None = None, download: bool = False, steps_per_epoch: Many = 1) -> None:
+        check_ranges(Reddit, locals())
         super().__init__(steps_per_epoch)
         self.root = data_folder(root, "graphs/reddit")
         self.download = download

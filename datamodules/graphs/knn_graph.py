@@ -18,6 +18,7 @@ from torch_geometric.utils import index_to_mask
 
 from datamodules.graphs.full_graph import FullGraphModule
 from datamodules.loading.arguments import check_choice
+from datamodules.loading.ranges import Many, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
 
 SetName = Literal["wine", "cancer", "digits"]
@@ -111,13 +112,14 @@ class KNNGraph(FullGraphModule):
         self,
         name: SetName = "wine",
         graph: GraphKind = "knn",
-        k: int = 10,
+        k: Many = 10,
         metric: Metric = "cosine",
         knn_sym: Symmetry = "upper",
-        seed: int = 0,
-        steps_per_epoch: int = 1,
+        seed: Seed = 0,
+        steps_per_epoch: Many = 1,
         standardize: bool | None = None,
     ) -> None:
+        check_ranges(KNNGraph, locals())
         super().__init__(steps_per_epoch)
         for key, value, choices in (
             ("name", name, SetName),
@@ -126,8 +128,6 @@ class KNNGraph(FullGraphModule):
             ("knn_sym", knn_sym, Symmetry),
         ):
             check_choice(key, value, choices)
-        if k < 1:
-            raise ValueError(f"data.init_args.k must be at least 1, got {k}")
         self.set_name, self.kind, self.k, self.metric = name, graph, k, metric
         self.knn_sym, self.seed = knn_sym, seed
         self.standardize = name != "digits" if standardize is None else standardize

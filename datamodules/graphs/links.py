@@ -9,6 +9,7 @@ from torch_geometric.data import Data
 
 from datamodules.graphs.embedded import BlockModel
 from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
+from datamodules.loading.ranges import Many, Part, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
 
 # Second words of the keys of this module's random streams.
@@ -67,13 +68,14 @@ class LinkSplit(FullGraphModule):
     def __init__(
         self,
         source: FullGraphModule | None = None,
-        val: float = 0.05,
-        test: float = 0.1,
-        seed: int = 0,
-        steps_per_epoch: int = 1,
+        val: Part = 0.05,
+        test: Part = 0.1,
+        seed: Seed = 0,
+        steps_per_epoch: Many = 1,
     ) -> None:
+        check_ranges(LinkSplit, locals())
         super().__init__(steps_per_epoch)
-        if not 0 < val < 1 or not 0 < test < 1 or val + test >= 1:
+        if val + test >= 1:
             raise ValueError(
                 "data.init_args.val and data.init_args.test are shares of the edges, above 0 and below 1 "
                 f"together, got {val} and {test}"

@@ -17,6 +17,7 @@ from torch_geometric.data import Data
 
 from datamodules.graphs.full_graph import FullGraphModule
 from datamodules.loading.loaders import SplitModule
+from datamodules.loading.ranges import Fanout, Many, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys, global_seed, item_seeds
 
 
@@ -128,10 +129,11 @@ class NeighborSampling(SplitModule):
     def __init__(
         self,
         source: FullGraphModule,
-        neighbors: Sequence[int] = (25, 10),
-        batch_size: int = 1024,
-        num_workers: int = 0,
+        neighbors: Sequence[Fanout] = (25, 10),
+        batch_size: Many = 1024,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(NeighborSampling, locals())
         super().__init__(batch_size, batch_size, num_workers)
         if not neighbors or any(n < 1 and n != -1 for n in neighbors):
             raise ValueError(

@@ -19,6 +19,7 @@ from datamodules.graphs.full_graph import DamagedGraphModule, node_pairs, random
 from datamodules.graphs.knn_graph import Metric, Symmetry, knn_matrix, weighted_edges
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.files import one_line
+from datamodules.loading.ranges import Many, check_ranges
 from datamodules.loading.restricted_pickle import read_pickle
 
 PlanetoidName = Literal["Cora", "CiteSeer", "PubMed"]
@@ -61,16 +62,17 @@ class Planetoid(DamagedGraphModule):
         name: PlanetoidName = "Cora",
         root: str | None = None,
         split: Split = "public",
-        train_per_class: int = 20,
-        val_nodes: int = 500,
-        test_nodes: int = 1000,
+        train_per_class: Many = 20,
+        val_nodes: Many = 500,
+        test_nodes: Many = 1000,
         normalize_features: bool = True,
         graph: Edges = "given",
-        k: int = 10,
+        k: Many = 10,
         metric: Metric = "cosine",
         knn_sym: Symmetry = "upper",
         **kwargs: Any,
     ) -> None:
+        check_ranges(Planetoid, locals())
         super().__init__(**kwargs)
         for key, choice, choices in (
             ("name", name, PlanetoidName),
@@ -80,7 +82,7 @@ class Planetoid(DamagedGraphModule):
             ("knn_sym", knn_sym, Symmetry),
         ):
             check_choice(key, choice, choices)
-        if graph == "knn" and (k < 1 or (self.edges_retained, self.edges_rewired) != (1, 0)):
+        if graph == "knn" and (self.edges_retained, self.edges_rewired) != (1, 0):
             raise ValueError(
                 "data.init_args.graph: knn needs k of at least 1 and neither edges_retained nor edges_rewired"
                 f", got {k}, {self.edges_retained} and {self.edges_rewired}"

@@ -9,7 +9,7 @@ import torch
 
 from datamodules.graphs.full_graph import mirrored, node_pairs, rewire_edges
 from datamodules.graphs.graph_level import GraphLevelModule, GraphStore
-from datamodules.loading.arguments import check_fractions
+from datamodules.loading.ranges import Depth, Fraction, Many, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
 
 _GRAPHS = 22
@@ -42,16 +42,16 @@ class SyntheticGraphs(GraphLevelModule):
 
     def __init__(
         self,
-        graphs: int = 600,
-        edges_rewired: float = 0.1,
-        seed: int = 0,
-        folds: int = 5,
+        graphs: Many = 600,
+        edges_rewired: Fraction = 0.1,
+        seed: Seed = 0,
+        folds: Depth = 5,
         **kwargs: Any,
     ) -> None:
+        check_ranges(SyntheticGraphs, locals())
         super().__init__(folds=folds, **kwargs)
         if graphs < 4 * folds:
             raise ValueError(f"data.init_args.graphs must be at least 4 x folds = {4 * folds}, got {graphs}")
-        check_fractions("edges", edges_rewired=edges_rewired)
         self.graphs, self.edges_rewired, self.seed = graphs, edges_rewired, seed
 
     def read(self) -> GraphStore:

@@ -15,6 +15,7 @@ from torch_geometric.utils import degree, one_hot
 from datamodules.graphs.graph_level import GraphLevelModule, GraphStore
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.files import one_line, written_whole
+from datamodules.loading.ranges import Many, check_ranges
 
 Features = Literal["auto", "given", "degree", "degree_onehot", "constant"]
 _SOURCE = "https://www.chrsmrrs.com/graphkerneldatasets"
@@ -125,15 +126,14 @@ class TUGraphs(GraphLevelModule):
         features: Features = "auto",
         use_node_attr: bool = True,
         use_edge_attr: bool = True,
-        max_degree: int = 64,
+        max_degree: Many = 64,
         splits: str | None = None,
         cache: str | None = None,
         **kwargs: Any,
     ) -> None:
+        check_ranges(TUGraphs, locals())
         super().__init__(**kwargs)
         check_choice("features", features, Features)
-        if max_degree < 1:
-            raise ValueError(f"data.init_args.max_degree must be at least 1, got {max_degree}")
         self.set_name, self.features, self.max_degree = name, features, max_degree
         self.use_node_attr, self.use_edge_attr = use_node_attr, use_edge_attr
         self.raw = tu_folder(root, name)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from datamodules.images.saliency import MemoryItems, ToBatch
 from datamodules.loading.loaders import SplitModule
+from datamodules.loading.ranges import Many, Seed, Side, Workers, check_ranges
 
 Array = np.ndarray[Any, Any]
 Split = Literal["train", "val", "test"]
@@ -203,20 +204,19 @@ class SaliencyComposites(SplitModule):
 
     def __init__(
         self,
-        batch_size: int = 8,
-        side: int = 96,
-        train_items: int = 800,
-        val_items: int = 100,
-        test_items: int = 200,
-        predict_items: int = 16,
-        data_seed: int = 0,
+        batch_size: Many = 8,
+        side: Side = 96,
+        train_items: Many = 800,
+        val_items: Many = 100,
+        test_items: Many = 200,
+        predict_items: Many = 16,
+        data_seed: Seed = 0,
         flip: bool = True,
-        eval_batch_size: int = 20,
-        num_workers: int = 0,
+        eval_batch_size: Many = 20,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(SaliencyComposites, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
-        if side < 32:
-            raise ValueError(f"side must be at least 32, got {side}")
         self.side, self.data_seed, self.flip = side, data_seed, flip
         self.items = {"train": train_items, "val": val_items, "test": test_items}
         self.predict_items = min(predict_items, test_items)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from datamodules.loading.loaders import SplitModule, TensorItems
+from datamodules.loading.ranges import Depth, Many, Workers, check_ranges
 
 
 class _DigitImages(SplitModule):
@@ -28,12 +29,13 @@ class _DigitImages(SplitModule):
 
     def __init__(
         self,
-        batch_size: int = 128,
-        eval_batch_size: int = 250,
-        test_passes: int = 1,
-        predict_samples: int = 100,
-        num_workers: int = 0,
+        batch_size: Many = 128,
+        eval_batch_size: Many = 250,
+        test_passes: Depth = 1,
+        predict_samples: Many = 100,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(_DigitImages, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         self.test_passes, self.predict_samples = test_passes, predict_samples
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, as_is, place
+from datamodules.loading.ranges import Many, Size, Workers, check_ranges
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -212,22 +213,20 @@ class ImageFolder(SplitModule):
     def __init__(
         self,
         root: str | None = None,
-        size: int = 256,
-        batch_size: int = 256,
+        size: Size = 256,
+        batch_size: Many = 256,
         val_root: str | None = None,
         flip: bool = True,
-        num_classes: int | None = None,
-        eval_batch_size: int = 64,
-        predict_batch_size: int = 32,
-        shard_size: int = 2048,
-        predict_samples: int | None = None,
-        num_workers: int = 8,
+        num_classes: Size | None = None,
+        eval_batch_size: Many = 64,
+        predict_batch_size: Many = 32,
+        shard_size: Many = 2048,
+        predict_samples: Many | None = None,
+        num_workers: Workers = 8,
     ) -> None:
+        check_ranges(ImageFolder, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
-        for name, value in (("size", size), ("predict_batch_size", predict_batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if shard_size < 1 or shard_size % predict_batch_size:
+        if shard_size % predict_batch_size:
             raise ValueError(
                 f"shard_size must be a multiple of predict_batch_size, got {shard_size} and "
                 f"{predict_batch_size}"

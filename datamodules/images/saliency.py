@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from datamodules.images.image_folder import SUFFIXES, read_rgb
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.loaders import SplitModule
+from datamodules.loading.ranges import Degrees, Many, Rate, Size, Workers, check_ranges
 from datamodules.loading.sampling import global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
@@ -439,20 +440,19 @@ class Saliency(SplitModule):
         val: str | None = None,
         test: str | list[str] = "ecssd",
         predict: str | None = None,
-        size: int | None = 352,
-        batch_size: int = 10,
+        size: Size | None = 352,
+        batch_size: Many = 10,
         flip: bool = True,
-        rotate: float = 0.0,
-        crop: float = 0.0,
+        rotate: Degrees = 0.0,
+        crop: Rate = 0.0,
         skip_unpaired: bool = False,
-        eval_batch_size: int = 1,
-        num_workers: int = 4,
+        eval_batch_size: Many = 1,
+        num_workers: Workers = 4,
     ) -> None:
+        check_ranges(Saliency, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         if size is not None and size < 32:
             raise ValueError(f"size must be null or at least 32, got {size}")
-        if not 0 <= crop < 1 or not 0 <= rotate <= 180:
-            raise ValueError(f"need crop in [0, 1) and rotate in [0, 180], got {crop} and {rotate}")
         self.root = data_folder(root, "saliency")
         self.sources: dict[str, str | None] = {"train": train, "val": val}
         self.tests = [test] if isinstance(test, str) else list(test)

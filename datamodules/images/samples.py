@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules.loading.files import READ_ERRORS, npy_header, one_line
 from datamodules.loading.loaders import BatchItems, evaluation_loader
+from datamodules.loading.ranges import Many, Workers, check_ranges
 
 Array = np.ndarray[Any, Any]
 FEATURES = ("pool_3", "spatial", "logits")
@@ -152,7 +153,8 @@ class SampleFiles(LightningDataModule):
         num_workers: loader processes.
     """
 
-    def __init__(self, samples: str, reference: str, batch_size: int = 64, num_workers: int = 0) -> None:
+    def __init__(self, samples: str, reference: str, batch_size: Many = 64, num_workers: Workers = 0) -> None:
+        check_ranges(SampleFiles, locals())
         super().__init__()
         self.samples, self.reference = Path(samples), Path(reference)
         self.batch_size, self.num_workers = batch_size, num_workers

@@ -18,6 +18,7 @@ from datamodules.latents.packed import PackedLatents
 from datamodules.latents.per_image import FastDiTLatents, RepaLatents
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import SplitModule, TensorItems
+from datamodules.loading.ranges import Many, Positive, Size, Workers, check_ranges
 
 
 def open_latents(
@@ -72,15 +73,16 @@ class ImageNetLatents(SplitModule):
         self,
         root: str | None = None,
         layout: LatentLayout = "packed",
-        batch_size: int = 256,
+        batch_size: Many = 256,
         val_root: str | None = None,
-        predict_samples: int = 50_000,
-        eval_batch_size: int = 64,
-        num_classes: int = 1000,
-        num_workers: int = 4,
+        predict_samples: Many = 50_000,
+        eval_batch_size: Many = 64,
+        num_classes: Size = 1000,
+        num_workers: Workers = 4,
         latent_norm: bool = True,
-        latent_multiplier: float = 1.0,
+        latent_multiplier: Positive = 1.0,
     ) -> None:
+        check_ranges(ImageNetLatents, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         check_choice("layout", layout, LatentLayout)
         self.root = data_folder(root, "imagenet256")

@@ -1,4 +1,4 @@
-"""Constructor arguments that many data modules have: where files lie, choices, fractions."""
+"""Constructor arguments that many data modules have: where files lie, choices."""
 
 from __future__ import annotations
 
@@ -23,14 +23,3 @@ def check_choice(key: str, value: object, choices: Any) -> None:
     if value not in get_args(choices):
         names = ", ".join(map(str, get_args(choices)))
         raise ValueError(f"data.init_args.{key} must be one of {names}, got {value!r}")
-
-
-def check_fractions(of: str, **values: float) -> None:
-    """Refuse values outside [0, 1]; ``of`` says what they are fractions of.
-
-    Raises:
-        ValueError: naming the first one.
-    """
-    for key, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"data.init_args.{key} is a fraction of the {of}, in [0, 1], got {value}")

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.loading.ranges import Many, Workers, check_ranges
 from datamodules.loading.sampling import (
     EvaluationBatchSampler,
     GlobalBatchSampler,
@@ -160,7 +161,8 @@ class SplitModule(LightningDataModule):
     test_set: Any = None
     predict_set: Any = None
 
-    def __init__(self, batch_size: int, eval_batch_size: int, num_workers: int = 0) -> None:
+    def __init__(self, batch_size: Many, eval_batch_size: Many, num_workers: Workers = 0) -> None:
+        check_ranges(SplitModule, locals())
         super().__init__()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.ranges import Count, DepthOrZero, Many, ManyOrZero, Size, Workers, check_ranges
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 from datamodules.shapes.building import SURFACE, mesh_arrays, mesh_paths, solids_arrays
 from datamodules.shapes.solids import CATEGORIES
@@ -184,23 +185,24 @@ class Shapes(SplitModule):
         train_file: str = "all_vox256_img_train.hdf5",
         test_file: str | None = "all_vox256_img_test.hdf5",
         categories: Sequence[str] = CATEGORIES,
-        train_shapes: int | None = 128,
-        test_shapes: int | None = 16,
-        stages: Sequence[dict[str, int]] = (
+        train_shapes: Many | None = 128,
+        test_shapes: Many | None = 16,
+        stages: Sequence[dict[str, Count]] = (
             {"resolution": 16, "epochs": 200},
             {"resolution": 32, "epochs": 200},
             {"resolution": 64, "epochs": 400},
         ),
-        input_size: int = 64,
-        fine: int = 64,
-        continuous: int = 0,
+        input_size: Size = 64,
+        fine: Size = 64,
+        continuous: ManyOrZero = 0,
         evaluate_on: Part = "test",
-        views: int = 0,
+        views: DepthOrZero = 0,
         codes: str | None = None,
-        batch_size: int = 32,
-        eval_batch_size: int = 8,
-        num_workers: int = 0,
+        batch_size: Many = 32,
+        eval_batch_size: Many = 8,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(Shapes, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         check_choice("source", source, Source)
         check_choice("evaluate_on", evaluate_on, Part)

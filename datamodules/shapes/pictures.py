@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules.loading.arguments import check_choice
 from datamodules.loading.loaders import SplitModule, TensorItems
+from datamodules.loading.ranges import Many, NonNegative, Size, Workers, check_ranges
 from datamodules.loading.sampling import batch_keys, item_generator
 
 Array = np.ndarray[Any, Any]
@@ -68,13 +69,14 @@ class Shapes2D(SplitModule):
     def __init__(
         self,
         source: Source = "letters",
-        canvas: int = 64,
-        pairs: int = 48,
-        blur: float = 0.0,
-        batch_size: int = 50,
-        eval_batch_size: int = 64,
-        num_workers: int = 0,
+        canvas: Size = 64,
+        pairs: Many = 48,
+        blur: NonNegative = 0.0,
+        batch_size: Many = 50,
+        eval_batch_size: Many = 64,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(Shapes2D, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         check_choice("source", source, Source)
         if source != "digits" and canvas not in LETTERS:

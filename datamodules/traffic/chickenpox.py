@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.files import one_line
+from datamodules.loading.ranges import Many, Size, check_ranges
 from datamodules.traffic.forecast import ForecastModule, SensorSeries
 
 _SOURCE = "github.com/benedekrozemberczki/pytorch_geometric_temporal, dataset/chickenpox.json"
@@ -38,11 +39,12 @@ class Chickenpox(ForecastModule):
     def __init__(
         self,
         root: str | None = None,
-        lags: int = 8,
-        horizon: int = 1,
-        batch_size: int = 32,
+        lags: Size = 8,
+        horizon: Size = 1,
+        batch_size: Many = 32,
         **kwargs: Any,
     ) -> None:
+        check_ranges(Chickenpox, locals())
         super().__init__(lags=lags, horizon=horizon, time_of_day=False, batch_size=batch_size, **kwargs)
         self.root = data_folder(root, "graphs/chickenpox")
 

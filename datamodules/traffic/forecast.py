@@ -19,6 +19,7 @@ from torch import Tensor
 
 from datamodules.loading.arguments import check_choice
 from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.ranges import Many, Share, Size, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.traffic.sensor_graph import neighbourhood
 
@@ -154,21 +155,19 @@ class ForecastModule(SplitModule):
 
     def __init__(
         self,
-        lags: int = 12,
-        horizon: int = 12,
-        split: Sequence[float] = (0.7, 0.1, 0.2),
+        lags: Size = 12,
+        horizon: Size = 12,
+        split: Sequence[Share] = (0.7, 0.1, 0.2),
         split_by: Split = "windows",
-        nodes: int | None = None,
+        nodes: Many | None = None,
         time_of_day: bool = True,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
+        batch_size: Many = 64,
+        eval_batch_size: Many = 256,
+        num_workers: Workers = 0,
     ) -> None:
+        check_ranges(ForecastModule, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
-        for key, value in (("lags", lags), ("horizon", horizon)):
-            if value < 1:
-                raise ValueError(f"data.init_args.{key} must be at least 1, got {value}")
-        if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
+        if len(split) != 3 or abs(sum(split) - 1) > 1e-6:
             raise ValueError(f"data.init_args.split is three shares above 0 that sum to 1, got {list(split)}")
         check_choice("split_by", split_by, Split)
         self.lags, self.horizon, self.split, self.split_by = lags, horizon, tuple(split), split_by

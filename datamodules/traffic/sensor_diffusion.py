@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.loading.ranges import Many, Rate, Seed, Size, check_ranges
 from datamodules.loading.sampling import item_generator
 from datamodules.traffic.forecast import Array, ForecastModule, SensorSeries
 from datamodules.traffic.sensor_graph import dcrnn_weights
@@ -50,19 +51,17 @@ class SensorDiffusion(ForecastModule):
 
     def __init__(
         self,
-        sensors: int = 20,
-        steps: int = 1000,
-        day: int = 100,
-        missing: float = 0.01,
-        seed: int = 0,
+        sensors: Size = 20,
+        steps: Many = 1000,
+        day: Many = 100,
+        missing: Rate = 0.01,
+        seed: Seed = 0,
         **kwargs: Any,
     ) -> None:
+        check_ranges(SensorDiffusion, locals())
         super().__init__(**kwargs)
-        if sensors < 2 or day < 1 or not 0 <= missing < 1:
-            raise ValueError(
-                f"data.init_args needs sensors >= 2, day >= 1 and missing in [0, 1), got {sensors}, {day}, "
-                f"{missing}"
-            )
+        if sensors < 2:
+            raise ValueError(f"data.init_args.sensors must be at least 2, got {sensors}")
         self.sensors, self.steps, self.day, self.missing, self.seed = sensors, steps, day, missing, seed
 
     def read(self) -> SensorSeries:

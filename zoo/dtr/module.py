@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -37,6 +36,7 @@ from zoo.nn.data_fit import DataSizes, check_fit, named, told
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
+from zoo.nn.ranges import Depth, Finite, Fraction, NonNegative, Positive, Rate, Seed, Size, check_ranges
 from zoo.nn.settings import settings_of
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
 from zoo.reports import GeneratedImages
@@ -108,51 +108,52 @@ class DTR(LightningModule):
     def __init__(
         self,
         size: Literal["S", "B", "L", "XL"] = "L",
-        patch_size: int = 2,
-        input_size: int = 32,
-        in_channels: int = 4,
-        num_classes: int = 1000,
+        patch_size: Size = 2,
+        input_size: Size = 32,
+        in_channels: Size = 4,
+        num_classes: Size = 1000,
         backbone: Literal["dit", "unet"] = "dit",
-        width: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
-        unet_channels: int = 192,
-        unet_multipliers: Sequence[int] = (1, 2, 3, 4),
-        unet_res_blocks: int = 3,
-        unet_attention: Sequence[int] = (32, 16, 8),
-        unet_head_channels: int = 64,
-        unet_groups: int = 32,
-        unet_dropout: float = 0.1,
+        width: Size | None = None,
+        depth: Depth | None = None,
+        heads: Depth | None = None,
+        unet_channels: Size = 192,
+        unet_multipliers: Sequence[Depth] = (1, 2, 3, 4),
+        unet_res_blocks: Depth = 3,
+        unet_attention: Sequence[Size] = (32, 16, 8),
+        unet_head_channels: Size = 64,
+        unet_groups: Size = 32,
+        unet_dropout: Rate = 0.1,
         routing: RoutingKind = "dtr",
-        alpha: float = 4.0,
-        beta: float = 0.8,
-        routing_seed: int = 0,
-        timesteps: int = 1000,
+        alpha: Positive = 4.0,
+        beta: Fraction = 0.8,
+        routing_seed: Seed = 0,
+        timesteps: Size = 1000,
         schedule: ScheduleName = "linear",
         learn_sigma: bool = True,
         loss_weight: LossWeight = "constant",
-        min_snr_gamma: float = 5.0,
-        p2_gamma: float = 1.0,
-        p2_k: float = 1.0,
-        uw_intervals: int = 8,
-        uw_lr: float = 0.025,
-        label_dropout: float = 0.1,
+        min_snr_gamma: Positive = 5.0,
+        p2_gamma: NonNegative = 1.0,
+        p2_k: Positive = 1.0,
+        uw_intervals: Size = 8,
+        uw_lr: NonNegative = 0.025,
+        label_dropout: Rate = 0.1,
         sampler: SamplerName = "ddpm",
-        sampling_steps: int = 250,
+        sampling_steps: Size = 250,
         spacing: Literal["iddpm", "ddim"] = "iddpm",
-        guidance: float = 1.5,
-        cfg_channels: int | None = None,
+        guidance: Finite = 1.5,
+        cfg_channels: Size | None = None,
         clip_denoised: bool = False,
         features: str | None = None,
         vae: str | None = None,
-        latent_scale: float = 0.18215,
-        latent_mean: list[float] | None = None,
-        latent_std: list[float] | None = None,
+        latent_scale: Positive = 0.18215,
+        latent_mean: list[Finite] | None = None,
+        latent_std: list[Positive] | None = None,
         compile: bool = False,
         activation_checkpointing: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=0.0),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(DTR, locals())
         super().__init__()
         # Stored hyperparameters pass through JSON, which has lists alone.
         unet_multipliers, unet_attention = list(unet_multipliers), list(unet_attention)
@@ -161,10 +162,8 @@ class DTR(LightningModule):
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
         if loss_weight not in LOSS_WEIGHTS:
             raise ValueError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {loss_weight!r}")
-        if loss_weight == "uw" and (uw_intervals < 1 or timesteps % uw_intervals):
+        if loss_weight == "uw" and timesteps % uw_intervals:
             raise ValueError(f"uw_intervals must divide timesteps, got {uw_intervals} and {timesteps}")
-        if not 0 <= label_dropout < 1:
-            raise ValueError(f"label_dropout must lie in [0, 1), got {label_dropout}")
         _check_statistics(latent_mean, latent_std, in_channels)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight
@@ -479,15 +478,10 @@ class DTR(LightningModule):
 
 
 def _check_statistics(mean: list[float] | None, std: list[float] | None, channels: int) -> None:
-    if mean is None and std is None:
-        return
-    numbers = [*(mean or ()), *(std or ())]
-    if len(mean or ()) != channels or len(std or ()) != channels or not all(map(math.isfinite, numbers)):
+    if (mean is not None or std is not None) and not len(mean or ()) == len(std or ()) == channels:
         raise ValueError(
             f"latent_mean and latent_std are each one number per channel, {channels}, got {mean} and {std}"
         )
-    if min(std or ()) <= 0:
-        raise ValueError(f"latent_std must be above 0, got {std}")
 
 
 def _beginning(numbers: list[float] | None) -> str:

@@ -53,6 +53,19 @@ from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
+from zoo.nn.ranges import (
+    Count,
+    CountOrZero,
+    Depth,
+    Fraction,
+    Many,
+    NonNegative,
+    Percent,
+    Rate,
+    Share,
+    Size,
+    check_ranges,
+)
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import class_names_of
 
@@ -117,36 +130,37 @@ class GAugM(LightningModule):
 
     def __init__(
         self,
-        features: int = 1433,
-        num_classes: int = 7,
+        features: Many = 1433,
+        num_classes: Size = 7,
         backbone: Backbone = "gcn",
-        hidden: int = 128,
-        heads: int = 8,
-        dropout: float | None = None,
+        hidden: Size = 128,
+        heads: Depth = 8,
+        dropout: Rate | None = None,
         augmentation: Augmentation = "gaug",
-        remove: float = 2.0,
-        add: float = 57.0,
+        remove: Percent = 2.0,
+        add: NonNegative = 57.0,
         eval_on: Literal["modified", "original"] = "modified",
         predictor: PredictorKind | Literal["file"] = "vgae",
-        predictor_hidden: int = 32,
-        predictor_embedding: int = 16,
-        predictor_epochs: int = 200,
-        predictor_lr: float = 0.01,
-        kl_weight: float = 1.0,
-        validation_share: float = 0.9,
+        predictor_hidden: Size = 32,
+        predictor_embedding: Size = 16,
+        predictor_epochs: Count = 200,
+        predictor_lr: NonNegative = 0.01,
+        kl_weight: NonNegative = 1.0,
+        validation_share: Share = 0.9,
         predictor_l1: bool = True,
         classifier_l1: bool = False,
-        draw: int = 0,
+        draw: CountOrZero = 0,
         sampled_loss: bool = False,
-        block: int = 1024,
-        drop_rate: float = 0.067,
-        ada_rounds: int = 1,
-        ada_confidence: float = 0.9,
-        epochs: int = 200,
-        patience: int = 100,
+        block: Many = 1024,
+        drop_rate: Rate = 0.067,
+        ada_rounds: Depth = 1,
+        ada_confidence: Fraction = 0.9,
+        epochs: Count = 200,
+        patience: Count = 100,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(GAugM, locals())
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         check_choices(
@@ -155,13 +169,6 @@ class GAugM(LightningModule):
             predictor=(predictor, ("vgae", "gae", "file")),
             eval_on=(eval_on, ("modified", "original")),
         )
-        if not 0 <= remove <= 100 or add < 0:
-            raise ValueError(f"need remove in [0, 100] and add >= 0 percent, got {remove} and {add}")
-        if not 0 <= drop_rate < 1 or not 0 < validation_share <= 1 or ada_rounds < 1:
-            raise ValueError(
-                "need drop_rate in [0, 1), validation_share in (0, 1] and ada_rounds >= 1, got "
-                f"{drop_rate}, {validation_share} and {ada_rounds}"
-            )
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         learns = augmentation == "gaug" and predictor != "file"
         self.start = predictor_epochs if learns else 0

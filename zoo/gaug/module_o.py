@@ -60,6 +60,18 @@ from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
+from zoo.nn.ranges import (
+    Count,
+    CountOrZero,
+    Depth,
+    Fraction,
+    Many,
+    NonNegative,
+    Positive,
+    Rate,
+    Size,
+    check_ranges,
+)
 from zoo.nn.settings import settings_of
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import class_names_of
@@ -121,35 +133,36 @@ class GAugO(LightningModule):
 
     def __init__(
         self,
-        features: int = 1433,
-        num_classes: int = 7,
+        features: Many = 1433,
+        num_classes: Size = 7,
         backbone: Backbone = "gcn",
-        hidden: int = 128,
-        embedding: int = 32,
-        heads: int = 8,
-        dropout: float | None = None,
-        layers: int | None = None,
+        hidden: Size = 128,
+        embedding: Size = 32,
+        heads: Depth = 8,
+        dropout: Rate | None = None,
+        layers: Depth | None = None,
         batch_norm: bool = False,
         predictor: PredictorKind = "gae",
-        alpha: float = 1.0,
-        beta: float = 0.8,
-        temperature: float = 1.2,
-        pretrain_ep: int = 160,
-        pretrain_nc: int = 30,
-        warmup: float = 0.0,
-        epochs: int = 200,
-        patience: int = 100,
+        alpha: Fraction = 1.0,
+        beta: NonNegative = 0.8,
+        temperature: Positive = 1.2,
+        pretrain_ep: CountOrZero = 160,
+        pretrain_nc: CountOrZero = 30,
+        warmup: NonNegative = 0.0,
+        epochs: Count = 200,
+        patience: Count = 100,
         sampler: Sampler = "relaxed",
         probability: ProbabilityScale = "max",
         sparse: bool = False,
-        candidates: int | None = 10,
-        negatives: float = 1.0,
-        seeds_per_step: int | None = None,
-        batch_cap: int = 15000,
-        pretrain_lr: float | None = None,
+        candidates: Many | None = 10,
+        negatives: NonNegative = 1.0,
+        seeds_per_step: Many | None = None,
+        batch_cap: Many = 15000,
+        pretrain_lr: NonNegative | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(GAugO, locals())
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         check_choices(
@@ -158,16 +171,6 @@ class GAugO(LightningModule):
             predictor=(predictor, ("gae", "vgae")),
             probability=(probability, ("max", "sigmoid")),
         )
-        if not 0 <= alpha <= 1 or beta < 0 or temperature <= 0 or warmup < 0 or negatives < 0:
-            raise ValueError(
-                "need alpha in [0, 1], temperature > 0 and beta, warmup, negatives >= 0; got alpha "
-                f"{alpha}, temperature {temperature}, beta {beta}, warmup {warmup}, negatives {negatives}"
-            )
-        if pretrain_ep < 0 or pretrain_nc < 0 or epochs < 1:
-            raise ValueError(
-                f"need pretrain_ep, pretrain_nc >= 0 and epochs >= 1, got {pretrain_ep}, {pretrain_nc}, "
-                f"{epochs}"
-            )
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.joint_start = pretrain_ep + pretrain_nc
         own = {"classes": num_classes, "dropout": dropout_rate(backbone, dropout)}

@@ -13,6 +13,7 @@ from zoo.imnet.field import Version
 from zoo.imnet.module import AutoencoderModule
 from zoo.imnet.network import CNNDecoder, ShapeAutoencoder
 from zoo.imnet.report import MeshFormat
+from zoo.nn.ranges import Fraction, NonNegative, Size, check_ranges
 from zoo.randomness import step_generator
 
 
@@ -43,20 +44,21 @@ class CNNAE(AutoencoderModule):
     def __init__(
         self,
         version: Version = "v1",
-        dims: int = 3,
-        input_size: int = 64,
-        z_dim: int | None = None,
-        encoder_width: int | None = None,
-        norm_momentum: float = 0.001,
+        dims: Size = 3,
+        input_size: Size = 64,
+        z_dim: Size | None = None,
+        encoder_width: Size | None = None,
+        norm_momentum: Fraction = 0.001,
         variational: bool = False,
-        kl_weight: float = 1e-5,
-        threshold: float = 0.5,
-        mesh_resolution: int = 64,
+        kl_weight: NonNegative = 1e-5,
+        threshold: Fraction = 0.5,
+        mesh_resolution: Size = 64,
         mesh_format: MeshFormat = "obj",
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(CNNAE, locals())
         super().__init__(version, dims, z_dim, variational)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler

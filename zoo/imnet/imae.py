@@ -22,6 +22,7 @@ from zoo.imnet.field import (
 from zoo.imnet.module import AutoencoderModule
 from zoo.imnet.network import ImplicitDecoder, Init, ShapeAutoencoder
 from zoo.imnet.report import MeshFormat
+from zoo.nn.ranges import CountOrZero, DepthOrZero, Fraction, Many, NonNegative, Positive, Size, check_ranges
 from zoo.randomness import local_rows, step_generator
 
 
@@ -71,39 +72,34 @@ class IMAE(AutoencoderModule):
     def __init__(
         self,
         version: Version = "v2",
-        dims: int = 3,
-        input_size: int = 64,
-        z_dim: int | None = None,
-        width: int | None = None,
-        encoder_width: int | None = None,
-        norm_momentum: float = 0.001,
+        dims: Size = 3,
+        input_size: Size = 64,
+        z_dim: Size | None = None,
+        width: Size | None = None,
+        encoder_width: Size | None = None,
+        norm_momentum: Fraction = 0.001,
         variational: bool = False,
-        kl_weight: float = 1e-5,
+        kl_weight: NonNegative = 1e-5,
         init: Init = "paper",
         point_weight: PointWeight = "none",
-        points_per_shape: int | None = 4096,
+        points_per_shape: Many | None = 4096,
         point_sampling: PointSampling = "random",
         reset_optimizer_each_stage: bool = True,
-        threshold: float = 0.5,
-        mesh_resolution: int = 64,
+        threshold: Fraction = 0.5,
+        mesh_resolution: Size = 64,
         mesh_format: MeshFormat = "obj",
         refine: bool = False,
-        interpolate: int = 0,
-        code_steps: int = 0,
-        code_lr: float = 0.05,
-        points_per_chunk: int = 65536,
+        interpolate: DepthOrZero = 0,
+        code_steps: CountOrZero = 0,
+        code_lr: Positive = 0.05,
+        points_per_chunk: Many = 65536,
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(IMAE, locals())
         super().__init__(version, dims, z_dim, variational)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        if points_per_shape is not None and points_per_shape < 1:
-            raise ValueError(f"points_per_shape must be null or at least 1, got {points_per_shape}")
-        if code_steps < 0 or code_lr <= 0:
-            raise ValueError(
-                f"code_steps must be at least 0 and code_lr positive, got {code_steps} and {code_lr}"
-            )
         for name, value, choices in (
             ("point_weight", point_weight, ("none", "density")),
             ("point_sampling", point_sampling, ("random", "contiguous", "consecutive")),

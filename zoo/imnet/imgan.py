@@ -28,6 +28,7 @@ from zoo.imnet.report import MeshFormat, ShapeMeshes, ShapePictures, preview_of,
 from zoo.imnet.setup import check_version, load_autoencoder, training_codes, z_dim_of
 from zoo.nn.data_fit import DataSizes, check_fit, misfit, told
 from zoo.nn.parallel import refuse_processes
+from zoo.nn.ranges import Count, Fraction, Many, NonNegative, Size, check_ranges
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import GeneratedImages
 
@@ -95,25 +96,26 @@ class IMGAN(LightningModule):
         objective: Literal["wgan_gp", "dcgan"] = "wgan_gp",
         decoder: Literal["implicit", "cnn"] = "implicit",
         version: Version = "v2",
-        dims: int = 3,
-        input_size: int | None = None,
-        z_dim: int | None = None,
-        width: int | None = None,
-        encoder_width: int | None = None,
-        norm_momentum: float = 0.001,
+        dims: Size = 3,
+        input_size: Size | None = None,
+        z_dim: Size | None = None,
+        width: Size | None = None,
+        encoder_width: Size | None = None,
+        norm_momentum: Fraction = 0.001,
         init: Init = "paper",
-        hidden: int = 2048,
-        noise: float = 0.2,
-        penalty: float = 10.0,
-        critic_steps: int = 1,
-        samples: int = 32,
-        threshold: float = 0.5,
-        mesh_resolution: int = 64,
+        hidden: Size = 2048,
+        noise: NonNegative = 0.2,
+        penalty: NonNegative = 10.0,
+        critic_steps: Count = 1,
+        samples: Many = 32,
+        threshold: Fraction = 0.5,
+        mesh_resolution: Size = 64,
         mesh_format: MeshFormat = "obj",
-        points_per_chunk: int = 65536,
+        points_per_chunk: Many = 65536,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         critic_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
     ) -> None:
+        check_ranges(IMGAN, locals())
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "critic_optimizer"])
         check_version(version, dims)
@@ -155,9 +157,6 @@ class IMGAN(LightningModule):
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {h[name]!r}")
         if h["space"] == "latent" and h["objective"] == "dcgan":
             raise ValueError("the latent GAN is a WGAN-GP; objective: dcgan needs space: grid")
-        for name in ("critic_steps", "samples"):
-            if h[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {h[name]}")
 
     # --- set-up -----------------------------------------------------------------------------------------
 

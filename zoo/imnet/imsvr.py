@@ -18,6 +18,7 @@ from zoo.imnet.report import MeshFormat, ShapeMeshes, enlarged, preview_of
 from zoo.imnet.setup import load_autoencoder, training_codes
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_sharding
+from zoo.nn.ranges import Fraction, Many, Size, check_ranges
 from zoo.reports import GeneratedImages
 
 VIEW_SIDE = 128
@@ -54,18 +55,19 @@ class IMSVR(ShapeModule):
         self,
         autoencoder: str | None = None,
         version: Version = "v2",
-        z_dim: int | None = None,
-        width: int = 128,
-        image_width: int = 64,
-        threshold: float | None = None,
-        mesh_resolution: int = 64,
+        z_dim: Size | None = None,
+        width: Size = 128,
+        image_width: Size = 64,
+        threshold: Fraction | None = None,
+        mesh_resolution: Size = 64,
         mesh_format: MeshFormat = "obj",
         refine: bool = False,
-        points_per_chunk: int = 65536,
+        points_per_chunk: Many = 65536,
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-5, betas=(0.5, 0.999)),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(IMSVR, locals())
         if threshold is None:
             threshold = 0.6 if version == "v1" else 0.5
         super().__init__(version, 3, z_dim)

@@ -30,6 +30,7 @@ from zoo.metrics.epoch_end import log_and_reset
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_sharding
+from zoo.nn.ranges import Size, check_ranges
 from zoo.randomness import local_rows
 from zoo.reports import GeneratedImages
 
@@ -49,7 +50,8 @@ class ShapeModule(LightningModule):
     optimizer: Any
     lr_scheduler: Any
 
-    def __init__(self, version: Version, dims: int, z_dim: int | None, variational: bool = False) -> None:
+    def __init__(self, version: Version, dims: Size, z_dim: Size | None, variational: bool = False) -> None:
+        check_ranges(ShapeModule, locals())
         super().__init__()
         check_version(version, dims)
         self.version, self.dims = version, dims
@@ -145,7 +147,8 @@ class AutoencoderModule(ShapeModule):
 
     data_sizes: ClassVar[DataSizes] = {"dims": "dims", "input_size": "input_size"}
 
-    def __init__(self, version: Version, dims: int, z_dim: int | None, variational: bool) -> None:
+    def __init__(self, version: Version, dims: Size, z_dim: Size | None, variational: bool) -> None:
+        check_ranges(AutoencoderModule, locals())
         super().__init__(version, dims, z_dim, variational)
         self._shown: Tensor | None = None
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from zoo.lds.pictures import NodeScores, split_names
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.parallel import refuse_processes
+from zoo.nn.ranges import Depth, Many, Size, check_ranges
 from zoo.randomness import derived_seed, global_seed
 from zoo.reports import class_names_of
 
@@ -68,11 +69,12 @@ class FeatureBaseline(LightningModule):
     def __init__(
         self,
         method: Method = "logreg",
-        num_features: int = 13,
-        num_classes: int = 3,
-        hidden: int = 16,
-        trees: int = 200,
+        num_features: Many = 13,
+        num_classes: Size = 3,
+        hidden: Size = 16,
+        trees: Depth = 200,
     ) -> None:
+        check_ranges(FeatureBaseline, locals())
         super().__init__()
         if method not in GRIDS:
             raise ValueError(f"method must be one of {', '.join(GRIDS)}, got {method!r}")

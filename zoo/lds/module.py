@@ -40,6 +40,7 @@ from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_processes
+from zoo.nn.ranges import Count, Depth, Fraction, Many, ManyOrZero, NonNegative, Rate, Size, check_ranges
 from zoo.randomness import generator, global_seed
 from zoo.reports import class_names_of
 
@@ -147,12 +148,12 @@ class LDS(LightningModule):
 
     def __init__(
         self,
-        num_nodes: int = 178,
-        num_features: int = 13,
-        num_classes: int = 3,
-        hidden: Sequence[int] = (16,),
-        dropout: float = 0.5,
-        tau: int = 5,
+        num_nodes: Many = 178,
+        num_features: Many = 13,
+        num_classes: Size = 3,
+        hidden: Sequence[Size] = (16,),
+        dropout: Rate = 0.5,
+        tau: Depth = 5,
         truncation: Literal["tau", "farho"] = "tau",
         symmetric_grad: bool = True,
         resample_backward: bool = False,
@@ -160,25 +161,26 @@ class LDS(LightningModule):
         learn_graph: bool = True,
         freeze_graph: bool = False,
         learn_inner_lr: bool = True,
-        inner_lr: float = 0.02,
+        inner_lr: NonNegative = 0.02,
         inner_optimizer: InnerOptimizer = "adam",
-        l2: float = 5e-4,
-        max_inner_steps: int = 400,
-        inner_patience: int = 20,
-        es_patience: int = 20,
+        l2: NonNegative = 5e-4,
+        max_inner_steps: Count = 400,
+        inner_patience: Count = 20,
+        es_patience: Count = 20,
         es_tiebreak: Literal["loss", "strict"] = "loss",
-        max_outer_epochs: int | None = None,
+        max_outer_epochs: Count | None = None,
         warm_start: bool = False,
-        samples: int = 16,
+        samples: Depth = 16,
         output: Literal["logits", "probs"] = "logits",
-        est_p_edge: float = 0.0,
-        edge_penalty: float = 0.0,
-        num_candidates: int | None = None,
-        random_candidates: int = 0,
-        eta_decay: float = 1e-3,
+        est_p_edge: Fraction = 0.0,
+        edge_penalty: NonNegative = 0.0,
+        num_candidates: Many | None = None,
+        random_candidates: ManyOrZero = 0,
+        eta_decay: NonNegative = 1e-3,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=1.0),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(LDS, locals())
         super().__init__()
         hidden = list(hidden)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
@@ -201,18 +203,8 @@ class LDS(LightningModule):
 
     def _check_settings(self) -> None:
         h = self.hparams
-        for name, least in (
-            ("tau", 1),
-            ("samples", 1),
-            ("max_inner_steps", h["tau"]),
-            ("random_candidates", 0),
-        ):
-            if h[name] < least:
-                raise ValueError(f"{name} must be at least {least}, got {h[name]}")
-        if not 0 <= h["dropout"] < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {h['dropout']}")
-        if not 0 <= h["est_p_edge"] <= 1:
-            raise ValueError(f"est_p_edge is a probability, in [0, 1], got {h['est_p_edge']}")
+        if h["max_inner_steps"] < h["tau"]:
+            raise ValueError(f"max_inner_steps must be at least tau = {h['tau']}, got {h['max_inner_steps']}")
         for name, choices in (
             ("truncation", ("tau", "farho")),
             ("es_tiebreak", ("loss", "strict")),

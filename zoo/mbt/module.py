@@ -43,6 +43,18 @@ from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
+from zoo.nn.ranges import (
+    Depth,
+    DepthOrZero,
+    Finite,
+    Many,
+    NonNegative,
+    Positive,
+    Rate,
+    Size,
+    SizeOrZero,
+    check_ranges,
+)
 from zoo.nn.settings import settings_of
 from zoo.randomness import local_rows, step_generator
 from zoo.reports import class_names_of
@@ -121,54 +133,55 @@ class MBT(LightningModule):
 
     def __init__(
         self,
-        num_classes: int = 527,
+        num_classes: Size = 527,
         task: Task = "multi_label",
-        class_groups: Sequence[int] | None = None,
+        class_groups: Sequence[Size] | None = None,
         size: Literal["tiny", "S", "B", "L"] = "B",
-        width: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
-        mlp: int | None = None,
+        width: Size | None = None,
+        depth: Depth | None = None,
+        heads: Depth | None = None,
+        mlp: Size | None = None,
         modalities: Sequence[str] = MODALITIES,
         fusion: Fusion = "bottleneck",
-        fusion_layer: int | Literal["early", "mid", "late"] = 8,
-        num_bottlenecks: int = 4,
+        fusion_layer: DepthOrZero | Literal["early", "mid", "late"] = 8,
+        num_bottlenecks: SizeOrZero = 4,
         extra_bottleneck: bool = False,
         bottleneck_update: BottleneckUpdate = "mean",
         share_encoder: bool = False,
         classifier: Classifier = "token",
-        image_size: int = 224,
-        patch_size: int = 16,
-        frames: int = 8,
+        image_size: Size = 224,
+        patch_size: Size = 16,
+        frames: Size = 8,
         patch_mode: PatchMode = "temporal_sampling",
-        tubelet_frames: int = 2,
-        spectrogram_frames: int = 800,
-        mel_bins: int = 128,
-        spectrogram_patch: int = 16,
-        spectrogram_channels: int = 3,
-        stochastic_depth: float = 0.3,
+        tubelet_frames: Size = 2,
+        spectrogram_frames: Size = 800,
+        mel_bins: Size = 128,
+        spectrogram_patch: Size = 16,
+        spectrogram_channels: Size = 3,
+        stochastic_depth: Rate = 0.3,
         rescale: bool = False,
-        dropout: float = 0.0,
-        label_smoothing: float = 0.0,
-        mixup_alpha: float = 0.3,
+        dropout: Rate = 0.0,
+        label_smoothing: Rate = 0.0,
+        mixup_alpha: NonNegative = 0.3,
         modality_mixup: bool = True,
-        mixup_groups: int = 8,
-        modality_dropout: float = 0.0,
+        mixup_groups: Many = 8,
+        modality_dropout: Rate = 0.0,
         test_with_bottlenecks: bool = True,
-        layer_norm_eps: float | None = None,
+        layer_norm_eps: Positive | None = None,
         activation: Activation | None = None,
         pretrained: str | None = None,
         pretrained_bottleneck: Literal["normal", "positions"] = "normal",
         tubelet_init: Literal["central", "average"] = "central",
         official_cls: bool = False,
-        spectrogram_mean: float | None = None,
-        spectrogram_std: float | None = None,
+        spectrogram_mean: Finite | None = None,
+        spectrogram_std: Positive | None = None,
         class_names: Sequence[str] | None = None,
         compile: bool = False,
         activation_checkpointing: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(MBT, locals())
         super().__init__()
         # Stored hyperparameters pass through JSON, which has lists alone.
         modalities = list(modalities)
@@ -184,8 +197,6 @@ class MBT(LightningModule):
         sizes = {k: own[k] or v for k, v in SIZES[size].items()}
         if isinstance(fusion_layer, str):
             words = {"early": 0, "mid": round(sizes["depth"] * 2 / 3), "late": sizes["depth"]}
-            if fusion_layer not in words:
-                raise ValueError(f"fusion_layer must be a number, early, mid or late, got {fusion_layer!r}")
             fusion_layer = words[fusion_layer]
         self.network_arguments = settings_of(FusionNetwork, self.hparams) | {
             **sizes,
@@ -208,13 +219,6 @@ class MBT(LightningModule):
             raise ValueError(
                 f"task verb_noun needs two class_groups that add up to num_classes, got {groups} and "
                 f"{h['num_classes']}"
-            )
-        for name in ("stochastic_depth", "dropout", "label_smoothing", "modality_dropout"):
-            if not 0 <= h[name] < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {h[name]}")
-        if h["mixup_alpha"] < 0 or h["mixup_groups"] < 1:
-            raise ValueError(
-                f"need mixup_alpha >= 0 and mixup_groups >= 1, got {h['mixup_alpha']}, {h['mixup_groups']}"
             )
 
     def _metric_names(self) -> list[str]:

@@ -15,6 +15,7 @@ from zoo.metrics.frechet import FrechetDistance, read_reference
 from zoo.metrics.inception import load_inception
 from zoo.metrics.inception_score import InceptionScore
 from zoo.metrics.precision_recall import PrecisionRecall
+from zoo.nn.ranges import Many, check_ranges
 from zoo.reports import say
 
 _SAMPLES, _REFERENCE = 0, 1  # the loaders of the data
@@ -35,11 +36,10 @@ class ADMEvaluation(LightningModule):
         part: samples per part of the inception score.
     """
 
-    def __init__(self, inception: str | None = None, neighbours: int = 3, part: int = 5000) -> None:
+    def __init__(self, inception: str | None = None, neighbours: Many = 3, part: Many = 5000) -> None:
+        check_ranges(ADMEvaluation, locals())
         super().__init__()
         self.save_hyperparameters()
-        if neighbours < 1 or part < 1:
-            raise ValueError(f"neighbours and part must be at least 1, got {neighbours} and {part}")
         self.inception = None if inception is None else load_inception(inception)
         self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
         self.metrics: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from zoo.metrics.frechet import FrechetDistance, mean_and_covariance
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
+from zoo.nn.ranges import Size, check_ranges
 
 
 class DigitClassifier(LightningModule):
@@ -36,13 +37,14 @@ class DigitClassifier(LightningModule):
 
     def __init__(
         self,
-        input_size: int = 8,
-        width: int = 16,
-        feature_size: int = 32,
-        num_classes: int = 10,
+        input_size: Size = 8,
+        width: Size = 16,
+        feature_size: Size = 32,
+        num_classes: Size = 10,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=2e-3, weight_decay=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(DigitClassifier, locals())
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if input_size % 4:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from zoo.nn.ranges import Count, CountOrZero, Fraction, LastEpoch, check_ranges
+
 
 def with_schedule(
     optimizer: Optimizer,
@@ -38,20 +40,17 @@ class WarmupStableDecay(LRScheduler):
     def __init__(
         self,
         optimizer: Optimizer,
-        total_steps: int,
-        warmup_steps: int = 0,
-        decay_fraction: float = 0.3,
-        last_epoch: int = -1,
+        total_steps: Count,
+        warmup_steps: CountOrZero = 0,
+        decay_fraction: Fraction = 0.3,
+        last_epoch: LastEpoch = -1,
     ) -> None:
-        if total_steps < 1 or not 0 <= decay_fraction <= 1:
-            raise ValueError(
-                f"need total_steps >= 1 and decay_fraction in [0, 1], got {total_steps}, {decay_fraction}"
-            )
+        check_ranges(WarmupStableDecay, locals())
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
         self.decay_start = total_steps * (1 - decay_fraction)
         if warmup_steps > self.decay_start:
             raise ValueError(
-                f"warm-up ({warmup_steps} steps) overlaps the decay from step {self.decay_start:.0f}"
+                f"warmup_steps is {warmup_steps}, which overlaps the decay from step {self.decay_start:.0f}"
             )
         super().__init__(optimizer, last_epoch)
 
@@ -82,9 +81,8 @@ class Triangular(LRScheduler):
         epochs: E of the training.
     """
 
-    def __init__(self, optimizer: Optimizer, epochs: int, last_epoch: int = -1) -> None:
-        if epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {epochs}")
+    def __init__(self, optimizer: Optimizer, epochs: Count, last_epoch: LastEpoch = -1) -> None:
+        check_ranges(Triangular, locals())
         self.epochs = epochs
         super().__init__(optimizer, last_epoch)
 
@@ -109,12 +107,15 @@ class WarmupCosine(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, last_epoch: int = -1
+        self,
+        optimizer: Optimizer,
+        total_steps: Count,
+        warmup_steps: CountOrZero = 0,
+        last_epoch: LastEpoch = -1,
     ) -> None:
-        if total_steps < 1 or not 0 <= warmup_steps <= total_steps:
-            raise ValueError(
-                f"need total_steps >= 1 and warmup_steps in 0..total_steps, got {total_steps}, {warmup_steps}"
-            )
+        check_ranges(WarmupCosine, locals())
+        if warmup_steps > total_steps:
+            raise ValueError(f"warmup_steps must be at most total_steps = {total_steps}, got {warmup_steps}")
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
         super().__init__(optimizer, last_epoch)
 

@@ -30,6 +30,7 @@ from zoo.metrics.saliency import (
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
+from zoo.nn.ranges import Side, check_ranges
 from zoo.randomness import step_generator
 from zoo.ras.attention import ATTENTIONS, Attention, resize_to
 from zoo.ras.backbones import Pool
@@ -93,7 +94,7 @@ class RAS(LightningModule):
         loss: Loss | None = None,
         loss_reduction: Reduction = "mean",
         groups: Groups | None = None,
-        scales: list[int] | None = None,
+        scales: list[Side] | None = None,
         backbone_weights: str | None = None,
         flip_average: bool = False,
         channels_last: bool = True,
@@ -102,6 +103,7 @@ class RAS(LightningModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(RAS, locals())
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         _check(attention=(attention, ATTENTIONS), loss=(loss, (None, "bce", "bce_iou")))

@@ -127,10 +127,9 @@ def test_non_edges_are_uniform() -> None:
     assert max(counts.values()) < 135
 
 
-@pytest.mark.parametrize(("val", "test"), [(0.0, 0.1), (0.05, 0.0), (0.5, 0.5), (-0.1, 0.2), (5, 10)])
-def test_impossible_shares_are_refused(val: float, test: float) -> None:
+def test_shares_that_leave_nothing_to_train_are_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.init_args\.val and data\.init_args\.test"):
-        LinkSplit(KarateClub(), val=val, test=test)
+        LinkSplit(KarateClub(), val=0.5, test=0.5)
 
 
 def test_too_few_edges_or_free_pairs_are_refused() -> None:

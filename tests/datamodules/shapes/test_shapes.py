@@ -364,7 +364,7 @@ def test_missing_files_name_the_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "text"), [
     ({"stages": [{"resolution": 24, "epochs": 1}]}, "a stage reads"),
-    ({"stages": [{"resolution": 16, "epochs": 0}]}, "at least 1 epoch"),
+    ({"stages": [{"resolution": 16, "epochs": 0}]}, r"stages\[0\].epochs is 0, but must be"),
     ({"input_size": 48}, "input_size must be one of"),
     ({"source": "hdf5", "continuous": 5}, "need exact shapes"),
 ])  # fmt: skip

@@ -249,9 +249,8 @@ def test_training_rows_for_the_historical_average_end_before_the_test() -> None:
 
 
 @pytest.mark.parametrize(("settings", "text"), [
-    ({"lags": 0}, "lags must be at least 1"), ({"split": [0.7, 0.3]}, "three shares"),
+    ({"split": [0.7, 0.3]}, "three shares"),
     ({"split": [0.7, 0.1, 0.1]}, "sum to 1"), ({"split_by": "days"}, "one of windows, rows"),
-    ({"missing": 1.0}, r"missing in \[0, 1\)"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):

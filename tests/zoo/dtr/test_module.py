@@ -542,18 +542,16 @@ def test_latents_that_were_normalised_otherwise_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("bad", "message"), [
     ({"latent_mean": [0.0]}, "each one number per channel, 1, got"),
-    ({"latent_mean": [0.0], "latent_std": [0.0]}, "latent_std must be above 0"),
+    ({"latent_mean": [0.0], "latent_std": [0.0]}, r"latent_std\[0\] is 0.0, but must be"),
     ({"size": "M"}, "S, B, L, XL"),
     ({"loss_weight": "snr"}, "constant, min_snr, p2, uw"),
     ({"label_dropout": 1.0}, "label_dropout"),
     ({"sampling_steps": 1001}, "sampling steps"),
     ({"spacing": "ddim", "sampling_steps": 300}, "no integer stride"),
     ({"loss_weight": "uw", "uw_intervals": 7}, "uw_intervals must divide timesteps, got 7 and 1000"),
-    ({"loss_weight": "uw", "uw_intervals": 0}, "uw_intervals must divide timesteps, got 0"),
     ({"schedule": "sigmoid"}, "'linear' or 'cosine'"),
     ({"routing": "learned"}, "'dtr', 'random' or 'none'"),
     ({"beta": 0.0}, "beta must lie"),
-    ({"alpha": -1.0}, "alpha must be positive"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused_at_construction(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

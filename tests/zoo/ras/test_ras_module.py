@@ -121,7 +121,6 @@ def test_scales_are_drawn_per_step_and_the_same_on_every_rank() -> None:
         ({"attention": "both"}, "attention must be one of reverse, forward, none"),
         ({"loss": "dice"}, "loss must be one of null, bce, bce_iou"),
         ({"groups": "port"}, "groups: port is the recipe of resnet50"),
-        ({"scales": [16]}, "scales must be null or sides of at least 32"),
         ({"pool": "max"}, "pool is torch, or caffe"),
     ],
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.diffusion.autoencoder import check_scale, encode_moments, load_vae, vae_digest, vae_factor
 from zoo.diffusion.latents.shards import ShardStore
 from zoo.diffusion.latents.writer import EncodedImages, ShardWriter
+from zoo.nn.ranges import Positive, check_ranges
 from zoo.randomness import derived_seed, global_seed
 from zoo.reports import say
 
@@ -51,8 +52,9 @@ class LatentExtractor(LightningModule):
         dtype: Literal["float32", "bfloat16"] = "float32",
         flips: bool = True,
         moments: bool = True,
-        latent_scale: float = 0.18215,
+        latent_scale: Positive = 0.18215,
     ) -> None:
+        check_ranges(LatentExtractor, locals())
         super().__init__()
         self.save_hyperparameters()
         if dtype not in _DTYPES:

@@ -29,6 +29,7 @@ from zoo.metrics.graph_mmd import RULES, GraphMMD, GraphQuality
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
+from zoo.nn.ranges import Depth, Many, ManyOrZero, NonNegative, Size, check_ranges
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
 
 GeneratorArch = Literal["graphrnn_s", "graphrnn", "graphvae", "er", "ba"]
@@ -82,23 +83,24 @@ class GraphGenerator(LightningModule):
     def __init__(
         self,
         arch: GeneratorArch = "graphrnn_s",
-        max_nodes: int = 361,
-        bandwidth: int = 40,
-        hidden: int = 128,
-        embedding: int = 64,
-        num_layers: int = 4,
-        edge_hidden: int = 16,
-        edge_embedding: int = 8,
-        latent: int = 40,
+        max_nodes: Many = 361,
+        bandwidth: Many = 40,
+        hidden: Size = 128,
+        embedding: Size = 64,
+        num_layers: Depth = 4,
+        edge_hidden: Size = 16,
+        edge_embedding: Size = 8,
+        latent: Size = 40,
         matching: Literal["order", "pooling"] = "order",
-        kl_weight: float = 1.0,
-        val_samples: int = 64,
-        test_samples: int = 256,
+        kl_weight: NonNegative = 1.0,
+        val_samples: ManyOrZero = 64,
+        test_samples: Many = 256,
         validity: Literal["connected", "grid"] = "connected",
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.003),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(GraphGenerator, locals())
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         for name, value, known in (
@@ -108,15 +110,8 @@ class GraphGenerator(LightningModule):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        if max_nodes < 2 or not 1 <= bandwidth < max_nodes:
-            raise ValueError(
-                f"need max_nodes >= 2 and 1 <= bandwidth < max_nodes, got {max_nodes} and {bandwidth}"
-            )
-        if kl_weight < 0 or val_samples < 0 or test_samples < 1:
-            raise ValueError(
-                "need kl_weight >= 0, val_samples >= 0 and test_samples >= 1, got "
-                f"{kl_weight}, {val_samples} and {test_samples}"
-            )
+        if bandwidth >= max_nodes:
+            raise ValueError(f"bandwidth must be less than max_nodes, got {bandwidth} and {max_nodes}")
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.network: GraphRNN | GraphVAE | RandomGraphs
         if arch == "graphrnn_s":

@@ -23,6 +23,18 @@ from zoo.nn.data_fit import DataSizes, check_fit, misfit, named
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
+from zoo.nn.ranges import (
+    Count,
+    Depth,
+    Many,
+    ManyOrZero,
+    NonNegative,
+    Rate,
+    Share,
+    Size,
+    SizeOrZero,
+    check_ranges,
+)
 from zoo.nn.settings import settings_of
 from zoo.reports import class_names_of
 
@@ -83,29 +95,30 @@ class GraphClassifier(LightningModule):
 
     def __init__(
         self,
-        num_features: int = 1,
-        num_classes: int = 4,
+        num_features: Many = 1,
+        num_classes: Size = 4,
         arch: GraphArch = "gin",
         readout: Readout = "sum",
-        hidden: int = 64,
-        num_layers: int = 5,
+        hidden: Size = 64,
+        num_layers: Depth = 5,
         layers: Layers = "cat",
-        head: int = 0,
-        dropout: float = 0.5,
-        node_dropout: float = 0.0,
-        num_edge_features: int = 0,
-        pool_nodes: int | None = None,
-        pool_ratio: float | None = None,
-        pool_levels: int = 1,
-        link_weight: float = 1.0,
-        entropy_weight: float = 1.0,
-        patience: int | None = None,
+        head: SizeOrZero = 0,
+        dropout: Rate = 0.5,
+        node_dropout: Rate = 0.0,
+        num_edge_features: ManyOrZero = 0,
+        pool_nodes: Many | None = None,
+        pool_ratio: Share | None = None,
+        pool_levels: Depth = 1,
+        link_weight: NonNegative = 1.0,
+        entropy_weight: NonNegative = 1.0,
+        patience: Count | None = None,
         patience_on: Literal["accuracy", "loss"] = "accuracy",
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
         **options: Unpack[ArchOptions],
     ) -> None:
+        check_ranges(GraphClassifier, locals())
         super().__init__()
         options = all_options(options)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
@@ -136,20 +149,8 @@ class GraphClassifier(LightningModule):
                 f"arch {h['arch']} takes no edge features; {', '.join(EDGE_ARCHS)} do, or set "
                 "num_edge_features: 0"
             )
-        ratio = h["pool_ratio"]
-        if ratio is not None and not 0 < ratio <= 1:
-            raise ValueError(f"pool_ratio must lie in (0, 1], got {ratio}")
-        for name in ("hidden", "num_layers", "num_features", "num_classes", "pool_levels"):
-            if h[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {h[name]}")
-        for name in ("dropout", "node_dropout"):
-            if not 0 <= h[name] < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {h[name]}")
-        if h["patience_on"] not in ("accuracy", "loss") or (h["patience"] is not None and h["patience"] < 1):
-            raise ValueError(
-                f"patience must be at least 1 and on accuracy or loss, got {h['patience']} "
-                f"on {h['patience_on']}"
-            )
+        if h["patience_on"] not in ("accuracy", "loss"):
+            raise ValueError(f"patience_on must be accuracy or loss, got {h['patience_on']!r}")
         # an encoder of graphs has no layer of output heads
         absent = [
             k for k in self._options if k == "out_heads" or h["arch"] in ("dgcnn", "ecc", "mpnn", "none")

@@ -28,6 +28,7 @@ from zoo.graphs.node.network import ArchOptions, NodeArch, Structure, all_option
 from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.graphs import example_edges
 from zoo.nn.parallel import refuse_processes
+from zoo.nn.ranges import Count, Depth, Many, ManyOrZero, NonNegative, Rate, Size, check_ranges
 from zoo.nn.settings import settings_of
 from zoo.randomness import global_seed, step_generator
 
@@ -91,26 +92,27 @@ class LinkPredictor(LightningModule):
 
     def __init__(
         self,
-        features: int = 16,
+        features: Many = 16,
         model: LinkModel = "vgae",
         arch: NodeArch = "gcn",
-        hidden: int = 32,
-        embedding: int = 16,
-        num_layers: int = 2,
-        dropout: float = 0.0,
+        hidden: Size = 32,
+        embedding: Size = 16,
+        num_layers: Depth = 2,
+        dropout: Rate = 0.0,
         decoder: Decoder = "dot",
-        kl_weight: float | None = None,
+        kl_weight: NonNegative | None = None,
         loss: Literal["sampled", "dense"] = "sampled",
-        disjoint_share: float = 0.0,
-        discriminator_hidden: Sequence[int] = (16, 64),
-        discriminator_steps: int = 1,
-        top_k: int = 50,
+        disjoint_share: Rate = 0.0,
+        discriminator_hidden: Sequence[Size] = (16, 64),
+        discriminator_steps: Count = 1,
+        top_k: ManyOrZero = 50,
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         discriminator_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.001),
         lr_scheduler: LRSchedulerCallable | None = None,
         **options: Unpack[ArchOptions],
     ) -> None:
+        check_ranges(LinkPredictor, locals())
         super().__init__()
         options = all_options(options)
         discriminator_hidden = list(discriminator_hidden)
@@ -142,17 +144,10 @@ class LinkPredictor(LightningModule):
         ):
             if h[name] not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {h[name]!r}")
-        for name, least in (("embedding", 1), ("discriminator_steps", 1), ("top_k", 0)):
-            if h[name] < least:
-                raise ValueError(f"{name} must be at least {least}, got {h[name]}")
         # heads were once stored for all models
         given = [k for k, v in options.items() if v is not None and k != "heads"]
         if given and h["model"] in HEURISTICS:
             raise ValueError(f"model {h['model']} has no encoder and no option {given[0]}; leave it null")
-        if h["kl_weight"] is not None and h["kl_weight"] < 0:
-            raise ValueError(f"kl_weight must not be negative, got {h['kl_weight']}")
-        if not 0 <= h["disjoint_share"] < 1:
-            raise ValueError(f"disjoint_share must lie in [0, 1), got {h['disjoint_share']}")
         if h["loss"] == "dense" and (
             h["decoder"] != "dot" or h["model"] in HEURISTICS or h["disjoint_share"]
         ):

@@ -25,6 +25,7 @@ from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
+from zoo.nn.ranges import Count, Depth, Many, NonNegative, Rate, Size, check_ranges
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import class_names_of
 
@@ -81,31 +82,30 @@ class NodeClassifier(LightningModule):
     def __init__(
         self,
         arch: Literal[NodeArch, "dgi"] = "gcn",
-        features: int = 1433,
-        num_classes: int = 7,
-        hidden: int = 16,
-        layers: int = 2,
-        dropout: float = 0.5,
-        input_dropout: float | None = None,
+        features: Many = 1433,
+        num_classes: Size = 7,
+        hidden: Size = 16,
+        layers: Depth = 2,
+        dropout: Rate = 0.5,
+        input_dropout: Rate | None = None,
         input_linear: bool = False,
-        edge_dim: int | None = None,
+        edge_dim: Size | None = None,
         multi_label: bool = False,
-        first_layer_weight_decay: float | None = 5e-4,
-        middle_weight_decay: float | None = None,
+        first_layer_weight_decay: NonNegative | None = 5e-4,
+        middle_weight_decay: NonNegative | None = None,
         select: Literal["accuracy", "loss"] = "accuracy",
-        patience: int | None = 100,
+        patience: Count | None = 100,
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
         **options: Unpack[ArchOptions],
     ) -> None:
+        check_ranges(NodeClassifier, locals())
         super().__init__()
         options = all_options(options)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if select not in ("accuracy", "loss"):
             raise ValueError(f"select must be accuracy or loss, got {select!r}")
-        if num_classes < 1 or features < 1:
-            raise ValueError(f"need features and num_classes of at least 1, got {features}, {num_classes}")
         settings: dict[str, Any] = {
             "in_channels": features,
             "hidden_channels": hidden,

@@ -41,6 +41,7 @@ from zoo.graphs.node.operators import (
     sparse_dropout,
     thin,
 )
+from zoo.nn.ranges import Depth, Finite, Fraction, NonNegative, Rate
 
 NodeArch = Literal[
     "gcn",
@@ -120,22 +121,22 @@ class ArchOptions(TypedDict, total=False):
         share_weights: of ``ggnn``: all steps share one matrix (true), or PyG's one per step.
     """
 
-    heads: int | None
+    heads: Depth | None
     act: Activation | None
     norm: Norm | None
     jk: Jumping | None
-    K: int | None
-    alpha: float | None
-    theta: float | None
+    K: Depth | None
+    alpha: Fraction | None
+    theta: NonNegative | None
     aggr: Aggregation | None
-    eps: float | None
+    eps: Finite | None
     train_eps: bool | None
-    kernels: int | None
+    kernels: Depth | None
     lambda_max: Literal["two", "graph"] | None
-    out_heads: int | None
-    attention_dropout: float | None
+    out_heads: Depth | None
+    attention_dropout: Rate | None
     residual: bool | None
-    towers: int | None
+    towers: Depth | None
     share_weights: bool | None
 
 
@@ -527,8 +528,8 @@ def _check_weights(arch: str, weight: Tensor) -> None:
         at = int(wrong.nonzero()[0, 0])
         raise ValueError(
             f"{arch} divides by square roots of sums of edge weights, which must be finite and not below 0: "
-            f"edge {at} of the data has edge_weight {float(weight[at]):g}; take ggnn, which multiplies alone, or "
-            "change the weights"
+            f"edge {at} of the data has edge_weight {float(weight[at]):g}; change the weights, or take ggnn, which "
+            "multiplies alone"
         )
 
 

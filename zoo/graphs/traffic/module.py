@@ -19,6 +19,7 @@ from zoo.metrics.masked import MaskedMAE, MaskedMAPE, MaskedRMSE, known
 from zoo.nn.data_fit import DataSizes, check_fit, misfit, named
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
+from zoo.nn.ranges import Depth, Finite, Many, Positive, Rate, Size, check_ranges
 from zoo.randomness import step_generator
 
 ForecastArch = Literal["stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "ha", "last"]
@@ -87,28 +88,29 @@ class SpatioTemporalForecaster(LightningModule):
     def __init__(
         self,
         arch: ForecastArch = "dcrnn",
-        num_nodes: int = 207,
-        lags: int = 12,
-        horizon: int = 12,
-        target_step: int | None = None,
-        in_channels: int | None = None,
-        hidden: int | None = None,
-        layers: int = 2,
-        dropout: float | None = None,
-        cheb_terms: int = 3,
-        diffusion_steps: int = 2,
-        embedding: int = 10,
-        teaching_decay: float = 2000.0,
-        period: int = 2016,
+        num_nodes: Many = 207,
+        lags: Size = 12,
+        horizon: Size = 12,
+        target_step: Size | None = None,
+        in_channels: Size | None = None,
+        hidden: Size | None = None,
+        layers: Depth = 2,
+        dropout: Rate | None = None,
+        cheb_terms: Depth = 3,
+        diffusion_steps: Depth = 2,
+        embedding: Size = 10,
+        teaching_decay: Positive = 2000.0,
+        period: Many = 2016,
         unused_aligns: bool = False,
-        null_value: float | None = 0.0,
+        null_value: Finite | None = 0.0,
         loss: Literal["masked_mae", "mse"] = "masked_mae",
-        report: Sequence[int] | None = None,
+        report: Sequence[Size] | None = None,
         schedule_interval: Literal["epoch", "step"] = "epoch",
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_ranges(SpatioTemporalForecaster, locals())
         super().__init__()
         report = None if report is None else list(report)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
@@ -137,9 +139,6 @@ class SpatioTemporalForecaster(LightningModule):
 
     def _check_settings(self) -> None:
         h = self.hparams
-        for key in ("num_nodes", "lags", "horizon", "layers", "cheb_terms", "diffusion_steps", "period"):
-            if h[key] < 1:
-                raise ValueError(f"{key} must be at least 1, got {h[key]}")
         for key, choices in (
             ("arch", _ARCHS),
             ("loss", ("masked_mae", "mse")),

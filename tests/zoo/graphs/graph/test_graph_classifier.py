@@ -115,13 +115,10 @@ def test_pna_scales_by_the_degrees_of_the_training_graphs() -> None:
     ({"readout": "mode"}, "readout must be one of sum"),
     ({"readout": "sort", "layers": "sum"}, "needs readout sum, mean or max and head 0, got sort and 0"),
     ({"num_edge_features": 3}, "arch gin takes no edge features; ecc, mpnn"),
-    ({"pool_ratio": 1.5}, "pool_ratio must lie in"),
     ({"readout": "sort", "pool_nodes": 4}, "pool_nodes of at least 10, got 4"),
     ({"arch": "ecc", "heads": 2}, "arch ecc has no option heads"),
     ({"arch": "gcn", "train_eps": True}, "gcn has no option train_eps"),
-    ({"dropout": 1.0}, "dropout must lie in"),
-    ({"patience_on": "f1"}, "on accuracy or loss, got None on f1"),
-    ({"patience": 0}, "patience must be at least 1 .*, got 0"),
+    ({"patience_on": "f1"}, "patience_on must be accuracy or loss, got 'f1'"),
 ])  # fmt: skip
 def test_impossible_settings_are_one_line(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:

@@ -263,9 +263,6 @@ def test_predictions_are_files_that_a_person_reads(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("settings", "words"), [
     ({"model": "gan"}, "model must be one of gae, vgae"),
-    ({"embedding": 0}, "embedding must be at least 1"),
-    ({"kl_weight": -1.0}, "kl_weight must not be negative"),
-    ({"disjoint_share": 1.0}, "disjoint_share must lie in"),
     ({"loss": "dense", "decoder": "mlp"}, "needs decoder: dot"),
     ({"loss": "dense", "model": "jaccard"}, "a model that learns"),
     ({"arch": "gnc"}, "arch must be one of"),

@@ -276,9 +276,7 @@ def test_a_gcn_of_sixteen_layers_falls_and_appnp_and_gcnii_do_not():
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"K": 3}, "gcn has no option K"),
     ({"select": "luck"}, "select must be accuracy or loss"),
-    ({"patience": 0}, "patience must be null or at least 1"),
     ({"arch": "dgi", "multi_label": True}, "no multi_label"),
-    ({"features": 0}, "need features and num_classes"),
 ])  # fmt: skip
 def test_impossible_arguments_get_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
