@@ -38,12 +38,37 @@ from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.nn.ranges import Depth, Finite, Fraction, NonNegative, Positive, Rate, Seed, Size, check_ranges
 from zoo.nn.settings import settings_of
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
 from zoo.reports import GeneratedImages
 
 # First words of the keys of this module's random streams.
 _VALIDATION_NOISE, _SAMPLE_NOISE = 101, 102
 QUARTILES = 4
+_USES: dict[str, Uses] = {
+    "backbone": {
+        **dict.fromkeys(("size", "patch_size", "width", "depth", "heads"), ("dit",)),
+        **dict.fromkeys(
+            (
+                "unet_channels",
+                "unet_multipliers",
+                "unet_res_blocks",
+                "unet_attention",
+                "unet_head_channels",
+                "unet_groups",
+                "unet_dropout",
+            ),
+            ("unet",),
+        ),
+    },
+    "routing": {"alpha": ("dtr",), "beta": ("dtr", "random"), "routing_seed": ("random",)},
+    "loss_weight": {
+        "min_snr_gamma": ("min_snr",),
+        **dict.fromkeys(("p2_gamma", "p2_k"), ("p2",)),
+        **dict.fromkeys(("uw_intervals", "uw_lr"), ("uw",)),
+    },
+    "sampler": {"spacing": ("ddpm", "ddim")},
+}
 
 
 class DTR(LightningModule):
@@ -164,6 +189,8 @@ class DTR(LightningModule):
             raise ValueError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {loss_weight!r}")
         if loss_weight == "uw" and timesteps % uw_intervals:
             raise ValueError(f"uw_intervals must divide timesteps, got {uw_intervals} and {timesteps}")
+        for choice, uses in _USES.items():
+            refuse_unused(DTR, self.hparams, choice, uses)
         _check_statistics(latent_mean, latent_std, in_channels)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight

@@ -66,12 +66,22 @@ from zoo.nn.ranges import (
     Size,
     check_ranges,
 )
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import class_names_of
 
 # First words of the keys of this module's random streams.
 _DRAW, _CONTROL, _RESTART, _PREDICTION = 112, 113, 114, 115
 _LEAST_SPREAD = 0.01
+
+# settings of one augmentation stand in the graph's config for its baselines and controls
+_USES: Uses = {
+    "kl_weight": ("vgae",),
+    **dict.fromkeys(
+        ("predictor_hidden", "predictor_embedding", "predictor_lr", "sampled_loss", "predictor_l1"),
+        ("vgae", "gae"),
+    ),
+}
 
 Augmentation = Literal["gaug", "random", "dropedge", "adaedge", "none"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("gaug", "random", "dropedge", "adaedge", "none")
@@ -169,6 +179,7 @@ class GAugM(LightningModule):
             predictor=(predictor, ("vgae", "gae", "file")),
             eval_on=(eval_on, ("modified", "original")),
         )
+        refuse_unused(GAugM, self.hparams, "predictor", _USES)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         learns = augmentation == "gaug" and predictor != "file"
         self.start = predictor_epochs if learns else 0

@@ -16,7 +16,15 @@ from torch_geometric.nn import DeepGraphInfomax
 from torch_geometric.utils import degree
 
 from zoo.graphs.node.infomax import mean_of_the_graph, probe
-from zoo.graphs.node.network import ACCEPTS, ArchOptions, NodeArch, NodeNetwork, Structure, all_options
+from zoo.graphs.node.network import (
+    ACCEPTS,
+    NODE_ARCHS,
+    ArchOptions,
+    NodeArch,
+    NodeNetwork,
+    Structure,
+    all_options,
+)
 from zoo.graphs.node.report import NodeScores
 from zoo.graphs.node.smoothness import dirichlet_energy, edge_homophily, node_homophily
 from zoo.metrics.epoch_end import Patience
@@ -26,10 +34,15 @@ from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
 from zoo.nn.ranges import Count, Depth, Many, NonNegative, Rate, Size, check_ranges
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import class_names_of
 
 Split = Literal["train", "val", "test"]
+_USES: Uses = {
+    "select": NODE_ARCHS,
+    "input_linear": (*(a for a in NODE_ARCHS if a != "gcnii"), "dgi"),
+}
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # First word of the key of DGI's corruption in validation.
 _VALIDATION = 120
@@ -106,6 +119,9 @@ class NodeClassifier(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if select not in ("accuracy", "loss"):
             raise ValueError(f"select must be accuracy or loss, got {select!r}")
+        refuse_unused(NodeClassifier, self.hparams, "arch", _USES)
+        if arch == "sgc":
+            refuse_unused(NodeClassifier, self.hparams, "input_linear", {"hidden": "true"})
         settings: dict[str, Any] = {
             "in_channels": features,
             "hidden_channels": hidden,

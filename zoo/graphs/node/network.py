@@ -74,8 +74,10 @@ ACCEPTS: dict[NodeArch, frozenset[str]] = {
 _NORM: dict[str | None, dict[str, Any]] = {"batch": {"allow_single_element": True}}  # by running statistics
 _STACKED = ("gcn", "cheb", "sage", "gat", "gatv2", "gin", "monet", "pna", "mlp")
 _NORMALISED = ("gcn", "sgc", "appnp", "gcnii", "cheb")
+_HEADS = 8
 _ATTENTION = ("gat", "gatv2")
 OPTIONS: dict[str, tuple[str, ...]] = {
+    "heads": _ATTENTION,
     "K": ("cheb", "sgc", "appnp"),
     "alpha": ("appnp", "gcnii"),
     "theta": ("gcnii",),
@@ -102,7 +104,7 @@ class ArchOptions(TypedDict, total=False):
     """What node, graph and link level may say of an architecture; what is left out or null is its own choice.
 
     Attributes:
-        heads: of gat and gatv2 (8); the others have none and do not mind.
+        heads: of gat and gatv2 (8).
         act: activation, ``relu``, of gat and gatv2 ``elu``.
         norm: normalisation after each hidden layer; ``gin`` has it inside its MLP as well. Null has none.
         jk: jumping knowledge: a linear layer on the last, concatenated, maximal or attended hidden states.
@@ -216,7 +218,9 @@ class NodeNetwork(nn.Module):
         super().__init__()
         given = {"edge_dim": edge_dim, "degree_histogram": degree_histogram, **all_options(options)}
         self.options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        self.heads: int = self.options.pop("heads", 8)
+        if self.options.get("heads") == _HEADS:  # once stored for all architectures
+            del self.options["heads"]
+        self.heads: int = self.options.get("heads", _HEADS)
         _check(arch, num_layers, dropout, input_dropout, self.options)
         self.arch, self.num_layers = arch, num_layers
         self.in_channels, self.hidden_channels = in_channels, hidden_channels
@@ -528,7 +532,7 @@ def _check_weights(arch: str, weight: Tensor) -> None:
         at = int(wrong.nonzero()[0, 0])
         raise ValueError(
             f"{arch} divides by square roots of sums of edge weights, which must be finite and not below 0: "
-            f"edge {at} of the data has edge_weight {float(weight[at]):g}; change the weights, or take ggnn, which "
+            f"edge {at} of the data has edge_weight {float(weight[at]):g}; change them, or take ggnn, which "
             "multiplies alone"
         )
 

@@ -135,6 +135,35 @@ def test_bfloat16_has_the_scores_and_gradients_of_float32_but_for_rounding(arch,
     assert all(g.isfinite().all() for g in others)
 
 
+EMPTY = {
+    "first": [0, 5], "middle": [4, 0, 5], "last": [5, 0], "all": [0, 0], "one node": [1], "edgeless": [2, 2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("arch", "readout"), [*((a, "sum") for a in GRAPH_ARCHS), *(("gcn", r) for r in READOUTS if r != "sum")]
+)
+def test_graphs_without_nodes_or_edges_have_finite_scores_and_gradients(
+    arch: str, readout: str, training: bool
+) -> None:
+    """At whatever place of the batch, and where the batch holds nothing else."""
+    for name, sizes in EMPTY.items():
+        net = network(arch, readout).train(training)
+        graphs = [graph(n, 0.0 if name == "edgeless" else 0.6, i) for i, n in enumerate(sizes)]
+        batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        edges = torch.cat([g.edge_index + at for g, at in zip(graphs, starts, strict=True)], dim=1)
+        attr = torch.cat([g.edge_attr for g in graphs]) if net.encoder.uses_edge_attr else None
+        x = torch.cat([g.x for g in graphs]).requires_grad_()
+        scores, vectors, losses = net.embed(x, edges, batch, len(sizes), attr)
+        assert scores.shape == (len(sizes), 4)
+        (scores * torch.randn(scores.shape)).sum().backward()
+        gradients = [p.grad for p in [x, *net.parameters()] if p.grad is not None]
+        found = [scores, vectors, *losses.values(), *gradients]
+        assert all(t.isfinite().all() for t in found), name
+
+
 @pytest.mark.parametrize("readout", READOUTS)
 def test_a_graph_without_edges_at_the_end_is_counted(readout: str) -> None:
     none = torch.empty(2, 0, dtype=torch.long)
