@@ -17,7 +17,7 @@ from zoo.graphs.graph.network import GRAPH_ARCHS
 from zoo.graphs.graph.readout import READOUTS
 from zoo.graphs.node.network import NODE_ARCHS
 
-EDGES = to_undirected(torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 5, 3]]))
+EDGES = to_undirected(torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 5, 2]]))
 
 
 def graph() -> Data:
@@ -85,8 +85,9 @@ TABLE: dict[str, tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], Any
         {"select"},
     ),
     "GraphClassifier": (
-        [{"arch": a} for a in GRAPH_ARCHS] + [{"arch": "gcn", "readout": r} for r in READOUTS],
-        {"num_features": 5, "num_classes": 3, "num_layers": 2},
+        [{"arch": a, **({"hidden": 4} if a == "ggnn" else {})} for a in GRAPH_ARCHS]
+        + [{"arch": "gcn", "readout": r} for r in READOUTS],
+        {"num_features": 5, "num_classes": 3},
         {"hidden": 16, "num_layers": 3, "node_dropout": 0.4, "dropout": 0.2, "head": 5, "pool_nodes": 14,
          "pool_ratio": 0.3, "pool_levels": 2, "link_weight": 2.0, "entropy_weight": 2.0},
         of_graphs,

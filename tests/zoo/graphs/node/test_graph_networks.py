@@ -278,8 +278,8 @@ _BASIC = {
     "gcn": (pyg.GCN, {}, {}),
     "sage": (pyg.GraphSAGE, {}, {}),
     "gin": (pyg.GIN, {"train_eps": True}, {"train_eps": True}),
-    "gat": (pyg.GAT, {"heads": 4, "act": "elu"}, {"out_heads": 4}),
-    "gatv2": (pyg.GAT, {"heads": 4, "act": "elu", "v2": True}, {"out_heads": 4}),
+    "gat": (pyg.GAT, {"heads": 4, "act": "elu"}, {"heads": 4, "out_heads": 4}),
+    "gatv2": (pyg.GAT, {"heads": 4, "act": "elu", "v2": True}, {"heads": 4, "out_heads": 4}),
     "pna": (
         pyg.PNA,
         {
@@ -299,7 +299,7 @@ def test_weights_of_pygs_basic_gnn_load_and_give_its_outputs(arch, options, outp
     model, theirs, ours = _BASIC[arch]
     torch.manual_seed(7)
     reference = model(12, 16, 3, outputs, **theirs, **options).eval()
-    built = network(arch, 12, 16, outputs, num_layers=3, heads=4, **ours, **options)
+    built = network(arch, 12, 16, outputs, num_layers=3, **ours, **options)
     built.load_state_dict(reference.state_dict())
     x, edges = graph()
     torch.testing.assert_close(built(x, edges), reference(x, edges), atol=1e-5, rtol=1e-5)
@@ -371,13 +371,13 @@ def samples():
     samples |= {
         "lambda_max": "graph", "out_heads": 2, "attention_dropout": 0.1, "residual": True, "edge_dim": 2,
     }  # fmt: skip
-    samples |= {"towers": 2, "degree_histogram": [0, 3, 4], "share_weights": False, "act": "tanh"}
+    samples |= {"heads": 4, "towers": 2, "degree_histogram": [0, 3, 4], "share_weights": False, "act": "tanh"}
     return samples | {"norm": "graph", "jk": "last"}
 
 
 def test_every_option_has_an_architecture_that_is_built_with_it():
     assert set(samples()) == set(OPTIONS)
-    assert set(ArchOptions.__annotations__) == set(OPTIONS) - {"edge_dim", "degree_histogram"} | {"heads"}
+    assert set(ArchOptions.__annotations__) == set(OPTIONS) - {"edge_dim", "degree_histogram"}
     for option, archs in OPTIONS.items():
         for arch in archs:
             network(arch, 12, 16, 5, **{option: samples()[option]})
