@@ -86,6 +86,11 @@ def _write(data: LatentItems, out: Path, to: str, layout: str, dtype: str, say: 
         batches = (data.stored(index) for index in chunks)
         options: dict[str, Any] = {"moments": data.moments, "scale": data.scale, "dtype": np.dtype(dtype)}
         write_packed(out, batches, len(data), **options, **meta)
+    elif data.statistics is not None and to in ("fast-dit", "repa"):
+        raise ValueError(
+            f"layout {to!r} cannot hold the statistics that the source is normalised with, so samples could "
+            "not be decoded; convert to packed"
+        )
     elif to == "fast-dit":
         say("fast-dit holds one draw of one view per image: those of epoch 0")
         _write_fast_dit(data, out, chunks)
@@ -143,6 +148,9 @@ def _draws(data: LatentItems, index: Array) -> tuple[Array, Array, Array]:
     """One posterior draw of both views in the VAE's own scale, and the labels."""
     values, labels = data.stored(index)
     values = values.astype(np.float32)
+    if data.statistics is not None:  # undone: the target has statistics of its own
+        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in data.statistics)
+        values = values * std + mean
     if not data.moments:
         return values[:, 0], values[:, 1], labels
     channels = data.shape[0]
@@ -156,7 +164,9 @@ def _draws(data: LatentItems, index: Array) -> tuple[Array, Array, Array]:
 
 
 def _meta(data: LatentItems) -> dict[str, Any]:
-    """What a packed source says of itself, beside what is written anew."""
+    """What a packed source says of itself, beside what is written anew; of others, statistics."""
+    if data.statistics is not None and not isinstance(data, PackedLatents):
+        return dict(zip(("latent_mean", "latent_std"), data.statistics, strict=True))
     if not isinstance(data, PackedLatents):
         return {}
     return {k: v for k, v in data.meta.items() if k not in ("scale", "moments", "converted_from", "dtype")}

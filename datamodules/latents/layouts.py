@@ -47,12 +47,15 @@ class LatentItems(BatchItems):
         views: 2 with an encoding of the mirror image, else 1.
         moments: whether posterior means and deviations are stored, not draws.
         scale: factor from what :meth:`stored` gives to what the model sees.
+        statistics: mean and deviation of each channel, C numbers each: what :meth:`stored` gives is
+            (x - mean) / std of the VAE's own latents x; None where a factor alone lies between them.
     """
 
     shape: tuple[int, ...]
     views: int
     moments: bool
     scale: float
+    statistics: tuple[list[float], list[float]] | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError

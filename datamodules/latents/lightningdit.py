@@ -70,9 +70,15 @@ class LightningDiTLatents(LatentItems):
             if shape != self.shape:
                 raise damaged(path, "lightningdit", f"latents {shape}, those of the first shard {self.shape}")
         channels = self.shape[0]
-        self.mean, self.std = torch.zeros(1, channels, 1, 1), torch.ones(1, channels, 1, 1)
         if norm:
-            self.mean, self.std = read_statistics(root / STATISTICS, channels)
+            self.normalise(*read_statistics(root / STATISTICS, channels))
+        else:
+            self.normalise(torch.zeros(1, channels, 1, 1), torch.ones(1, channels, 1, 1))
+
+    def normalise(self, mean: Tensor, std: Tensor) -> None:
+        """Take this mean and deviation per channel (1, C, 1, 1): held-out latents have the training set's."""
+        self.mean, self.std = mean, std
+        self.statistics = (mean.flatten().tolist(), (std / self.multiplier).flatten().tolist())
 
     @property
     def shards(self) -> list[dict[str, Array]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -96,12 +97,22 @@ def encode_moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     return posterior.mean.float(), posterior.std.float()
 
 
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel."""
+
+
 @torch.no_grad()
-def decode_latents(vae: Any, latents: Tensor, scale: float) -> Tensor:
+def decode_latents(vae: Any, latents: Tensor, scale: float | Statistics) -> Tensor:
     """Latents in training scale (B, C, S, S) -> pictures float32 (B, 3, f S, f S) in about [-1, 1].
 
-    x = D(z / scale)
+    x = D(z / scale), or D(z std + mean) of latents that were normalised per channel.
     """
     with torch.autocast(latents.device.type, enabled=False):
-        parts = (latents.float() / scale).to(vae.dtype).split(_DECODED_TOGETHER)
+        z = latents.float()
+        if isinstance(scale, tuple):
+            mean, std = (z.new_tensor(v)[:, None, None] for v in scale)
+            z = z * std + mean
+        else:
+            z = z / scale
+        parts = z.to(vae.dtype).split(_DECODED_TOGETHER)
         return torch.cat([vae.decode(part).sample.float() for part in parts])
