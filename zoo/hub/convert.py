@@ -19,6 +19,7 @@ from lightning.pytorch import LightningModule
 
 import zoo
 from zoo.hub import weights as hub
+from zoo.hub.foreign import safetensors_in
 
 # "none" is a word of its own: routing=none.
 _WORDS = {"True": True, "False": False, "None": None}
@@ -65,7 +66,7 @@ def convert(
     module = hub.build(weights)
     if to == "zoo":
         licence = "Apache-2.0" if _is_ours(path) else "that of the source"
-        hub.save(module, out, config=weights.config, licence=licence)
+        hub.save(module, out, config=weights.config, licence=licence, force=force)
         lines.append(f"wrote {out}; use it as --weights {out}")
     else:
         lines += room.write(module, out, to)
@@ -91,8 +92,8 @@ def parse_settings(cls: type[LightningModule], given: Sequence[str]) -> dict[str
         if not _is_plain(known[key]):
             raise ValueError(f"--set {item}: {key} takes an object, not a plain value")
         value = _value(text)
-        if not _fits(value, known[key]):
-            raise ValueError(f"--set {item}: {key} takes {_describe(known[key])}, got {text!r}")
+        if not hub.fits(value, known[key]):
+            raise ValueError(f"--set {item}: {key} takes {hub.describe(known[key])}, got {text!r}")
         settings[key] = value
     return settings
 
@@ -102,7 +103,7 @@ def _value(text: str) -> Any:
         return _WORDS[text]
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -117,29 +118,6 @@ def _is_plain(hint: Any) -> bool:
     )
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    for member in _members(hint):
-        if typing.get_origin(member) is typing.Literal:
-            fits = value in typing.get_args(member)
-        elif member is float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-        else:
-            fits = type(value) is member
-        if fits:
-            return True
-    return False
-
-
-def _describe(hint: Any) -> str:
-    words = []
-    for member in _members(hint):
-        if typing.get_origin(member) is typing.Literal:
-            words += [str(a) for a in typing.get_args(member)]
-        else:
-            words.append("null" if member is type(None) else member.__name__)
-    return " or ".join(words)
-
-
 # --- whose weights -------------------------------------------------------------------------------------
 
 
@@ -149,12 +127,9 @@ def _is_ours(path: Path) -> bool:
         return (path / "meta.pt").is_file()
     if path.suffix != ".safetensors":
         return path.suffix == ".ckpt"
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            return "zoo" in (file.metadata() or {})
-    except (SafetensorError, OSError):
+        return "zoo" in safetensors_in(path, tensors=False)[0]
+    except (ValueError, OSError):
         return True  # hub.read says what is wrong with it
 
 
