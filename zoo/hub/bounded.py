@@ -206,8 +206,12 @@ def check_members(archive: zipfile.ZipFile, path: Path, size: int, packed: bool)
         )
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path, *keys: str) -> dict[str, Array]:
     """The arrays of an npz file: numbers alone, nothing is unpickled, headers agree with the members' sizes.
+
+    Args:
+        path: the file.
+        keys: the arrays to read, as far as they are there; without them all.
 
     Raises:
         FileNotFoundError, OSError, ValueError: one line on a file that cannot be read or is none.
@@ -216,8 +220,10 @@ def read_arrays(path: Path) -> dict[str, Array]:
         check_members(archive, path, os.fstat(file.fileno()).st_size, packed=True)
         found = {}
         for info in archive.infolist():
+            key = info.filename.removesuffix(".npy")
+            if keys and key not in keys:
+                continue
             with archive.open(info) as member:
-                key = info.filename.removesuffix(".npy")
                 found[key] = _array(member, info.file_size, f"{path}: {key}")
                 member.read(1)  # to the end, where the checksum is compared
         return found
@@ -256,12 +262,19 @@ class _Sizes(TorchDispatchMode):
             for given in args:
                 if isinstance(given, list | tuple) and all(isinstance(n, int) for n in given):
                     self.refuse(math.prod(given))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):  # of a product, a sum over two axes, ...
+            self.refuse(result.numel())
+        return result
 
 
 @contextlib.contextmanager
-def building(path: Path, size: int) -> Iterator[None]:
+def building(path: Path, size: int | None = None) -> Iterator[None]:
     """Stop a constructor that makes more modules or numbers than ``size`` bytes can be the weights of.
+
+    Args:
+        path: the weights.
+        size: of the weights; None is that of the file.
 
     Each parameter takes a byte or more of the file, so that a network that fits never meets the limit.
 
@@ -271,6 +284,7 @@ def building(path: Path, size: int) -> Iterator[None]:
     if lifted():
         yield
         return
+    size = path.stat().st_size if size is None else size
     elements, modules = size + _BUILD_SLACK, 0
     advice = f"refused. {LIFT}=off lifts the limit"
 
@@ -303,7 +317,7 @@ def building(path: Path, size: int) -> Iterator[None]:
         hooks.register_module_module_registration_hook(module),
     ]
     try:
-        with _Sizes(refuse), _deadline(path, advice):
+        with _Sizes(refuse):
             yield
     finally:
         for handle in handles:
@@ -311,14 +325,25 @@ def building(path: Path, size: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deadline(path: Path, advice: str) -> Iterator[None]:
-    """Ends what takes longer than :data:`BUILD_SECONDS`, in the first thread; signals reach no other."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+def deadline(path: Path) -> Iterator[None]:
+    """Ends a constructor that takes longer than :data:`BUILD_SECONDS`, in the first thread alone.
+
+    Raises:
+        TooLarge: with the file's name.
+    """
+    if (
+        lifted()
+        or threading.current_thread() is not threading.main_thread()
+        or not hasattr(signal, "setitimer")
+    ):
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TooLarge(f"{path} asks for a network that is not built within {BUILD_SECONDS} s; {advice}")
+        raise TooLarge(
+            f"{path} asks for a network that is not built within {BUILD_SECONDS} s; refused. {LIFT}=off "
+            "lifts the limit"
+        )
 
     before = signal.signal(signal.SIGALRM, stop)
     seconds, interval = signal.setitimer(signal.ITIMER_REAL, BUILD_SECONDS)

@@ -40,11 +40,14 @@ __all__ = [
     "TooLarge",
     "Weights",
     "building",
+    "check_finite",
+    "checked_folder",
     "fitted",
     "load",
     "parse_json",
     "read_arrays",
     "read_json",
+    "reading",
     "safetensors_in",
     "state_dict",
     "written_whole",
@@ -122,9 +125,39 @@ def state_dict(content: Any, path: Path) -> State:
             raise ValueError(f"{path}: {key} is no dense tensor of real numbers; refused")
         if max(value.shape, default=0) > size:  # a side beside one of 0 costs the file nothing
             raise TooLarge(f"{path}: {key} claims shape {list(value.shape)} in {size_text(size)}; refused")
+    check_finite(content, path)
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(k)): v for k, v in content.items()}
+
+
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ValueError for the first tensor that holds NaN or infinity."""
+    for key, value in state.items():
         if not_finite(value):
             raise ValueError(f"{path}: {key} holds NaN or infinity; refused")
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(k)): v for k, v in content.items()}
+
+
+@contextlib.contextmanager
+def checked_folder(path: Path) -> Iterator[None]:
+    """Around ``from_pretrained`` of a local folder: its files are looked at, what it builds is bounded.
+
+    Hub ids are let through: what a hub hands out is checked by its own sums.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: one line on the first file that cannot be read or is refused.
+    """
+    if not path.is_dir():
+        yield
+        return
+    files = [p for p in sorted(path.iterdir()) if p.is_file()]
+    for file in files:
+        if file.suffix == ".json":
+            read_json(file)
+        elif file.suffix == ".safetensors":
+            safetensors_in(file, tensors=False)
+        elif file.suffix in (".bin", ".pt", ".pth"):
+            torch_files.load(file, mmap=True)
+    with building(path, sum(file.stat().st_size for file in files)):
+        yield
 
 
 def fitted(state: State, wanted: Mapping[str, Tensor], path: Path, what: str = "the network") -> State:
@@ -142,7 +175,7 @@ def fitted(state: State, wanted: Mapping[str, Tensor], path: Path, what: str = "
         theirs = tuple(full[name].shape) if name in full else "missing"
         ours = tuple(wanted[name].shape) if name in wanted else "unknown"
         if theirs != ours:
-            raise ValueError(f"{path} does not fit: {name} is {theirs} in the file and {ours} in {what}")
+            raise ValueError(f"{path}: {name} does not fit: it is {theirs} in the file and {ours} in {what}")
     return full
 
 

@@ -93,7 +93,7 @@ def _check(path: Path, names: Collection[str], kind: str) -> bool:
         if zipped:
             _check_zip(file, path, size, names)
         elif not _is_legacy(file, path):
-            raise Damaged(f"{path} is truncated, damaged or no {kind}")
+            raise Damaged(f"{path} is damaged or no {kind}")
         else:
             _check_legacy(file, path, size, names)
     return zipped

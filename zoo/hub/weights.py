@@ -27,7 +27,7 @@ from torch import Tensor
 
 import zoo
 from zoo.hub import torch_files
-from zoo.hub.bounded import building, check_tree, lifted, not_finite
+from zoo.hub.bounded import building, check_tree, deadline, lifted, not_finite
 from zoo.hub.catalog import registry
 from zoo.hub.foreign import Damaged, TooLarge, Weights, parse_json, safetensors_in, written_whole
 
@@ -86,7 +86,7 @@ def check_size(cls: type[LightningModule], hparams: dict[str, Any], path: Path) 
     """
     files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     size = sum(p.stat().st_size for p in files)
-    with building(path, size):
+    with building(path, size), deadline(path):
         if not _builds(
             cls, hparams, "meta"
         ):  # it looks at values, or does not fit, which the caller will say
