@@ -52,6 +52,7 @@ class Arguments:
         root: folder of all runs.
         resume_folder: folder of the run that ``fit`` goes on with, or None.
         weights: checked weights file to load before running, or None.
+        partial: whether only those tensors of the weights are loaded that fit.
         checkpoint: checkpoint that Lightning restores, or None.
     """
 
@@ -62,6 +63,7 @@ class Arguments:
         self.yaml = [under_public_names(content) for content in self._as_written]
         self.hparams: dict[str, Any] = {}
         self.weights: Weights | None = None
+        self.partial = False
         self.checkpoint: Path | None = None
         self.resume_folder: Path | None = None
         self._new_folder: Path | None = None
@@ -73,6 +75,7 @@ class Arguments:
             raise UsageError(
                 "give either --weights (start from weights) or --ckpt_path (restore a run), not both"
             )
+        self.partial = self._asks_for_part(weights_name)
         if weights_name:
             path = hub.resolve(weights_name)
             self.weights = hub.read(path, own_class=self.own_class())
@@ -175,6 +178,19 @@ class Arguments:
 
     def _asks_for_help(self) -> bool:
         return any(a in ("-h", "--help") or re.match(r"--[\w.]+\.help\b", a) for a in self.flags)
+
+    def _asks_for_part(self, weights: str | None) -> bool:
+        fit = self.value("weights_fit") or "exact"
+        if fit == "exact":
+            return False
+        if fit != "partial":
+            raise UsageError(f"--weights_fit {fit}: it is exact (all tensors must fit) or partial")
+        if self.verb != "fit" or weights is None:
+            raise UsageError(
+                "--weights_fit partial starts a training from what fits of --weights: it goes with `zoo fit` "
+                "and --weights"
+            )
+        return True
 
     # --- checkpoints ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ from lightning.pytorch import LightningModule
 
 import zoo
 from zoo.hub import weights as hub
-from zoo.hub.foreign import safetensors_in
+from zoo.hub.bounded import one_line
+from zoo.hub.foreign import Weights, safetensors_in
 
 # "none" is a word of its own: routing=none.
 _WORDS = {"True": True, "False": False, "None": None}
@@ -55,7 +56,7 @@ def convert(
         lines = [f"{path} holds {which}weights of {weights.class_path}"]
     else:
         room = _room(method, path)
-        weights, lines = room.read(path, parse_settings(_class_of(method), given))
+        weights, lines = read_foreign(path, str(method), given)
     formats = getattr(room, "FORMATS", {})
     if to != "zoo" and to not in formats:
         raise ValueError(f"--to {to}: {weights.class_path} can be written as {', '.join(['zoo', *formats])}")
@@ -71,6 +72,26 @@ def convert(
     else:
         lines += room.write(module, out, to)
     yield from lines
+
+
+def read_foreign(path: Path, method: str, given: Sequence[str] = ()) -> tuple[Weights, list[str]]:
+    """Another project's file as weights of a method, and lines on what was found.
+
+    Args:
+        path: file or folder.
+        method: what ``--method`` takes.
+        given: ``KEY=VALUE`` constructor arguments.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: one line on a file that is no such weights.
+    """
+    settings = parse_settings(_class_of(method), given)
+    try:
+        found: tuple[Weights, list[str]] = _room(method, path).read(path, settings)
+    except (ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        # sizes and names of any kind go through the room's arithmetic
+        raise ValueError(f"{path}: these are no weights of {method} ({one_line(error)})") from error
+    return found
 
 
 def parse_settings(cls: type[LightningModule], given: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import zoo
 from zoo.hub import torch_files
-from zoo.hub.bounded import building, check_tree, deadline, lifted, not_finite
+from zoo.hub.bounded import building, check_tree, deadline, lifted, not_finite, one_line
 from zoo.hub.catalog import registry
 from zoo.hub.foreign import Damaged, TooLarge, Weights, parse_json, safetensors_in, written_whole
 
@@ -70,8 +70,10 @@ def build(weights: Weights, class_path: str | None = None, **overrides: Any) -> 
     check_size(cls, weights.hparams, weights.path)
     try:
         module: LightningModule = cls(**{**weights.hparams, **overrides})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{weights.path}: the hyperparameters do not fit {class_path}: {error}") from error
+    except Exception as error:  # of a constructor with a file's values anything may come
+        raise ValueError(
+            f"{weights.path}: the hyperparameters do not fit {class_path}: {one_line(error, 300)}"
+        ) from error
     load_state(module, weights)
     return module.eval()
 
@@ -127,8 +129,9 @@ def check_state(module: LightningModule, weights: Weights) -> None:
         if extra:
             parts.append(f"{len(extra)} unknown, for example {extra[0]}")
         raise ValueError(
-            f"{weights.path} does not fit {type(module).__name__}: {'; '.join(parts)}; build the model with "
-            "the model.init_args that it was trained with"
+            f"{weights.path} does not fit {type(module).__name__}: {'; '.join(parts)}; build the "
+            "model with the model.init_args that it was trained with, or fine-tune: `zoo fit --weights_fit "
+            "partial`"
         )
 
 
@@ -143,8 +146,11 @@ def load_state(module: LightningModule, weights: Weights) -> None:
     module.load_state_dict(weights.state_dict)
 
 
-def load_fitting(module: LightningModule, weights: Weights) -> list[str]:
-    """Load the tensors whose names and shapes are the module's; gives the names of those that start anew.
+def load_fitting(module: LightningModule, weights: Weights) -> tuple[list[str], list[str]]:
+    """Load the tensors whose names and shapes are the module's.
+
+    Returns:
+        names of the module's tensors that start anew, and of the file's that have no place in the module.
 
     Raises:
         ValueError: where none fits, and for NaN or infinity.
@@ -156,7 +162,7 @@ def load_fitting(module: LightningModule, weights: Weights) -> list[str]:
         raise ValueError(f"{weights.path}: none of its tensors fits {type(module).__name__}")
     _check_finite(module, dataclasses.replace(weights, state_dict=fitting))
     module.load_state_dict(own | fitting)
-    return sorted(own.keys() - fitting.keys())
+    return sorted(own.keys() - fitting.keys()), sorted(held.keys() - own.keys())
 
 
 def _check_finite(module: LightningModule, weights: Weights) -> None:

@@ -323,7 +323,7 @@ def test_the_ports_files_load_strictly(variant: str, tmp_path: Path) -> None:
     assert all(torch.equal(weights.state_dict[f"network.{k}"], v) for k, v in state.items())
     del state["mscm.score.bias"]
     torch.save(state, tmp_path / "RAS.pth")
-    with pytest.raises(ValueError, match=r"mscm\.score\.bias is missing in the file"):
+    with pytest.raises(ValueError, match=r"mscm\.score\.bias does not fit: it is missing in the file"):
         read(tmp_path / "RAS.pth", {})
 
 
