@@ -8,6 +8,7 @@ become :class:`_Name`, tensors their declared sizes, which are compared with the
 from __future__ import annotations
 
 import collections
+import io
 import math
 import os
 import pickle
@@ -50,6 +51,26 @@ _FUNCTIONS = {
     "builtins.set",
     "builtins.complex",
     "_codecs.encode",
+}
+_DCP = "torch.distributed.checkpoint"
+# what the index of a sharded checkpoint is made of; torch unpickles it without looking
+_INDEX_NAMES = {
+    *(
+        f"{_DCP}.metadata.{name}"
+        for name in (
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorStorageMetadata",
+            "BytesStorageMetadata",
+            "ChunkStorageMetadata",
+            "TensorProperties",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ),
+    f"{_DCP}.filesystem._StorageInfo",
+    "torch.serialization._get_layout",
+    "pathlib.PosixPath",
 }
 _verified: set[tuple[int, int, int, int]] = set()
 
@@ -167,6 +188,33 @@ def _check_legacy(file: BinaryIO, path: Path, size: int, names: Collection[str])
         file.seek(claimed, os.SEEK_CUR)
 
 
+def check_shards(folder: Path) -> None:
+    """Look at a sharded checkpoint before torch does, which unpickles its index whatever that names.
+
+    Raises:
+        FileNotFoundError, OSError: for a file that cannot be read.
+        Damaged: for a broken index, or a tensor that is missing or has another checksum.
+        Refused: for an index with other objects.
+    """
+    index = folder / ".metadata"
+    with reading(index, "index of a sharded checkpoint"):
+        with index.open("rb") as file:
+            parts = [
+                part.state for part in _Asked(file, index, _INDEX_NAMES).load().state["storage_data"].values()
+            ]
+        for part in parts:
+            name, start, length = str(part["relative_path"]), part["offset"], part["length"]
+            if Path(name).name != name or not (_is_size(start) and _is_size(length)):
+                raise Damaged(f"{index} is damaged: there is no part {name!r}")
+            with reading(folder / name, "part of a checkpoint"), (folder / name).open("rb") as file:
+                if start + length > os.fstat(file.fileno()).st_size:
+                    raise Damaged(f"{folder / name} is damaged: it is shorter than its index says")
+                file.seek(start)
+                with zipfile.ZipFile(io.BytesIO(file.read(length))) as archive:
+                    if broken := archive.testzip():
+                        raise Damaged(f"{folder / name} is damaged (the checksum of {broken})")
+
+
 # --- the pickle, read without building anything -------------------------------------------------------------
 
 
@@ -180,7 +228,10 @@ class _Name:
 class _Made:
     """What a call would make."""
 
-    def __setstate__(self, state: Any) -> None: ...
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None: ...
 
@@ -223,7 +274,7 @@ class _Counted:
 
 def _plain_key(key: Any) -> None:
     # a tuple of tuples of tuples ends the process when it is hashed
-    if not isinstance(key, str | int | float | bytes | None):
+    if not isinstance(key, str | int | float | bytes | _Made | None):
         raise pickle.UnpicklingError(f"a {type(key).__name__} as a key")
 
 

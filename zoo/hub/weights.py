@@ -339,6 +339,8 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
             "give a file such as step=N.ckpt in it, or an earlier checkpoint"
         )
     try:
+        if (path / ".metadata").exists():
+            torch_files.check_shards(path)
         content = torch_files.load(file, mmap=True, kind="checkpoint")
     except Damaged as error:
         raise Damaged(f"{error}; {advice}") from None

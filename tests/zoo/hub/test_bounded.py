@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
 import zoo
 from zoo.hub import bounded, foreign
 from zoo.hub import weights as hub
-from zoo.hub.foreign import Damaged, TooLarge
+from zoo.hub.foreign import Damaged, Refused, TooLarge
 
 LIGHTNING = {"pytorch-lightning_version": "2.6.6", "zoo": {"class_path": "zoo.NodeClassifier"}}
 
@@ -133,6 +134,25 @@ def test_a_key_that_ends_the_process_is_not_hashed(tmp_path: Path) -> None:
         archive.writestr("archive/version", "3\n")
     with pytest.raises(Damaged, match="a tuple as a key"):
         foreign.load(path)
+
+
+def test_the_index_of_a_sharded_checkpoint_runs_nothing(tmp_path: Path) -> None:
+    folder, mark = tmp_path / "step=00000003.ckpt", tmp_path / "was_run"
+    dcp.save({"weight": torch.ones(64), "epoch": 3}, checkpoint_id=folder, no_dist=True)
+    torch.save({**LIGHTNING, "hyper_parameters": {"hidden": 8}}, folder / "meta.pt")
+    assert hub.read(folder, tensors=False).hparams == {"hidden": 8}
+    part = folder / "__0_0.distcp"
+    content = part.read_bytes()
+    part.write_bytes(content.replace(torch.ones(8).numpy().tobytes(), bytes(32), 1))
+    with pytest.raises(Damaged, match=r"__0_0.distcp is damaged \(the checksum of"):
+        hub.read(folder, tensors=False)
+    part.write_bytes(content[:200])
+    with pytest.raises(Damaged, match=r"__0_0.distcp is damaged: it is shorter"):
+        hub.read(folder, tensors=False)
+    (folder / ".metadata").write_bytes(pickle.dumps(Call(Path.touch, mark)))
+    with pytest.raises(Refused, match=r"\.metadata holds pickled objects .*nothing was run"):
+        hub.read(folder, tensors=False)
+    assert not mark.exists()
 
 
 def test_zip_bombs_are_seen_before_they_are_read(tmp_path: Path) -> None:
