@@ -18,11 +18,12 @@ from zoo.engine.configs import read_config, split_configs, under_public_names
 from zoo.engine.errors import FAILED, UsageError
 from zoo.hub import weights as hub
 from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry
-from zoo.hub.foreign import Weights
+from zoo.hub.foreign import Damaged, Weights
 from zoo.reports import say
 
 # Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
 FOLDER_VARIABLE, RESUME_VARIABLE = "ZOO_RUN_FOLDER", "ZOO_RESUME_PATH"
+_BROKEN = ".broken"  # added to the names of checkpoints whose content is damaged
 
 
 def is_child() -> bool:
@@ -51,6 +52,7 @@ class Arguments:
         root: folder of all runs.
         resume_folder: folder of the run that ``fit`` goes on with, or None.
         weights: checked weights file to load before running, or None.
+        partial: whether only those tensors of the weights are loaded that fit.
         checkpoint: checkpoint that Lightning restores, or None.
     """
 
@@ -61,6 +63,7 @@ class Arguments:
         self.yaml = [under_public_names(content) for content in self._as_written]
         self.hparams: dict[str, Any] = {}
         self.weights: Weights | None = None
+        self.partial = False
         self.checkpoint: Path | None = None
         self.resume_folder: Path | None = None
         self._new_folder: Path | None = None
@@ -72,6 +75,7 @@ class Arguments:
             raise UsageError(
                 "give either --weights (start from weights) or --ckpt_path (restore a run), not both"
             )
+        self.partial = self._asks_for_part(weights_name)
         if weights_name:
             path = hub.resolve(weights_name)
             self.weights = hub.read(path, own_class=self.own_class())
@@ -175,6 +179,19 @@ class Arguments:
     def _asks_for_help(self) -> bool:
         return any(a in ("-h", "--help") or re.match(r"--[\w.]+\.help\b", a) for a in self.flags)
 
+    def _asks_for_part(self, weights: str | None) -> bool:
+        fit = self.value("weights_fit") or "exact"
+        if fit == "exact":
+            return False
+        if fit != "partial":
+            raise UsageError(f"--weights_fit {fit}: it is exact (all tensors must fit) or partial")
+        if self.verb != "fit" or weights is None:
+            raise UsageError(
+                "--weights_fit partial starts a training from what fits of --weights: it goes with `zoo fit` "
+                "and --weights"
+            )
+        return True
+
     # --- checkpoints ----------------------------------------------------------------------------------------
 
     def _checkpoint_path(self) -> Path | None:
@@ -192,18 +209,23 @@ class Arguments:
         if is_child():
             inherited = os.environ.get(RESUME_VARIABLE)
             return Path(inherited) if inherited else None
+        broken: list[Path] = []
         for folder in _versions(self.root / self.name):
             checkpoints = folder / "checkpoints"
             candidates = [checkpoints / "best.ckpt"] if which == "best" else step_checkpoints(checkpoints)
+            broken += sorted(checkpoints.glob("*" + _BROKEN), reverse=True)
             for path in candidates:
                 if not path.exists():
                     continue
                 try:
                     hub.read(path, tensors=False, own_class=self.own_class())
-                except ValueError as error:
+                except (
+                    Damaged
+                ) as error:  # what is refused or cannot be read now may be whole: it stops the run
                     say(f"skipping a broken checkpoint: {error}")
+                    broken.append(path)
                     if rank() == 0 and which == "last":
-                        path.rename(path.with_name(path.name + ".broken"))
+                        path.rename(path.with_name(path.name + _BROKEN))
                     continue
                 if self.verb == "fit":
                     self.resume_folder = folder
@@ -213,6 +235,11 @@ class Arguments:
             raise FileNotFoundError(
                 f"--ckpt_path {which}: no readable checkpoint under {self.root / self.name}; train first or "
                 "give a file"
+            )
+        if broken:
+            raise ValueError(
+                f"--ckpt_path last: every checkpoint under {self.root / self.name} is broken, for example "
+                f"{broken[0].name}; leave --ckpt_path out to start anew, or give an earlier file"
             )
         say(f"no checkpoint under {self.root / self.name}, starting fresh")
         return None
@@ -233,7 +260,10 @@ class Arguments:
                 "was trained with"
             )
         module, _, name = class_path.rpartition(".")
-        hub.check_signature(getattr(importlib.import_module(module), name), weights.hparams, weights.path)
+        cls = getattr(importlib.import_module(module), name)
+        hub.check_signature(cls, weights.hparams, weights.path)
+        if own is None:
+            hub.check_size(cls, weights.hparams, weights.path)
         self.hparams = {"class_path": class_path, "init_args": weights.hparams}
 
     def _model_class(self) -> str | None:

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
@@ -186,6 +186,12 @@ class ZooCLI(LightningCLI):
             "--weights", type=str | None, default=None, help="Name or file of weights to start from."
         )
         parser.add_argument(
+            "--weights_fit",
+            type=Literal["exact", "partial"],
+            default="exact",
+            help="Of `fit`: partial takes what fits of --weights, the rest of the model starts anew.",
+        )
+        parser.add_argument(
             "--manifest", type=str | None, default=None, help="Results file to add the metrics of a test to."
         )
         parser.set_defaults({"trainer.default_root_dir": "runs"})
@@ -241,6 +247,7 @@ class ZooCLI(LightningCLI):
             "config",
             "ckpt_path",
             "weights",
+            "weights_fit",
             "weights_only",
             "return_predictions",
             "verbose",
@@ -252,7 +259,12 @@ class ZooCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         arguments = self.arguments
-        if arguments.weights is not None:
+        if arguments.weights is not None and arguments.partial:
+            anew, left = hub.load_fitting(self.model, arguments.weights)
+            say(f"tensors that start anew: {_names(anew)}")
+            if left:
+                say(f"tensors of {arguments.weights.path} that are left out: {_names(left)}")
+        elif arguments.weights is not None:
             hub.load_state(self.model, arguments.weights)
         if arguments.checkpoint is not None:
             if arguments.checkpoint.is_file():
@@ -306,6 +318,11 @@ def _public_or_none(module: LightningModule) -> str | None:
         return hub.public_name(f"{type(module).__module__}.{type(module).__qualname__}", Path("the model"))
     except ValueError:
         return None  # a user's own module, run through the zoo's command
+
+
+def _names(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
 
 
 def _as_list(value: Any) -> list[Any]:
