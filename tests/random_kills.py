@@ -37,7 +37,7 @@ from zoo.engine.run import Run
 
 NOT_COMPARED = {"command", "date", "seconds", "samples_per_second", "peak_memory_bytes", "resumed_from_step"}
 NOT_COMPARED |= {"checkpoint"}  # its name is
-PATIENCE = 300.0
+PATIENCE = 900.0
 TWO_PROCESSES = ("dtr_dit_digits", "dtr_unet_digits", "digit_classifier_digits", "imae_letters")
 
 

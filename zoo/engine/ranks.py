@@ -55,15 +55,14 @@ class Ranks:
 
     def explain(self, error: BaseException) -> str | None:
         """The process whose end is behind a lost connection; None for another error."""
-        if self._world == 1 or not (
-            isinstance(error, torch.distributed.DistError) or _LOST.search(str(error))
-        ):
+        lost = isinstance(error, RuntimeError) and _LOST.search(str(error))
+        if self._world == 1 or not (lost or isinstance(error, torch.distributed.DistError)):
             return None
         for _ in range(10):  # its connections go before its exit code comes
             if line := self.gone():
                 return line
             time.sleep(0.1)
-        return f"another of the {self._world} processes is gone"
+        return f"another of the {self._world} processes is gone" if lost else None
 
     def watch(self, folder: Path, rank: int, advice: Callable[[], str]) -> None:
         """End this process when another was killed and the main thread waits for it, as NCCL lets it."""

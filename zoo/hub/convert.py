@@ -19,6 +19,7 @@ from lightning.pytorch import LightningModule
 
 import zoo
 from zoo.hub import weights as hub
+from zoo.reports import writing
 
 # "none" is a word of its own: routing=none.
 _WORDS = {"True": True, "False": False, "None": None}
@@ -68,7 +69,8 @@ def convert(
         hub.save(module, out, config=weights.config, licence=licence)
         lines.append(f"wrote {out}; use it as --weights {out}")
     else:
-        lines += room.write(module, out, to)
+        with writing(out):
+            lines += room.write(module, out, to)
     yield from lines
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.hub import weights as hub
+from zoo.reports import writing
 
 SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-5
@@ -392,9 +393,10 @@ def _staging(out: Path) -> Iterator[Path]:
     """A folder beside ``out``, so that moving is renaming; what a killed export left in it goes first."""
     folder = out.parent / f".{out.name}.tmp"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     try:
-        yield folder
+        with writing(out):
+            folder.mkdir()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

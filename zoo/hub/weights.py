@@ -28,6 +28,7 @@ from torch import Tensor
 import zoo
 from zoo.hub.catalog import registry
 from zoo.hub.foreign import Weights
+from zoo.reports import writing
 
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"
@@ -129,13 +130,18 @@ def save(
         "licence": licence,
     }
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, temporary, metadata)
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner reads
-    temporary.replace(path)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, temporary, metadata)
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner reads
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path
 
 
