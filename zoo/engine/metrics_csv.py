@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from zoo.reports import replace_file, say, writing
 
+_STEP_DIGITS = 18
 _UNKNOWN = "\ufffd"  # stands for a byte that is no UTF-8
 
 
@@ -45,14 +46,14 @@ def read_table(path: Path) -> Table:
     for number, line in enumerate(lines[:-1], 2):
         cells = line.rstrip("\r").split(",")
         row = {name: cell for name, cell in zip(columns, cells, strict=False) if cell}
-        if len(cells) != len(columns) or not row.get("step", "").isdecimal():
+        step = row.get("step", "")
+        if len(cells) != len(columns) or not step.isdecimal() or len(step) > _STEP_DIGITS:
             damage.append(f"line {number}")
             continue
         unreadable = [name for name, cell in row.items() if not _is_number(cell)]
         damage += [f"line {number} ({name} is {row[name][:20]!r})" for name in unreadable]
         kept = {k: v for k, v in row.items() if k not in unreadable and _UNKNOWN not in k}
-        step = int(row["step"])
-        rows[step] = rows.get(step, {}) | kept
+        rows[int(step)] = rows.get(int(step), {}) | kept
     return Table([c for c in columns if _UNKNOWN not in c], dict(sorted(rows.items())), damage)
 
 
