@@ -16,6 +16,7 @@ import yaml
 from zoo.engine.checkpoint import step_checkpoints
 from zoo.engine.configs import read_config, split_configs, under_public_names
 from zoo.engine.errors import FAILED, UsageError
+from zoo.engine.lock import LOCK, FolderLock
 from zoo.hub import weights as hub
 from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry
 from zoo.hub.foreign import Damaged, Weights
@@ -67,6 +68,7 @@ class Arguments:
         self.checkpoint: Path | None = None
         self.resume_folder: Path | None = None
         self._new_folder: Path | None = None
+        self._lock: FolderLock | None = None
         if self._asks_for_help():
             self.name, self.root = "run", Path("runs")
             return
@@ -299,15 +301,23 @@ class Arguments:
                 except OSError as error:
                     raise _not_writable(folder, error) from error
             self._new_folder = folder
+        if self.verb == "fit" and rank() == 0:
+            self._lock = FolderLock(folder)
         os.environ[FOLDER_VARIABLE] = str(folder)
         return folder
+
+    def release_folder(self) -> None:
+        """Another process may go on with the run."""
+        if self._lock is not None:
+            self._lock.release()
 
     def remove_unused_folder(self) -> None:
         """A run that failed before it did anything leaves no numbered folder behind."""
         folder = self._new_folder
         if folder is None or rank() or not folder.is_dir():
             return
-        if all(re.fullmatch(r"config\w*\.yaml", p.name) or p.name == FAILED for p in folder.iterdir()):
+        ours = re.compile(rf"config\w*\.yaml|{re.escape(FAILED)}|{re.escape(LOCK)}")
+        if all(ours.fullmatch(p.name) for p in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
 
 

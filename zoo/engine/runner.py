@@ -17,6 +17,7 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import zoo
 from zoo.engine.arguments import FOLDER_VARIABLE, RESUME_VARIABLE, Arguments, is_child, rank
@@ -28,6 +29,7 @@ from zoo.engine.metrics_csv import MetricsCSV
 from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
 from zoo.engine.run import Run
+from zoo.engine.stopping import Stopped
 from zoo.hub import weights as hub
 from zoo.reports import say
 
@@ -114,6 +116,7 @@ def run(
         arguments.remove_unused_folder()
         raise
     finally:
+        arguments.release_folder()
         for name in (FOLDER_VARIABLE, RESUME_VARIABLE):
             if not is_child():
                 os.environ.pop(name, None)
@@ -208,7 +211,8 @@ class ZooCLI(LightningCLI):
             if isinstance(callback, Checkpoint) and callback.dirpath is None:
                 callback.dirpath = str(folder / "checkpoints")
         command = shlex.join(["zoo", arguments.verb, *arguments.given])
-        run = Run(arguments.name, folder, self._config_text(), command, self._recorder())
+        record, child = self._recorder(), is_child()
+        run = Run(arguments.name, folder, self._config_text(), command, record, started_here=child)
         # Run speaks last: after the bar is closed and the predictions are written
         callbacks = [*callbacks, run, NamedClass(self.model, arguments.name)]
         if not any(isinstance(c, BasePredictionWriter) for c in _as_list(self.model.configure_callbacks())):
@@ -292,12 +296,21 @@ class ZooCLI(LightningCLI):
             self.config_init[subcommand][quiet] = False
         try:
             super()._run_subcommand(subcommand)
+        except Stopped as stop:
+            # Lightning kills the others when a process that it started ends otherwise
+            raise SystemExit(0 if is_child() else stop.code) from None
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
             # Lightning ignores further Ctrl-C while it ends, and leaves with 1
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
+        finally:
+            for callback in self.trainer.checkpoint_callbacks:
+                if isinstance(callback, Checkpoint):
+                    callback.release_signals()
 
 
 class NamedClass(Callback):

@@ -21,6 +21,7 @@ import zoo
 from zoo.hub import weights as hub
 from zoo.hub.bounded import one_line
 from zoo.hub.foreign import Weights, safetensors_in
+from zoo.reports import writing
 
 # "none" is a word of its own: routing=none.
 _WORDS = {"True": True, "False": False, "None": None}
@@ -70,7 +71,8 @@ def convert(
         hub.save(module, out, config=weights.config, licence=licence, force=force)
         lines.append(f"wrote {out}; use it as --weights {out}")
     else:
-        lines += room.write(module, out, to)
+        with writing(out):
+            lines += room.write(module, out, to)
     yield from lines
 
 

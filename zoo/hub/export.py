@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.hub import weights as hub
+from zoo.reports import writing
 
 SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-5
@@ -408,11 +409,10 @@ def _staging(out: Path) -> Iterator[Path]:
             f"{folder} is in the way and holds other files than an export of {out.name}; take it away"
         )
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        yield folder
-    except OSError as error:
-        raise OSError(f"cannot write {out} ({error.strerror or error})") from error
+        with writing(out):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

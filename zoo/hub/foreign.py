@@ -25,13 +25,13 @@ from zoo.hub.bounded import (
     TooLarge,
     building,
     not_finite,
-    one_line,
     parse_json,
     read_arrays,
     read_json,
     reading,
     size_text,
 )
+from zoo.reports import writing
 
 __all__ = [
     "Damaged",
@@ -184,25 +184,20 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of ``path`` at the end: nobody finds half a file.
 
     Raises:
-        OSError: with ``path`` and the reason where it cannot be written; nothing is left behind.
+        CannotWrite: with ``path`` and the reason where it cannot be written; nothing is left behind.
     """
-    from safetensors import SafetensorError
-
     # safetensors and numpy go by the ending
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner reads
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror or one_line(error)})") from error
-    except (SafetensorError, RuntimeError) as error:  # torch says: PytorchStreamWriter failed
-        raise OSError(f"cannot write {path} ({one_line(error)}): is the disk full?") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner reads
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
