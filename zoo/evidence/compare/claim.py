@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from zoo.evidence.compare.selection import Selection, read_grid, read_selection
 from zoo.evidence.compare.statistics import least_seeds
+from zoo.file_names import path_part
 from zoo.hub.catalog import find_config, read_mapping
 
 SIGNIFICANCE = 0.05
@@ -135,7 +136,7 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
     if not isinstance(content["predicates"], list) or not content["predicates"]:
         raise ValueError(f"{path}: predicates must be a list with at least one entry")
     claim = Claim(
-        name=path.stem,
+        name=path_part(path.stem, f"the claim file {path}"),
         title=str(content["title"]),
         paper=str(content.get("paper", "")),
         arms=arms,
@@ -168,8 +169,11 @@ def _content(path: Path) -> dict[str, Any]:
 def _arms(
     path: Path, content: Mapping[str, Any], shortened: Mapping[str, Any], settings: int | None
 ) -> dict[str, Arm]:
-    arms = {}
-    for name, given in content["arms"].items():
+    arms: dict[str, Arm] = {}
+    for key, given in content["arms"].items():
+        name = path_part(key, f"{path}: arm")
+        if name.casefold() in {other.casefold() for other in arms}:  # one folder on some file systems
+            raise ValueError(f"{path}: two arms are called {name!r} but for case or type; rename one")
         if not isinstance(given or {}, dict):
             raise ValueError(
                 f"{path}: arm {name!r} must be a mapping of flags ({{}} for none), got {given!r}"
@@ -186,7 +190,7 @@ def _arms(
         if not config:
             raise ValueError(f"{path}: arm {name!r} has no config; give `config` for all arms or in the arm")
         find_config(config)
-        arms[str(name)] = Arm(str(config), flags, grid)
+        arms[name] = Arm(str(config), flags, grid)
     return arms
 
 
