@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from zoo.evidence import manifest
 from zoo.evidence.compare import compare
 from zoo.evidence.compare.claim import Arm, read_claim
 from zoo.evidence.compare.report import _spent
-from zoo.evidence.compare.runs import run_arguments
+from zoo.evidence.compare.runs import KnownRuns, read_summary, run_arguments
 from zoo.hub.catalog import config_folder, find_config
 
 ROOT = Path(cli.__file__).resolve().parent
@@ -154,11 +155,61 @@ def test_a_failed_comparison_goes_on_where_it_stopped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"overrides": {"trainer.max_steps": 6}}, {"config": "digit_classifier_mnist"}]
 )
-def test_a_changed_claim_runs_again(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_changed_claim_runs_again_only_when_asked_to(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A comment in a config or an upgrade must not cost days of training."""
     runs = FakeRuns(better_when_learning)
     compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs)
-    compare(claim_file(tmp_path, **change), tmp_path, say=silent, launch=runs)
+    kept = {p: p.read_bytes() for p in (tmp_path / "claim" / "runs").rglob("*") if p.is_file()}
+    with pytest.raises(
+        ValueError, match=r"learns/seed_0 \(and 11 more\) holds a run with another .* or --fresh"
+    ):
+        compare(claim_file(tmp_path, **change), tmp_path, say=silent, launch=runs)
+    assert {p: p.read_bytes() for p in (tmp_path / "claim" / "runs").rglob("*") if p.is_file()} == kept
+    compare(claim_file(tmp_path, **change), tmp_path, say=silent, launch=runs, fresh=True)
     assert runs.calls == 24
+
+
+def test_what_no_comparison_has_made_stays(tmp_path: Path) -> None:
+    precious = tmp_path / "claim" / "runs" / "learns" / "seed_0" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("x")
+    for held in (None, "another"):
+        if held:
+            (precious.parent / "fingerprint").write_text(held)
+        with pytest.raises(ValueError, match=r"no comparison has made|is not removed"):
+            compare(claim_file(tmp_path), tmp_path, say=silent, launch=FakeRuns(square), fresh=True)
+    assert precious.read_text() == "x"
+
+
+def square(arguments: Sequence[str], seed: int) -> float:
+    return float(seed**2)
+
+
+def test_the_newest_summary_is_that_of_the_highest_number(tmp_path: Path) -> None:
+    """Clocks are set back, and a copy of a folder has times of its own."""
+    for number in (9, 10, 2):
+        folder = tmp_path / "x" / f"version_{number}"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"final": {}, "number": number}))
+    assert read_summary(tmp_path, "summary.json")["number"] == 10
+
+
+def test_comparisons_that_share_a_file_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    a, b = KnownRuns(path), KnownRuns(path)
+    a.add("r1", {"verbs": ["fit", "test"]})
+    b.add("r2", {"verbs": ["fit"]})
+    b.add("r1", {"verbs": ["fit"]})  # less than what is held
+    assert {k: v["verbs"] for k, v in json.loads(path.read_text()).items()} == {
+        "r1": ["fit", "test"],
+        "r2": ["fit"],
+    }
+    shared = dict.fromkeys(manifest.FIELDS, 0)
+    file = tmp_path / "results.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: manifest.update(file, [shared | {"metric": i}]), range(40)))
+    assert {e["metric"] for e in manifest.read(file)} == set(range(40))
+    assert {p.name for p in tmp_path.iterdir()} == {"runs.json", "results.json"}
 
 
 def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +309,10 @@ def test_killed_comparison_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     ({"arms": [1]}, "arms must be a mapping"),
     ({"arms": {"learns": {}, "frozen": 3}}, "arm 'frozen' must be a mapping"),
     ({"config": None}, "arm 'learns' has no config"),
+    ({"arms": {"/abs/victim": {}, "frozen": {}}}, "arm: '/abs/victim' becomes the name of a folder"),
+    ({"arms": {"../../../../up": {}, "frozen": {}}}, "becomes the name of a folder"),
+    ({"arms": {"..": {}, "frozen": {}}}, "becomes the name of a folder"),
+    ({"arms": {"1": {}, 1: {}}}, "two arms are called '1'"),
     ({"seeds": [0, 1, 2, 3, 4]}, "5 seeds cannot carry a verdict, at least 6"),
     ({"seeds": [0, 1], "predicates": [predicate(test="t")]}, "2 seeds cannot carry a verdict, at least 3"),
     ({"seeds": [0, 0, 1, 2, 3, 4]}, "different integers"),
