@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import statistics
@@ -16,6 +17,7 @@ from typing import Any
 
 import zoo
 from zoo.engine.launch import Launch, run_command, stop_children, threads_per_run
+from zoo.engine.metrics_csv import read_metrics
 from zoo.evidence.compare.claim import Arm, Claim
 from zoo.evidence.compare.selection import Choice, choose
 from zoo.evidence.locks import changing, locked, write_json
@@ -223,13 +225,28 @@ def _find_summary(place: Path, name: str) -> Path | None:
 def read_summary(place: Path, name: str) -> dict[str, Any]:
     """Newest summary of that name in the run folders under ``place``.
 
+    A metric whose last value is NaN is NaN in ``final``: a diverged run is not judged by what it had before.
+
     Raises:
-        RuntimeError: when there is none.
+        RuntimeError: when there is none, or it cannot be read.
     """
     path = _find_summary(place, name)
     if path is None:
         raise RuntimeError(f"{place} has no {name}: the run ended without results")
-    return dict(json.loads(path.read_text()))
+    try:
+        summary = json.loads(path.read_text())
+        final = summary["final"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RuntimeError(f"{path} is no summary of a run ({error}); remove it and start again") from None
+    if name == "summary.json":
+        final |= _ended_in_nan(path.with_name("metrics.csv"))
+    return dict(summary)
+
+
+def _ended_in_nan(path: Path) -> dict[str, float]:
+    """Metrics of a metrics.csv whose last value is NaN."""
+    last = {key: value for row in read_metrics(path) for key, value in row.items()}
+    return {key: value for key, value in last.items() if math.isnan(value)}
 
 
 def run_all(
