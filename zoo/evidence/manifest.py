@@ -47,9 +47,18 @@ def read(path: Path) -> list[dict[str, Any]]:
         entries = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(entries, list) or any(not isinstance(e, dict) or set(FIELDS) - set(e) for e in entries):
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise ValueError(f"{path} is no results manifest: a list of entries with {', '.join(FIELDS)}")
     return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    texts = ("metric", "command")
+    return (
+        isinstance(entry, dict)
+        and set(FIELDS) <= set(entry)
+        and all(isinstance(entry[k], str) for k in texts)
+    )
 
 
 def update(path: Path, entries: list[dict[str, Any]]) -> None:

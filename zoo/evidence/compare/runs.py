@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
 import json
 import math
@@ -17,7 +19,6 @@ from typing import Any
 
 import zoo
 from zoo.engine.launch import Launch, run_command, stop_children, threads_per_run
-from zoo.engine.metrics_csv import read_metrics
 from zoo.evidence.compare.claim import Arm, Claim
 from zoo.evidence.compare.selection import Choice, choose
 from zoo.evidence.locks import changing, locked, write_json
@@ -116,7 +117,9 @@ def _read_runs(path: Path) -> dict[str, dict[str, Any]]:
         held = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--runs {path} is no file of runs: {error}") from None
-    if not isinstance(held, dict) or not all(isinstance(r, dict) and "verbs" in r for r in held.values()):
+    if not isinstance(held, dict) or not all(
+        isinstance(r, dict) and isinstance(r.get("verbs"), list) for r in held.values()
+    ):
         raise ValueError(f"--runs {path} is no file of runs, give one that `zoo compare --runs` wrote")
     return held
 
@@ -244,9 +247,13 @@ def read_summary(place: Path, name: str) -> dict[str, Any]:
 
 
 def _ended_in_nan(path: Path) -> dict[str, float]:
-    """Metrics of a metrics.csv whose last value is NaN."""
-    last = {key: value for row in read_metrics(path) for key, value in row.items()}
-    return {key: value for key, value in last.items() if math.isnan(value)}
+    """Metrics of a metrics.csv whose last value is NaN. Cells that are no numbers are not looked at."""
+    last: dict[str, str] = {}
+    if path.is_file():
+        with path.open(newline="", errors="replace") as file, contextlib.suppress(csv.Error):
+            for row in csv.DictReader(file):
+                last |= {key: cell for key, cell in row.items() if isinstance(cell, str) and cell}
+    return {key: math.nan for key, cell in last.items() if cell == "nan"}
 
 
 def run_all(

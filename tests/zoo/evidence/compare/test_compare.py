@@ -226,11 +226,11 @@ def test_comparisons_that_share_a_file_lose_nothing(tmp_path: Path) -> None:
         "r1": ["fit", "test"],
         "r2": ["fit"],
     }
-    shared = dict.fromkeys(manifest.FIELDS, 0)
+    shared = dict.fromkeys(manifest.FIELDS, "")
     file = tmp_path / "results.json"
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: manifest.update(file, [shared | {"metric": i}]), range(40)))
-    assert {e["metric"] for e in manifest.read(file)} == set(range(40))
+        list(pool.map(lambda i: manifest.update(file, [shared | {"metric": i}]), map(str, range(40))))
+    assert {e["metric"] for e in manifest.read(file)} == set(map(str, range(40)))
     assert {p.name for p in tmp_path.iterdir()} == {"runs.json", "results.json"}
 
 
@@ -348,6 +348,11 @@ def test_killed_comparison_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     ({"predicates": [predicate(direction="up")]}, "direction is lower or higher"),
     ({"predicates": [predicate(test="u")]}, "test is sign or t"),
     ({"predicates": [predicate(least_effect=-1)]}, "least_effect must be a number >= 0"),
+    ({"predicates": [predicate(least_effect=float("nan"))]}, "least_effect must be a number >= 0"),
+    ({"predicates": [predicate(better=["learns"])]}, "better must be a text"),
+    ({"metrics": "val/accuracy"}, "metrics must be a list of names"),
+    ({"seeds": [[0], 1]}, "different integers"),
+    ({"config": ["digit_classifier_digits"]}, "arm 'learns' has no config"),
     ({"verbs": ["test"]}, "verbs are fit and"),
     ({"verbs": ["fit", "predict"]}, "verbs are fit and"),
     ({"budget": ["seconds"]}, "budget names keys"),
@@ -489,6 +494,17 @@ def test_shipped_claims_are_judgeable() -> None:
         assert claim.paper
         runs = {repr((arm.config, arm.flags, arm.grid)) for arm in claim.arms.values()}
         assert len(runs) == len(claim.arms), path
+
+
+def test_each_shipped_claim_has_a_verdict_of_a_known_commit_or_says_why_not() -> None:
+    for path in SHIPPED:
+        file = ROOT / "docs" / "results" / f"claim_{path.stem}.json"
+        entries = manifest.read(file) if file.is_file() else []
+        commits = {str(entry.get("git")) for entry in entries}
+        verdicts = [e["value"] for e in entries if e["metric"] == "verdict"]
+        judged = verdicts and verdicts[0] in ("reproduced", "not reproduced", "undecided")
+        known = commits and not any(c == "None" or c.endswith("-dirty") for c in commits)
+        assert bool(judged and known) == (not read_claim(path).status), path
 
 
 @pytest.mark.parametrize("arms", [pytest.param(arms, id=path.stem) for path, arms in kinds_of_arms().items()])
