@@ -9,7 +9,7 @@ A batch is one PyG ``Data``, the whole graph, each step the same: ``x`` float32 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch_geometric.data import Data
@@ -55,6 +55,8 @@ class Planetoid(DamagedGraphModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("normalize_features",)
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -208,6 +208,8 @@ class ImageFolder(SplitModule):
         predict_samples: number of labels that ``zoo predict`` samples; null predicts from the pictures.
         num_workers: loader processes.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("size side",)
 
     def __init__(
         self,

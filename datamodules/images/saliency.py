@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -453,6 +453,8 @@ class Saliency(SplitModule):
         eval_batch_size: global batch of validation, test and prediction.
         num_workers: loader processes.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("size side",)
 
     def __init__(
         self,

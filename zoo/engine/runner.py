@@ -28,6 +28,7 @@ from zoo.engine.metrics_csv import MetricsCSV
 from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
 from zoo.engine.run import Run
+from zoo.engine.weights_data import DataOfWeights, take_from_weights
 from zoo.hub import weights as hub
 from zoo.reports import say
 
@@ -104,6 +105,7 @@ def run(
         sys.path.append(os.getcwd())
     arguments = Arguments(verb, list(argv))
     try:
+        take_from_weights(arguments)
         ZooCLI(arguments, record, ready)
     except ParserError as error:
         arguments.remove_unused_folder()
@@ -204,7 +206,9 @@ class ZooCLI(LightningCLI):
         command = shlex.join(["zoo", arguments.verb, *arguments.given])
         run = Run(arguments.name, folder, self._config_text(), command, self._recorder())
         # Run speaks last: after the bar is closed and the predictions are written
-        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name)]
+        data = self.config[arguments.verb].get("data")
+        about_data = DataOfWeights(data, arguments.trained_data, arguments.trained_name)
+        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name), about_data]
         if not any(isinstance(c, BasePredictionWriter) for c in _as_list(self.model.configure_callbacks())):
             callbacks.insert(0, PredictionWriter())
         if config.get("enable_progress_bar") is not False:

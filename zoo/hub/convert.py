@@ -65,7 +65,7 @@ def convert(
     module = hub.build(weights)
     if to == "zoo":
         licence = "Apache-2.0" if _is_ours(path) else "that of the source"
-        hub.save(module, out, config=weights.config, licence=licence)
+        hub.save(module, out, config=weights.config, licence=licence, data=weights.data)
         lines.append(f"wrote {out}; use it as --weights {out}")
     else:
         lines += room.write(module, out, to)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import zoo
 from zoo.hub.catalog import registry
-from zoo.hub.foreign import Weights
+from zoo.hub.foreign import Weights, check_data
 
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"
@@ -107,9 +107,21 @@ def load_state(module: LightningModule, weights: Weights) -> None:
 
 
 def save(
-    module: LightningModule, path: str | Path, *, config: str | None = None, licence: str = "Apache-2.0"
+    module: LightningModule,
+    path: str | Path,
+    *,
+    config: str | None = None,
+    licence: str = "Apache-2.0",
+    data: dict[str, Any] | None = None,
 ) -> Path:
     """Write a module's weights and hyperparameters as safetensors.
+
+    Args:
+        module: of the zoo.
+        path: file to write.
+        config: name of the config that it was trained with.
+        licence: of the weights.
+        data: what it was trained on, as :class:`zoo.hub.foreign.Weights` has it.
 
     Raises:
         ValueError: if the class is not a public one of the zoo.
@@ -128,6 +140,8 @@ def save(
         "config": config or "",
         "licence": licence,
     }
+    if data is not None:
+        metadata["data"] = json.dumps(check_data(data, Path(path)), sort_keys=True)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -231,11 +245,12 @@ def _read_safetensors(path: Path, tensors: bool) -> Weights:
     class_path = public_name(metadata.get("class_path"), path)
     try:
         hparams = json.loads(metadata["hparams"])
+        data = json.loads(metadata.get("data", "null"))
     except (KeyError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} has damaged metadata (hparams: {error}); write it anew") from error
-    return Weights(
-        path, class_path, check_hparams(hparams, path), state, metadata.get("config") or None, True
-    )
+        raise ValueError(f"{path} has damaged metadata ({error}); write it anew") from error
+    config = metadata.get("config") or None
+    hparams, data = check_hparams(hparams, path), check_data(data, path)
+    return Weights(path, class_path, hparams, state, config, averaged=True, data=data)
 
 
 def load_checkpoint_file(path: Path) -> dict[str, Any]:
@@ -295,6 +310,7 @@ def _read_checkpoint(path: Path, averaged: bool, tensors: bool, own_class: str |
     if class_path is not None and not (own_class and class_path == own_class):
         class_path = public_name(class_path, path)
     weights = Weights(path, class_path, check_hparams(hparams, path), config=ours.get("config"))
+    weights.data = check_data(ours.get("data"), path)
     if tensors:
         if path.is_dir():
             raise ValueError(
