@@ -7,7 +7,7 @@ A batch is one PyG ``Data`` holding the whole graph, see
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,8 @@ class GAugGraph(FullGraphModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("normalize",)
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ weights, bool masks (N,) ``train_mask``, ``val_mask``, ``es_mask``, ``test_mask`
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -109,6 +109,8 @@ class KNNGraph(FullGraphModule):
     Raises:
         ValueError: for unknown names or an impossible k.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("standardize",)
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ A batch is one PyG ``Data``, the whole graph, each step the same: ``x`` float32 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -63,6 +63,8 @@ class Planetoid(DamagedGraphModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("normalize_features",)
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -160,6 +160,8 @@ class TUGraphs(GraphLevelModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("features", "use_node_attr", "use_edge_attr", "max_degree")
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Lines for the user, beside warnings: what is done, and with which part of the data."""
+"""Lines for the user, beside warnings: what is done, with which part of the data, and what otherwise than asked."""
 
 from __future__ import annotations
 

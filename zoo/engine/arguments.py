@@ -55,6 +55,8 @@ class Arguments:
         weights: checked weights file to load before running, or None.
         partial: whether only those tensors of the weights are loaded that fit.
         checkpoint: checkpoint that Lightning restores, or None.
+        trained: what ``weights`` or ``checkpoint`` hold besides tensors, or None.
+        trained_data: what they know of their data, see :mod:`zoo.engine.weights_data`.
     """
 
     def __init__(self, verb: str, argv: list[str]) -> None:
@@ -66,6 +68,8 @@ class Arguments:
         self.weights: Weights | None = None
         self.partial = False
         self.checkpoint: Path | None = None
+        self.trained: Weights | None = None
+        self.trained_data: dict[str, Any] | None = None
         self.resume_folder: Path | None = None
         self._new_folder: Path | None = None
         self._lock: FolderLock | None = None
@@ -89,12 +93,18 @@ class Arguments:
         self.name = self._run_name()
         self.root = Path(self.value("trainer.default_root_dir") or "runs")
         self.checkpoint = self._checkpoint_path()
-        if self.weights is not None:
-            self._take_hparams(self.weights)
-        elif self.checkpoint:
-            self._take_hparams(hub.read(self.checkpoint, tensors=False, own_class=self.own_class()))
+        self.trained = self.weights
+        if self.checkpoint:
+            self.trained = hub.read(self.checkpoint, tensors=False, own_class=self.own_class())
+        if self.trained is not None:
+            self._take_hparams(self.trained)
         if not self.hparams and not self._names_model():
             raise UsageError(f"zoo {verb} needs a config with a model: --config NAME; see `zoo list configs`")
+
+    @property
+    def trained_name(self) -> str:
+        """What the user calls the weights or the checkpoint."""
+        return self.value("weights") or str(self.checkpoint)
 
     @property
     def argv(self) -> list[str]:

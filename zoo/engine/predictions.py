@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from zoo.file_names import make_own, remove_own
 from zoo.reports import PARTS, Report, image_grid, save_png, to_uint8, writing, writing_into
 
 
@@ -59,8 +59,8 @@ class PredictionWriter(BasePredictionWriter):
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
         if trainer.is_global_zero:
             with writing(self._folder / PARTS):
-                shutil.rmtree(self._folder / PARTS, ignore_errors=True)
-                (self._folder / PARTS).mkdir(parents=True)
+                remove_own(self._folder / PARTS)  # of a prediction that was killed
+                make_own(self._folder / PARTS)
         trainer.strategy.barrier("zoo.predictions")
 
     def write_on_batch_end(
@@ -91,4 +91,4 @@ class PredictionWriter(BasePredictionWriter):
         for kind in self._merged:
             with writing_into(self._folder):
                 self.outputs += kind.merge(self._folder)  # type: ignore[attr-defined]
-        shutil.rmtree(self._folder / PARTS)
+        remove_own(self._folder / PARTS)

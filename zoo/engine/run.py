@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -415,10 +416,22 @@ def plot_curves(folder: Path) -> Path | None:
             for key, points in sorted(curves.items()):
                 steps, values = zip(*points, strict=True)
                 axis.plot(steps, values, label=key, linewidth=1.2, marker="." if len(points) < 20 else None)
-            if all(v > 0 for points in curves.values() for _, v in points):
+            if _falls_far([[v for _, v in points] for points in curves.values()]):
                 axis.set_yscale("log")
             axis.set_title(panel)
             axis.set_xlabel("optimiser step")
             axis.legend(fontsize=7)
             axis.grid(alpha=0.3)
     return path
+
+
+def _falls_far(curves: Sequence[Sequence[float]]) -> bool:
+    """Whether a logarithmic axis shows curves better: losses, which fall by more than a factor of ten.
+
+    An accuracy rises, and its last percents are what one looks at.
+    """
+    finite = [kept for curve in curves if (kept := [v for v in curve if math.isfinite(v)])]
+    values = [v for curve in finite for v in curve]
+    if not values or min(values) <= 0 or max(values) <= 10 * min(values):
+        return False
+    return sum(math.log(curve[-1] / curve[0]) for curve in finite) < 0

@@ -30,6 +30,7 @@ from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
 from zoo.engine.run import Run
 from zoo.engine.stopping import Stopped
+from zoo.engine.weights_data import DataOfWeights, take_from_weights
 from zoo.hub import weights as hub
 from zoo.reports import say
 
@@ -106,6 +107,7 @@ def run(
         sys.path.append(os.getcwd())
     arguments = Arguments(verb, list(argv))
     try:
+        take_from_weights(arguments)
         ZooCLI(arguments, record, ready)
     except ParserError as error:
         arguments.remove_unused_folder()
@@ -214,7 +216,9 @@ class ZooCLI(LightningCLI):
         record, child = self._recorder(), is_child()
         run = Run(arguments.name, folder, self._config_text(), command, record, started_here=child)
         # Run speaks last: after the bar is closed and the predictions are written
-        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name)]
+        data = self.config[arguments.verb].get("data")
+        about_data = DataOfWeights(data, arguments.trained_data, arguments.trained_name)
+        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name), about_data]
         if not any(isinstance(c, BasePredictionWriter) for c in _as_list(self.model.configure_callbacks())):
             callbacks.insert(0, PredictionWriter())
         if config.get("enable_progress_bar") is not False:

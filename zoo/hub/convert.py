@@ -68,7 +68,7 @@ def convert(
     module = hub.build(weights)
     if to == "zoo":
         licence = "Apache-2.0" if _is_ours(path) else "that of the source"
-        hub.save(module, out, config=weights.config, licence=licence, force=force)
+        hub.save(module, out, config=weights.config, licence=licence, data=weights.data, force=force)
         lines.append(f"wrote {out}; use it as --weights {out}")
     else:
         with writing(out):

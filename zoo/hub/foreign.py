@@ -68,6 +68,8 @@ class Weights:
         state_dict: tensors; of an averaged model the averaged ones where asked for.
         config: name of the config it was trained with.
         averaged: whether ``state_dict`` holds EMA weights.
+        data: what they were trained on: ``class_path``, ``init_args`` that matter and ``facts`` of the files,
+            all of them plain values; None when the file does not say.
     """
 
     path: Path
@@ -76,6 +78,31 @@ class Weights:
     state_dict: dict[str, Tensor] = field(default_factory=dict)
     config: str | None = None
     averaged: bool = False
+    data: dict[str, Any] | None = None
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is None, a boolean, a number, a text, or a list of those."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return all(item is None or isinstance(item, bool | int | float | str) for item in items)
+
+
+def check_data(data: Any, path: Path) -> dict[str, Any] | None:
+    """What a file says of the data of its weights. Nothing in it is imported.
+
+    Raises:
+        ValueError: for anything but plain values where they belong.
+    """
+    if data is None:
+        return None
+    kinds = {"class_path": str, "init_args": dict, "facts": dict}
+    if not isinstance(data, dict) or any(not isinstance(data.get(k), kind) for k, kind in kinds.items()):
+        raise ValueError(f"{path} has damaged metadata (data is no {', '.join(kinds)}); write it anew")
+    values = [*data["init_args"].items(), *data["facts"].items()]
+    for key, value in values:
+        if not isinstance(key, str) or not is_plain(value):
+            raise ValueError(f"{path} has damaged metadata (data: {key!r} is no plain value); write it anew")
+    return {key: data[key] for key in kinds}
 
 
 def load(path: Path, admitted: Collection[type] = ()) -> Any:

@@ -29,7 +29,15 @@ import zoo
 from zoo.hub import torch_files
 from zoo.hub.bounded import building, check_tree, deadline, lifted, not_finite, one_line
 from zoo.hub.catalog import registry
-from zoo.hub.foreign import Damaged, TooLarge, Weights, parse_json, safetensors_in, written_whole
+from zoo.hub.foreign import (
+    Damaged,
+    TooLarge,
+    Weights,
+    check_data,
+    parse_json,
+    safetensors_in,
+    written_whole,
+)
 
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"
@@ -182,6 +190,7 @@ def save(
     config: str | None = None,
     licence: str = "Apache-2.0",
     force: bool = False,
+    data: dict[str, Any] | None = None,
 ) -> Path:
     """Write a module's weights and hyperparameters as safetensors.
 
@@ -191,6 +200,7 @@ def save(
         config: name of the config that it was trained with.
         licence: of the weights.
         force: replace a file that is no weights of the zoo, too.
+        data: what it was trained on, as :class:`zoo.hub.foreign.Weights` has it.
 
     Raises:
         ValueError: if the class is not a public one of the zoo, or for a file that is not to be replaced.
@@ -210,6 +220,8 @@ def save(
         "config": config or "",
         "licence": licence,
     }
+    if data is not None:
+        metadata["data"] = json.dumps(check_data(data, Path(path)), sort_keys=True)
     path = Path(path)
     if path.exists() and not force and not _is_ours(path):
         raise ValueError(f"{path} exists and holds no weights of the zoo; choose another name, or force=True")
@@ -318,9 +330,10 @@ def _read_safetensors(path: Path, tensors: bool) -> Weights:
         raise Damaged(f"{path} is damaged: its tensors are not what was written; download it anew")
     class_path = public_name(metadata.get("class_path"), path)
     hparams = parse_json(metadata.get("hparams", ""), path, "its metadata (hparams)")
-    return Weights(
-        path, class_path, check_hparams(hparams, path), state, metadata.get("config") or None, True
-    )
+    data = parse_json(metadata.get("data", "null"), path, "its metadata (data)")
+    config = metadata.get("config") or None
+    hparams, data = check_hparams(hparams, path), check_data(data, path)
+    return Weights(path, class_path, hparams, state, config, averaged=True, data=data)
 
 
 def load_checkpoint_file(path: Path) -> dict[str, Any]:
@@ -369,6 +382,7 @@ def _read_checkpoint(path: Path, averaged: bool, tensors: bool, own_class: str |
     if class_path is not None and not (own_class and class_path == own_class):
         class_path = public_name(class_path, path)
     weights = Weights(path, class_path, check_hparams(hparams, path), config=ours.get("config"))
+    weights.data = check_data(ours.get("data"), path)
     if tensors:
         if path.is_dir():
             raise ValueError(

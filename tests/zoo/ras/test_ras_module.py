@@ -192,6 +192,18 @@ def test_written_maps_are_stretched_and_constant_ones_are_left() -> None:
         [51, 51],
         [51, 51],
     ]  # the formula alone makes it white
+    noise = 5e-6 * torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    assert int(min_max(noise).max()) == 0
+
+
+def test_masks_are_written_inside_and_over_none(tmp_path: Path) -> None:
+    maps = [np.zeros((2, 2), dtype=np.uint8)] * 2
+    for names in (["a", "../../photo"], ["a", "/photo"]):
+        with pytest.raises(ValueError, match="it would be written elsewhere"):
+            SaliencyMaps(maps, names, None).write(tmp_path / names[1][:1].replace("/", "x"))
+    with pytest.raises(ValueError, match=r"a\.png is there already"):
+        SaliencyMaps(maps, ["a", "a"], None).write(tmp_path)
+    assert not list(tmp_path.rglob("photo*"))
 
 
 def test_masks_without_an_object_are_told_with_their_count() -> None:

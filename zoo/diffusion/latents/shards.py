@@ -72,6 +72,8 @@ class ShardStore:
             return
         if (self.folder / "latents.npy").exists():
             raise ValueError(f"{self.folder} holds latents.npy of unknown origin; choose another out")
+        if self._parts.exists():  # it goes when the extraction is complete
+            raise ValueError(f"{self._parts} is of unknown origin; choose another model.init_args.out")
 
     def begin(self) -> None:
         """Make the folder and say in it what is extracted."""
