@@ -14,7 +14,7 @@ from fakes.clips import write_mp4, write_wav
 from datamodules.audio_visual.clips import ClipStore
 from datamodules.audio_visual.layouts import Clip
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.audio_visual.media import MediaError, Video, has_stream, read_audio, read_video
+from datamodules.audio_visual.media import MediaError, Video, _open, has_stream, read_audio, read_video
 
 RATE = 16000
 
@@ -250,3 +250,12 @@ def test_a_long_video_is_decoded_once_and_no_frame_is_kept(
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(MediaError, match=r"no readable cache file .*; delete it and run again"):
         store.load(clip)
+
+
+def test_a_closed_container_is_not_touched(tmp_path: Path) -> None:
+    """PyAV's streams point into it: what is said after closing must not ask them."""
+    opened = _open(write_mp4(tmp_path / "a.mp4", 0.2), "video")
+    opened.bad_packets = 2
+    with pytest.warns(UserWarning, match=r"a\.mp4: 2 packets of video cannot be decoded and are skipped"):
+        opened.close()
+    assert opened.stream is None
