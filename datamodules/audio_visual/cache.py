@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from datamodules.audio_visual.media import MediaError, from_picture, to_jpeg
-from datamodules.loading.arrays import npy_header
+from datamodules.loading.arrays import npy_header, read_npz
 from datamodules.loading.files import READ_ERRORS, one_line, written_whole
 
 Array = np.ndarray[Any, Any]
 _FEATURES, _BOUNDS, _FRAMES = "log_mel.npy", "bounds.npy", "frames.npy"
+_DAMAGE = (*READ_ERRORS, RuntimeError, OverflowError)  # RuntimeError: a bit that says "encrypted"
 
 
 def write_cache(path: Path, log_mel: Tensor | None, frames: Iterable[Array]) -> None:
@@ -68,9 +69,12 @@ class CachedFrames:
                 for number in sorted(numbers):  # forwards: going back reads from the beginning again
                     member.seek(start + int(self.bounds[number]))
                     found[number] = member.read(int(self.bounds[number + 1] - self.bounds[number]))
-        except READ_ERRORS as error:
+        except _DAMAGE as error:
             raise _damaged(self.path, error) from None
-        return {number: from_picture(content) for number, content in found.items()}
+        try:
+            return {number: from_picture(content) for number, content in found.items()}
+        except MediaError as error:
+            raise _damaged(self.path, error) from None
 
 
 def read_cache(path: Path) -> tuple[Tensor | None, CachedFrames]:
@@ -82,29 +86,23 @@ def read_cache(path: Path) -> tuple[Tensor | None, CachedFrames]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            features = _array(archive, _FEATURES, "f") if _FEATURES in names else None
-            bounds = _array(archive, _BOUNDS, "i")
+            held = [name for name in ("bounds", "log_mel") if f"{name}.npy" in archive.namelist()]
             size = archive.getinfo(_FRAMES).file_size
-        if bounds.ndim != 1 or not len(bounds) or bounds[0] < 0 or (np.diff(bounds) < 0).any():
+        arrays = read_npz(path, *held)
+        bounds, features = arrays["bounds"], arrays.get("log_mel")
+        if bounds.dtype.kind != "i" or bounds.ndim != 1 or not len(bounds) or bounds[0] < 0:
             raise ValueError("the frames' bounds are no rising numbers")
-        if bounds[-1] > size or (features is not None and features.ndim != 2):
-            raise ValueError("it is cut off")
+        if (bounds[1:] < bounds[:-1]).any() or bounds[-1] > size:
+            raise ValueError("the frames' bounds are no rising numbers, or it is cut off")
+        if features is not None and not (features.dtype == np.float32 and features.ndim == 2):
+            raise ValueError(f"its features are {features.dtype} {features.shape}")
+        if features is not None and not np.isfinite(features).all():
+            raise ValueError("its features are NaN or infinite")
     except FileNotFoundError:
         raise
-    except READ_ERRORS as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from None
     return None if features is None else torch.from_numpy(features), CachedFrames(path, bounds)
-
-
-def _array(archive: zipfile.ZipFile, name: str, kind: str) -> Array:
-    """A member whose size is what its header says, of floats or integers."""
-    with archive.open(name) as member:
-        shape, fortran, dtype = npy_header(member)
-        left = archive.getinfo(name).file_size - member.tell()
-        if dtype.kind != kind or fortran or left != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
-            raise ValueError(f"{name} is not what its header says")
-        return np.frombuffer(bytearray(member.read(left)), dtype).reshape(shape)
 
 
 def _damaged(path: Path, error: object) -> MediaError:

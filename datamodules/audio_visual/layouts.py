@@ -139,14 +139,11 @@ def _parsed(rows: Iterator[list[str]], parse: Callable[[list[str]], Any], path: 
             found.append(parse(row))
         except (ValueError, IndexError, KeyError):
             bad.append(row)
+    shown = one_line(",".join(bad[0]), 100) if bad else ""
     if bad and not found:
-        raise ValueError(
-            f"{path}: none of {len(bad):,} lines could be parsed, the first is {','.join(bad[0])[:100]}"
-        )
+        raise ValueError(f"{path}: none of {len(bad):,} lines could be parsed, the first is {shown}")
     if bad:
-        rank_zero_warn(
-            f"{path}: {len(bad):,} lines could not be parsed, the first is {','.join(bad[0])[:100]}"
-        )
+        rank_zero_warn(f"{path}: {len(bad):,} lines could not be parsed, the first is {shown}")
     return found
 
 

@@ -246,36 +246,39 @@ def _av() -> Any:
 
 @dataclass
 class _Opened:
-    """An open container and one of its streams.
+    """An open container and one of its streams, which must not be touched when it is closed: PyAV would read
+    memory that is freed. What is known of it is kept here.
 
     Attributes:
+        kind: ``audio`` or ``video``.
         origin: seconds of the container's clock at which its first stream begins.
+        time_base: seconds of a tick of the stream's clock.
+        pixel_aspect: width of a pixel by its height.
     """
 
     av: Any
     path: Path
     container: Any
     stream: Any
+    kind: str
     origin: float
+    time_base: Fraction
+    pixel_aspect: float = 1.0
     bad_packets: int = 0
 
     def close(self) -> None:
+        self.stream = None
         self.container.close()
         if self.bad_packets:
             rank_zero_warn(
-                f"{self.path}: {self.bad_packets:,} packets of {self.stream_name} cannot be decoded and are "
-                "skipped"
+                f"{self.path}: {self.bad_packets:,} packets of {self.kind} cannot be decoded and are skipped"
             )
             self.bad_packets = 0
-
-    @property
-    def stream_name(self) -> str:
-        return "its sound" if self.stream.type == "audio" else "its video"
 
     def seek(self, start: float) -> None:
         """To a second before ``start``, where that is not the beginning."""
         if start > 1:
-            self.container.seek(int((start - 1 + self.origin) / self.stream.time_base), stream=self.stream)
+            self.container.seek(int((start - 1 + self.origin) / self.time_base), stream=self.stream)
 
     def time_of(self, frame: Any) -> float | None:
         return None if frame.time is None else float(frame.time) - self.origin
@@ -318,8 +321,13 @@ def _open(path: Path, kind: str) -> _Opened:
     if not streams:
         container.close()
         raise MediaError(f"{path} has no {kind} stream")
+    stream = streams[0]
+    if stream.codec_context is None or not stream.time_base:
+        del streams, stream
+        container.close()
+        raise MediaError(f"the {kind} of {path} is of an unknown codec")
     origin = 0.0 if container.start_time is None else container.start_time / 1e6
-    return _Opened(av, path, container, streams[0], origin)
+    return _Opened(av, path, container, stream, kind, origin, stream.time_base)
 
 
 def has_stream(path: Path, kind: str) -> bool:
@@ -362,7 +370,7 @@ class Video:
             FileNotFoundError, MediaError: as :meth:`frames`.
         """
         opened = self._opened()
-        last, packets = None, 0
+        last, packets, step = None, 0, self._frame_seconds(opened)
         try:
             for packet in opened.container.demux(opened.stream):
                 stamp = packet.pts if packet.pts is not None else packet.dts
@@ -373,8 +381,7 @@ class Video:
             raise MediaError(f"the video of {self.path} cannot be decoded ({_short(error)})") from None
         finally:
             opened.close()
-        step = self._frame_seconds(opened)
-        end = packets * step if last is None else float(last * opened.stream.time_base) - opened.origin + step
+        end = packets * step if last is None else float(last * opened.time_base) - opened.origin + step
         return self._until(end)
 
     def frames(self) -> Iterator[Array]:
@@ -423,11 +430,14 @@ class Video:
             opened.close()
             raise
         opened.stream.codec_context.options = {"max_pixels": str(limit("ZOO_MAX_PIXELS", MAX_FRAME))}
+        aspect = opened.stream.sample_aspect_ratio
+        if aspect and Fraction(1, 4) <= aspect <= 4:  # others are mistakes
+            opened.pixel_aspect = float(aspect)
         opened.stream.thread_type = "AUTO"
         opened.stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
         if opened.stream.start_time is not None:
             # a start less than a frame later is how a container rounds, and would shift all frames by one
-            begin = float(opened.stream.start_time * opened.stream.time_base)
+            begin = float(opened.stream.start_time * opened.time_base)
             if 0 <= begin - opened.origin < self._frame_seconds(opened):
                 opened.origin = begin
         return opened
@@ -456,7 +466,7 @@ class Video:
         """(number, how to get its pixels) of each frame; None for the one before once more."""
         opened = self._opened()
         given, latest, time, fresh = 0, None, 0.0, True
-        step = self._frame_seconds(opened)
+        step, aspect = self._frame_seconds(opened), opened.pixel_aspect
         try:
             opened.seek(self.start)
             for frame in opened.frames():
@@ -464,13 +474,13 @@ class Video:
                 latest, before = latest or frame, latest
                 time = time + step * (before is not None) if stamp is None else stamp
                 for number in range(given, self._until(time)):
-                    yield number, self._converter(latest) if fresh else None
+                    yield number, self._converter(latest, aspect) if fresh else None
                     given, fresh = number + 1, False
                 latest, fresh = frame, True
                 if self.stop is not None and self.start + given / self.fps >= self.stop - 1e-4:
                     break
             for number in range(given, self._until(time + step) if latest is not None else 0):
-                yield number, self._converter(latest) if fresh else None
+                yield number, self._converter(latest, aspect) if fresh else None
                 given, fresh = number + 1, False
         except MediaError:
             raise
@@ -481,15 +491,12 @@ class Video:
         if not given:
             raise MediaError(f"{self.path} holds no frames from {self.start:g} s on")
 
-    def _converter(self, frame: Any) -> Callable[[], Array]:
-        return lambda: self._pixels(frame)
+    def _converter(self, frame: Any, pixel_aspect: float) -> Callable[[], Array]:
+        return lambda: self._pixels(frame, pixel_aspect)
 
-    def _pixels(self, frame: Any) -> Array:
+    def _pixels(self, frame: Any, pixel_aspect: float) -> Array:
         self._check_size(frame.width, frame.height)
-        width, height = frame.width, frame.height
-        ratio = getattr(frame, "sample_aspect_ratio", None)
-        if ratio and Fraction(1, 4) <= ratio <= 4:
-            width = width * float(ratio)
+        width, height = frame.width * pixel_aspect, frame.height
         scale = self.shorter / min(width, height)
         width, height = (max(self.shorter, round(x * scale)) for x in (width, height))
         self._check_size(width, height)

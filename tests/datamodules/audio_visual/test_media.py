@@ -14,7 +14,7 @@ from fakes.clips import write_mp4, write_wav
 from datamodules.audio_visual.clips import ClipStore
 from datamodules.audio_visual.layouts import Clip
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.audio_visual.media import MediaError, Video, has_stream, read_audio, read_video
+from datamodules.audio_visual.media import MediaError, Video, _open, has_stream, read_audio, read_video
 
 RATE = 16000
 
@@ -27,6 +27,7 @@ def write_clip(
     shift: float = 0.0,
     layout: str = "mono",
     gap: tuple[float, float] | None = None,
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """Frames (seconds, grey) and sound (channels, samples), both ``shift`` later on the container's clock;
     packets of sound that begin within ``gap`` are left out."""
@@ -35,6 +36,8 @@ def write_clip(
         video = container.add_stream("mpeg4", rate=25)
         video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
         video.codec_context.time_base = Fraction(1, 25)
+        if pixel_aspect is not None:
+            video.codec_context.sample_aspect_ratio = pixel_aspect
         heard = None if sound is None else container.add_stream("pcm_s16le", rate=RATE, layout=layout)
         for seconds, grey in frames:
             picture = av.VideoFrame.from_ndarray(np.full((32, 48, 3), grey, np.uint8), format="rgb24")
@@ -124,6 +127,8 @@ def test_a_video_is_turned_and_its_pixels_made_square(tmp_path: Path) -> None:
     shown = next(read_video(path, 25, 40))
     assert (stored.shape, shown.shape) == ((40, 48, 3), (48, 40, 3))
     assert np.array_equal(shown, np.rot90(stored, -1))  # to the right
+    wide = write_clip(tmp_path / "b.mkv", flash(0, 0.2, 0), pixel_aspect=Fraction(2))
+    assert next(read_video(wide, 25, 32)).shape == (32, 96, 3)
 
 
 def test_a_video_is_counted_without_decoding_it(tmp_path: Path) -> None:
@@ -228,7 +233,7 @@ def test_a_long_video_is_decoded_once_and_no_frame_is_kept(
     path = write_mp4(tmp_path / "a.mp4", 4.0, None)
     converted: list[int] = []
     convert = Video._pixels
-    monkeypatch.setattr(Video, "_pixels", lambda self, f: converted.append(1) or convert(self, f))
+    monkeypatch.setattr(Video, "_pixels", lambda self, *f: converted.append(1) or convert(self, *f))
     clip = Clip("a", (0,), path, None)
     decoded = ClipStore(LogMel(), 25, 40, None, False, True).decode(clip)
     assert (len(decoded.frames), len(converted)) == (100, 0)
@@ -245,3 +250,12 @@ def test_a_long_video_is_decoded_once_and_no_frame_is_kept(
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(MediaError, match=r"no readable cache file .*; delete it and run again"):
         store.load(clip)
+
+
+def test_a_closed_container_is_not_touched(tmp_path: Path) -> None:
+    """PyAV's streams point into it: what is said after closing must not ask them."""
+    opened = _open(write_mp4(tmp_path / "a.mp4", 0.2), "video")
+    opened.bad_packets = 2
+    with pytest.warns(UserWarning, match=r"a\.mp4: 2 packets of video cannot be decoded and are skipped"):
+        opened.close()
+    assert opened.stream is None
