@@ -24,6 +24,7 @@ from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
+_READING = 2  # of the way in which media are read: caches of another one are made anew
 _AUGMENTATION = 7  # word of the keys of augmentation
 
 
@@ -94,6 +95,8 @@ class VideoFrames:
 
     def __init__(self, video: Video) -> None:
         self.video, self.available = video, video.count()
+        if not self.available:
+            raise MediaError(f"{video.path} holds no frames from {video.start:g} s on")
 
     def __len__(self) -> int:
         return self.available
@@ -130,7 +133,7 @@ class ClipStore:
     ) -> None:
         self.log_mel, self.fps, self.side, self.cache = log_mel, fps, side, cache
         self.sound, self.pictures = sound, pictures
-        self.settings = json.dumps([asdict(log_mel), fps, side, sound, pictures])
+        self.settings = json.dumps([asdict(log_mel), fps, side, sound, pictures, _READING])
 
     def path(self, clip: Clip) -> Path:
         """Where the cache has the clip."""

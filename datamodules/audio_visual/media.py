@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import wave
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -408,7 +408,7 @@ class Video:
                 found[number] = pixels
             if number >= most:
                 break
-        shown.close()  # type: ignore[attr-defined]
+        shown.close()
         if latest is not None and len(found) < len(numbers):
             pixels = latest() if pixels is None else pixels
         return {n: found.get(n, pixels) for n in numbers}  # type: ignore[misc]
@@ -452,7 +452,7 @@ class Video:
             )
         return max(0, int(np.ceil((seconds - 1e-4) * self.fps)))
 
-    def _shown(self) -> Iterator[tuple[int, Callable[[], Array] | None]]:
+    def _shown(self) -> Generator[tuple[int, Callable[[], Array] | None], None, None]:
         """(number, how to get its pixels) of each frame; None for the one before once more."""
         opened = self._opened()
         given, latest, time, fresh = 0, None, 0.0, True

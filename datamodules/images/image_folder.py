@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -196,6 +196,8 @@ class ImageFolder(SplitModule):
         upright: turn pictures as their EXIF orientation says; ADM, and so the published latents and
             statistics of ImageNet, leaves them as they are stored.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("size side",)
 
     def __init__(
         self,

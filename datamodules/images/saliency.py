@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -183,7 +185,7 @@ def _found_items(source: str, root: Path, skip_unpaired: bool, masks: bool) -> F
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
         raise FileNotFoundError(f"no pictures under {path} ({', '.join(SUFFIXES)})")
-    return FileItems(found, None, [p.relative_to(path).with_suffix("").as_posix() for p in found])
+    return FileItems(found, None, _output_names([p.relative_to(path) for p in found]))
 
 
 def _has_masks_beside(path: Path) -> bool:
@@ -306,7 +308,7 @@ def _few(names: Sequence[str]) -> str:
 def _open_list(path: Path, root: Path, masks: bool) -> FileItems:
     """A list of HED and DSS: ``image mask`` a line, relative to the list's folder or to the root."""
     images, answers = [], []
-    names = []
+    listed = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         words = line.split()
         if not words or line.startswith("#"):
@@ -317,14 +319,34 @@ def _open_list(path: Path, root: Path, masks: bool) -> FileItems:
         found = [_beside(word, path, root, number) for word in words]
         images.append(found[0])
         answers += found[1:]
-        names.append(Path(words[0].lstrip("/")).with_suffix("").as_posix())
+        listed.append(Path(words[0]))
     if not images:
         raise ValueError(f"{path} lists no pictures")
     if answers and len(answers) != len(images):
         raise ValueError(
             f"{path}: {len(answers):,} of {len(images):,} pictures have a mask; give all or none"
         )
-    return FileItems(images, answers or None, names)
+    return FileItems(images, answers or None, _output_names(listed))
+
+
+def _output_names(paths: Sequence[Path]) -> list[str]:
+    """What is written about each picture is called like it, without its suffix, and stays in one folder.
+
+    Steps upwards are left out. Names that would be one file keep their suffix (``a_jpg``, ``a_png``), and
+    have a number where that does not tell them apart.
+    """
+    inside = [Path(*(p for p in path.parts if p not in (path.anchor, "..", "."))) for path in paths]
+    short = [path.with_suffix("").as_posix() for path in inside]
+    count = Counter(name.casefold() for name in short)  # some file systems do not know case
+    names, taken = [], {name for name, n in count.items() if n == 1}
+    for name, path in zip(short, inside, strict=True):
+        if count[name.casefold()] > 1:
+            wanted = f"{name}{path.suffix.replace('.', '_')}"
+            candidates = itertools.chain([wanted], (f"{wanted}_{i}" for i in itertools.count(2)))
+            name = next(c for c in candidates if c.casefold() not in taken)
+            taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def _beside(word: str, path: Path, root: Path, number: int) -> Path:
@@ -507,6 +529,8 @@ class Saliency(SplitModule):
         num_workers: loader processes.
         drop_last: leave out the last partial batch of an epoch; the official ports keep it.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("size side",)
 
     def __init__(
         self,

@@ -55,8 +55,10 @@ def convert_latents(
         raise FileNotFoundError(f"{source} is no folder of latents")
     if out.exists() and not force:
         raise ValueError(f"{out} exists; choose another --out or add --force")
-    if source.resolve() == out.resolve():
-        raise ValueError(f"--out {out} is the source")
+    if source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--out {out} is the source, or holds it")
+    if out.exists():
+        _check_replaceable(out)
     dtype = settings.pop("dtype", "float16")
     layout = settings.pop("layout", None) or detect_layout(source)
     with warnings.catch_warnings(record=True) as caught:
@@ -79,6 +81,16 @@ def convert_latents(
     say(f"wrote {out}; use it as --data.init_args.root {out} --data.init_args.layout {to}")
 
 
+def _check_replaceable(out: Path) -> None:
+    """``--force`` replaces latents and nothing else."""
+    try:
+        empty = out.is_dir() and not any(out.iterdir())
+        if not empty:
+            detect_layout(out)
+    except FileNotFoundError:
+        raise ValueError(f"{out} holds no latents and is not replaced; choose another --out") from None
+
+
 def _write(data: LatentItems, out: Path, to: str, layout: str, dtype: str, say: Say) -> None:
     chunks = _progress(len(data), say)
     if to == "packed":
@@ -86,6 +98,11 @@ def _write(data: LatentItems, out: Path, to: str, layout: str, dtype: str, say: 
         batches = (data.stored(index) for index in chunks)
         options: dict[str, Any] = {"moments": data.moments, "scale": data.scale, "dtype": np.dtype(dtype)}
         write_packed(out, batches, len(data), **options, **meta)
+    elif data.statistics is not None and to in ("fast-dit", "repa"):
+        raise ValueError(
+            f"layout {to!r} cannot hold the statistics that the source is normalised with, so samples could "
+            "not be decoded; convert to packed"
+        )
     elif to == "fast-dit":
         say("fast-dit holds one draw of one view per image: those of epoch 0")
         _write_fast_dit(data, out, chunks)
@@ -143,6 +160,9 @@ def _draws(data: LatentItems, index: Array) -> tuple[Array, Array, Array]:
     """One posterior draw of both views in the VAE's own scale, and the labels."""
     values, labels = data.stored(index)
     values = values.astype(np.float32)
+    if data.statistics is not None:  # undone: the target has statistics of its own
+        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in data.statistics)
+        values = values * std + mean
     if not data.moments:
         return values[:, 0], values[:, 1], labels
     channels = data.shape[0]
@@ -156,7 +176,9 @@ def _draws(data: LatentItems, index: Array) -> tuple[Array, Array, Array]:
 
 
 def _meta(data: LatentItems) -> dict[str, Any]:
-    """What a packed source says of itself, beside what is written anew."""
+    """What a packed source says of itself, beside what is written anew; of others, statistics."""
+    if data.statistics is not None and not isinstance(data, PackedLatents):
+        return dict(zip(("latent_mean", "latent_std"), data.statistics, strict=True))
     if not isinstance(data, PackedLatents):
         return {}
     return {k: v for k, v in data.meta.items() if k not in ("scale", "moments", "converted_from", "dtype")}

@@ -58,8 +58,15 @@ class ImageNetLatents(SplitModule):
         eval_batch_size: global batch of validation, test and prediction.
         num_classes: number of classes of the labels.
         num_workers: loader processes.
-        latent_norm: for ``lightningdit``, normalise with the statistics of ``latents_stats.pt``.
+        latent_norm: for ``lightningdit``, normalise with the statistics of ``latents_stats.pt``, while
+            training the held-out latents with the training set's.
         latent_multiplier: for ``lightningdit``, factor after that.
+
+    Attributes:
+        latent_mean: of each channel; the VAE's latents are z * latent_std + latent_mean. None where its own
+            factor alone was used, and before :meth:`setup`.
+        latent_std: see ``latent_mean``.
+        own_scale: whether they are needed to decode, ``lightningdit``.
     """
 
     def __init__(
@@ -83,6 +90,9 @@ class ImageNetLatents(SplitModule):
         self.predict_samples, self.num_classes = predict_samples, num_classes
         self.latent_norm, self.latent_multiplier = latent_norm, latent_multiplier
         self.shape: tuple[int, ...] | None = None
+        self.latent_mean: list[float] | None = None
+        self.latent_std: list[float] | None = None
+        self.own_scale = layout == "lightningdit"
 
     def _open(self, root: Path, expected: int) -> LatentItems:
         return open_latents(
@@ -98,14 +108,25 @@ class ImageNetLatents(SplitModule):
         if stage == "fit":
             self.train_set = self._open(self.root, IMAGENET_TRAIN_ITEMS)
             self.shape = self.train_set.shape
+            self._tell(self.train_set)
         if stage in ("fit", "validate", "test") and self.val_root:
             self.val_set = self._open(self.val_root, IMAGENET_VAL_ITEMS)
             self.shape = self.val_set.shape
+            if stage != "fit":
+                self._tell(self.val_set)
+            elif isinstance(self.val_set, LightningDiTLatents):
+                self.val_set.normalise(self.train_set.mean, self.train_set.std)
         elif stage in ("validate", "test"):
             raise ValueError(
                 f"zoo {stage} needs held-out latents: set data.init_args.val_root to their folder"
             )
+        elif stage == "predict" and self.own_scale and any(self.root.glob("*.safetensors")):
+            self._tell(self._open(self.root, IMAGENET_TRAIN_ITEMS))
         generator = torch.Generator().manual_seed(0)
         self.predict_set = TensorItems(
             label=torch.randint(self.num_classes, (self.predict_samples,), generator=generator)
         )
+
+    def _tell(self, items: LatentItems) -> None:
+        if items.statistics is not None:
+            self.latent_mean, self.latent_std = items.statistics

@@ -19,11 +19,13 @@ from datamodules.latents.layouts import (
     LatentItems,
     chosen_views,
     damaged,
+    finite,
     integer_labels,
     load_npy,
     missing,
     normal_noise,
 )
+from datamodules.loading.files import read_json
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
 
@@ -47,8 +49,9 @@ class PackedLatents(LatentItems):
         if not meta_path.is_file():
             raise missing(meta_path, "packed")
         try:
-            self.meta: dict[str, Any] = json.loads(meta_path.read_text())
+            self.meta: dict[str, Any] = read_json(meta_path)
             self.scale, self.moments = float(self.meta["scale"]), self.meta["moments"]
+            self.statistics = self._statistics()
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(meta_path, "packed", f"{type(error).__name__}: {error}") from None
         if not (math.isfinite(self.scale) and self.scale > 0 and isinstance(self.moments, bool)):
@@ -65,6 +68,17 @@ class PackedLatents(LatentItems):
         self.labels = torch.from_numpy(integer_labels(labels, root / "labels.npy", "packed"))
         self.views = int(shape[1])
         self.shape: tuple[int, ...] = (shape[2] // 2 if self.moments else shape[2], shape[3], shape[4])
+        if self.statistics is not None and {len(v) for v in self.statistics} != {self.shape[0]}:
+            raise damaged(meta_path, "packed", f"latent_mean and latent_std are no {self.shape[0]} numbers")
+
+    def _statistics(self) -> tuple[list[float], list[float]] | None:
+        """Those of a set that was converted from ``lightningdit``: it holds normalised latents."""
+        if "latent_mean" not in self.meta:
+            return None
+        mean, std = ([float(v) for v in self.meta[key]] for key in ("latent_mean", "latent_std"))
+        if not all(math.isfinite(v) for v in (*mean, *std)) or min(std) <= 0:
+            raise ValueError("latent_mean and latent_std must be finite, latent_std above 0")
+        return mean, std
 
     @property
     def latents(self) -> Array:
@@ -89,7 +103,8 @@ class PackedLatents(LatentItems):
             mean, std = values.chunk(2, dim=1)  # (B, C, S, S) each
             values = torch.addcmul(mean, std, normal_noise(seeds, self.shape))
         rows = torch.from_numpy(index)
-        return {"latent": values * self.scale, "label": self.labels[rows], "index": rows}
+        latents = finite(values * self.scale, lambda row: self._path)
+        return {"latent": latents, "label": self.labels[rows], "index": rows}
 
     def stored(self, index: Array) -> tuple[Array, Array]:
         """(values (B, V, C or 2 C, S, S) before scaling, labels int64 (B,))."""

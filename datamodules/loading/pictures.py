@@ -12,6 +12,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from datamodules.loading.files import one_line
@@ -75,7 +76,8 @@ def check_size(width: int, height: int, pixels: int = MAX_PIXELS) -> None:
 def read_picture(source: Path | bytes, upright: bool = True) -> Image.Image:
     """A whole picture in its own mode. Of several frames or pages the first.
 
-    ``info`` of what is returned holds the EXIF ``orientation`` that the file has, 1 to 8, and its ``format``.
+    ``info`` of what is returned holds the EXIF ``orientation`` that the file has, 1 to 8, its ``format``, and
+    whether it has ``transparent`` parts.
 
     Args:
         source: a file, or its content.
@@ -93,6 +95,7 @@ def read_picture(source: Path | bytes, upright: bool = True) -> Image.Image:
                 check_size(*image.size)
                 image.load()
                 orientation, kind = _orientation(image), image.format
+                see_through = _see_through(image)
                 turned = image.copy()
         if upright and orientation in UPRIGHT:
             turned = turned.transpose(UPRIGHT[orientation])
@@ -102,8 +105,15 @@ def read_picture(source: Path | bytes, upright: bool = True) -> Image.Image:
         text = " ".join(str(error).split()).replace(f" '{name}'", "")
         reason = one_line(text, 200) if text else type(error).__name__
         raise ValueError(f"{name} cannot be read as a picture ({reason})") from None
-    turned.info = {"orientation": orientation, "format": kind}
+    turned.info = {"orientation": orientation, "format": kind, "transparent": see_through}
     return turned
+
+
+def _see_through(image: Image.Image) -> bool:
+    """Whether any pixel is transparent, or the file has a colour that means it."""
+    if "A" in image.getbands():
+        return int(image.getchannel("A").getextrema()[0]) < 255  # type: ignore[arg-type]
+    return "transparency" in image.info
 
 
 def _orientation(image: Image.Image) -> int:
@@ -128,4 +138,6 @@ def read_rgb(source: Path | bytes, upright: bool = True) -> Image.Image:
             f"{name} cannot be read as a picture (mode {image.mode} has more than 8 bits per channel; "
             "save it with 8)"
         )
+    if image.info["transparent"]:
+        rank_zero_warn("transparent pictures are read without their transparency: hidden colours are seen")
     return image.convert("RGB")

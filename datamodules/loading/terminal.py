@@ -1,4 +1,4 @@
-"""Lines for the user, beside warnings: what is done, and with which part of the data."""
+"""Lines for the user, beside warnings: what is done, and otherwise than asked, and with which data."""
 
 from __future__ import annotations
 

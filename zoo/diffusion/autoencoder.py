@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from zoo.hub.foreign import Damaged, TooLarge, check_finite, checked_folder
 
 _DECODED_TOGETHER = 8  # a 256 x 256 picture needs about 0.3 GB inside the decoder
 
@@ -34,9 +38,12 @@ def load_vae(name: str) -> Any:
     level = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity(logging.CRITICAL)
     try:
-        vae, report = AutoencoderKL.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
-        )
+        with checked_folder(Path(name)):
+            vae, report = AutoencoderKL.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+            )
+    except (Damaged, TooLarge):
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
@@ -50,6 +57,7 @@ def load_vae(name: str) -> Any:
         raise ValueError(
             f"VAE {name!r}: {len(lost)} weights are missing or do not fit, for example {lost[0]}"
         )
+    check_finite(vae.state_dict(), Path(name))
     vae.requires_grad_(False)
     return vae.eval()
 
@@ -96,12 +104,22 @@ def encode_moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     return posterior.mean.float(), posterior.std.float()
 
 
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel."""
+
+
 @torch.no_grad()
-def decode_latents(vae: Any, latents: Tensor, scale: float) -> Tensor:
+def decode_latents(vae: Any, latents: Tensor, scale: float | Statistics) -> Tensor:
     """Latents in training scale (B, C, S, S) -> pictures float32 (B, 3, f S, f S) in about [-1, 1].
 
-    x = D(z / scale)
+    x = D(z / scale), or D(z std + mean) of latents that were normalised per channel.
     """
     with torch.autocast(latents.device.type, enabled=False):
-        parts = (latents.float() / scale).to(vae.dtype).split(_DECODED_TOGETHER)
+        z = latents.float()
+        if isinstance(scale, tuple):
+            mean, std = (z.new_tensor(v)[:, None, None] for v in scale)
+            z = z * std + mean
+        else:
+            z = z / scale
+        parts = z.to(vae.dtype).split(_DECODED_TOGETHER)
         return torch.cat([vae.decode(part).sample.float() for part in parts])

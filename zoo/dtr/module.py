@@ -32,18 +32,43 @@ from zoo.dtr.unet import UNet
 from zoo.metrics.digits import DigitClassifier
 from zoo.metrics.epoch_end import log_and_reset
 from zoo.metrics.frechet import FrechetDistance
-from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.data_fit import DataSizes, check_fit, named, told
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import shard_blocks
 from zoo.nn.precision import ExactModuleDict
 from zoo.nn.ranges import Depth, Finite, Fraction, NonNegative, Positive, Rate, Seed, Size, check_ranges
 from zoo.nn.settings import settings_of
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
 from zoo.reports import GeneratedImages
 
 # First words of the keys of this module's random streams.
 _VALIDATION_NOISE, _SAMPLE_NOISE = 101, 102
 QUARTILES = 4
+_USES: dict[str, Uses] = {
+    "backbone": {
+        **dict.fromkeys(("size", "patch_size", "width", "depth", "heads"), ("dit",)),
+        **dict.fromkeys(
+            (
+                "unet_channels",
+                "unet_multipliers",
+                "unet_res_blocks",
+                "unet_attention",
+                "unet_head_channels",
+                "unet_groups",
+                "unet_dropout",
+            ),
+            ("unet",),
+        ),
+    },
+    "routing": {"alpha": ("dtr",), "beta": ("dtr", "random"), "routing_seed": ("random",)},
+    "loss_weight": {
+        "min_snr_gamma": ("min_snr",),
+        **dict.fromkeys(("p2_gamma", "p2_k"), ("p2",)),
+        **dict.fromkeys(("uw_intervals", "uw_lr"), ("uw",)),
+    },
+    "sampler": {"spacing": ("ddpm", "ddim")},
+}
 
 
 class DTR(LightningModule):
@@ -88,7 +113,11 @@ class DTR(LightningModule):
         clip_denoised: clip the x_0 prediction to [-1, 1] while sampling (for pixels, not for latents).
         features: name or path of a :class:`zoo.DigitClassifier` that measures samples in ``zoo test``.
         vae: local folder or hub id of a diffusers ``AutoencoderKL`` that decodes sampled latents into images.
-        latent_scale: factor of the latents, 0.18215 for Stable Diffusion's VAE.
+        latent_scale: factor of the latents, 0.18215 for Stable Diffusion's VAE; not with ``latent_mean``.
+        latent_mean: of latents that were normalised per channel, z = (x - mean) / std: C numbers. Null takes
+            those of the data where they have any, see ``latent_norm`` of ``datamodules.ImageNetLatents``; the
+            checkpoint keeps them, and samples are decoded by them.
+        latent_std: see ``latent_mean``.
         compile: compile each transformer block with ``torch.compile``.
         activation_checkpointing: recompute blocks in the backward pass to save memory.
         optimizer: called with parameter groups.
@@ -142,6 +171,8 @@ class DTR(LightningModule):
         features: str | None = None,
         vae: str | None = None,
         latent_scale: Positive = 0.18215,
+        latent_mean: list[Finite] | None = None,
+        latent_std: list[Positive] | None = None,
         compile: bool = False,
         activation_checkpointing: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=0.0),
@@ -158,6 +189,9 @@ class DTR(LightningModule):
             raise ValueError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {loss_weight!r}")
         if loss_weight == "uw" and timesteps % uw_intervals:
             raise ValueError(f"uw_intervals must divide timesteps, got {uw_intervals} and {timesteps}")
+        for choice, uses in _USES.items():
+            refuse_unused(DTR, self.hparams, choice, uses)
+        _check_statistics(latent_mean, latent_std, in_channels)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight
         self.label_dropout = label_dropout if num_classes > 1 else 0.0
@@ -199,11 +233,35 @@ class DTR(LightningModule):
     def setup(self, stage: str) -> None:
         # one class is the unconditional model, whatever the data have
         check_fit(self, num_classes=lambda own, found: own in (1, found))
+        self._take_statistics(stage)
         if self.hparams["compile"]:
             for block in self.network.blocks:
                 block.compile()
         if stage == "test" and self.hparams["features"]:
             self._load_judge(self.hparams["features"])
+
+    def _take_statistics(self, stage: str) -> None:
+        """Keep how the data normalised their latents, for :meth:`decode`; refuse other ones later."""
+        data, own = getattr(self.trainer, "datamodule", None), self.hparams
+        if not hasattr(data, "latent_mean"):
+            return
+        for key in ("latent_mean", "latent_std"):
+            found = told(data, key)
+            if own[key] is None and found is not None:
+                own[key] = list(found)
+            elif own[key] != found and (found is not None or stage == "fit"):
+                raise ValueError(
+                    f"model.init_args.{key} is {_beginning(own[key])}, but {named(data)} has "
+                    f"{_beginning(found)}: they were normalised otherwise than those that the weights know; "
+                    "give latents of the same statistics (layout lightningdit: a copy of the training set's "
+                    "latents_stats.pt)"
+                )
+        if own["vae"] is not None and own["latent_mean"] is None and told(data, "own_scale"):
+            raise ValueError(
+                f"{named(data)} has latents of a scale of their own, which neither the weights nor its files "
+                "tell, so samples cannot be decoded; set data.init_args.root to the training latents, or "
+                "model.init_args.latent_mean and latent_std, or model.init_args.vae: null to write latents"
+            )
 
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
@@ -429,17 +487,32 @@ class DTR(LightningModule):
     @torch.no_grad()
     def decode(self, samples: Tensor) -> Tensor:
         """Latents (B, 4, S, S) -> images (B, 3, 8 S, 8 S) through the VAE; without one, the samples."""
-        if self.hparams["vae"] is None:
+        h = self.hparams
+        if h["vae"] is None:
             return samples
         if self._decoder is None:
-            vae = load_vae(self.hparams["vae"])
-            check_scale(vae, self.hparams["latent_scale"], "model.init_args.latent_scale")
+            vae = load_vae(h["vae"])
+            if h["latent_mean"] is None:
+                check_scale(vae, h["latent_scale"], "model.init_args.latent_scale")
             self._decoder = vae.to(self.device)
-        return decode_latents(self._decoder, samples, self.hparams["latent_scale"])
+        normalised = h["latent_mean"] is not None
+        scale = (h["latent_mean"], h["latent_std"]) if normalised else h["latent_scale"]
+        return decode_latents(self._decoder, samples, scale)
 
     def _labels(self, labels: Tensor) -> Tensor:
         """Unconditional models know one label, 0."""
         return labels if self.num_classes > 1 else torch.zeros_like(labels)
+
+
+def _check_statistics(mean: list[float] | None, std: list[float] | None, channels: int) -> None:
+    if (mean is not None or std is not None) and not len(mean or ()) == len(std or ()) == channels:
+        raise ValueError(
+            f"latent_mean and latent_std are each one number per channel, {channels}, got {mean} and {std}"
+        )
+
+
+def _beginning(numbers: list[float] | None) -> str:
+    return "null" if numbers is None else f"[{', '.join(f'{v:.4g}' for v in numbers[:4])}, ...]"
 
 
 def _input(batch: dict[str, Tensor]) -> Tensor:

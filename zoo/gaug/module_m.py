@@ -66,12 +66,22 @@ from zoo.nn.ranges import (
     Size,
     check_ranges,
 )
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import class_names_of
 
 # First words of the keys of this module's random streams.
 _DRAW, _CONTROL, _RESTART, _PREDICTION = 112, 113, 114, 115
 _LEAST_SPREAD = 0.01
+
+# settings of one augmentation stand in the graph's config for its baselines and controls
+_USES: Uses = {
+    "kl_weight": ("vgae",),
+    **dict.fromkeys(
+        ("predictor_hidden", "predictor_embedding", "predictor_lr", "sampled_loss", "predictor_l1"),
+        ("vgae", "gae"),
+    ),
+}
 
 Augmentation = Literal["gaug", "random", "dropedge", "adaedge", "none"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("gaug", "random", "dropedge", "adaedge", "none")
@@ -107,7 +117,10 @@ class GAugM(LightningModule):
         predictor_lr: its learning rate, whatever the classifier's is (.01 beside a GAT's .005).
         kl_weight: factor of the KL term of ``vgae``.
         validation_share: share of the edges whose ROC selects the predictor; training sees them too.
-        predictor_l1: the edge predictor sees features with rows of sum 1 (all released graphs but PPI).
+        predictor_l1: the edge predictor sees features with rows of sum 1 (all released graphs but PPI). False
+            needs data whose rows do not have it already: ``normalize: none`` of ``datamodules.GAugGraph``.
+        classifier_l1: the classifier sees features with rows of sum 1 whatever the data give, so that
+            raw ones are left to the edge predictor alone.
         draw: index of the drawn Z that scores the pairs, ``i`` of the released files.
         sampled_loss: negative sampling in the predictor's loss: no (N, N) matrix anywhere.
         block: rows of Z Z^T at once in the search for new edges.
@@ -145,6 +158,7 @@ class GAugM(LightningModule):
         kl_weight: NonNegative = 1.0,
         validation_share: Share = 0.9,
         predictor_l1: bool = True,
+        classifier_l1: bool = False,
         draw: CountOrZero = 0,
         sampled_loss: bool = False,
         block: Many = 1024,
@@ -165,6 +179,7 @@ class GAugM(LightningModule):
             predictor=(predictor, ("vgae", "gae", "file")),
             eval_on=(eval_on, ("modified", "original")),
         )
+        refuse_unused(GAugM, self.hparams, "predictor", _USES)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         learns = augmentation == "gaug" and predictor != "file"
         self.start = predictor_epochs if learns else 0
@@ -222,7 +237,9 @@ class GAugM(LightningModule):
         """AdaEdge: change the graph by the classifier's predictions and begin a new classifier."""
         h = self.hparams
         self.network.classifier.eval()
-        logits = self.network.classifier(self._dense_features(graph), both_directions(self._edges(graph)))
+        logits = self.network.classifier(
+            self._classifier_features(graph), both_directions(self._edges(graph))
+        )
         self.network.classifier.train()
         sure = h["ada_confidence"]
         changed = adaedge(
@@ -261,7 +278,7 @@ class GAugM(LightningModule):
         pairs = self._edges(graph)
         if self.hparams["augmentation"] == "dropedge":
             pairs = drop_edges(pairs, self.hparams["drop_rate"], g)
-        logits = self.network.classifier(self._dense_features(graph), both_directions(pairs))
+        logits = self.network.classifier(self._classifier_features(graph), both_directions(pairs))
         loss = classification_loss(logits, graph.y, graph.masks["train"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
         self.log("train/homophily", edge_homophily(pairs, graph.y), batch_size=1)
@@ -311,7 +328,19 @@ class GAugM(LightningModule):
     def _given(self, batch: Any) -> Graph:
         if self._graph is None:
             self._graph = prepare(batch, self.hparams["validation_share"])
+            self._check_features(batch.x)
         return self._graph
+
+    def _check_features(self, x: Tensor) -> None:
+        """Refuse ``predictor_l1: false`` where it would change nothing."""
+        if self.network.predictor is None or self.hparams["predictor_l1"]:
+            return
+        if torch.allclose(x, functional.normalize(x, p=1, dim=1), atol=1e-6):
+            raise ValueError(
+                "model.init_args.predictor_l1 is false, but the rows of the data's features have sum 1; "
+                "set data.init_args.normalize: none and model.init_args.classifier_l1: true, or leave "
+                "predictor_l1 true"
+            )
 
     def _edges(self, graph: Graph) -> Tensor:
         """Edges i < j that the classifier is trained on."""
@@ -379,13 +408,15 @@ class GAugM(LightningModule):
             pairs, batch.probable_pairs, batch.pair_probability, graph.nodes, h["remove"], h["add"]
         ).pairs
 
-    def _dense_features(self, graph: Graph) -> Tensor:
-        return graph.x.to_dense() if graph.x.is_sparse else graph.x
+    def _classifier_features(self, graph: Graph) -> Tensor:
+        dense = graph.x.to_dense() if graph.x.is_sparse else graph.x
+        return functional.normalize(dense, p=1, dim=1) if self.hparams["classifier_l1"] else dense
 
     def _predictor_features(self, graph: Graph) -> Tensor:
         if not self.hparams["predictor_l1"]:
             return graph.x
-        return sparse_if_thin(functional.normalize(self._dense_features(graph), p=1, dim=1))
+        dense = graph.x.to_dense() if graph.x.is_sparse else graph.x
+        return sparse_if_thin(functional.normalize(dense, p=1, dim=1))
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
@@ -393,7 +424,7 @@ class GAugM(LightningModule):
         """Class scores (N, C) on the graph of ``eval_on``."""
         graph = self._given(batch)
         edges = both_directions(self._evaluated_edges(batch, graph))
-        scores: Tensor = self.network.classifier(self._dense_features(graph), edges)
+        scores: Tensor = self.network.classifier(self._classifier_features(graph), edges)
         return scores
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -426,7 +457,7 @@ class GAugM(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> NodePredictions:
         graph, h = self._given(batch), self.hparams
         edges = both_directions(self._evaluated_edges(batch, graph))
-        hidden, logits = self.network.classifier.embed(self._dense_features(graph), edges)
+        hidden, logits = self.network.classifier.embed(self._classifier_features(graph), edges)
         free = random_new_pairs(graph.pairs, graph.nodes, graph.pairs.shape[1], generator(_PREDICTION))
         pairs = torch.cat([graph.pairs, free], dim=1)
         probability = None

@@ -73,12 +73,17 @@ from zoo.nn.ranges import (
     check_ranges,
 )
 from zoo.nn.settings import settings_of
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import class_names_of
 
 # First word of the key of the draws of `zoo predict`.
 _PREDICTION = 111
 _DENSE_WARNING = 10  # times the given mean degree
+
+_BY_SEEDS: Uses = {"batch_cap": "a number of nodes"}
+_BY_CANDIDATES: Uses = {"candidates": "true", "negatives": "true"}
+# `heads` of a large graph stands in its config for all classifiers, settings of one sampler for its controls
 
 Phase = Literal["edges", "nodes", "joint"]
 
@@ -171,6 +176,11 @@ class GAugO(LightningModule):
             predictor=(predictor, ("gae", "vgae")),
             probability=(probability, ("max", "sigmoid")),
         )
+        if backbone == "gat":
+            refuse_unused(GAugO, self.hparams, "backbone", {"layers": [b for b in BACKBONES if b != "gat"]})
+        refuse_unused(GAugO, self.hparams, "seeds_per_step", _BY_SEEDS)
+        in_parts = sparse or seeds_per_step is not None
+        refuse_unused(GAugO, {**self.hparams, "sparse": in_parts}, "sparse", _BY_CANDIDATES)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.joint_start = pretrain_ep + pretrain_nc
         own = {"classes": num_classes, "dropout": dropout_rate(backbone, dropout)}

@@ -67,8 +67,14 @@ METHODS = (
         about="Graph generation of the survey of Wu et al. (2021): GraphRNN (You et al., ICML 2018), "
         "GraphRNN-S, GraphVAE; Erdos-Renyi and Barabasi-Albert baselines",
         small=tuple(
-            {"arch": a, "matching": "pooling", "max_nodes": 20, "bandwidth": 18, "hidden": 8, "num_layers": 2}
-            for a in ("graphrnn_s", "graphrnn", "graphvae", "er", "ba")
+            {"arch": a, "max_nodes": 20, "bandwidth": 18, **extra}
+            for a, extra in (
+                ("graphrnn_s", {"hidden": 8, "num_layers": 2}),
+                ("graphrnn", {"hidden": 8, "num_layers": 2}),
+                ("graphvae", {"matching": "pooling"}),
+                ("er", {}),
+                ("ba", {}),
+            )
         ),
         data={"class_path": "datamodules.GraphSet"},
     ),

@@ -17,6 +17,7 @@ from zoo.lds.pictures import NodeScores, split_names
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.parallel import refuse_processes
 from zoo.nn.ranges import Depth, Many, Size, check_ranges
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import derived_seed, global_seed
 from zoo.reports import class_names_of
 
@@ -38,6 +39,9 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 """Settings that are tried. ``width`` is gamma in units of 1 / (F variance of all features)."""
+
+
+_USES: Uses = {"hidden": ("ffnn",), "trees": ("random_forest",)}
 
 
 class FeatureBaseline(LightningModule):
@@ -79,6 +83,7 @@ class FeatureBaseline(LightningModule):
         if method not in GRIDS:
             raise ValueError(f"method must be one of {', '.join(GRIDS)}, got {method!r}")
         self.save_hyperparameters()
+        refuse_unused(FeatureBaseline, self.hparams, "method", _USES)
         self.automatic_optimization = False
         # accuracy and loss of each setting; a parameter so that an optimiser counts the steps
         self.tried = nn.Parameter(torch.full((len(GRIDS[method]), 2), _UNTRIED), requires_grad=False)

@@ -41,6 +41,7 @@ from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_processes
 from zoo.nn.ranges import Count, Depth, Fraction, Many, ManyOrZero, NonNegative, Rate, Size, check_ranges
+from zoo.nn.variants import refuse_unused
 from zoo.randomness import generator, global_seed
 from zoo.reports import class_names_of
 
@@ -203,6 +204,7 @@ class LDS(LightningModule):
 
     def _check_settings(self) -> None:
         h = self.hparams
+        refuse_unused(LDS, h, "num_candidates", {"random_candidates": "a number of pairs"})
         if h["max_inner_steps"] < h["tau"]:
             raise ValueError(f"max_inner_steps must be at least tau = {h['tau']}, got {h['max_inner_steps']}")
         for name, choices in (

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional
 
 
 class _Sum(torch.autograd.Function):
@@ -30,6 +31,11 @@ class _OfTheGlobalBatch(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         together = distributed.is_available() and distributed.is_initialized()
         if not (self.training and together and distributed.get_world_size() > 1):
+            if self.training and input.numel() == input.shape[1] and self.track_running_stats:
+                # one row has no variance: it is normalised as in evaluation
+                return functional.batch_norm(
+                    input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+                )
             return super().forward(input)
         wide = input if input.dtype == torch.float64 else input.float()
         channels_last = wide.movedim(1, -1)  # (B, ..., C)

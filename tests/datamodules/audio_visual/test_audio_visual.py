@@ -37,6 +37,13 @@ def test_t_seconds_are_100_t_frames_of_128_bands() -> None:
     assert digits.FRONT_END(torch.randn(digits.SAMPLES)).shape == (64, 32)
 
 
+def test_a_long_sound_is_taken_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    wave = torch.randn(2, 4 * 16000 + 77)
+    whole = LogMel()(wave)
+    monkeypatch.setattr("datamodules.audio_visual.log_mel._PIECE", 70)
+    assert torch.allclose(LogMel()(wave), whole, atol=1e-5)
+
+
 def test_log_mel_is_the_log_of_mel_power() -> None:
     """Against a direct transform of one frame."""
     front = LogMel()
@@ -231,6 +238,19 @@ def test_lists_that_are_not_there_or_not_it(layout: str, file: str | None, text:
         (tmp_path / file).write_text("what is this\n")
     with pytest.raises((FileNotFoundError, ValueError), match=text):
         read_layout(layout, tmp_path, "train")
+
+
+def test_lists_without_ends_of_lines_and_impossible_intervals_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("x" * (2 << 20))
+    with pytest.raises(ValueError, match=r"clips.csv has a line of more than 1,048,576 characters"):
+        read_layout("csv", tmp_path, "train")
+    list_ = FAKES["epic"](tmp_path) / "EPIC_100_train.csv"
+    lines = list_.read_text().splitlines()
+    cells = [line.split(",") for line in lines[1:4]]
+    cells[0][4], cells[1][7], cells[2][4] = "00:00:nan", "999999999999", "00:09:00.0"  # the last begins late
+    list_.write_text("\n".join([lines[0], *map(",".join, cells), lines[4]]) + "\n")
+    with pytest.warns(UserWarning, match="3 lines could not be parsed"):
+        assert len(read_layout("epic", tmp_path, "train").clips) == 1
 
 
 def test_frames_are_spread_over_the_window_or_strided() -> None:

@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,10 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: Any, expected
         image.putpalette(palette)
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     image.save(path, **({"transparency": 7} if mode == "P" else {}))
-    pixels = np.array(read_rgb(path))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pixels = np.array(read_rgb(path))
+    assert bool(told) == (mode in ("LA", "RGBA", "P"))  # transparent ones are told of
     assert (pixels.shape, pixels[2, 3].tolist()) == ((5, 6, 3), list(expected))
 
 

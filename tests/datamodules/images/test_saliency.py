@@ -102,6 +102,27 @@ def test_pictures_alone_can_be_predicted_but_not_measured(tmp_path: Path) -> Non
     assert open_items("all.txt", tmp_path, masks=False).masks is None
 
 
+def test_what_is_written_about_pictures_stays_in_one_folder_under_names_of_their_own(tmp_path: Path) -> None:
+    """Two inputs with one output name would be one mask, and steps upwards leave the run's folder."""
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    files = ["x.jpg", "x.png", "X.bmp", "y.jpg", "a/z.jpg", "a/b/z.jpg"]
+    for name in files:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert open_items(str(tmp_path), tmp_path, masks=False).names == [
+        "X_bmp",
+        "a/b/z",
+        "a/z",
+        "x_jpg",
+        "x_png",
+        "y",
+    ]
+    lines = ["../../x.jpg", "../../x.png", "../z.jpg", "z.jpg", "../../y.jpg", "./../../y.jpg"]
+    (place / "list.lst").write_text("\n".join(lines))
+    names = open_items(str(place / "list.lst"), place, masks=False).names
+    assert names == ["x_jpg", "x_png", "z_jpg", "z_jpg_2", "y_jpg", "y_jpg_2"]
+
+
 def test_a_missing_partner_is_an_error_or_skipped_with_a_count(tmp_path: Path) -> None:
     root = fake_saliency(tmp_path, "ecssd")
     (root / "ECSSD/ground_truth_mask/5.png").unlink()

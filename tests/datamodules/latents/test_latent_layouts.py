@@ -197,6 +197,23 @@ def test_packed_goes_to_every_layout_and_back(roots: dict[str, Path], to: str, t
     assert torch.equal(back["latent"], data.__getitems__(KEYS)["latent"])
 
 
+def test_statistics_travel_with_normalised_latents(roots: dict[str, Path], tmp_path: Path) -> None:
+    """Into packed and back out of it; where a layout has no place for them it is refused."""
+    source = LightningDiTLatents(roots["lightningdit"], multiplier=0.5)
+    converted(roots["lightningdit"], tmp_path / "x", "packed", "dtype=float32", "latent_multiplier=0.5")
+    packed = PackedLatents(tmp_path / "x")
+    assert packed.statistics == source.statistics
+    converted(tmp_path / "x", tmp_path / "back", "lightningdit")
+    every = np.arange(COUNT), np.zeros(COUNT, dtype=int)
+    raw, again = (
+        LightningDiTLatents(p, norm=False)._rows(*every) for p in (roots["lightningdit"], tmp_path / "back")
+    )
+    torch.testing.assert_close(again, raw, rtol=1e-4, atol=1e-4)
+    for to in ("fast-dit", "repa"):
+        with pytest.raises(ValueError, match="cannot hold the statistics"):
+            converted(roots["lightningdit"], tmp_path / to, to)
+
+
 def test_draws_become_moments_without_deviation(roots: dict[str, Path], tmp_path: Path) -> None:
     lines = converted(roots["fast-dit"], tmp_path / "x", "repa")
     assert any("standard deviations are 0" in line for line in lines)
@@ -229,6 +246,16 @@ def test_the_command_converts_and_says_where(
     assert "--force" in capsys.readouterr().err
     assert cli.main([*arguments, "--force"]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    for part in out.iterdir():
+        part.rename(tmp_path / part.name)
+    (out / "precious.txt").touch()
+    for folder, text in (
+        (out, "holds no latents and is not replaced"),
+        (roots["repa"].parent, "or holds it"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            convert_latents(roots["repa"], folder, "packed", force=True)
+    assert (out / "precious.txt").is_file()
 
 
 @pytest.mark.parametrize(

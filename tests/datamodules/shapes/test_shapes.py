@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from fakes.shapes import fake_shapes
+from fakes.shapes import fake_shapes, sample_v1
 from PIL import Image
 
 from datamodules import Shapes, Shapes2D
@@ -32,10 +32,8 @@ from datamodules.shapes.voxels import (
     mixed,
     pooled,
     render_views,
-    sample_v1,
     sample_v2,
     surface_points,
-    unblock,
 )
 from zoo.imnet.field import coordinates
 
@@ -84,16 +82,6 @@ def test_max_pooling_dilates_a_thin_plate() -> None:
     cells = pooled(voxels, 64)
     assert cells[:, 32].all()
     assert cells.sum() == 64 * 64  # one cell, four voxels thick
-
-
-def test_unblock_puts_blocks_in_place_and_turns_the_frame() -> None:
-    blocks = np.zeros((2, 16, 16, 16), dtype=np.uint8)
-    blocks[1, 3, 2, 1] = 1
-    index = np.ones((16, 16, 16), dtype=np.uint16)
-    index[5, 6, 7] = 2
-    grid = unblock(blocks, index)
-    # at (5 16 + 3, 6 16 + 2, 7 16 + 1) before axes (2, 1, 0) and the flip of the last
-    assert np.argwhere(grid).tolist() == [[7 * 16 + 1, 6 * 16 + 2, 255 - (5 * 16 + 3)]]
 
 
 def test_hidden_inside_is_filled_and_what_sides_see_is_not() -> None:

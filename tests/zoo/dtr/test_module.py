@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from fakes.latents import fake_latents
 from lightning.pytorch import Trainer
 from quiet import quiet_trainer
 from torch import Tensor, nn
 
-from datamodules import Digits
+import zoo
+from datamodules import Digits, ImageNetLatents
+from datamodules.latents.lightningdit import LightningDiTLatents
 from zoo.diffusion.losses import min_snr_weight, p2_weight
 from zoo.dtr.module import DTR
 from zoo.engine.ema import averaged_parameters
@@ -465,24 +469,80 @@ def test_without_a_vae_samples_are_returned_as_they_are() -> None:
     assert build().decode(x) is x
 
 
+class Decoder:
+    """A VAE whose pictures are its latents."""
+
+    dtype = torch.float32
+
+    def to(self, *_: Any) -> Any:
+        return self
+
+    def decode(self, latents: Tensor) -> Any:
+        return SimpleNamespace(sample=latents)
+
+
 def test_latents_are_divided_by_the_scale_before_decoding() -> None:
-    module, seen = build(in_channels=4, vae="folder"), []
-
-    class Decoder:
-        dtype = torch.float32
-
-        def decode(self, latents: Tensor) -> Any:
-            seen.append(latents)
-            return SimpleNamespace(sample=latents[:, :3])
-
+    module = build(in_channels=4, vae="folder")
     module._decoder = Decoder()
     x = torch.randn(1, 4, 8, 8)
-    module.decode(x)
-    torch.testing.assert_close(seen[0], x / 0.18215)
+    torch.testing.assert_close(module.decode(x), x / 0.18215)
     assert not isinstance(module._decoder, nn.Module)
 
 
+LATENTS: list[dict[str, Any]] = [
+    {"layout": "lightningdit"},
+    {"layout": "lightningdit", "latent_multiplier": 0.5},
+    {"layout": "lightningdit", "latent_norm": False, "latent_multiplier": 0.2},
+    {"layout": "packed"},
+]
+
+
+@pytest.mark.parametrize("settings", LATENTS)
+def test_the_weights_undo_how_the_data_normalised_their_latents(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """After training, from a checkpoint, from safetensors: what reaches the VAE is what came out of it."""
+    root = fake_latents(tmp_path / "latents", settings["layout"], 16, 4, moments=False)
+    data = ImageNetLatents(str(root), batch_size=8, num_workers=0, **settings)
+    sizes = SMALL | {"in_channels": 4, "input_size": 4, "num_classes": 1000}
+    module = DTR(**sizes, vae="folder")
+    run = trainer(max_steps=1)
+    run.fit(module, data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    again = DTR.load_from_checkpoint(tmp_path / "x.ckpt")
+    batch = data.train_set.__getitems__([(0, i) for i in range(16)])
+    if settings["layout"] == "packed":
+        stored = batch["latent"] / 0.18215
+    else:
+        stored = LightningDiTLatents(root, norm=False).__getitems__([(0, i) for i in range(16)])["latent"]
+    for found in (module, again, zoo.load(zoo.save(module, tmp_path / "x.safetensors"))):
+        found._decoder = Decoder()
+        torch.testing.assert_close(found.decode(batch["latent"]), stored)
+    run.fit(again, data)  # the same data are welcome
+    predict = ImageNetLatents(str(tmp_path / "nowhere"), predict_samples=1, num_workers=0, **settings)
+    predict.setup("predict")
+    again._trainer = SimpleNamespace(datamodule=predict, world_size=1)
+    again.setup("predict")  # and none are needed to sample
+
+
+def test_latents_that_were_normalised_otherwise_are_refused(tmp_path: Path) -> None:
+    root = fake_latents(tmp_path / "latents", "lightningdit", 16, 4)
+    data = ImageNetLatents(str(root), "lightningdit", batch_size=8, num_workers=0)
+    sizes = SMALL | {"in_channels": 4, "input_size": 4, "num_classes": 1000}
+    other = DTR(**sizes, latent_mean=[1.0] * 4, latent_std=[1.0] * 4)
+    with pytest.raises(ValueError, match=r"latent_mean is \[1, 1, 1, 1, ...\], but the data .* has \["):
+        trainer(max_steps=1).fit(other, data)
+    unknown = DTR(**sizes, vae="folder")  # an old checkpoint, and the latents are elsewhere
+    away = ImageNetLatents(str(tmp_path / "nowhere"), "lightningdit", predict_samples=1)
+    away.setup("predict")
+    unknown._trainer = SimpleNamespace(datamodule=away, world_size=1)
+    with pytest.raises(ValueError, match=r"samples cannot be decoded; set data.init_args.root"):
+        unknown.setup("predict")
+
+
 @pytest.mark.parametrize(("bad", "message"), [
+    ({"latent_mean": [0.0]}, "each one number per channel, 1, got"),
+    ({"latent_mean": [0.0], "latent_std": [0.0]}, r"latent_std\[0\] is 0.0, but must be"),
     ({"size": "M"}, "S, B, L, XL"),
     ({"loss_weight": "snr"}, "constant, min_snr, p2, uw"),
     ({"label_dropout": 1.0}, "label_dropout"),

@@ -343,6 +343,24 @@ def test_a_collapsed_predictor_is_told() -> None:
         module._modified(batch, graph)
 
 
+def test_raw_features_are_the_predictors_alone_beside_a_classifier_on_l1_ones(tmp_path: Path) -> None:
+    """On data left raw; where the data have L1 rows already, ``predictor_l1: false`` would change nothing."""
+    raw = GAugGraph("cora", root=str(fake_gaug(tmp_path, "cora")), normalize="none")
+    raw.setup("fit")
+    small = {**SMALL_M, "features": 12, "num_classes": 3}
+    module = GAugM(**small, predictor_l1=False, classifier_l1=True)
+    graph = module._given(raw.graph)
+    rows = raw.graph.x.sum(dim=1)
+    assert (rows > 1.5).any()
+    assert torch.equal(module._predictor_features(graph).to_dense(), raw.graph.x)
+    torch.testing.assert_close(module._classifier_features(graph), raw.graph.x / rows[:, None])
+    released = GAugGraph("cora", root=str(tmp_path))
+    released.setup("fit")
+    with pytest.raises(ValueError, match=r"predictor_l1 is false, but .* set data.init_args.normalize: none"):
+        GAugM(**small, predictor_l1=False)._given(released.graph)
+    GAugM(**small, predictor_l1=False, augmentation="none")._given(released.graph)  # no predictor to ask
+
+
 def test_selection_is_strict_and_needs_a_score_above_zero() -> None:
     selection = Patience(2, best=0.0)
     assert [selection.exhausted(s) for s in (0.0, 0.5, 0.5, 0.6, 0.6, 0.1)] == [False] * 5 + [True]

@@ -30,12 +30,20 @@ from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
 from zoo.nn.ranges import Depth, Many, ManyOrZero, NonNegative, Size, check_ranges
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import derived_seed, generator, global_seed, local_rows, step_generator
 
 GeneratorArch = Literal["graphrnn_s", "graphrnn", "graphvae", "er", "ba"]
 # First words of the keys of this module's random streams, by what the graphs are for.
 _STREAMS = {"sample": 221, "val": 222, "test": 223, "predict": 224}
 _CHUNK = 128  # graphs that are drawn at once
+# `er` and `ba` stand in for a network in one word, beside its settings; `bandwidth` tells of the data
+_RECURRENT, _FITTED = ("graphrnn_s", "graphrnn"), ("er", "ba")
+_USES: Uses = {
+    **dict.fromkeys(("hidden", "embedding", "num_layers"), (*_RECURRENT, *_FITTED)),
+    **dict.fromkeys(("edge_hidden", "edge_embedding"), ("graphrnn", *_FITTED)),
+    **dict.fromkeys(("latent", "matching", "kl_weight"), ("graphvae", *_FITTED)),
+}
 
 
 class GraphGenerator(LightningModule):
@@ -57,7 +65,7 @@ class GraphGenerator(LightningModule):
         arch: one of the five.
         max_nodes: of a graph, N_max; generation ends there.
         bandwidth: M of graphrnn; ``setup`` says what the data need.
-        hidden: of the node GRU.
+        hidden: of graphrnn's node GRU.
         embedding: of a row before the node GRU, and of the hidden layer of the output network.
         num_layers: of the GRUs.
         edge_hidden: of graphrnn's edge GRU.
@@ -110,6 +118,7 @@ class GraphGenerator(LightningModule):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        refuse_unused(GraphGenerator, self.hparams, "arch", _USES)
         if bandwidth >= max_nodes:
             raise ValueError(f"bandwidth must be less than max_nodes, got {bandwidth} and {max_nodes}")
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler

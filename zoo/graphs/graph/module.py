@@ -36,7 +36,18 @@ from zoo.nn.ranges import (
     check_ranges,
 )
 from zoo.nn.settings import settings_of
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.reports import class_names_of
+
+_BY_READOUT: Uses = {
+    "pool_nodes": SIZED,
+    "pool_ratio": tuple(POOL_RATIOS),
+    **dict.fromkeys(("pool_levels", "link_weight", "entropy_weight"), ("diffpool",)),
+}
+_BY_ARCH: Uses = {
+    **dict.fromkeys(("hidden", "num_layers"), tuple(a for a in GRAPH_ARCHS if a != "none")),
+    "node_dropout": tuple(a for a in GRAPH_ARCHS if a not in ("none", "mpnn", "dgcnn", "sgc")),
+}
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
@@ -139,6 +150,10 @@ class GraphClassifier(LightningModule):
         for name, known in (("arch", GRAPH_ARCHS), ("readout", READOUTS), ("layers", ("last", "cat", "sum"))):
             if h[name] not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {h[name]!r}")
+        refuse_unused(GraphClassifier, h, "readout", _BY_READOUT)
+        wide = h["readout"] == "diffpool"  # its own layers have that width too
+        uses = {k: v for k, v in _BY_ARCH.items() if not (wide and k == "hidden")}
+        refuse_unused(GraphClassifier, h, "arch", uses)
         if h["layers"] == "sum" and (h["readout"] not in FLAT or h["head"]):
             raise ValueError(
                 "layers: sum adds linear scores of each layer's readout: it needs readout sum, mean or max "

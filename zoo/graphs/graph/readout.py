@@ -65,6 +65,8 @@ def sort_pool(x: Tensor, batch: Tensor, graphs: int, k: int) -> Tensor:
     Ties of the last channel are broken by the one before it, and so on (DGCNN, section 3.3); PyG leaves them
     to the order of the nodes, which an invariant readout must not see.
     """
+    if not len(x):
+        return x.new_zeros(graphs, k, x.shape[1])
     # ranks of the rows in lexicographic order, the last channel first; equal rows have equal ranks
     ranks = torch.unique(x.detach().flip(1), dim=0, return_inverse=True)[1]
     order = torch.argsort(batch * (len(x) + 1) + (ranks.max() - ranks), stable=True)

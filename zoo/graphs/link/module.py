@@ -30,6 +30,7 @@ from zoo.nn.graphs import example_edges
 from zoo.nn.parallel import refuse_processes
 from zoo.nn.ranges import Count, Depth, Many, ManyOrZero, NonNegative, Rate, Size, check_ranges
 from zoo.nn.settings import settings_of
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import global_seed, step_generator
 
 LinkModel = Literal[
@@ -37,6 +38,14 @@ LinkModel = Literal[
 ]
 LINK_MODELS: tuple[LinkModel, ...] = get_args(LinkModel)
 _ADVERSARIAL, _VARIATIONAL = ("arga", "arvga"), ("vgae", "arvga")
+# the heuristics stand in for a network in one word, beside its settings
+_LEARNED: tuple[LinkModel, ...] = ("gae", "vgae", "arga", "arvga")
+_HEURISTICS = tuple(m for m in LINK_MODELS if m not in _LEARNED)
+_USES: Uses = {
+    "kl_weight": (*_VARIATIONAL, *_HEURISTICS),
+    "discriminator_hidden": (*_ADVERSARIAL, *_HEURISTICS),
+    "discriminator_steps": (*_ADVERSARIAL, *_HEURISTICS),
+}
 _FIELDS = ("train_edges", "val_edges", "val_non_edges", "test_edges", "test_non_edges")
 
 
@@ -144,6 +153,7 @@ class LinkPredictor(LightningModule):
         ):
             if h[name] not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {h[name]!r}")
+        refuse_unused(LinkPredictor, h, "model", _USES)
         # heads were once stored for all models
         given = [k for k, v in options.items() if v is not None and k != "heads"]
         if given and h["model"] in HEURISTICS:

@@ -15,7 +15,16 @@ from torch.nn import functional
 from torch_geometric.nn import DeepGraphInfomax
 from torch_geometric.utils import degree
 
-from zoo.graphs.node.network import ACCEPTS, ArchOptions, NodeArch, NodeNetwork, Structure, all_options
+from zoo.graphs.node.infomax import mean_of_the_graph, probe
+from zoo.graphs.node.network import (
+    ACCEPTS,
+    NODE_ARCHS,
+    ArchOptions,
+    NodeArch,
+    NodeNetwork,
+    Structure,
+    all_options,
+)
 from zoo.graphs.node.report import NodeScores
 from zoo.graphs.node.smoothness import dirichlet_energy, edge_homophily, node_homophily
 from zoo.metrics.epoch_end import Patience
@@ -25,14 +34,18 @@ from zoo.nn.graphs import GRAPH_DIMS, example_edges
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_whole_graph_in_parts
 from zoo.nn.ranges import Count, Depth, Many, NonNegative, Rate, Size, check_ranges
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import generator, global_seed, step_generator
 from zoo.reports import class_names_of
 
 Split = Literal["train", "val", "test"]
+_USES: Uses = {
+    "select": NODE_ARCHS,
+    "input_linear": (*(a for a in NODE_ARCHS if a != "gcnii"), "dgi"),
+}
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # First word of the key of DGI's corruption in validation.
 _VALIDATION = 120
-_LOGISTIC_STEPS = 150  # PyG's example of DGI
 
 
 class NodeClassifier(LightningModule):
@@ -48,7 +61,8 @@ class NodeClassifier(LightningModule):
 
     ``arch: dgi`` trains a GCN encoder without labels (Velickovic et al., ICLR 2019) to tell the nodes from
     those of a graph with shuffled features, given the mean of the graph; ``test`` and ``predict`` then fit a
-    logistic regression on the training nodes' codes. ``val/score`` is minus the loss on one fixed shuffle.
+    logistic regression without a penalty on the training nodes' codes. ``val/score`` is minus the loss on one
+    fixed shuffle.
 
     Args:
         arch: ``gcn``, ``cheb``, ``sage``, ``gat``, ``gatv2``, ``gin``, ``sgc``, ``appnp``, ``monet``,
@@ -105,6 +119,9 @@ class NodeClassifier(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if select not in ("accuracy", "loss"):
             raise ValueError(f"select must be accuracy or loss, got {select!r}")
+        refuse_unused(NodeClassifier, self.hparams, "arch", _USES)
+        if arch == "sgc":
+            refuse_unused(NodeClassifier, self.hparams, "input_linear", {"hidden": "true"})
         settings: dict[str, Any] = {
             "in_channels": features,
             "hidden_channels": hidden,
@@ -122,7 +139,7 @@ class NodeClassifier(LightningModule):
                 raise ValueError("arch: dgi ends in a logistic regression over classes: no multi_label")
             settings["act"] = options.get("act") or "prelu"
             encoder = NodeNetwork("gcn", out_channels=None, act_last=True, **settings)
-            self.network = DeepGraphInfomax(hidden, encoder, _mean_of_the_graph, corruption=None)
+            self.network = DeepGraphInfomax(hidden, encoder, mean_of_the_graph, corruption=None)
         else:
             self.network = NodeNetwork(arch, out_channels=num_classes, **settings)
         self.val_metrics, self.test_metrics = MicroF1(), MicroF1()
@@ -258,7 +275,7 @@ class NodeClassifier(LightningModule):
         real = self.encoder(batch.x, structure)
         shuffled = self.encoder(batch.x[order], replace(structure, features=None))
         network: Any = self.network
-        loss: Tensor = network.loss(real, shuffled, _mean_of_the_graph(real))
+        loss: Tensor = network.loss(real, shuffled, mean_of_the_graph(real))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -291,17 +308,7 @@ class NodeClassifier(LightningModule):
         states, scores = self.encoder.embed(batch.x, self._structure(batch))
         if self.arch != "dgi":
             return (states or [scores])[-1], scores
-        from sklearn.linear_model import LogisticRegression
-
-        codes = scores.float().cpu().numpy()
-        train = batch.train_mask.cpu().numpy()
-        y = batch.y.cpu().numpy()
-        model = LogisticRegression(max_iter=_LOGISTIC_STEPS).fit(codes[train], y[train])
-        full = np.full((len(codes), self.hparams["num_classes"]), -1e4, dtype=np.float32)
-        full[:, model.classes_] = model.predict_log_proba(
-            codes
-        )  # a class without training nodes is never said
-        return scores, torch.from_numpy(full).to(batch.x.device)
+        return scores, probe(scores, batch.y, batch.train_mask, self.hparams["num_classes"])
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         hidden, scores = self._classified(batch)
@@ -376,8 +383,3 @@ class NodeClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "selection" in checkpoint:
             self.waiting.restore(checkpoint["selection"])
-
-
-def _mean_of_the_graph(codes: Tensor, *_: Any) -> Tensor:
-    """DGI's summary: sigmoid of the mean code, (H,)."""
-    return codes.mean(dim=0).sigmoid()

@@ -7,7 +7,6 @@ weights load as they are for gcn, sage, gin, gat, gatv2 and pna.
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Unpack, cast, get_args
@@ -38,6 +37,7 @@ from zoo.graphs.node.operators import (
     activation,
     degree_coordinates,
     largest_eigenvalues,
+    normalised,
     sparse_dropout,
     thin,
 )
@@ -71,9 +71,13 @@ ACCEPTS: dict[NodeArch, frozenset[str]] = {
 }
 """What an architecture takes beside ``x`` and ``edge_index``; ``mlp`` looks at neither edges nor weights."""
 
+_NORM: dict[str | None, dict[str, Any]] = {"batch": {"allow_single_element": True}}  # by running statistics
 _STACKED = ("gcn", "cheb", "sage", "gat", "gatv2", "gin", "monet", "pna", "mlp")
+_NORMALISED = ("gcn", "sgc", "appnp", "gcnii", "cheb")
+_HEADS = 8
 _ATTENTION = ("gat", "gatv2")
 OPTIONS: dict[str, tuple[str, ...]] = {
+    "heads": _ATTENTION,
     "K": ("cheb", "sgc", "appnp"),
     "alpha": ("appnp", "gcnii"),
     "theta": ("gcnii",),
@@ -100,7 +104,7 @@ class ArchOptions(TypedDict, total=False):
     """What node, graph and link level may say of an architecture; what is left out or null is its own choice.
 
     Attributes:
-        heads: of gat and gatv2 (8); the others have none and do not mind.
+        heads: of gat and gatv2 (8).
         act: activation, ``relu``, of gat and gatv2 ``elu``.
         norm: normalisation after each hidden layer; ``gin`` has it inside its MLP as well. Null has none.
         jk: jumping knowledge: a linear layer on the last, concatenated, maximal or attended hidden states.
@@ -214,7 +218,9 @@ class NodeNetwork(nn.Module):
         super().__init__()
         given = {"edge_dim": edge_dim, "degree_histogram": degree_histogram, **all_options(options)}
         self.options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        self.heads: int = self.options.pop("heads", 8)
+        if self.options.get("heads") == _HEADS:  # once stored for all architectures
+            del self.options["heads"]
+        self.heads: int = self.options.get("heads", _HEADS)
         _check(arch, num_layers, dropout, input_dropout, self.options)
         self.arch, self.num_layers = arch, num_layers
         self.in_channels, self.hidden_channels = in_channels, hidden_channels
@@ -289,7 +295,8 @@ class NodeNetwork(nn.Module):
             )
             return layer
         if self.arch == "gin":
-            mlp = MLP([inputs, outputs, outputs], act=self.act, norm=o.get("norm"))
+            norm = o.get("norm")
+            mlp = MLP([inputs, outputs, outputs], act=self.act, norm=norm, norm_kwargs=_NORM.get(norm))
             return NarrowGINConv(
                 mlp, o.get("eps", 0.0), o.get("train_eps", False), aggr=o.get("aggr", "sum")
             )  # re-initialises the MLP
@@ -312,10 +319,8 @@ class NodeNetwork(nn.Module):
         if norm is None:
             return
         self.norms.extend(
-            normalization_resolver(norm, self.hidden_channels) for _ in range(self._activated())
-        )
-        self._batch_norms = (
-            "batch" in inspect.signature(self.norms[0].forward).parameters if self.norms else False
+            normalization_resolver(norm, self.hidden_channels, **_NORM.get(norm, {}))
+            for _ in range(self._activated())
         )
 
     def _activated(self) -> int:
@@ -370,6 +375,8 @@ class NodeNetwork(nn.Module):
                 raise ValueError(f"{self.arch} takes no {name}; {able} do")
         if edge_attr is not None and self.options.get("edge_dim") is None and self.arch != "mlp":
             raise ValueError(f"{self.arch} was given edge_attr: set edge_dim to its width")
+        if edge_weight is not None and self.arch in _NORMALISED:
+            _check_weights(self.arch, edge_weight)
         if self.arch in ("gcn", "sgc", "appnp", "gcnii"):
             # loops that the data already has are kept, not doubled
             index, weight = gcn_norm(edge_index, edge_weight, nodes)
@@ -471,8 +478,7 @@ class NodeNetwork(nn.Module):
             x = self._convolve(conv, x, graph)
             if i < self._activated():
                 if self.norms:
-                    norm = self.norms[i]
-                    x = norm(x, graph.batch) if self._batch_norms else norm(x)
+                    x = normalised(self.norms[i], x, graph.batch)
                 x = self._drop(self.act(x))
             if i < self._states:
                 states.append(x)
@@ -491,7 +497,9 @@ class NodeNetwork(nn.Module):
             out = conv(x)
         elif self.arch in ("gcn", "cheb"):
             out = conv(x, graph.edge_index, graph.edge_weight)
-        elif self.arch in ("sage", "gin"):
+        elif self.arch == "gin":
+            out = conv(x, graph.edge_index, graph.batch)
+        elif self.arch == "sage":
             out = conv(x, graph.edge_index)
         else:
             out = conv(x, graph.edge_index, graph.edge_attr)
@@ -516,6 +524,17 @@ class NodeNetwork(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training)
+
+
+def _check_weights(arch: str, weight: Tensor) -> None:
+    wrong = ~(weight >= 0) | weight.isinf()
+    if bool(wrong.any()):
+        at = int(wrong.nonzero()[0, 0])
+        raise ValueError(
+            f"{arch} divides by square roots of sums of edge weights, which must be finite and not below 0: "
+            f"edge {at} of the data has edge_weight {float(weight[at]):g}; change them, or take ggnn, which "
+            "multiplies alone"
+        )
 
 
 def _check(arch: str, layers: int, dropout: float, input_dropout: float, given: dict[str, Any]) -> None:

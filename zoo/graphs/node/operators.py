@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch_geometric.nn import ChebConv, GINConv, SAGEConv
+from torch_geometric.nn import ChebConv, GINConv, GraphNorm, InstanceNorm, LayerNorm, PairNorm, SAGEConv
 from torch_geometric.nn.resolver import activation_resolver
 from torch_geometric.utils import degree, get_laplacian, scatter, to_scipy_sparse_matrix
 
@@ -105,18 +105,28 @@ class NarrowSAGEConv(SAGEConv):
 
 class NarrowGINConv(GINConv):
     """PyG's ``GINConv`` of a two-layer MLP, whose first linear map goes before the sum where it makes
-    messages narrower; x may be sparse."""
+    messages narrower; x may be sparse. The MLP's norm knows which graph a node belongs to, PyG's does not."""
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """x (N, F), edge_index (2, E) -> (N, C)."""
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor | None = None) -> Tensor:
+        """x (N, F), edge_index (2, E), batch (N,) -> (N, C)."""
         first, second = self.nn.lins
-        if self.aggr == "max" or first.in_channels <= first.out_channels:
-            wide: Tensor = super().forward(x, edge_index)
-            return wide
-        h = functional.linear(x, first.weight)
-        h = self.propagate(edge_index, x=(h, h), size=None) + (1 + self.eps) * h + first.bias
-        out: Tensor = second(self.nn.act(self.nn.norms[0](h)))
+        narrow = self.aggr != "max" and first.in_channels > first.out_channels
+        h = functional.linear(x, first.weight) if narrow else x
+        h = self.propagate(edge_index, x=(h, h), size=None) + (1 + self.eps) * h
+        h = h + first.bias if narrow else first(h)
+        out: Tensor = second(self.nn.act(normalised(self.nn.norms[0], h, batch)))
         return out
+
+
+def normalised(norm: nn.Module, x: Tensor, batch: Tensor | None) -> Tensor:
+    """Node states (N, H) through one of PyG's norms; those over whole graphs are told each node's, (N,)."""
+    if not isinstance(norm, GraphNorm | InstanceNorm | LayerNorm | PairNorm):
+        plain: Tensor = norm(x)
+        return plain
+    if batch is None and len(x) == 1:
+        batch = x.new_zeros(1, dtype=torch.long)  # without it InstanceNorm refuses a graph of one node
+    out: Tensor = norm(x, batch) if len(x) else x
+    return out
 
 
 def degree_coordinates(edge_index: Tensor, nodes: int) -> Tensor:
@@ -156,6 +166,8 @@ def largest_eigenvalues(
 
     ChebNet scales each graph's spectrum by its own. For undirected graphs.
     """
+    if not nodes:
+        return torch.ones(1, device=edge_index.device)
     if batch is None:
         batch = torch.zeros(nodes, dtype=torch.long, device=edge_index.device)
     index, weight = get_laplacian(edge_index, edge_weight, "sym", torch.float64, nodes)

@@ -20,12 +20,24 @@ from zoo.nn.data_fit import DataSizes, check_fit, misfit, named
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
 from zoo.nn.ranges import Depth, Finite, Many, Positive, Rate, Size, check_ranges
+from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import step_generator
 
 ForecastArch = Literal["stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "ha", "last"]
 _ARCHS = ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "ha", "last")
 _ON_GRAPH = ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet")
 _UNTRAINED = ("ha", "last")
+# `ha` and `last` stand in for a network in one word, beside its settings; `period` tells of the data
+_STGCN = ("stgcn_cheb", "stgcn_1st")
+_USES: Uses = {
+    "layers": ("dcrnn", "fclstm", *_UNTRAINED),
+    "dropout": (*_STGCN, "gwnet", *_UNTRAINED),
+    "cheb_terms": ("stgcn_cheb", *_UNTRAINED),
+    "diffusion_steps": ("dcrnn", "gwnet", *_UNTRAINED),
+    "embedding": ("gwnet", *_UNTRAINED),
+    "teaching_decay": ("dcrnn", *_UNTRAINED),
+    "unused_aligns": (*_STGCN, *_UNTRAINED),
+}
 
 
 class SpatioTemporalForecaster(LightningModule):
@@ -58,8 +70,8 @@ class SpatioTemporalForecaster(LightningModule):
             for the others, as in their papers.
         hidden: width; by default 64 (dcrnn), 32 (gwnet), 256 (fclstm), and 64-16-64 for STGCN, of which it
             is the outer width.
-        layers: of the recurrent encoder and decoder.
-        dropout: by default .5 (STGCN, its port's; its authors have none) and .3 (gwnet).
+        layers: of the recurrent encoder and decoder of dcrnn and fclstm.
+        dropout: by default .5 (STGCN, its port's; its authors have none) and .3 (gwnet); others have none.
         cheb_terms: Ks of stgcn_cheb.
         diffusion_steps: K of dcrnn, order of gwnet.
         embedding: size of gwnet's node embeddings; 0 has no learned graph.
@@ -154,6 +166,7 @@ class SpatioTemporalForecaster(LightningModule):
                 raise ValueError(
                     f"{key} counts steps of the future, 1..horizon = {h['horizon']}, got {h[key]}"
                 )
+        refuse_unused(SpatioTemporalForecaster, h, "arch", _USES)
         if h["arch"] == "dcrnn" and h["target_step"] is not None:
             raise ValueError("dcrnn reaches a step through all before it: leave target_step out")
 

@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 CONFIG = "gnn_gen_community_small"
 FLAGS = (
-    *(f"--model.init_args.{k}={v}" for k, v in SMALL.items()), "--data.init_args.items_per_epoch=192",
+    "--data.init_args.items_per_epoch=192",
     "--data.init_args.bfs_draws=0", "--trainer.max_steps=13", "--trainer.val_check_interval=5",
     "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu",
     "--checkpoint.every_n_train_steps=4", "--checkpoint.keep=-1",
@@ -44,18 +44,29 @@ ARCHS = ("graphrnn_s", "graphrnn", "graphvae", "er", "ba")
 LEARNED = ARCHS[:3]
 
 
+def small(arch: str) -> dict[str, Any]:
+    """The sizes that the architecture has."""
+    recurrent, edges = ("hidden", "embedding", "num_layers"), ("edge_hidden", "edge_embedding")
+    unused = {"graphrnn_s": (*edges, "latent"), "graphrnn": ("latent",), "graphvae": (*recurrent, *edges)}
+    return {k: v for k, v in SMALL.items() if k not in unused.get(arch, ())}
+
+
+def flags_of(arch: str) -> list[str]:
+    return [f"--model.init_args.{k}={v}" for k, v in {"arch": arch, **small(arch)}.items()]
+
+
 def order_of(arch: str) -> str:
     return "canonical" if arch == "graphvae" else "bfs"
 
 
 def fit(root: Path, arch: str, *flags: str) -> Path:
-    own = (f"--model.init_args.arch={arch}", f"--data.init_args.order={order_of(arch)}")
+    own = (*flags_of(arch), f"--data.init_args.order={order_of(arch)}")
     return run("fit", CONFIG, root, *FLAGS, *own, *flags)
 
 
 def trained(arch: str, steps: int = 5, **arguments: Any) -> tuple[GraphGenerator, GraphSet, Trainer]:
     data = GraphSet(order=order_of(arch), items_per_epoch=192, bfs_draws=0)  # type: ignore[arg-type]
-    module = GraphGenerator(arch=arch, **{**SMALL, **arguments})  # type: ignore[arg-type]
+    module = GraphGenerator(arch=arch, **{**small(arch), **arguments})  # type: ignore[arg-type]
     trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, use_distributed_sampler=False)
     trainer.fit(module, data)
     return module, data, trainer
@@ -174,7 +185,8 @@ def test_two_metrics_by_hand() -> None:
     (["--model.init_args.max_nodes=19", "--model.init_args.bandwidth=18"],
      "max_nodes is 19, but the data (datamodules.GraphSet) has 20"),
     (["--data.init_args.order=canonical"], "arch graphrnn needs data.init_args.order: bfs, got canonical"),
-    (["--model.init_args.arch=graphvae"], "needs data.init_args.order: canonical, got bfs"),
+    (["--model.init_args.arch=graphvae", "--model.init_args.hidden=128", "--model.init_args.num_layers=4"],
+     "needs data.init_args.order: canonical, got bfs"),
     (["--model.init_args.bandwidth=20"], "bandwidth must be less than max_nodes, got 20 and 20"),
     (["--model.init_args.arch=gan"], "arch"),
     (["--data=datamodules.KarateClub"], "learns from sets of graphs: KarateClub is none"),
@@ -190,7 +202,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
 
 
 def test_images_are_refused() -> None:
-    module = GraphGenerator(**SMALL)
+    module = GraphGenerator(**small("graphrnn_s"))
     with pytest.raises(ValueError, match="Digits is none"):
         quiet_trainer(max_steps=1).fit(module, Digits())
 
@@ -210,7 +222,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(arch: str, step: int, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["graphrnn_s", "graphrnn", "graphvae"])
 def test_two_processes_give_what_one_gives(arch: str, tmp_path: Path) -> None:
-    flags = [f"--model.init_args.arch={arch}", f"--data.init_args.order={order_of(arch)}"]
+    flags = [*flags_of(arch), f"--data.init_args.order={order_of(arch)}"]
     command = [sys.executable, str(CLI), "fit", f"--config={CONFIG}", *FLAGS, "--config=trainer/ddp", *flags]
     command += [f"--trainer.default_root_dir={tmp_path / 'two'}", "--trainer.devices=2"]
     output: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300, "check": False}
@@ -235,7 +247,7 @@ def test_predict_refuses_two_processes() -> None:
     class Two:
         world_size, datamodule, strategy = 2, data, None
 
-    module = GraphGenerator(**SMALL)
+    module = GraphGenerator(**small("graphrnn_s"))
     module._trainer = Two()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"set trainer\.devices: 1 for predict"):
         module.setup("predict")
@@ -246,7 +258,11 @@ def test_predict_refuses_two_processes() -> None:
 
 
 def predicted(root: Path, *flags: str) -> Path:
-    return run("predict", CONFIG, root, *FLAGS, "--data.init_args.predict_samples=9", *flags) / "predictions"
+    sizes = flags_of("graphrnn_s")
+    return (
+        run("predict", CONFIG, root, *sizes, *FLAGS, "--data.init_args.predict_samples=9", *flags)
+        / "predictions"
+    )
 
 
 def test_predictions_are_edge_lists_numbers_and_a_picture(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -31,6 +31,7 @@ from zoo.graphs.graph.readout import (
     sort_pool,
     sparse_diff_pool,
 )
+from zoo.graphs.node.network import OPTIONS, NodeNetwork, Norm
 
 Case = tuple[str, str]
 CASES = list(itertools.product(GRAPH_ARCHS, READOUTS))
@@ -53,10 +54,10 @@ def shuffled(given: Data, seed: int) -> Data:
     return Data(x=given.x[order], edge_index=index, edge_attr=given.edge_attr[edges])
 
 
-def network(arch: str, readout: str, **changes: Any) -> GraphNetwork:
+def network(arch: str, readout: str, norm: str | None = None, **changes: Any) -> GraphNetwork:
     torch.manual_seed(1)
     own = {"cheb": {"lambda_max": "graph"}, "gat": {"heads": 2}, "gatv2": {"heads": 2}}
-    options: dict[str, Any] = own.get(arch, {})
+    options: dict[str, Any] = own.get(arch, {}) | ({} if norm is None else {"norm": norm})
     settings: dict[str, Any] = {
         "layers": "cat", "head": 6, "edge_dim": 2 if arch in EDGE_ARCHS else 0, "pool_nodes": 10,
         "pool_levels": 2, "options": options, **changes,
@@ -86,15 +87,32 @@ def test_scores_do_not_depend_on_the_order_of_the_nodes(arch: str, readout: str)
     assert (scores[0] - scores[1]).abs().max() > 1e-4  # and they do depend on the graph
 
 
-@pytest.mark.parametrize(("arch", "readout"), CASES)
-def test_a_graph_in_a_batch_is_the_graph_alone(arch: str, readout: str) -> None:
-    """No padding, no neighbour in the batch, no lambda_max of another graph reaches it."""
-    net = network(arch, readout)
+@pytest.mark.parametrize(
+    ("arch", "norm", "readout"),
+    [
+        pytest.param(a, n, r, marks=[pytest.mark.slow] if n is not None and r != "sum" else [])
+        for a, r in CASES
+        for n in (None, *(get_args(Norm) if a in OPTIONS["norm"] else ()))
+    ],
+)
+def test_a_graph_in_a_batch_is_the_graph_alone(arch: str, norm: str | None, readout: str) -> None:
+    """No padding, no neighbour in the batch, no lambda_max and no mean of another graph reaches it."""
+    net = network(arch, readout, norm=norm)
     together, _, losses = embed(net, GRAPHS)
     alone = [embed(net, [g]) for g in GRAPHS]
     assert (together - torch.cat([a[0] for a in alone])).abs().max() <= 1e-5
     for name, value in losses.items():
         assert float(value) == pytest.approx(sum(float(a[2][name]) for a in alone) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["layer", "graph", "instance", "pair"])
+def test_gin_that_multiplies_first_normalises_each_graph_on_its_own(norm: Any) -> None:
+    torch.manual_seed(0)
+    net = NodeNetwork("gin", 12, 4, None, 2, norm=norm, act_last=True).eval()
+    graphs = [graph(9, 0.4, 1, features=12), graph(20, 0.2, 2, features=12)]
+    batch = Batch.from_data_list(graphs)
+    alone = torch.cat([net(g.x, g.edge_index, batch=torch.zeros(len(g.x), dtype=torch.long)) for g in graphs])
+    torch.testing.assert_close(net(batch.x, batch.edge_index, batch=batch.batch), alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +133,35 @@ def test_bfloat16_has_the_scores_and_gradients_of_float32_but_for_rounding(arch,
         torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0.1)
     assert len(others) == len(gradients)
     assert all(g.isfinite().all() for g in others)
+
+
+EMPTY = {
+    "first": [0, 5], "middle": [4, 0, 5], "last": [5, 0], "all": [0, 0], "one node": [1], "edgeless": [2, 2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("arch", "readout"), [*((a, "sum") for a in GRAPH_ARCHS), *(("gcn", r) for r in READOUTS if r != "sum")]
+)
+def test_graphs_without_nodes_or_edges_have_finite_scores_and_gradients(
+    arch: str, readout: str, training: bool
+) -> None:
+    """At whatever place of the batch, and where the batch holds nothing else."""
+    for name, sizes in EMPTY.items():
+        net = network(arch, readout).train(training)
+        graphs = [graph(n, 0.0 if name == "edgeless" else 0.6, i) for i, n in enumerate(sizes)]
+        batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        edges = torch.cat([g.edge_index + at for g, at in zip(graphs, starts, strict=True)], dim=1)
+        attr = torch.cat([g.edge_attr for g in graphs]) if net.encoder.uses_edge_attr else None
+        x = torch.cat([g.x for g in graphs]).requires_grad_()
+        scores, vectors, losses = net.embed(x, edges, batch, len(sizes), attr)
+        assert scores.shape == (len(sizes), 4)
+        (scores * torch.randn(scores.shape)).sum().backward()
+        gradients = [p.grad for p in [x, *net.parameters()] if p.grad is not None]
+        found = [scores, vectors, *losses.values(), *gradients]
+        assert all(t.isfinite().all() for t in found), name
 
 
 @pytest.mark.parametrize("readout", READOUTS)
@@ -150,7 +197,7 @@ def test_gin_of_constant_features_counts_degrees() -> None:
     encoder = GraphEncoder("gin", 1, 4, 1, 0.0, 0, {})
     conv = encoder.nodes.convs[0]
     seen: list[torch.Tensor] = []
-    conv.nn.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    conv.nn.lins[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     given = graph(9, 0.3, 1)
     degrees = torch.bincount(given.edge_index[1], minlength=9)
     conv(torch.ones(9, 1), given.edge_index)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch_geometric.nn import models as pyg
 from torch_geometric.utils import degree, to_undirected
 
 import zoo
-from zoo.graphs.node.network import ACCEPTS, NODE_ARCHS, OPTIONS, ArchOptions, NodeNetwork
+from zoo.graphs.node.network import ACCEPTS, NODE_ARCHS, OPTIONS, ArchOptions, NodeNetwork, Norm
 from zoo.graphs.node.operators import RecurrentGatedGraph, degree_coordinates, largest_eigenvalues
 from zoo.hub.convert import parse_settings
 from zoo.hub.weights import check_signature
@@ -258,7 +260,7 @@ def test_gin_on_constant_features_sums_degree_plus_one():
     x, edges = graph()
     built = network("gin", 1, 4, 3, num_layers=1)
     seen: list[Tensor] = []
-    built.convs[0].nn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    built.convs[0].nn.lins[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     built(torch.ones(len(x), 1), edges)
     torch.testing.assert_close(seen[0][:, 0], degree(edges[1], len(x)) + 1)
 
@@ -276,8 +278,8 @@ _BASIC = {
     "gcn": (pyg.GCN, {}, {}),
     "sage": (pyg.GraphSAGE, {}, {}),
     "gin": (pyg.GIN, {"train_eps": True}, {"train_eps": True}),
-    "gat": (pyg.GAT, {"heads": 4, "act": "elu"}, {"out_heads": 4}),
-    "gatv2": (pyg.GAT, {"heads": 4, "act": "elu", "v2": True}, {"out_heads": 4}),
+    "gat": (pyg.GAT, {"heads": 4, "act": "elu"}, {"heads": 4, "out_heads": 4}),
+    "gatv2": (pyg.GAT, {"heads": 4, "act": "elu", "v2": True}, {"heads": 4, "out_heads": 4}),
     "pna": (
         pyg.PNA,
         {
@@ -297,7 +299,7 @@ def test_weights_of_pygs_basic_gnn_load_and_give_its_outputs(arch, options, outp
     model, theirs, ours = _BASIC[arch]
     torch.manual_seed(7)
     reference = model(12, 16, 3, outputs, **theirs, **options).eval()
-    built = network(arch, 12, 16, outputs, num_layers=3, heads=4, **ours, **options)
+    built = network(arch, 12, 16, outputs, num_layers=3, **ours, **options)
     built.load_state_dict(reference.state_dict())
     x, edges = graph()
     torch.testing.assert_close(built(x, edges), reference(x, edges), atol=1e-5, rtol=1e-5)
@@ -369,13 +371,13 @@ def samples():
     samples |= {
         "lambda_max": "graph", "out_heads": 2, "attention_dropout": 0.1, "residual": True, "edge_dim": 2,
     }  # fmt: skip
-    samples |= {"towers": 2, "degree_histogram": [0, 3, 4], "share_weights": False, "act": "tanh"}
+    samples |= {"heads": 4, "towers": 2, "degree_histogram": [0, 3, 4], "share_weights": False, "act": "tanh"}
     return samples | {"norm": "graph", "jk": "last"}
 
 
 def test_every_option_has_an_architecture_that_is_built_with_it():
     assert set(samples()) == set(OPTIONS)
-    assert set(ArchOptions.__annotations__) == set(OPTIONS) - {"edge_dim", "degree_histogram"} | {"heads"}
+    assert set(ArchOptions.__annotations__) == set(OPTIONS) - {"edge_dim", "degree_histogram"}
     for option, archs in OPTIONS.items():
         for arch in archs:
             network(arch, 12, 16, 5, **{option: samples()[option]})
@@ -462,3 +464,40 @@ def test_a_compiled_network_gives_the_same(arch):
     expected = built(x, structure)
     built.compile(backend="eager")
     torch.testing.assert_close(built(x, structure), expected, atol=1e-5, rtol=1e-5)
+
+
+NOTHING = torch.empty(2, 0, dtype=torch.long)
+DEGENERATE = {
+    "isolated nodes": (5, torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])),
+    "no edges": (4, NOTHING),
+    "one node": (1, NOTHING),
+    "no nodes": (0, NOTHING),
+}
+
+
+@pytest.mark.parametrize("arch", NODE_ARCHS)
+def test_graphs_with_nothing_in_them_have_finite_outputs_and_gradients(arch: Any) -> None:
+    """Degrees, counts and norms of 0: with every norm, training or not, also of features that are all 0."""
+    norms = [{}, *({"norm": n} for n in (get_args(Norm) if arch in OPTIONS["norm"] else ()))]
+    norms += [{"lambda_max": "graph"}] if arch == "cheb" else []
+    for options, training, (name, (nodes, edges)), scale in itertools.product(
+        norms, (True, False), DEGENERATE.items(), (0.0, 1.0)
+    ):
+        torch.manual_seed(0)
+        built = NodeNetwork(arch, 6, 8, 3, 2, 0.0, **options).train(training)
+        x = (scale * torch.randn(nodes, 6)).requires_grad_()
+        out = built(x, edges)
+        (out * torch.randn(out.shape)).sum().backward()
+        assert out.shape == (nodes, 3)
+        found = [out, *(p.grad for p in [x, *built.parameters()] if p.grad is not None)]
+        assert all(t.isfinite().all() for t in found), (options, training, name, scale)
+
+
+@pytest.mark.parametrize("arch", ["gcn", "sgc", "appnp", "gcnii", "cheb"])
+@pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf])
+def test_edge_weights_without_a_square_root_are_refused(arch: Any, wrong: float) -> None:
+    edges = to_undirected(torch.tensor([range(11), range(1, 12)]))
+    weight = torch.ones(edges.shape[1])
+    weight[3] = wrong
+    with pytest.raises(ValueError, match=rf"edge 3 of the data has edge_weight {wrong:g}"):
+        NodeNetwork(arch, 4, 8, 2)(torch.ones(12, 4), edges, weight)
