@@ -653,3 +653,21 @@ def test_labels_that_are_no_labels_are_not_trained_on(tmp_path: Path) -> None:
         file["values_32"][1, 7] = 128
     with pytest.raises(ValueError, match="values_32 holds 0 to 128, expected 0 to 1"):
         HDF5Store(path).rows("values_32", [1])
+
+
+def test_a_full_disk_is_a_line_with_the_file_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.seek, self.tell, self.read = file.seek, file.tell, file.read
+            self.readinto, self.flush, self.truncate = file.readinto, file.flush, file.truncate
+
+        def write(self, content: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    made = hdf5._Sink.__init__
+    monkeypatch.setattr(hdf5._Sink, "__init__", lambda self, file: made(self, Full(file)))
+    with pytest.raises(OSError, match=r"No space left on device while .*x\.hdf5 was written"):
+        write_hdf5(tmp_path / "x.hdf5", {"voxels": np.zeros((2, 3), np.uint8)})
+    assert list(tmp_path.iterdir()) == []
