@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.loading.arguments import check_choice, data_folder
-from datamodules.loading.hdf5 import open_hdf5
+from datamodules.loading.hdf5 import open_hdf5, read_errors
 from datamodules.loading.loaders import BatchItems, SplitModule
 from datamodules.loading.ranges import Count, DepthOrZero, Many, ManyOrZero, Size, Workers, check_ranges
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
@@ -286,7 +286,7 @@ class Shapes(SplitModule):
         paths = mesh_paths(self.root)
         stamp = mesh_stamp(paths, self.root)
         if self._cache.is_file():
-            with open_hdf5(self._cache) as file:
+            with open_hdf5(self._cache) as file, read_errors(self._cache):
                 if file.attrs.get("meshes") == stamp:
                     return
             say(f"{self._cache} was made of other meshes or by an earlier version: it is made anew")

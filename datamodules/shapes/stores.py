@@ -201,7 +201,7 @@ class HDF5Store:
         if not path.is_file():
             return False
         try:
-            with open_hdf5(path) as file:
+            with open_hdf5(path) as file, read_errors(path):
                 dataset(file, path, key, self._shapes[key])
                 return bool(file.attrs.get("source", "") == self._stamp())
         except ValueError:
