@@ -480,7 +480,7 @@ def test_a_mesh_that_lies_is_refused_in_a_line(name: str, content: str, text: st
 def test_a_folder_of_meshes_is_built_once_and_says_what_is_wrong_with_it(tmp_path: Path, capsys: Any) -> None:
     trimesh.creation.icosphere(1).export(tmp_path / "ball.ply")
     (tmp_path / "deep").mkdir()
-    _box(lid=False).export(tmp_path / "deep" / "bucket.stl")
+    _box(lid=False).export(tmp_path / "deep" / "a\nbucket.stl")
     (tmp_path / "broken.obj").write_text("v 1 2\nf 9 9 9\n")
     (tmp_path / "readme.txt").write_text("no mesh")
     options: Any = {"source": "meshes", "root": str(tmp_path), "input_size": 32, "batch_size": 1, "views": 24}
@@ -495,7 +495,7 @@ def test_a_folder_of_meshes_is_built_once_and_says_what_is_wrong_with_it(tmp_pat
     data.prepare_data()
     data.setup("predict")
     assert len(data.test_set) == 1
-    assert data.shape_names == ["deep/bucket.stl"]
+    assert data.shape_names == ["deep/a bucket.stl"]
     assert "zoo: shapes 2 to 2 (1) of the 2 in" in capsys.readouterr().out
     batch = data.test_set.__getitems__([0])
     assert batch["view"].shape == (1, 1, 128, 128)
@@ -671,3 +671,10 @@ def test_a_full_disk_is_a_line_with_the_file_and_leaves_nothing(
     with pytest.raises(OSError, match=r"No space left on device while .*x\.hdf5 was written"):
         write_hdf5(tmp_path / "x.hdf5", {"voxels": np.zeros((2, 3), np.uint8)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_surface_than_a_shape_has_is_refused() -> None:
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=float)
+    faces = np.tile(np.arange(3), (1000, 1))
+    with pytest.raises(ValueError, match=r"would be cut into .* pieces, the limit is 5e\+07"):
+        solid_voxels(corners, faces)
