@@ -22,7 +22,7 @@ import trimesh
 
 from datamodules.loading.hdf5 import bytes_per_row, dataset, open_hdf5
 from datamodules.shapes.building import mesh_row, mesh_solid
-from datamodules.shapes.module import ShapeItems
+from datamodules.shapes.items import ShapeItems
 from datamodules.shapes.stores import HDF5Store
 
 SHAPES, BATCH, BATCHES = 35_019, 32, 10

@@ -21,7 +21,7 @@ from datamodules.loading.hdf5 import bytes_per_row, open_hdf5
 from datamodules.loading.meshes import read_mesh
 from datamodules.loading.sampling import item_generator
 from datamodules.shapes.building import mesh_voxels
-from datamodules.shapes.module import stage_of
+from datamodules.shapes.items import stage_of
 from datamodules.shapes.pictures import letter, placed
 from datamodules.shapes.solids import _centres, continuous_points, solid
 from datamodules.shapes.stores import HDF5Store, read_codes, write_hdf5
