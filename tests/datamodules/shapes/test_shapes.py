@@ -393,14 +393,15 @@ def test_cells_are_those_that_trimesh_finds_by_cutting_edges() -> None:
 
 
 def test_each_part_of_a_mesh_is_filled_or_left_open_on_its_own() -> None:
-    closed, bucket = _box(0, 1), _box(3, 4, lid=False)
-    both = trimesh.util.concatenate([closed, bucket])
-    found = solid_voxels(np.array(both.vertices), np.array(both.faces))
-    assert (found.parts, found.open_parts) == (2, 1)
-    inside = [int(np.floor((0.5 - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128))] * 3
-    hollow = [int(np.floor((3.5 - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128))] * 3
-    assert found.voxels[tuple(inside)]
-    assert not found.voxels[tuple(hollow)]
+    closed, bucket, cup = _box(0, 1), _box(3, 4, lid=False), _box(3, 4, lid=False)
+    cup.vertices = cup.vertices * [1, -1, 1] + [0, 7, 0]  # its opening below, where nothing looks in
+    cells = [int(np.floor((at - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128)) for at in (0.5, 3.5)]
+    for open_part, filled in ((bucket, False), (cup, True)):
+        both = trimesh.util.concatenate([closed, open_part])
+        found = solid_voxels(np.array(both.vertices), np.array(both.faces))
+        assert (found.parts, found.open_parts) == (2, 1)
+        inside = [bool(found.voxels[(cell,) * 3]) for cell in cells]
+        assert inside == [True, filled]  # what is closed beside it changes nothing
     # faces of a box that share no vertex enclose it all the same
     soup = _box().triangles + np.arange(12)[:, None, None] * 1e-5
     found = solid_voxels(soup.reshape(-1, 3), np.arange(36).reshape(-1, 3))
