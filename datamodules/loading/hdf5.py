@@ -8,13 +8,13 @@ ask for a terabyte; a chunk, which HDF5 decompresses as a whole, has a limit of 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.loading.files import one_line
+from datamodules.loading.files import one_line, written_whole
 from datamodules.loading.limits import limit
 
 Array = np.ndarray[Any, Any]
@@ -184,3 +184,77 @@ def slabs(found: Any, path: Path, key: str, stop: int | None = None) -> Iterator
         with read_errors(path, f"{key} of rows {start} to {start + count - 1}"):
             found.read_direct(buffer, np.s_[start : start + count], np.s_[:count])
         yield start, buffer[:count]
+
+
+class _Sink:
+    """A file for HDF5 to write to, which never fails it: HDF5 crashes the process when a last write fails.
+
+    The first error is kept, and nothing is written after it.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def _unless_failed(self, work: Callable[[], Any]) -> None:
+        if self.error is None:
+            try:
+                work()
+            except OSError as error:
+                self.error = error
+
+    def write(self, content: Any) -> int:
+        def all_of_it() -> None:
+            left = memoryview(content)
+            while len(left):  # a disk that is nearly full takes a part
+                left = left[self.file.write(left) :]
+
+        self._unless_failed(all_of_it)
+        return len(content)
+
+    def truncate(self, size: int) -> int:
+        self._unless_failed(lambda: self.file.truncate(size))
+        return size
+
+    def flush(self) -> None:
+        self._unless_failed(self.file.flush)
+
+    def read(self, count: int = -1) -> bytes:
+        found: bytes = self.file.read(count)
+        return found
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self.file.readinto(buffer)
+        return count
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        if self.error is not None:
+            return place
+        found: int = self.file.seek(place, whence)
+        return found
+
+    def tell(self) -> int:
+        found: int = self.file.tell()
+        return found
+
+
+@contextlib.contextmanager
+def written_hdf5(path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """An ``h5py.File`` to write, in place only when whole, and a check to call now and then.
+
+    Raises:
+        OSError: at the check or the end, when something could not be written; the file's name is in it.
+    """
+    import h5py
+
+    with written_whole(path) as temporary, temporary.open("w+b", buffering=0) as raw:
+        sink = _Sink(raw)
+
+        def check() -> None:
+            if sink.error is not None:
+                reason = sink.error.strerror or one_line(sink.error)
+                raise OSError(sink.error.errno, f"{reason} while {path} was written")
+
+        with h5py.File(sink, "w") as file:
+            yield file, check
+        check()

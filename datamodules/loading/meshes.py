@@ -190,7 +190,8 @@ def _ply(content: bytes) -> Mesh:
 
 
 def _ply_header(text: str) -> tuple[str, list[PlyElement]]:
-    form, elements = "", []
+    form = ""
+    elements: list[PlyElement] = []
     for words in (line.split() for line in text.splitlines()):
         if words[:1] == ["format"]:
             form = words[1]

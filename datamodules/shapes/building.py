@@ -167,7 +167,8 @@ def build_meshes(paths: Sequence[Path], target: Path, names: Path, stamp: str, v
         if not kept:
             raise ValueError(f"none of the {len(paths)} meshes can be read, first {broken[0]}")
         with written_whole(names) as temporary:
-            temporary.write_text("".join(f"{p.relative_to(names.parent)}\n" for p in kept))
+            lines = (" ".join(str(p.relative_to(names.parent)).split()) for p in kept)  # each name on one
+            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="replace")
 
     write_rows(target, rows(), meshes=stamp)
     if broken:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from datamodules.loading.files import one_line, written_whole
-from datamodules.loading.hdf5 import bytes_per_row, dataset, open_hdf5, read_errors, slabs
+from datamodules.loading.files import one_line
+from datamodules.loading.hdf5 import bytes_per_row, dataset, open_hdf5, read_errors, slabs, written_hdf5
 from datamodules.shapes.voxels import BUDGETS_V1, FINE
 
 Array = np.ndarray[Any, Any]
@@ -171,23 +171,23 @@ class HDF5Store:
                     self._copy(key, found, cost)
 
     def _copy(self, key: str, found: Any, cost: int) -> None:
-        import h5py
         from tqdm import tqdm
 
         chunk = (1, 1, *found.shape[2:]) if key == "pixels" else (1, *found.shape[1:])
         settings: Any = {"compression": "gzip", "compression_opts": 1, "fletcher32": True}
         bar = tqdm(total=len(found), desc=f"{self.path.name}: {key} shape by shape, once", unit=" shapes")
         try:
-            with bar, written_whole(self.copies / f"{key}.hdf5") as path, h5py.File(path, "w") as copy:
+            with bar, written_hdf5(self.copies / f"{key}.hdf5") as (copy, check):
                 copy.attrs["source"] = self._stamp()
                 rows = copy.create_dataset(key, found.shape, found.dtype, chunks=chunk, **settings)
                 for start, block in slabs(found, self.path, key):
                     rows[start : start + len(block)] = block
+                    check()
                     bar.update(len(block))
         except OSError as error:
             raise OSError(
-                f"{self.copies} cannot be written ({one_line(error)}): a shape's {key} in {self.path} "
-                f"decompresses {cost / 1e6:,.0f} MB, so that a copy by shape is made once; set "
+                f"{self.copies} cannot be written ({error.strerror or one_line(error)}): {key} of a shape "
+                f"in {self.path} decompresses {cost / 1e6:,.0f} MB, so that a copy is made once; set "
                 "data.init_args.cache to a folder with room"
             ) from None
 
@@ -201,7 +201,7 @@ class HDF5Store:
         if not path.is_file():
             return False
         try:
-            with open_hdf5(path) as file:
+            with open_hdf5(path) as file, read_errors(path):
                 dataset(file, path, key, self._shapes[key])
                 return bool(file.attrs.get("source", "") == self._stamp())
         except ValueError:
@@ -266,10 +266,8 @@ def write_hdf5(path: Path, arrays: dict[str, Array]) -> Path:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Array]], **attributes: str) -> Path:
     """Shapes one after another as an official file, in place only when whole; a row is a chunk."""
-    import h5py
-
     settings: Any = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+    with written_hdf5(path) as (file, check):
         file.attrs.update(attributes)
         for row in rows:
             for key, values in row.items():
@@ -286,6 +284,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Array]], **attributes: str) 
                 found: Any = file[key]
                 found.resize(len(found) + 1, axis=0)
                 found[-1] = values
+            check()
     return path
 
 

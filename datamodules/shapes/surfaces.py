@@ -10,8 +10,8 @@ import numpy as np
 from datamodules.shapes.voxels import FINE, fill_hidden
 
 Array = np.ndarray[Any, Any]
-PIECES_LIMIT = 2 * 10**8
-"""Triangles that a surface is cut into at most: a minute; a surface that fits the cube has some millions."""
+PIECES_LIMIT = 5 * 10**7
+"""Triangles that a surface is cut into at most, half a minute's work; that of a shape has some millions."""
 _LONGEST = 0.5 / FINE  # edge of a piece
 _BLOCK = 2**15  # pieces cut at once, which stay in the cache
 _MERGED = 2**20  # vertices closer than one of so many parts of the diagonal are one

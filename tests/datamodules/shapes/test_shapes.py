@@ -21,7 +21,7 @@ from datamodules.loading.hdf5 import bytes_per_row, open_hdf5
 from datamodules.loading.meshes import read_mesh
 from datamodules.loading.sampling import item_generator
 from datamodules.shapes.building import mesh_voxels
-from datamodules.shapes.module import stage_of
+from datamodules.shapes.items import stage_of
 from datamodules.shapes.pictures import letter, placed
 from datamodules.shapes.solids import _centres, continuous_points, solid
 from datamodules.shapes.stores import HDF5Store, read_codes, write_hdf5
@@ -393,14 +393,15 @@ def test_cells_are_those_that_trimesh_finds_by_cutting_edges() -> None:
 
 
 def test_each_part_of_a_mesh_is_filled_or_left_open_on_its_own() -> None:
-    closed, bucket = _box(0, 1), _box(3, 4, lid=False)
-    both = trimesh.util.concatenate([closed, bucket])
-    found = solid_voxels(np.array(both.vertices), np.array(both.faces))
-    assert (found.parts, found.open_parts) == (2, 1)
-    inside = [int(np.floor((0.5 - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128))] * 3
-    hollow = [int(np.floor((3.5 - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128))] * 3
-    assert found.voxels[tuple(inside)]
-    assert not found.voxels[tuple(hollow)]
+    closed, bucket, cup = _box(0, 1), _box(3, 4, lid=False), _box(3, 4, lid=False)
+    cup.vertices = cup.vertices * [1, -1, 1] + [0, 7, 0]  # its opening below, where nothing looks in
+    cells = [int(np.floor((at - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128)) for at in (0.5, 3.5)]
+    for open_part, filled in ((bucket, False), (cup, True)):
+        both = trimesh.util.concatenate([closed, open_part])
+        found = solid_voxels(np.array(both.vertices), np.array(both.faces))
+        assert (found.parts, found.open_parts) == (2, 1)
+        inside = [bool(found.voxels[(cell,) * 3]) for cell in cells]
+        assert inside == [True, filled]  # what is closed beside it changes nothing
     # faces of a box that share no vertex enclose it all the same
     soup = _box().triangles + np.arange(12)[:, None, None] * 1e-5
     found = solid_voxels(soup.reshape(-1, 3), np.arange(36).reshape(-1, 3))
@@ -480,7 +481,7 @@ def test_a_mesh_that_lies_is_refused_in_a_line(name: str, content: str, text: st
 def test_a_folder_of_meshes_is_built_once_and_says_what_is_wrong_with_it(tmp_path: Path, capsys: Any) -> None:
     trimesh.creation.icosphere(1).export(tmp_path / "ball.ply")
     (tmp_path / "deep").mkdir()
-    _box(lid=False).export(tmp_path / "deep" / "bucket.stl")
+    _box(lid=False).export(tmp_path / "deep" / "a\nbucket.stl")
     (tmp_path / "broken.obj").write_text("v 1 2\nf 9 9 9\n")
     (tmp_path / "readme.txt").write_text("no mesh")
     options: Any = {"source": "meshes", "root": str(tmp_path), "input_size": 32, "batch_size": 1, "views": 24}
@@ -495,7 +496,7 @@ def test_a_folder_of_meshes_is_built_once_and_says_what_is_wrong_with_it(tmp_pat
     data.prepare_data()
     data.setup("predict")
     assert len(data.test_set) == 1
-    assert data.shape_names == ["deep/bucket.stl"]
+    assert data.shape_names == ["deep/a bucket.stl"]
     assert "zoo: shapes 2 to 2 (1) of the 2 in" in capsys.readouterr().out
     batch = data.test_set.__getitems__([0])
     assert batch["view"].shape == (1, 1, 128, 128)
@@ -653,3 +654,28 @@ def test_labels_that_are_no_labels_are_not_trained_on(tmp_path: Path) -> None:
         file["values_32"][1, 7] = 128
     with pytest.raises(ValueError, match="values_32 holds 0 to 128, expected 0 to 1"):
         HDF5Store(path).rows("values_32", [1])
+
+
+def test_a_full_disk_is_a_line_with_the_file_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.seek, self.tell, self.read = file.seek, file.tell, file.read
+            self.readinto, self.flush, self.truncate = file.readinto, file.flush, file.truncate
+
+        def write(self, content: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    made = hdf5._Sink.__init__
+    monkeypatch.setattr(hdf5._Sink, "__init__", lambda self, file: made(self, Full(file)))
+    with pytest.raises(OSError, match=r"No space left on device while .*x\.hdf5 was written"):
+        write_hdf5(tmp_path / "x.hdf5", {"voxels": np.zeros((2, 3), np.uint8)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_surface_than_a_shape_has_is_refused() -> None:
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=float)
+    faces = np.tile(np.arange(3), (1000, 1))
+    with pytest.raises(ValueError, match=r"would be cut into .* pieces, the limit is 5e\+07"):
+        solid_voxels(corners, faces)
