@@ -277,7 +277,7 @@ class GraphGenerator(LightningModule):
             total, count = self._pair_bce(self.network, batch)
         else:
             return
-        self.bce.update(total / count, count)
+        self.bce.update(total / count.clamp(min=1), count)  # graphs of one node have no entry
 
     def _pair_bce(self, network: RandomGraphs, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """BCE of G(n, p), summed over the pairs; sizes that were never seen take the nearest that was."""
