@@ -282,11 +282,10 @@ def initial_values(pairs: Tensor, num_nodes: int, edge_index: Tensor, edge_weigh
     Raises:
         ValueError: for a weight that is no probability.
     """
-    if edge_weight is not None and not bool(((edge_weight >= 0) & (edge_weight <= 1)).all()):
-        wrong = edge_weight[~((edge_weight >= 0) & (edge_weight <= 1))][0]
+    if edge_weight is not None and bool((wrong := ~((edge_weight >= 0) & (edge_weight <= 1))).any()):
         raise ValueError(
-            f"LDS takes edge weights of the data for probabilities, in [0, 1], but edge_weight holds {wrong:g}; "
-            "scale the weights of the data, or leave them out"
+            "LDS takes edge weights of the data for probabilities, in [0, 1], but edge_weight holds "
+            f"{float(edge_weight[wrong][0]):g}; scale the weights of the data, or leave them out"
         )
     upper = edge_index[0] < edge_index[1]
     given = edge_index[:, upper]

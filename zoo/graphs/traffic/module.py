@@ -19,7 +19,7 @@ from zoo.metrics.masked import MaskedMAE, MaskedMAPE, MaskedRMSE, known
 from zoo.nn.data_fit import DataSizes, check_fit, misfit, named
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
-from zoo.nn.ranges import Depth, Finite, Many, Positive, Rate, Size, check_ranges
+from zoo.nn.ranges import Depth, Finite, Many, NonNegative, Rate, Size, SizeOrZero, check_ranges
 from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import step_generator
 
@@ -110,8 +110,8 @@ class SpatioTemporalForecaster(LightningModule):
         dropout: Rate | None = None,
         cheb_terms: Depth = 3,
         diffusion_steps: Depth = 2,
-        embedding: Size = 10,
-        teaching_decay: Positive = 2000.0,
+        embedding: SizeOrZero = 10,
+        teaching_decay: NonNegative = 2000.0,
         period: Many = 2016,
         unused_aligns: bool = False,
         null_value: Finite | None = 0.0,
