@@ -140,6 +140,9 @@ def compare_command(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--runs", type=Path, help="file of finished runs: read, so that they are not repeated, and kept"
     )
+    parser.add_argument(
+        "--fresh", action="store_true", help="remove runs of other settings, configs or zoo versions in --out"
+    )
     options = parser.parse_args(argv)
     if options.jobs < 1:
         raise CommandError(f"--jobs must be at least 1, got {options.jobs}")
@@ -150,7 +153,8 @@ def compare_command(argv: Sequence[str]) -> int:
         print(f"zoo: {line}", flush=True)
 
     path = find_config(options.claim, CLAIMS)
-    compare(path, options.out, options.jobs, options.quick, options.manifest, say, runs_file=options.runs)
+    given = (path, options.out, options.jobs, options.quick, options.manifest)
+    compare(*given, say, runs_file=options.runs, fresh=options.fresh)
     return 0
 
 

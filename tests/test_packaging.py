@@ -110,13 +110,13 @@ def imports() -> dict[str, Path]:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = declared_names("onnx", "hdf5", "media")
+    declared = declared_names("onnx", "media")
     for name, path in imports().items():
         assert name in declared, f"{path} imports {name}, which pyproject.toml does not name"
 
 
 def test_every_declared_dependency_is_imported() -> None:
-    idle = declared_names("onnx", "hdf5", "media") - imports().keys() - STACK - BEHIND.keys()
+    idle = declared_names("onnx", "media") - imports().keys() - STACK - BEHIND.keys()
     assert idle == set(), "nothing imports them: take them out of pyproject.toml and constraints.txt"
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -30,6 +32,69 @@ _ALL_COLUMNS = 40  # with more classes, scores.csv has the best five alone
 def say(text: str) -> None:
     """One line for the user."""
     print(f"zoo: {text}", flush=True)
+
+
+class CannotWrite(OSError):
+    """A file cannot be written: the disk is full, the folder is read-only or gone. Names the file.
+
+    ``errno`` is the reason's.
+    """
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Give what goes wrong while ``path`` is written the name of the file, which libraries leave out.
+
+    Raises:
+        CannotWrite: for an OSError inside, also one that torch's or safetensors' writer wraps.
+    """
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        named = CannotWrite(f"cannot write {path} ({reason.strerror or reason})")
+        named.errno = reason.errno
+        raise named from error
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """As :func:`writing`, for a report that writes several files: names the one that was begun last."""
+    try:
+        with writing(folder):
+            yield
+    except CannotWrite as error:
+        files = [p for p in folder.rglob("*") if p.is_file()] if f"write {folder} (" in str(error) else []
+        if not files or error.__cause__ is None:
+            raise
+        with writing(max(files, key=lambda p: p.stat().st_mtime_ns)):
+            raise error.__cause__ from None
+
+
+def _reason(error: BaseException) -> OSError | None:
+    """The operating system's error behind that of a library."""
+    if isinstance(error, OSError):
+        return error
+    if match := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return OSError(int(match[1]), os.strerror(int(match[1])))
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # torch.save
+        return error.__context__ if isinstance(error.__context__, OSError) else OSError("torch could not")
+    return None
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a small file whole or not at all; the folder must be there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @runtime_checkable
@@ -194,8 +259,9 @@ def save_png(path: Path, pixels: np.ndarray[Any, Any]) -> None:
     """Write uint8 (H, W, 3) as PNG."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
 
 
 def merge_parts(parts: Sequence[Path], folder: Path, grid: int) -> list[Path]:
@@ -209,6 +275,9 @@ def merge_parts(parts: Sequence[Path], folder: Path, grid: int) -> list[Path]:
     values = np.lib.format.open_memmap(
         array_path, mode="w+", dtype=first.dtype, shape=(total, *first.shape[1:])
     )
+    if hasattr(os, "posix_fallocate"):  # on a full disk the memory map would end the process without a word
+        with array_path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, array_path.stat().st_size)
     labels = np.empty(total, dtype=np.int64)
     for part, index in zip(parts, indices, strict=True):
         with np.load(part) as data:

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from datamodules.audio_visual import cache
 from datamodules.audio_visual.augment import augment_frames, centre_frames, spec_augment
 from datamodules.audio_visual.layouts import Clip
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.audio_visual.media import (
-    MediaError,
-    from_picture,
-    has_stream,
-    read_audio,
-    read_video,
-    to_jpeg,
-)
-from datamodules.loading.files import written_whole
+from datamodules.audio_visual.media import MediaError, Video, from_picture, has_stream, read_audio
 from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import global_seed, item_generator
 
+Array = np.ndarray[Any, Any]
+_READING = 2  # of the way in which media are read: caches of another one are made anew
 _AUGMENTATION = 7  # word of the keys of augmentation
 
 
@@ -80,12 +73,44 @@ class Augmentation:
     frequency_width: int = 48
 
 
+class Frames(Protocol):
+    """Frames of a clip that are read when they are asked for: a window of a long clip is all that is held."""
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, numbers: Collection[int]) -> dict[int, Array]:
+        """uint8 (h, w, 3) of the frames of these numbers."""
+        ...
+
+
+class PictureFiles(list[Path]):
+    """Frames in picture files."""
+
+    def pixels(self, numbers: Collection[int]) -> dict[int, Array]:
+        return {n: from_picture(self[n]) for n in numbers}
+
+
+class VideoFrames:
+    """Frames of a video, decoded anew each time, in one pass and no further than needed."""
+
+    def __init__(self, video: Video) -> None:
+        self.video, self.available = video, video.count()
+        if not self.available:
+            raise MediaError(f"{video.path} holds no frames from {video.start:g} s on")
+
+    def __len__(self) -> int:
+        return self.available
+
+    def pixels(self, numbers: Collection[int]) -> dict[int, Array]:
+        return self.video.pixels(numbers)
+
+
 @dataclass
 class Decoded:
-    """A whole clip: features (T, M) or None, and frames as JPEGs, pictures' paths or pixels."""
+    """A clip: features (T, M) of all of it or None, and its frames, which may be none."""
 
     log_mel: Tensor | None
-    frames: list[Any] = field(default_factory=list)
+    frames: Frames = field(default_factory=PictureFiles)
 
 
 class ClipStore:
@@ -108,7 +133,7 @@ class ClipStore:
     ) -> None:
         self.log_mel, self.fps, self.side, self.cache = log_mel, fps, side, cache
         self.sound, self.pictures = sound, pictures
-        self.settings = json.dumps([asdict(log_mel), fps, side, sound, pictures])
+        self.settings = json.dumps([asdict(log_mel), fps, side, sound, pictures, _READING])
 
     def path(self, clip: Clip) -> Path:
         """Where the cache has the clip."""
@@ -123,42 +148,55 @@ class ClipStore:
         """The clip, from the cache if it is there."""
         if self.cache is None:
             return self.decode(clip)
-        path = self.path(clip)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                log_mel = torch.from_numpy(file["log_mel"]) if "log_mel" in file.files else None
-                bounds, packed = file["bounds"], file["frames"].tobytes()
+            log_mel, frames = cache.read_cache(self.path(clip))
         except FileNotFoundError:
             return self.decode(clip)
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-            raise MediaError(f"{path} is no readable cache file ({error}); delete it and run again") from None
-        frames: list[Any] = [packed[a:b] for a, b in itertools.pairwise(bounds)]
-        return Decoded(log_mel, frames or self._pictures_of(clip))
+        return Decoded(log_mel, frames if len(frames) else self._pictures_of(clip))
 
     def decode(self, clip: Clip) -> Decoded:
-        """The clip from its files.
+        """The clip from its files. Frames of a video are decoded when they are asked for.
 
         Raises:
             MediaError: if a wanted modality that the clip lists cannot be decoded, or it has none at all.
         """
-        log_mel, frames = None, []
-        if self.sound and clip.audio is not None and has_stream(clip.audio, "audio"):
-            wave = read_audio(clip.audio, self.log_mel.sample_rate, clip.start, clip.stop)
-            least = self.log_mel.n_fft  # centred framing reflects half a window at both ends
-            log_mel = self.log_mel(torch.nn.functional.pad(wave, (0, max(0, least - len(wave)))))
-        if self.pictures and clip.video is not None:
-            frames = self._pictures_of(clip)
-            if not frames and clip.frames is None and has_stream(clip.video, "video"):
-                frames = list(read_video(clip.video, self.fps, self.side, clip.start, clip.stop))
-        if log_mel is None and not frames:
-            raise MediaError(f"{clip.video or clip.audio} has neither frames nor sound of clip {clip.name}")
-        return Decoded(log_mel, frames)
+        log_mel, video, frames = self._sound_of(clip), self._video_of(clip), self._pictures_of(clip)
+        if log_mel is None and video is None and not frames:
+            raise self._nothing_in(clip)
+        return Decoded(log_mel, frames if video is None else VideoFrames(video))
 
-    def _pictures_of(self, clip: Clip) -> list[Any]:
+    def check(self, clip: Clip) -> None:
+        """Open a clip's files without decoding them.
+
+        Raises:
+            MediaError: for those that cannot be opened, or without a wanted stream.
+        """
+        sound = self.sound and clip.audio is not None and has_stream(clip.audio, "audio")
+        if not sound and self._video_of(clip) is None and not self._pictures_of(clip):
+            raise self._nothing_in(clip)
+
+    def _nothing_in(self, clip: Clip) -> MediaError:
+        return MediaError(f"{clip.video or clip.audio} has neither frames nor sound of clip {clip.name}")
+
+    def _sound_of(self, clip: Clip) -> Tensor | None:
+        if not self.sound or clip.audio is None or not has_stream(clip.audio, "audio"):
+            return None
+        wave = read_audio(clip.audio, self.log_mel.sample_rate, clip.start, clip.stop)
+        least = self.log_mel.n_fft  # centred framing reflects half a window at both ends
+        return self.log_mel(torch.nn.functional.pad(wave, (0, max(0, least - len(wave)))))
+
+    def _video_of(self, clip: Clip) -> Video | None:
+        if not self.pictures or clip.video is None or clip.frames is not None:
+            return None
+        if not has_stream(clip.video, "video"):
+            return None
+        return Video(clip.video, self.fps, self.side, clip.start, clip.stop)
+
+    def _pictures_of(self, clip: Clip) -> PictureFiles:
         """The numbered JPEGs of a clip whose video is a folder of them, at ``fps``: the list's numbers and
         seconds tell the rate of the extraction."""
         if clip.frames is None or clip.video is None or not self.pictures:
-            return []
+            return PictureFiles()
         first, last = clip.frames
         numbers: Sequence[int] = range(first, last + 1)
         if clip.stop is not None and clip.stop > clip.start and last > first:
@@ -166,7 +204,7 @@ class ClipStore:
             # a shade more, for 5 steps of 2.4 are 12
             numbers = [first + int(k * step + 1e-6) for k in range(int((last - first) / step + 1e-6) + 1)]
         paths = [clip.video / f"frame_{n:010d}.jpg" for n in numbers]
-        there = [p for p in paths if p.is_file()]
+        there = PictureFiles(p for p in paths if p.is_file())
         if not there:
             raise MediaError(f"no frames {paths[0]} .. {paths[-1].name}")
         return there
@@ -177,18 +215,13 @@ class ClipStore:
         if path.is_file():
             return None
         try:
-            found = self.decode(clip)
+            log_mel, video = self._sound_of(clip), self._video_of(clip)
+            if log_mel is None and video is None and not self._pictures_of(clip):
+                raise self._nothing_in(clip)
+            frames: Iterable[Array] = () if video is None else video.frames()
+            cache.write_cache(path, log_mel, frames)
         except (MediaError, FileNotFoundError) as error:
             return str(error)
-        pictures = [] if clip.frames is not None else [to_jpeg(f) for f in found.frames]
-        arrays: dict[str, Any] = {
-            "bounds": np.cumsum([0, *map(len, pictures)]),
-            "frames": np.frombuffer(b"".join(pictures), dtype=np.uint8),
-        }
-        if found.log_mel is not None:
-            arrays["log_mel"] = found.log_mel.numpy()
-        with written_whole(path) as temporary:
-            np.savez(temporary, **arrays)
         return None
 
     def build(self, clips: Sequence[Clip], threads: int, what: str) -> dict[str, str]:
@@ -252,6 +285,7 @@ class ClipItems(BatchItems):
         task: of the labels, with ``num_classes``; ``none`` leaves labels out.
         crops: windows of an evaluation item, spread linearly; 1 is the centre without a dimension of crops.
         augmentation: of training items, or None.
+        skip: leave out clips that cannot be decoded, with the reasons in ``skipped`` of the batch.
     """
 
     def __init__(
@@ -266,7 +300,9 @@ class ClipItems(BatchItems):
         num_classes: int,
         crops: int = 1,
         augmentation: Augmentation | None = None,
+        skip: bool = False,
     ) -> None:
+        self.skip = skip
         self.clips, self.store, self.windows, self.size = clips, store, windows, size
         self.spectrogram_frames, self.normalisation = spectrogram_frames, normalisation
         self.task, self.num_classes, self.crops, self.augmentation = task, num_classes, crops, augmentation
@@ -274,16 +310,30 @@ class ClipItems(BatchItems):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
-        items = [self._item(*(k if isinstance(k, tuple) else (-1, k))) for k in keys]
-        batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Any]:
+        items: list[dict[str, Tensor]] = []
+        skipped: list[str] = []
+        for key in keys:
+            epoch, index = key if isinstance(key, tuple) else (-1, key)
+            try:
+                items.append(self._item(epoch, index))
+            except (MediaError, FileNotFoundError) as error:
+                if not self.skip:
+                    raise
+                skipped.append(str(error))
+        # a batch of which nothing is left has the shapes of one clip without frames and sound
+        shown = items or [self._windowed(Decoded(None), self.clips[0], -1, 0)]
+        batch: dict[str, Any] = {name: torch.stack([item[name] for item in shown]) for name in shown[0]}
+        batch = {name: values[: len(items)] for name, values in batch.items()}
         if bool(batch["present"].all()) or not (self.store.sound and self.store.pictures):
             del batch["present"]
-        return batch
+        return {**batch, "skipped": skipped} if skipped else batch
 
     def _item(self, epoch: int, index: int) -> dict[str, Tensor]:
         clip = self.clips[index]
-        decoded = self.store.load(clip)
+        return self._windowed(self.store.load(clip), clip, epoch, index)
+
+    def _windowed(self, decoded: Decoded, clip: Clip, epoch: int, index: int) -> dict[str, Tensor]:
         training = epoch >= 0 and self.augmentation is not None
         rng = item_generator(_AUGMENTATION, global_seed(), max(epoch, 0), index)
         item = {"index": torch.tensor(index)}
@@ -294,12 +344,12 @@ class ClipItems(BatchItems):
             places = [float(drawn[0])]
             sound_places = [float(drawn[1])] if self.windows.async_sampling else places
         if self.store.pictures:
-            item["rgb"] = self._stacked([self._frames(decoded.frames, p, rng, training) for p in places])
+            item["rgb"] = self._frames(decoded.frames, places, rng, training)
         if self.store.sound:
             item["spectrogram"] = self._stacked(
                 [self._sound(decoded.log_mel, p, rng, training) for p in sound_places]
             )
-        item["present"] = torch.tensor([bool(decoded.frames), decoded.log_mel is not None])
+        item["present"] = torch.tensor([len(decoded.frames) > 0, decoded.log_mel is not None])
         if self.task != "none":
             item["label"] = self._label(clip)
         return item
@@ -307,13 +357,22 @@ class ClipItems(BatchItems):
     def _stacked(self, crops: list[Tensor]) -> Tensor:
         return crops[0] if self.crops == 1 or len(crops) == 1 else torch.stack(crops)
 
-    def _frames(self, frames: list[Any], place: float, rng: np.random.Generator, training: bool) -> Tensor:
-        """(3, T, S, S) in [-1, 1]; zeros of a clip without frames."""
-        if not frames:
-            return torch.zeros(3, self.windows.frames, self.size, self.size)
-        numbers = self.windows.frame_numbers(place, len(frames))
-        pixels = {n: f if isinstance(f := frames[n], np.ndarray) else from_picture(f) for n in set(numbers)}
-        stack = torch.from_numpy(np.stack([pixels[n] for n in numbers]))
+    def _frames(
+        self, frames: Frames, places: Sequence[float], rng: np.random.Generator, training: bool
+    ) -> Tensor:
+        """(3, T, S, S) in [-1, 1], of several places stacked; zeros of a clip without frames."""
+        if not len(frames):
+            return self._stacked([torch.zeros(3, self.windows.frames, self.size, self.size)] * len(places))
+        windows = [self.windows.frame_numbers(place, len(frames)) for place in places]
+        pixels = frames.pixels({n for numbers in windows for n in numbers})
+        return self._stacked(
+            [
+                self._window(torch.from_numpy(np.stack([pixels[n] for n in numbers])), rng, training)
+                for numbers in windows
+            ]
+        )
+
+    def _window(self, stack: Tensor, rng: np.random.Generator, training: bool) -> Tensor:
         if training and self.augmentation is not None:
             return augment_frames(stack, rng, self.size, self.augmentation.flip, self.augmentation.colour)
         return centre_frames(stack, self.size)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio_visual.log_mel import LogMel
-from datamodules.loading.files import read_npz
+from datamodules.loading.arrays import read_npz
 from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import batch_keys, global_seed, item_generator
 
@@ -23,7 +23,7 @@ DigitTask = Literal["same", "sum"]
 Source = Literal["auto", "real", "procedural"]
 SAMPLES, RATE, SIDE = 5120, 8000, 28
 FRONT_END = LogMel(sample_rate=RATE, window=200, hop=80, n_fft=256, bins=32)
-_FILE = "fsdd/fsdd_1500.npz"
+FILE = "fsdd/fsdd_1500.npz"
 _TEST_TAKES = 5
 # Words of the keys of the random streams.
 _PAIRS, _NOISE, _TONES = 20, 21, 22
@@ -54,7 +54,7 @@ def load(root: Path, source: Source = "auto") -> Recordings:
         FileNotFoundError: ``real`` without the file.
         ValueError: a damaged file.
     """
-    path = root / _FILE
+    path = root / FILE
     if source == "procedural" or (source == "auto" and not path.is_file()):
         return procedural()
     if not path.is_file():

@@ -8,15 +8,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.audio_visual.media import SOUND, VIDEO
+from datamodules.loading.files import one_line
 
 Layout = Literal["vggsound", "audioset", "epic", "kinetics", "moments", "csv", "folder"]
 Split = Literal["train", "val", "test"]
 _MEDIA = (*VIDEO, *SOUND)
+_LONGEST_LINE = 1 << 20
+_MOST_FRAMES = 10**6  # numbered pictures of a clip, half a day at 25 a second
 _EPIC_COLUMNS = (
     "narration_id",
     "participant_id",
@@ -111,8 +114,19 @@ def _rows(path: Path, layout: str, **options: Any) -> Iterator[list[str]]:
             f"no list {path}: expected {EXPECTED[layout]}; set data.init_args.root (or the environment "
             "variable ZOO_DATA)"
         )
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        yield from csv.reader(file, **options)
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        try:
+            yield from csv.reader(_lines(path, file), **options)
+        except csv.Error as error:
+            raise ValueError(f"{path} is no comma-separated list ({one_line(error)})") from None
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Lines of a file; one without an end is refused before it is held."""
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"{path} has a line of more than {_LONGEST_LINE:,} characters, no list of clips")
+        yield line
 
 
 def _parsed(rows: Iterator[list[str]], parse: Callable[[list[str]], Any], path: Path) -> list[Any]:
@@ -205,7 +219,10 @@ def _epic(root: Path, split: Split, **_: Any) -> ClipList:
         times = _seconds(r["start_timestamp"]), _seconds(r["stop_timestamp"])
         if not (0 <= int(r["verb_class"]) < 97 and 0 <= int(r["noun_class"]) < 300):
             raise ValueError("class")
-        return r, (int(r["start_frame"]), int(r["stop_frame"])), times
+        frames = int(r["start_frame"]), int(r["stop_frame"])
+        if not (0 <= frames[0] <= frames[1] < frames[0] + _MOST_FRAMES and times[0] <= times[1]):
+            raise ValueError("interval")
+        return r, frames, times
 
     verbs, nouns = _epic_names(root)
     found = ClipList([], verbs + nouns, task="verb_noun", groups=(97, 300))
@@ -229,18 +246,23 @@ def _epic_names(root: Path) -> tuple[list[str], list[str]]:
     for kind, count in (("verb", 97), ("noun", 300)):
         path, own = root / f"EPIC_100_{kind}_classes.csv", [f"{kind}_{i}" for i in range(count)]
         if path.is_file():
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    i = int(row.get("id", -1))
-                    if 0 <= i < count:
-                        own[i] = row.get("key", own[i])
+            rows = _rows(path, "epic")
+            header = next(rows, [])
+            if not {"id", "key"} <= set(header):
+                raise ValueError(f"{path} needs columns id and key, has {', '.join(header)[:80]}")
+            places = header.index("id"), header.index("key")
+            pairs = _parsed(rows, lambda row, at=places: (int(row[at[0]]), row[at[1]]), path)
+            own = [dict(pairs).get(i, name) for i, name in enumerate(own)]
         names.append(own)
     return names[0], names[1]
 
 
 def _seconds(text: str) -> float:
     hours, minutes, seconds = text.split(":")
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    found = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    if not 0 <= found < float("inf"):  # false of NaN
+        raise ValueError(text)
+    return found
 
 
 def _kinetics(root: Path, split: Split, **_: Any) -> ClipList:

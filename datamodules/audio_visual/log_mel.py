@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_PIECE = 6000  # frames, a minute
+
 
 @dataclass(frozen=True)
 class LogMel:
@@ -40,19 +42,31 @@ class LogMel:
     def __call__(self, wave: Tensor) -> Tensor:
         """(..., samples) -> (..., samples // hop, M), float32."""
         flat = wave.float().reshape(-1, wave.shape[-1])
+        half = self.n_fft // 2
+        padded = torch.nn.functional.pad(flat[:, None], (half, half), mode="reflect")[:, 0]
+        count = wave.shape[-1] // self.hop
+        # a spectrum is some ten times as large as its sound, so that a long one is taken in pieces
+        pieces = [
+            self._frames(padded[:, a * self.hop : (min(a + _PIECE, count) - 1) * self.hop + self.n_fft])
+            for a in range(0, count, _PIECE)
+        ]
+        found = torch.cat(pieces, dim=1) if pieces else flat.new_zeros(len(flat), 0, self.bins)
+        return found.view(*wave.shape[:-1], -1, self.bins)
+
+    def _frames(self, padded: Tensor) -> Tensor:
+        """(N, samples) -> (N, T, M) of the frames that lie in it whole."""
         spectrum = torch.stft(
-            flat,
+            padded,
             self.n_fft,
             self.hop,
             self.window,
             torch.hamming_window(self.window),
-            center=True,
-            pad_mode="reflect",
+            center=False,
             return_complex=True,
         )
-        power = spectrum.abs().square()[..., : wave.shape[-1] // self.hop]  # (N, n_fft / 2 + 1, T)
+        power = spectrum.abs().square()  # (N, n_fft / 2 + 1, T)
         mel = power.transpose(1, 2) @ mel_filters(self.bins, self.n_fft, self.sample_rate)
-        return (mel + self.offset).log().view(*wave.shape[:-1], -1, self.bins)
+        return (mel + self.offset).log()
 
 
 @lru_cache(maxsize=8)

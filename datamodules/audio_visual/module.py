@@ -6,9 +6,7 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-from lightning.pytorch.utilities import rank_zero_info
+from typing import Any, ClassVar, Literal
 
 from datamodules.audio_visual import digits
 from datamodules.audio_visual.clips import Augmentation, ClipItems, ClipStore, Windows, skip_bad
@@ -31,6 +29,7 @@ from datamodules.loading.ranges import (
     Workers,
     check_ranges,
 )
+from datamodules.loading.terminal import say
 
 _MODALITIES = ("rgb", "spectrogram")
 
@@ -88,6 +87,11 @@ class AudioVisual(SplitModule):
         audio_snr_db: white noise this many dB below the sounds.
         num_workers: loader processes, and threads that fill the cache.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = (
+        *("seconds", "frames", "frame_stride", "fps", "image_size", "mel_bins", "digit_task"),
+        *("spectrogram_mean", "spectrogram_std"),
+    )
 
     def __init__(
         self,
@@ -165,6 +169,7 @@ class AudioVisual(SplitModule):
         self.num_classes: int | None = None
         self.task: str | None = None
         self.class_names: list[str] = []
+        self.facts: dict[str, Any] = {}
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -240,6 +245,7 @@ class AudioVisual(SplitModule):
         self._take_statistics(stage)
         if self.normalisation is None and "spectrogram" in self.modalities:
             self.normalisation = self._measured()
+        self.facts = self._statistics()
         store = self._store()
         if stage == "predict" and self.predict_files is not None:
             self._setup_files(store)
@@ -273,6 +279,13 @@ class AudioVisual(SplitModule):
         given = (self.windows, self.image_size, self.spectrogram_frames, self.normalisation or (0.0, 1.0))
         return ClipItems(clips, store, *given, *task)
 
+    def _statistics(self) -> dict[str, float]:
+        """Mean and deviation of the features, as weights keep them."""
+        keys = ("spectrogram_mean", "spectrogram_std")
+        return (
+            {} if self.normalisation is None else dict(zip(keys, map(float, self.normalisation), strict=True))
+        )
+
     def _take_classes(self, found: ClipList) -> None:
         self.num_classes, self.task, self.class_names = len(found.class_names), found.task, found.class_names
 
@@ -287,15 +300,20 @@ class AudioVisual(SplitModule):
         reasons: dict[str, str] = {}
         for clip in found.clips:
             try:
-                store.decode(clip)
+                store.check(clip)
             except ValueError as error:
                 reasons[clip.name] = str(error)
         clips = skip_bad(found.clips, reasons, "prediction")
-        self.predict_set = self._windowed(store, clips, "none", 0, self.test_crops)
+        self.predict_set = self._windowed(store, clips, "none", 0, self.test_crops, None, True)
 
     def _setup_digits(self) -> None:
         recordings = digits.load(self.root, self.source)
-        rank_zero_info(f"zoo: AV-digits of {recordings.name}")
+        missing = self.root / digits.FILE
+        if self.source == "auto" and not missing.is_file():
+            say(
+                f"no spoken digits at {missing}: the data are {recordings.name} instead; set ZOO_DATA or "
+                "data.init_args.root, or data.init_args.source: procedural"
+            )
         energy, kept = self.weakening.pca_energy, recordings.picture_train
         weak = digits.keep_components(recordings.pictures, kept, energy)
         recordings = replace(recordings, pictures=weak)
@@ -310,6 +328,7 @@ class AudioVisual(SplitModule):
         self.val_set = self.test_set = self.predict_set = sets[1]
         self.num_classes, self.task = (10 if self.digit_task == "same" else 3), "single_label"
         self.class_names = [str(c) for c in range(self.num_classes)]
+        self.facts = {"set": recordings.name} | self._statistics()
 
     def clip_name(self, index: int) -> str:
         """Name of an item of the prediction set."""

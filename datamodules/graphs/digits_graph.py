@@ -6,7 +6,7 @@ A batch is one PyG ``Data`` holding the whole graph, see
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ class DigitsGraph(FullGraphModule):
 
     num_classes = 10
     num_features = 64
+
+    of_weights: ClassVar[tuple[str, ...]] = ("masked_pixels", "normalize")
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, index_to_mask
 
+from datamodules.graphs.checks import check_graph, source_name
 from datamodules.loading.loaders import evaluation_loader, train_loader
 from datamodules.loading.ranges import Fraction, Many, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
@@ -167,7 +168,7 @@ class FullGraphModule(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        self.graph, self._moved = self.read(), {}
+        self.graph, self._moved = check_graph(self.read(), source_name(self)), {}
         self.num_classes = int(self.graph.y.max()) + 1
         self.num_features = int(self.graph.x.shape[1])
 

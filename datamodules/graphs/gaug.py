@@ -7,7 +7,7 @@ A batch is one PyG ``Data`` holding the whole graph, see
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce
 
+from datamodules.graphs.checks import edge_ends, finite, integers, node_features, node_labels, split_masks
 from datamodules.graphs.full_graph import FullGraphModule, coin_split, mirrored, node_pairs
 from datamodules.loading.arguments import check_choice, data_folder
-from datamodules.loading.files import READ_ERRORS, one_line, read_npz
+from datamodules.loading.arrays import read_npy, read_npz
 from datamodules.loading.ranges import Many, Seed, check_ranges
 from datamodules.loading.restricted_pickle import read_pickle
+from datamodules.loading.sparse import check_dense, dense
 
 Layout = Literal["auto", "npz", "pickle"]
 Normalisation = Literal["auto", "l1", "zscore", "none"]
@@ -60,6 +62,8 @@ class GAugGraph(FullGraphModule):
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
 
+    of_weights: ClassVar[tuple[str, ...]] = ("normalize",)
+
     def __init__(
         self,
         name: str = "cora",
@@ -88,34 +92,32 @@ class GAugGraph(FullGraphModule):
     def read(self) -> Data:
         npz = self.root / f"{self.name}.npz"
         packed = npz.is_file() if self.layout == "auto" else self.layout == "npz"
-        pairs, x, y, splits = self._read_npz(npz) if packed else self._read_pickles()
+        edges, x, y, splits = self._read_npz(npz) if packed else self._read_pickles()
         where = npz if packed else self.root / f"{self.name}_*.pkl"
         nodes = len(x)
-        if len(y) != nodes or (pairs.numel() and int(pairs.max()) >= nodes):
-            raise ValueError(f"{where}: {nodes} rows of features, {len(y)} labels and the edges do not agree")
+        pairs = node_pairs(edge_ends(where, "edges", edges, nodes))
+        y = node_labels(where, "labels", y, nodes)
         data = Data(x=normalised(x, self.normalize), edge_index=mirrored(pairs), y=y)
         data.true_edge_index = data.edge_index
-        data.train_mask, data.val_mask, data.test_mask = _masks(splits, nodes, where)
+        named = dict(zip(("train", "val", "test"), splits, strict=True))
+        data.train_mask, data.val_mask, data.test_mask = split_masks(where, named, nodes)
         if self.early_stopping:
             data.val_mask, data.es_mask = coin_split(data.val_mask, self.seed)
         self._add_probabilities(data)
         return data
 
-    def _read_npz(self, path: Path) -> tuple[Tensor, Tensor, Tensor, list[Any]]:
+    def _read_npz(self, path: Path) -> tuple[Any, Tensor, Any, list[Any]]:
+        """Edges, features, labels and splits as the file has them, the features checked."""
         if not path.is_file():
             raise FileNotFoundError(self._missing(path))
         content = read_npz(path, *_NPZ_KEYS)
-        rows, columns = (int(n) for n in content["x_shape"])
-        index = torch.from_numpy(np.stack([content["x_row"], content["x_col"]])).long()
-        values = torch.from_numpy(np.asarray(content["x_val"], dtype=np.float32))
-        try:
-            x = torch.sparse_coo_tensor(index, values, (rows, columns), check_invariants=True).to_dense()
-        except RuntimeError as error:
-            raise ValueError(f"{path}: x_row, x_col and x_val do not fit x_shape ({error})") from None
-        edges = torch.from_numpy(content["edges"]).long()
-        return node_pairs(edges), x, _labels(content["y"]), [content[k] for k in ("train", "val", "test")]
+        x = _sparse_features(path, content)
+        stated = integers(path, "num_nodes", content["num_nodes"], 0, None, ndim=0)
+        if int(stated) != len(x):
+            raise ValueError(f"{path}: num_nodes is {int(stated)}, but x_shape has {len(x)} rows")
+        return content["edges"], x, content["y"], [content[k] for k in ("train", "val", "test")]
 
-    def _read_pickles(self) -> tuple[Tensor, Tensor, Tensor, list[Any]]:
+    def _read_pickles(self) -> tuple[Any, Tensor, Any, list[Any]]:
         paths = {part: self.root / f"{self.name}_{part}.pkl" for part in _PICKLES}
         for path in paths.values():
             if not path.is_file():
@@ -126,12 +128,19 @@ class GAugGraph(FullGraphModule):
         splits = content["tvt_nids"]
         if not isinstance(splits, list | tuple) or len(splits) != 3:
             raise ValueError(f"{paths['tvt_nids']} must hold three arrays: train, validation and test nodes")
-        adjacency = content["adj"].tocoo()
-        kept = adjacency.data != 0
-        edges = np.stack([adjacency.row[kept], adjacency.col[kept]]).astype(np.int64)
         x = content["features"]
-        x = torch.as_tensor(x.toarray() if hasattr(x, "toarray") else x)
-        return node_pairs(torch.from_numpy(edges)), x.float(), _labels(content["labels"]), list(splits)
+        x = dense(x, paths["features"], "features") if hasattr(x, "toarray") else x
+        x = node_features(paths["features"], "features", x)
+        adjacency = content["adj"].tocoo()
+        if adjacency.shape != (len(x), len(x)):
+            raise ValueError(
+                f"{paths['adj']} is {adjacency.shape[0]} x {adjacency.shape[1]}, but {paths['features'].name}"
+                f" has {len(x)} rows"
+            )
+        finite(paths["adj"], "adj", adjacency.data, 1, low=0)
+        kept = adjacency.data != 0
+        edges = np.stack([adjacency.row[kept], adjacency.col[kept]])
+        return edges, x, content["labels"], list(splits)
 
     def _missing(self, path: Path) -> str:
         return (
@@ -150,10 +159,9 @@ class GAugGraph(FullGraphModule):
         nodes = len(data.x)
         if path.suffix == ".npz":
             content = read_npz(path, "pairs", "probability")
-            pairs = torch.from_numpy(content["pairs"]).long()
-            values = torch.from_numpy(np.asarray(content["probability"], dtype=np.float32))
-            fits = pairs.shape == (2, len(values)) and bool(((pairs >= 0) & (pairs < nodes)).all())
-            if not fits or bool((pairs[0] == pairs[1]).any()):
+            pairs = edge_ends(path, "pairs", content["pairs"], nodes)
+            values = finite(path, "probability", content["probability"], 1)
+            if pairs.shape[1] != len(values) or bool((pairs[0] == pairs[1]).any()):
                 raise ValueError(
                     f"{path}: pairs must be (2, K) of two different nodes of 0..{nodes - 1}, probability (K,)"
                 )
@@ -161,46 +169,38 @@ class GAugGraph(FullGraphModule):
                 pairs.sort(dim=0).values, values, num_nodes=nodes, reduce="max"
             )
             return
-        read = read_pickle(path, tensors=True) if path.suffix == ".pkl" else _load_npy(path)
-        matrix = torch.as_tensor(read)
+        read = read_pickle(path, tensors=True) if path.suffix == ".pkl" else read_npy(path)
+        read = dense(read, path, "edge probabilities") if hasattr(read, "toarray") else read
+        matrix = finite(path, "edge probabilities", read, 2)
         if matrix.shape != (nodes, nodes):
             raise ValueError(
                 f"{path} is {' x '.join(map(str, matrix.shape))}, the graph has {nodes} nodes: edge "
                 f"probabilities are {nodes} x {nodes}"
             )
-        data.edge_probability = matrix.float()
+        data.edge_probability = matrix
 
 
 def normalised(x: Tensor, how: str) -> Tensor:
     """Features (N, F) with rows of absolute sum 1 (``l1``) or columns of mean 0, deviation 1 (``zscore``)."""
     if how == "l1":
         return torch.nn.functional.normalize(x, p=1, dim=1)
-    if how == "zscore":
-        return (x - x.mean(dim=0)) / (x.std(dim=0, correction=0) + 1e-12)
+    if how == "zscore":  # in double: of a constant column, rounding alone would be divided by 1e-12
+        exact = x.double()
+        return ((exact - exact.mean(dim=0)) / (exact.std(dim=0, correction=0) + 1e-12)).float()
     return x
 
 
-def _labels(values: Any) -> Tensor:
-    labels = torch.as_tensor(values)
-    return labels.float() if labels.ndim == 2 else labels.long()
-
-
-def _masks(splits: list[Any], nodes: int, where: Path) -> list[Tensor]:
-    masks = []
-    for split in splits:
-        mask = torch.zeros(nodes, dtype=torch.bool)
-        index = torch.as_tensor(np.asarray(split)).long()
-        if not len(index) or not 0 <= int(index.min()) <= int(index.max()) < nodes:
-            raise ValueError(f"{where}: a split is empty or names nodes outside 0..{nodes - 1}")
-        mask[index] = True
-        masks.append(mask)
-    if int(torch.stack(masks).sum(dim=0).max()) > 1:
-        raise ValueError(f"{where}: train, validation and test nodes overlap")
-    return masks
-
-
-def _load_npy(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except READ_ERRORS as error:
-        raise ValueError(f"{path} is damaged or holds no plain array ({one_line(error)})") from None
+def _sparse_features(path: Path, content: dict[str, Any]) -> Tensor:
+    """Features (N, F) of their places ``x_row``, ``x_col`` and values ``x_val`` in ``x_shape``."""
+    sides = integers(path, "x_shape", content["x_shape"], 1, None)
+    if len(sides) != 2:
+        raise ValueError(f"{path}: x_shape must be (nodes, features), got {sides.tolist()[:4]}")
+    shape = (int(sides[0]), int(sides[1]))
+    values = finite(path, "x_val", content["x_val"], 1)
+    check_dense(path, "x_shape", shape, len(values))
+    row = integers(path, "x_row", content["x_row"], 0, shape[0] - 1)
+    column = integers(path, "x_col", content["x_col"], 0, shape[1] - 1)
+    if not len(row) == len(column) == len(values):
+        raise ValueError(f"{path}: {len(row)} x_row, {len(column)} x_col and {len(values)} x_val")
+    x = torch.zeros(shape).index_put_((row, column), values, accumulate=True)
+    return node_features(path, "features", x)

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch
 
-from datamodules.loading.files import one_line, written_whole
+from datamodules.graphs.checks import check_store, source_name
+from datamodules.loading.files import one_line, read_json, written_whole
 from datamodules.loading.loaders import SplitModule, evaluation_loader
 from datamodules.loading.ranges import Depth, DepthOrZero, Many, Part, Seed, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys, item_generator
@@ -206,7 +207,7 @@ class GraphLevelModule(SplitModule):
         return None
 
     def setup(self, stage: str) -> None:
-        self.store = self.read()
+        self.store = check_store(self.read(), source_name(self))
         self.num_classes = int(self.store.y.max()) + 1
         self.num_features = int(self.store.x.shape[1])
         self.num_edge_features = 0 if self.store.edge_attr is None else int(self.store.edge_attr.shape[1])
@@ -265,7 +266,7 @@ def read_splits(path: Path, graphs: int, folds: int) -> list[dict[str, Any]]:
         ValueError: for a file that is damaged or does not fit the data.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         if len(content) != folds:
             raise ValueError(f"it has {len(content)} folds, data.init_args.folds is {folds}")
         for fold in content:

@@ -68,6 +68,14 @@ def largest_component(adjacency: Array) -> Array:
     return adjacency[np.ix_(kept, kept)]
 
 
+def component_of(pairs: Array, nodes: int) -> tuple[Array, int]:
+    """Edges (2, P) of the largest connected component, its nodes renumbered in order, and their number."""
+    ends = (np.ones(pairs.shape[1], np.uint8), (pairs[0], pairs[1]))
+    _, label = connected_components(csr_matrix(ends, shape=(nodes, nodes)), directed=False)
+    inside = label == np.bincount(label).argmax()
+    return (np.cumsum(inside) - 1)[pairs[:, inside[pairs[0]]]], int(inside.sum())
+
+
 def neighbours(adjacency: Array) -> list[list[int]]:
     """The neighbours of each node, in ascending index."""
     return [np.flatnonzero(row).tolist() for row in adjacency]
@@ -330,9 +338,12 @@ class TUGraphSet(GraphSetModule):
     def read(self) -> list[Array]:
         parsed = read_tu(self.raw, self.set_name)
         edges, edge_ptr, sizes = (parsed[key].numpy() for key in ("edge_index", "edge_ptr", "node_ptr"))
-        graphs = (
-            largest_component(from_pairs(edges[:, edge_ptr[i] : edge_ptr[i + 1]], sizes[i + 1] - sizes[i]))
-            for i in range(len(sizes) - 1)
-        )
         low, high = self.sizes
-        return [g for g in graphs if low <= len(g) <= high]
+        found = []
+        for i, nodes in enumerate((sizes[1:] - sizes[:-1]).tolist()):
+            if nodes < low:
+                continue
+            pairs, kept = component_of(edges[:, edge_ptr[i] : edge_ptr[i + 1]], nodes)
+            if low <= kept <= high:  # only now a matrix: its memory grows with the square
+                found.append(from_pairs(pairs, kept))
+        return found

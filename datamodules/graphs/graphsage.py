@@ -6,25 +6,26 @@ A batch of PPI is a PyG ``Batch`` of whole graphs. A batch of Reddit is one ``Da
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import coalesce
 
+from datamodules.graphs.checks import check_graph, edge_ends, finite, integers, node_features, node_labels
 from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
 from datamodules.loading.arguments import data_folder
-from datamodules.loading.files import READ_ERRORS, one_line, read_npz, written_whole
+from datamodules.loading.arrays import read_npy, read_npz
+from datamodules.loading.files import one_line, read_json, written_whole
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Many, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
+from datamodules.loading.sparse import read_sparse
 
 _PPI = "https://data.dgl.ai/dataset/ppi.zip"
 _REDDIT = "https://data.dgl.ai/dataset/reddit.zip"
@@ -77,6 +78,17 @@ class Graphs(Dataset[Data]):
         return Batch.from_data_list([self.graphs[i] for i in index.tolist()])
 
 
+def _links(path: Path, nodes: int) -> Tensor:
+    """Edges (2, m) of a graph in networkx's JSON layout."""
+    try:
+        links = read_json(path)["links"]
+        ends = [[link["source"] for link in links], [link["target"] for link in links]]
+        edges = np.array(ends) if links else np.empty((2, 0), np.int64)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged ({one_line(error)}); take all twelve files anew") from None
+    return edge_ends(path, "links", edges, nodes)
+
+
 class PPI(SplitModule):
     """24 graphs of proteins in human tissues, 20 train, 2 validate, 2 test (Zitnik and Leskovec, 2017).
 
@@ -127,24 +139,19 @@ class PPI(SplitModule):
         self.num_features, self.num_classes = int(first.x.shape[1]), int(first.y.shape[1])
 
     def _read(self, split: str) -> list[Data]:
-        folder = self.root / "raw"
-        try:
-            x, graph_id, y = (
-                torch.from_numpy(np.load(folder / f"{split}_{part}.npy", allow_pickle=False))
-                for part in ("feats", "graph_id", "labels")
-            )
-            links = json.loads((folder / f"{split}_graph.json").read_text())["links"]
-            edges = torch.tensor([[e["source"], e["target"]] for e in links], dtype=torch.long).view(-1, 2).T
-        except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
+        folder, where = self.root / "raw", f"{self.root / 'raw'}/{split}_*"
+        feats, ids, labels = (folder / f"{split}_{part}.npy" for part in ("feats", "graph_id", "labels"))
+        x = node_features(feats, "features", read_npy(feats))
+        graph_id = integers(ids, "graph ids", read_npy(ids), 0, None)
+        y = finite(labels, "labels", read_npy(labels), 2)
+        if not len(x) == len(y) == len(graph_id):
             raise ValueError(
-                f"{folder}/{split}_*: damaged files ({one_line(error)}); take all twelve anew"
-            ) from None
-        if not len(x) == len(y) == len(graph_id) or (edges.numel() and int(edges.max()) >= len(x)):
-            raise ValueError(
-                f"{folder}/{split}_*: {len(x)} features, {len(y)} labels, {len(graph_id)} graph ids and the "
-                "edges do not agree"
+                f"{where}: {len(x)} features, {len(y)} labels and {len(graph_id)} graph ids do not agree"
             )
-        return [self._graph(x, y, edges, graph_id == g) for g in graph_id.unique().tolist()]
+        y = node_labels(labels, "labels", y, len(x))
+        edges = _links(folder / f"{split}_graph.json", len(x))
+        graphs = [self._graph(x, y, edges, graph_id == g) for g in graph_id.unique().tolist()]
+        return [check_graph(graph, where) for graph in graphs]
 
     def _graph(self, x: Tensor, y: Tensor, edges: Tensor, mask: Tensor) -> Data:
         """One graph, its nodes numbered from 0 in the order of the files."""
@@ -181,27 +188,20 @@ class Reddit(FullGraphModule):
 
     def read(self) -> Data:
         fetch(self.root / "raw", _REDDIT_FILES, _REDDIT, False)
-        from scipy.sparse import load_npz
-
         nodes_file, graph_file = (self.root / "raw" / name for name in _REDDIT_FILES)
-        try:
-            x, y, kind = read_npz(nodes_file, "feature", "label", "node_types").values()
-            adjacency: Any = load_npz(graph_file).tocoo()
-        except READ_ERRORS as error:
+        feature, label, kind = read_npz(nodes_file, "feature", "label", "node_types").values()
+        adjacency = read_sparse(graph_file).tocoo()
+        x = node_features(nodes_file, "feature", feature)
+        split = integers(nodes_file, "node_types", kind, 1, 3)
+        if not len(x) == len(label) == len(split) == adjacency.shape[0] == adjacency.shape[1]:
             raise ValueError(
-                f"the files in {nodes_file.parent} are damaged ({one_line(error)}); take both anew"
-            ) from None
-        if not len(x) == len(y) == len(kind) == adjacency.shape[0]:
-            raise ValueError(
-                f"the files in {nodes_file.parent} do not fit together: {len(x)} rows of features, {len(y)} "
-                f"labels, {adjacency.shape[0]} nodes of the graph"
+                f"the files in {nodes_file.parent} do not fit together: {len(x)} rows of features, "
+                f"{len(label)} labels, {len(split)} node_types, {adjacency.shape[0]} x {adjacency.shape[1]} "
+                "nodes of the graph"
             )
-        edges = torch.from_numpy(np.stack([adjacency.row, adjacency.col]).astype(np.int64))
-        data = Data(
-            x=torch.from_numpy(x).float(),
-            y=torch.from_numpy(y).long(),
-            edge_index=coalesce(edges, num_nodes=len(x)),
-        )
-        split = torch.from_numpy(kind)
+        ends = np.stack([adjacency.row, adjacency.col])
+        edges = edge_ends(graph_file, "the graph", ends, len(x))
+        y = node_labels(nodes_file, "label", label, len(x))
+        data = Data(x=x, y=y, edge_index=coalesce(edges, num_nodes=len(x)))
         data.train_mask, data.val_mask, data.test_mask = split == 1, split == 2, split == 3
         return data

@@ -8,7 +8,7 @@ weights, bool masks (N,) ``train_mask``, ``val_mask``, ``es_mask``, ``test_mask`
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -68,6 +68,8 @@ def knn_matrix(features: Any, k: int, metric: str, symmetry: Symmetry) -> Any:
     """
     from sklearn.neighbors import kneighbors_graph
 
+    if k >= len(features):
+        raise ValueError(f"data.init_args.k is {k}, but the graph has {len(features)} nodes")
     directed = kneighbors_graph(features, k, metric=metric).toarray()
     if symmetry == "max":
         directed = np.maximum(directed, directed.T)
@@ -107,6 +109,8 @@ class KNNGraph(FullGraphModule):
     Raises:
         ValueError: for unknown names or an impossible k.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("standardize",)
 
     def __init__(
         self,

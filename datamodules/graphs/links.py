@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from datamodules.graphs.checks import check_graph
 from datamodules.graphs.embedded import BlockModel
 from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
 from datamodules.loading.ranges import Many, Part, Seed, check_ranges
@@ -85,7 +86,7 @@ class LinkSplit(FullGraphModule):
         self.val, self.test, self.seed = val, test, seed
 
     def read(self) -> Data:
-        given = self.source.read()
+        given = check_graph(self.source.read(), f"data.init_args.source ({type(self.source).__name__})")
         for name in ("edge_weight", "edge_attr"):
             if name in given:
                 raise ValueError(

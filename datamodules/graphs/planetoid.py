@@ -9,18 +9,24 @@ A batch is one PyG ``Data``, the whole graph, each step the same: ``x`` float32 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.io import read_planetoid_data
+from torch_geometric.utils import index_to_mask
 
+from datamodules.graphs.checks import edge_ends, integers, node_features
 from datamodules.graphs.full_graph import DamagedGraphModule, node_pairs, random_split
 from datamodules.graphs.knn_graph import Metric, Symmetry, knn_matrix, weighted_edges
 from datamodules.loading.arguments import check_choice, data_folder
-from datamodules.loading.files import one_line
+from datamodules.loading.files import check_claim, one_line
 from datamodules.loading.ranges import Many, check_ranges
 from datamodules.loading.restricted_pickle import read_pickle
+from datamodules.loading.sparse import dense
+from datamodules.loading.tables import numbers, read_rows
 
 PlanetoidName = Literal["Cora", "CiteSeer", "PubMed"]
 Split = Literal["public", "full", "random"]
@@ -30,11 +36,12 @@ _SOURCE = "github.com/kimiyoung/planetoid, folder data"
 
 
 class Planetoid(DamagedGraphModule):
-    """Citation graphs of Yang et al. (ICML 2016), read by PyG from the raw files: Cora, CiteSeer or PubMed.
+    """Citation graphs of Yang et al. (ICML 2016), from the raw files: Cora, CiteSeer or PubMed.
 
     The files are ``<root>/<name>/raw/ind.<name in small letters>.{x,tx,allx,y,ty,ally,graph,test.index}``.
-    Their pickles pass a restricted reader first, see :mod:`datamodules.loading.restricted_pickle`. The batch
-    is described in :class:`datamodules.graphs.full_graph.FullGraphModule`.
+    Their pickles are read by :mod:`datamodules.loading.restricted_pickle`, never by Python's own unpickler,
+    and put together as PyG does it. The batch is described in
+    :class:`datamodules.graphs.full_graph.FullGraphModule`.
 
     Args:
         name: of the graph. Cora: 2,708 nodes, 1,433 features, 7 classes; CiteSeer: 3,327, 3,703, 6, 48 nodes
@@ -56,6 +63,8 @@ class Planetoid(DamagedGraphModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("normalize_features",)
 
     def __init__(
         self,
@@ -120,15 +129,76 @@ class Planetoid(DamagedGraphModule):
                     f"test.index}}; take them from {_SOURCE}, then set data.init_args.root (or the "
                     "environment variable ZOO_DATA) to where they are"
                 )
-        for part in _PICKLES:
-            read_pickle(folder / f"{prefix}.{part}")  # refuses what PyG's reader would run
+        files = {part: folder / f"{prefix}.{part}" for part in (*_PICKLES, "test.index")}
         try:
-            data: Data = read_planetoid_data(str(folder), self.graph_name.lower())
-        except (ValueError, RuntimeError, IndexError, AttributeError, TypeError) as error:
+            return _assembled(files)
+        except (ValueError, TypeError) as error:
+            if any(str(path) in str(error) for path in files.values()):
+                raise
             raise ValueError(
                 f"the files in {folder} do not fit together ({one_line(error)}); take all eight anew from "
                 f"{_SOURCE}"
             ) from None
-        # Lightning moves int64 labels; PyG reads one-hot rows, also of nodes without a label (class 0)
-        data.y = data.y.to(torch.long)
-        return data
+
+
+def _rows(path: Path) -> Tensor:
+    """Features or one-hot labels (n, F) float32 of a pickle."""
+    content = read_pickle(path)
+    return node_features(
+        path, "its matrix", dense(content, path, "its matrix") if hasattr(content, "toarray") else content
+    )
+
+
+def _assembled(files: dict[str, Path]) -> Data:
+    """The graph as PyG's ``read_planetoid_data`` puts it together.
+
+    Nodes are those of ``allx`` and then those that ``test.index`` numbers; row k of ``tx`` is the k-th of the
+    sorted ones, row ``test.index[k]`` gets it. Numbers that ``test.index`` leaves out (CiteSeer) are nodes
+    without features. Nodes without a label are of class 0.
+    """
+    allx, tx, ally, ty, y = (_rows(files[part]) for part in ("allx", "tx", "ally", "ty", "y"))
+    known = len(allx)
+    path = files["test.index"]
+    lines = numbers(path, read_rows(path), whole=True, width=1)
+    # a node that test.index leaves out has no citation either: there are few
+    test = integers(path, "test nodes", lines[:, 0], known, 2 * (known + len(tx)))
+    if len(test.unique()) != len(test) or len(test) != len(tx) or not len(test):
+        raise ValueError(
+            f"{len(test)} test nodes, {len(test.unique())} of them different, {len(tx)} rows of tx"
+        )
+    if allx.shape[1] != tx.shape[1] or ally.shape[1] != ty.shape[1]:
+        raise ValueError(
+            f"{allx.shape[1]} and {tx.shape[1]} features, {ally.shape[1]} and {ty.shape[1]} classes"
+        )
+    if len(ally) != known or len(ty) != len(tx):
+        raise ValueError(f"{known} and {len(tx)} rows of features, {len(ally)} and {len(ty)} of labels")
+    nodes = int(test.max()) + 1
+    check_claim(path, f"{nodes:,} nodes", nodes * allx.shape[1] * 4)
+    place = test.sort().values
+    x, labels = torch.zeros(nodes, allx.shape[1]), torch.zeros(nodes, ally.shape[1])
+    for every, first, rest in ((x, allx, tx), (labels, ally, ty)):
+        every[:known] = first
+        every[place] = rest
+        every[test] = every[place]
+    train, val = torch.arange(len(y)), torch.arange(len(y), len(y) + 500)
+    if len(y) + 500 > nodes:
+        raise ValueError(f"{len(y)} training nodes and 500 of validation in a graph of {nodes}")
+    data = Data(x=x, y=labels.argmax(dim=1), edge_index=_citations(files["graph"], nodes))
+    data.train_mask, data.val_mask, data.test_mask = (index_to_mask(i, nodes) for i in (train, val, test))
+    return data
+
+
+def _citations(path: Path, nodes: int) -> Tensor:
+    """Edges (2, E) of a mapping from a node to its neighbours."""
+    graph = read_pickle(path)
+    if not isinstance(graph, dict) or not all(isinstance(near, list) for near in graph.values()):
+        raise ValueError(f"{path} must hold a mapping from each node to the list of its neighbours")
+    ends = [
+        [node for node, near in graph.items() for _ in near],
+        [n for near in graph.values() for n in near],
+    ]
+    try:
+        edges = np.array(ends) if ends[0] else np.empty((2, 0), np.int64)
+    except (ValueError, OverflowError):
+        edges = np.empty((2, 1), np.float64)  # neighbours that are no numbers
+    return edge_ends(path, "its nodes", edges, nodes)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.io import read_tu_data
-from torch_geometric.utils import degree, one_hot
+from torch_geometric.utils import coalesce, degree, one_hot, remove_self_loops
 
+from datamodules.graphs.checks import edge_ends
 from datamodules.graphs.graph_level import GraphLevelModule, GraphStore
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.files import one_line, written_whole
 from datamodules.loading.ranges import Many, check_ranges
+from datamodules.loading.tables import numbers, read_rows
+from datamodules.loading.tensors import read_tensors
 
 Features = Literal["auto", "given", "degree", "degree_onehot", "constant"]
 _SOURCE = "https://www.chrsmrrs.com/graphkerneldatasets"
@@ -46,7 +48,7 @@ def tu_folder(root: str | None, name: str) -> Path:
 
 
 def read_tu(raw: Path, name: str) -> dict[str, Tensor]:
-    """A whole set by PyG's reader, without self-loops and double edges.
+    """A whole set as PyG's reader gives it, without self-loops and double edges.
 
     Args:
         raw: folder of the files.
@@ -61,41 +63,81 @@ def read_tu(raw: Path, name: str) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files.
     """
-    check_tu_files(raw, name)
+    present = {path.name for path in check_tu_files(raw, name)}
     try:
-        data, slices, sizes = read_tu_data(str(raw), name)
-        counts = torch.tensor(data._num_nodes) if data.x is None else slices["x"].diff()
-        nodes = int(counts.sum())
-        x = torch.empty(nodes, 0) if data.x is None else data.x
-        edges = data.edge_index.shape[1]
-        edge_attr = torch.empty(edges, 0) if data.edge_attr is None else data.edge_attr
-        graphs, ends = len(data.y), data.edge_index
-        if graphs != len(counts) or graphs != len(slices["edge_index"]) - 1:
-            raise ValueError(f"{len(counts)} graphs have nodes, {graphs} have labels")
-        owner = torch.repeat_interleave(torch.arange(graphs), slices["edge_index"].diff())
-        if edges and (int(ends.min()) < 0 or bool((ends >= counts[owner]).any())):
-            raise ValueError("an edge leaves its graph")
-    except (ValueError, RuntimeError, IndexError, AssertionError, TypeError, AttributeError) as error:
+        return _assembled(raw, name, present)
+    except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"the files in {raw} are damaged or do not fit together ({one_line(error)}); take them anew from "
-            f"{_SOURCE}/{name}.zip"
+            f"the files in {raw} are damaged or do not fit together ({one_line(error, 200)}); take them anew "
+            f"from {_SOURCE}/{name}.zip"
         ) from None
-    ptr = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-    attributes, edge_attributes = sizes["num_node_attributes"], sizes["num_edge_attributes"]
+
+
+def _assembled(raw: Path, name: str, present: set[str]) -> dict[str, Tensor]:
+    def part(kind: str, rows: int | None = None, width: int | None = None, whole: bool = True) -> Tensor:
+        """A file as (rows, columns), without columns where the set has none."""
+        path = raw / f"{name}_{kind}.txt"
+        if path.name not in present:
+            return torch.empty(rows or 0, 0, dtype=torch.long if whole else torch.float64)
+        table = torch.from_numpy(numbers(path, read_rows(path), whole=whole, width=width))
+        if rows is not None and len(table) != rows:
+            raise ValueError(f"{path.name} has {len(table)} lines, expected {rows}")
+        return table
+
+    targets, owner = part("graph_labels", width=1)[:, 0], part("graph_indicator", width=1)[:, 0] - 1
+    graphs, nodes = len(targets), len(owner)
+    if not graphs or not nodes:
+        raise ValueError("no graphs or no nodes")
+    if bool((owner.diff() < 0).any()) or not 0 <= int(owner[0]) <= int(owner[-1]) < graphs:
+        raise ValueError(
+            f"{name}_graph_indicator.txt must count up from 1 to the {graphs} graphs of "
+            f"{name}_graph_labels.txt, it claims {int(owner.min()) + 1}..{int(owner.max()) + 1}"
+        )
+    ends = part("A", width=2).T - 1
+    ends = edge_ends(f"{name}_A.txt", "nodes - 1", ends, nodes)
+    attributes = part("node_attributes", nodes, whole=False).float()
+    labels = _one_hot(part("node_labels", nodes), f"{name}_node_labels.txt")
+    edge_attributes = part("edge_attributes", ends.shape[1], whole=False).float()
+    edge_labels = _one_hot(part("edge_labels", ends.shape[1]), f"{name}_edge_labels.txt")
+    for found, kind in ((attributes, "node"), (edge_attributes, "edge")):
+        if not bool(found.isfinite().all()):
+            raise ValueError(f"{name}_{kind}_attributes.txt holds numbers beyond float32")
+    ends, features = remove_self_loops(ends, torch.cat([edge_attributes, edge_labels], dim=1))
+    ends, features = coalesce(ends, features, nodes)
+    if bool((owner[ends[0]] != owner[ends[1]]).any()):
+        raise ValueError("an edge leaves its graph")
+    node_ptr = _starts(torch.bincount(owner, minlength=graphs))
+    width = edge_attributes.shape[1]
     return {
-        "node_attributes": x[:, :attributes].float().clone(),
-        "node_labels": x[:, attributes:].float().clone(),
-        "edge_attributes": edge_attr[:, :edge_attributes].float().clone(),
-        "edge_labels": edge_attr[:, edge_attributes:].float().clone(),
-        "edge_index": data.edge_index,
-        "y": data.y.long(),
-        "node_ptr": ptr,
-        "edge_ptr": slices["edge_index"].long(),
+        "node_attributes": attributes,
+        "node_labels": labels,
+        "edge_attributes": features[:, :width].clone(),
+        "edge_labels": features[:, width:].clone(),
+        "edge_index": ends - node_ptr[owner[ends[0]]],
+        "y": targets.unique(sorted=True, return_inverse=True)[1],
+        "node_ptr": node_ptr,
+        "edge_ptr": _starts(torch.bincount(owner[ends[0]], minlength=graphs)),
     }
 
 
+def _starts(counts: Tensor) -> Tensor:
+    return torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+
+
+def _one_hot(labels: Tensor, file: str) -> Tensor:
+    """Labels (n, k) -> float32, for each of the k a column for every number from its least to its largest."""
+    columns = []
+    for label in labels.unbind(dim=1):
+        low, high = (int(label.min()), int(label.max())) if len(label) else (0, -1)
+        # a column a number: labels that span more than the file has lines are none
+        if high - low >= max(1024, len(label)):
+            raise ValueError(f"{file} claims labels from {low} to {high} on {len(label)} lines")
+        columns.append(one_hot(label - low, high - low + 1))
+    return torch.cat(columns, dim=1) if columns else torch.empty(len(labels), 0)
+
+
 class TUGraphs(GraphLevelModule):
-    """A set of TU Dortmund, ENZYMES, DD, NCI1, PROTEINS, IMDB-BINARY, COLLAB and so on, read by PyG's reader.
+    """A set of TU Dortmund, ENZYMES, DD, NCI1, PROTEINS, IMDB-BINARY, COLLAB and so on, as PyG reads it.
 
     The files are ``<root>/<name>/raw/<name>_{A,graph_indicator,graph_labels}.txt`` and, where the set has
     them, ``_{node_labels,node_attributes,edge_labels,edge_attributes}.txt``; ids count from 1. They are only
@@ -118,6 +160,8 @@ class TUGraphs(GraphLevelModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("features", "use_node_attr", "use_edge_attr", "max_degree")
 
     def __init__(
         self,
@@ -159,8 +203,9 @@ class TUGraphs(GraphLevelModule):
         edges = torch.cat([parsed["edge_attributes"], parsed["edge_labels"]], dim=1)
         edges = edges if self.use_edge_attr else parsed["edge_labels"]
         nodes = int(parsed["node_ptr"][-1])
-        raw = np.loadtxt(self.raw / f"{self.set_name}_graph_labels.txt", delimiter=",", dtype=int)
-        self.class_names = list(map(str, np.unique(raw)))  # classes are the file's labels in order
+        path = self.raw / f"{self.set_name}_graph_labels.txt"
+        labels_of_file = numbers(path, read_rows(path), whole=True, width=1)
+        self.class_names = list(map(str, np.unique(labels_of_file)))  # classes are the file's labels in order
         return GraphStore(
             x=self._features(given, parsed, nodes),
             edge_index=parsed["edge_index"],
@@ -198,10 +243,10 @@ class TUGraphs(GraphLevelModule):
         path = self.cache / "data.pt"
         if path.is_file():
             try:
-                found: dict[str, Any] = torch.load(path, weights_only=True)
+                found: dict[str, Any] = read_tensors(path)
                 if found.pop("stamp") == stamp:
                     return found
-            except (RuntimeError, OSError, EOFError, KeyError, ValueError, AttributeError):
+            except (OSError, KeyError, ValueError, AttributeError):
                 pass  # another version's or a broken file: parse anew
         parsed = read_tu(self.raw, self.set_name)
         with written_whole(path) as temporary:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from datamodules.images.saliency import MemoryItems, ToBatch
 from datamodules.loading.loaders import SplitModule
+from datamodules.loading.pictures import read_picture, read_rgb
 from datamodules.loading.ranges import Many, Seed, Side, Workers, check_ranges
 
 Array = np.ndarray[Any, Any]
@@ -47,9 +48,7 @@ def photographs() -> tuple[Array, ...]:
 
     found = [np.asarray(image) for image in load_sample_images().images]
     folder = _skimage_folder()
-    found += [
-        np.asarray(Image.open(folder / name).convert("RGB")) for name in BUNDLED if (folder / name).is_file()
-    ]
+    found += [np.asarray(read_rgb(folder / name)) for name in BUNDLED if (folder / name).is_file()]
     return tuple(found)
 
 
@@ -77,7 +76,7 @@ def _horse() -> Image.Image | None:
     path = _skimage_folder() / "horse.png"
     if not path.is_file():
         return None
-    dark = np.asarray(Image.open(path).convert("RGBA"))[..., 0] < 128
+    dark = np.asarray(read_picture(path).convert("RGBA"))[..., 0] < 128
     silhouette = Image.fromarray(dark.astype(np.uint8) * 255)
     return silhouette.crop(silhouette.getbbox())
 
@@ -202,6 +201,8 @@ class SaliencyComposites(SplitModule):
         num_workers: loader processes; the data are in memory, so 0 is fastest.
     """
 
+    of_weights: ClassVar[tuple[str, ...]] = ("side size",)
+
     def __init__(
         self,
         batch_size: Many = 8,
@@ -221,6 +222,7 @@ class SaliencyComposites(SplitModule):
         self.items = {"train": train_items, "val": val_items, "test": test_items}
         self.predict_items = min(predict_items, test_items)
         self.test_sets = ["composites"]
+        self.facts: dict[str, int] = {}
 
     def _made(self, split: Split, count: int, flip: bool = False) -> ToBatch:
         made = [composite(self.data_seed, split, i, self.side) for i in range(count)]
@@ -229,6 +231,7 @@ class SaliencyComposites(SplitModule):
         return ToBatch(pictures, flip=flip)
 
     def setup(self, stage: str) -> None:
+        self.facts = {"photographs": len(photographs())}  # those that the installed packages have
         if stage == "fit":
             self.train_set = self._made("train", self.items["train"], self.flip)
         if stage in ("fit", "validate"):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,10 +16,10 @@ from torch.utils.data import DataLoader
 
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, as_is, place
+from datamodules.loading.pictures import SUFFIXES, read_rgb
 from datamodules.loading.ranges import Many, Size, Workers, check_ranges
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _WANTED = "root/CLASS/NAME.jpg, one folder per class (ImageNet: train/n01440764/n01440764_10026.JPEG)"
 
 
@@ -41,28 +39,6 @@ def centre_crop(image: Any, size: int) -> np.ndarray[Any, Any]:
     return pixels[top : top + size, left : left + size]
 
 
-def read_rgb(path: Path) -> Any:
-    """A picture as a Pillow image in RGB, as ADM reads it: alpha is dropped, EXIF orientation ignored.
-
-    Raises:
-        FileNotFoundError, ValueError: one line with the path, for a file that is no whole 8-bit picture.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image, warnings.catch_warnings():
-            # The transparency of a palette is lost like that of other pictures.
-            warnings.filterwarnings("ignore", "Palette images with Transparency")
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} was there when the folder was listed and is gone") from None
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()).replace(f" '{path}'", "")
-        raise ValueError(f"{path} cannot be read as a picture ({reason or type(error).__name__})") from None
-
-
 class FolderImages(BatchItems):
     """Pictures of class folders in sorted order, the labels being the places of the sorted folder names.
 
@@ -74,18 +50,21 @@ class FolderImages(BatchItems):
         size: side of the crop.
         flip: mirror half of the pictures; only where items are asked for as (epoch, index).
         one_class: all pictures under ``root`` are of class 0, whatever their folder.
+        upright: turn pictures as their EXIF orientation says.
 
     Raises:
         FileNotFoundError: for a missing root, no class folder, or a class folder without pictures.
     """
 
-    def __init__(self, root: Path, size: int, flip: bool = True, one_class: bool = False) -> None:
+    def __init__(
+        self, root: Path, size: int, flip: bool = True, one_class: bool = False, upright: bool = False
+    ) -> None:
         if not root.is_dir():
             raise FileNotFoundError(
                 f"no pictures at {root}: expected {_WANTED}; set data.init_args.root (or the environment "
                 "variable ZOO_DATA) to where they are"
             )
-        self.root, self.size, self.flip = root, size, flip
+        self.root, self.size, self.flip, self.upright = root, size, flip, upright
         names = _subfolders(root)
         self.classes = ["all"] if one_class else names
         if not self.classes:
@@ -125,7 +104,13 @@ class FolderImages(BatchItems):
 
     def pixels(self, index: int) -> np.ndarray[Any, Any]:
         """The cropped picture, uint8 (S, S, 3)."""
-        return centre_crop(read_rgb(self.path(index)), self.size)
+        picture = read_rgb(self.path(index), self.upright)
+        if picture.info["orientation"] != 1 and not self.upright:
+            rank_zero_warn(
+                "pictures with an EXIF orientation are read as they are stored, turned or mirrored, as ADM "
+                "reads them; data.init_args.upright: true turns them"
+            )
+        return centre_crop(picture, self.size)
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
         epochs, index = batch_keys(keys)
@@ -208,7 +193,11 @@ class ImageFolder(SplitModule):
         shard_size: pictures per file of an extraction, what a killed one does again at most per device.
         predict_samples: number of labels that ``zoo predict`` samples; null predicts from the pictures.
         num_workers: loader processes.
+        upright: turn pictures as their EXIF orientation says; ADM, and so the published latents and
+            statistics of ImageNet, leaves them as they are stored.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("size side",)
 
     def __init__(
         self,
@@ -223,6 +212,7 @@ class ImageFolder(SplitModule):
         shard_size: Many = 2048,
         predict_samples: Many | None = None,
         num_workers: Workers = 8,
+        upright: bool = False,
     ) -> None:
         check_ranges(ImageFolder, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
@@ -235,14 +225,14 @@ class ImageFolder(SplitModule):
             raise ValueError("predict_samples draws classes, so num_classes must say how many there are")
         self.root = data_folder(root, "imagenet/train")
         self.val_root = Path(val_root) if val_root else None
-        self.size, self.flip, self.num_classes = size, flip, num_classes
+        self.size, self.flip, self.num_classes, self.upright = size, flip, num_classes, upright
         self.predict_batch_size, self.shard_size = predict_batch_size, shard_size
         self.predict_samples = predict_samples
         self.shape = (3, size, size)
         self.finished_shards: list[int] = []
 
     def _open(self, root: Path, flip: bool = False) -> FolderImages:
-        data = FolderImages(root, self.size, flip, one_class=self.num_classes == 1)
+        data = FolderImages(root, self.size, flip, self.num_classes == 1, self.upright)
         expected, found = self.num_classes, len(data.classes)
         if expected is not None and found != expected:
             raise ValueError(

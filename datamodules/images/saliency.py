@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,21 +16,26 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images.image_folder import SUFFIXES, read_rgb
-from datamodules.loading.arguments import data_folder
+from datamodules.images.masks import MaskValues, read_mask
+from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import SplitModule
+from datamodules.loading.pictures import SUFFIXES, UPRIGHT, read_rgb
 from datamodules.loading.ranges import Degrees, Many, Rate, Size, Workers, check_ranges
 from datamodules.loading.sampling import global_seed, item_generator
 
 Array = np.ndarray[Any, Any]
 _PHOTOS = tuple(s for s in SUFFIXES if s != ".png")
 _LISTS = (".lst", ".txt")
-_SOME = 3  # names in a message
+_SOME = 3  # names in a message, files that are looked into
+_DARK, _BINARY_SHARE = 32, 0.9  # a mask has this share of pixels so near to black or white
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a released set lies under the root, and how many pictures it was published with."""
+    """Where a released set lies under the root, and how many pictures it was published with.
+
+    Their masks are grey, and none has classes: {0, 85} of PASCAL-S is a share of observers and no object.
+    """
 
     folders: tuple[str, ...]
     pair: tuple[str, str]
@@ -82,14 +89,22 @@ class FileItems:
         images: paths.
         masks: paths, in the same order; None without masks.
         names: of the pictures, for what is written about them.
+        mask_values: see :func:`datamodules.images.masks.read_mask`.
     """
 
-    def __init__(self, images: Sequence[Path], masks: Sequence[Path] | None, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        images: Sequence[Path],
+        masks: Sequence[Path] | None,
+        names: Sequence[str],
+        mask_values: MaskValues = "auto",
+    ) -> None:
         self.images, self.masks, self.names = (
             list(images),
             None if masks is None else list(masks),
             list(names),
         )
+        self.mask_values: MaskValues = mask_values
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,16 +113,34 @@ class FileItems:
         image = read_rgb(self.images[index])
         if self.masks is None:
             return image, None, self.names[index]
-        mask = read_rgb(self.masks[index]).convert("L")
-        if mask.getextrema()[1] == 1:  # some releases store 0 and 1
-            mask = mask.point(lambda v: 255 * v)
-        return image, mask, self.names[index]
+        return image, self._mask_of(image, index), self.names[index]
+
+    def _mask_of(self, image: Image.Image, index: int) -> Image.Image:
+        """The mask as its picture stands. One of a turned picture that was drawn on the pixels as they are
+        stored has their size, and is turned likewise."""
+        assert self.masks is not None
+        path = self.masks[index]
+        mask = read_mask(path, self.mask_values)
+        orientation = image.info["orientation"]
+        stored = image.size[::-1] if orientation >= 5 else image.size  # 5 to 8 exchange width and height
+        if stored != image.size and mask.size == stored and mask.info["orientation"] == 1:
+            rank_zero_warn(
+                "masks of turned pictures have their size before turning: they are turned with them"
+            )
+            return mask.transpose(UPRIGHT[orientation])
+        return mask
 
 
 # --- finding files ------------------------------------------------------------------------------------------
 
 
-def open_items(source: str, root: Path, skip_unpaired: bool = False, masks: bool = True) -> FileItems:
+def open_items(
+    source: str,
+    root: Path,
+    skip_unpaired: bool = False,
+    masks: bool = True,
+    mask_values: MaskValues | None = None,
+) -> FileItems:
     """The pictures of a released set, a folder or a list file.
 
     Args:
@@ -116,11 +149,19 @@ def open_items(source: str, root: Path, skip_unpaired: bool = False, masks: bool
         skip_unpaired: leave out pictures without a mask and masks without a picture, with a count; else they
             are an error.
         masks: false takes any folder of pictures; masks that are there are read all the same.
+        mask_values: see :func:`datamodules.images.masks.read_mask`; None is ``grey`` for a released set and
+            ``auto`` for others.
 
     Raises:
         FileNotFoundError: with the layouts that were looked for.
         ValueError: for pictures and masks that do not pair up.
     """
+    items = _found_items(source, root, skip_unpaired, masks)
+    items.mask_values = mask_values or ("grey" if source in SETS else "auto")
+    return items
+
+
+def _found_items(source: str, root: Path, skip_unpaired: bool, masks: bool) -> FileItems:
     if source in SETS:
         return _open_set(source, root, skip_unpaired)
     path = next((p for p in (Path(source), root / source) if p.exists()), None)
@@ -144,13 +185,35 @@ def open_items(source: str, root: Path, skip_unpaired: bool = False, masks: bool
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
         raise FileNotFoundError(f"no pictures under {path} ({', '.join(SUFFIXES)})")
-    return FileItems(found, None, [p.relative_to(path).with_suffix("").as_posix() for p in found])
+    return FileItems(found, None, _output_names([p.relative_to(path) for p in found]))
 
 
 def _has_masks_beside(path: Path) -> bool:
-    """Whether a folder holds jpg pictures and png masks of the same stems, as MSRA-B."""
-    photos, masks = ({p.stem for p in path.iterdir() if p.suffix.lower() in s} for s in (_PHOTOS, (".png",)))
-    return bool(photos) and photos == masks
+    """Whether a folder holds jpg pictures and png masks of the same stems, as MSRA-B.
+
+    The png files may as well be pictures: they are masks if the first few are as large as the jpg and nearly
+    black and white.
+    """
+    photos, pngs = (
+        {p.stem: p for p in sorted(path.iterdir()) if p.suffix.lower() in s} for s in (_PHOTOS, (".png",))
+    )
+    if not photos or set(photos) != set(pngs):
+        return False
+    found = all(_is_mask_of(pngs[stem], photos[stem]) for stem in list(photos)[:_SOME])
+    kind = "masks of the jpg files" if found else "pictures, not masks of the jpg files,"
+    rank_zero_warn(f"{path}: the png files are taken for {kind} of the same names")
+    return found
+
+
+def _is_mask_of(png: Path, photo: Path) -> bool:
+    try:
+        mask = read_mask(png, "grey")
+        if mask.size != read_rgb(photo).size:
+            return False
+    except ValueError:  # colours of a picture, or damaged: said when it is predicted
+        return False
+    values = np.asarray(mask)
+    return bool(((values < _DARK) | (values > 255 - _DARK)).mean() > _BINARY_SHARE)
 
 
 def _open_set(name: str, root: Path, skip_unpaired: bool) -> FileItems:
@@ -245,7 +308,7 @@ def _few(names: Sequence[str]) -> str:
 def _open_list(path: Path, root: Path, masks: bool) -> FileItems:
     """A list of HED and DSS: ``image mask`` a line, relative to the list's folder or to the root."""
     images, answers = [], []
-    names = []
+    listed = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         words = line.split()
         if not words or line.startswith("#"):
@@ -256,14 +319,34 @@ def _open_list(path: Path, root: Path, masks: bool) -> FileItems:
         found = [_beside(word, path, root, number) for word in words]
         images.append(found[0])
         answers += found[1:]
-        names.append(Path(words[0].lstrip("/")).with_suffix("").as_posix())
+        listed.append(Path(words[0]))
     if not images:
         raise ValueError(f"{path} lists no pictures")
     if answers and len(answers) != len(images):
         raise ValueError(
             f"{path}: {len(answers):,} of {len(images):,} pictures have a mask; give all or none"
         )
-    return FileItems(images, answers or None, names)
+    return FileItems(images, answers or None, _output_names(listed))
+
+
+def _output_names(paths: Sequence[Path]) -> list[str]:
+    """What is written about each picture is called like it, without its suffix, and stays in one folder.
+
+    Steps upwards are left out. Names that would be one file keep their suffix (``a_jpg``, ``a_png``), and
+    have a number where that does not tell them apart.
+    """
+    inside = [Path(*(p for p in path.parts if p not in (path.anchor, "..", "."))) for path in paths]
+    short = [path.with_suffix("").as_posix() for path in inside]
+    count = Counter(name.casefold() for name in short)  # some file systems do not know case
+    names, taken = [], {name for name, n in count.items() if n == 1}
+    for name, path in zip(short, inside, strict=True):
+        if count[name.casefold()] > 1:
+            wanted = f"{name}{path.suffix.replace('.', '_')}"
+            candidates = itertools.chain([wanted], (f"{wanted}_{i}" for i in itertools.count(2)))
+            name = next(c for c in candidates if c.casefold() not in taken)
+            taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def _beside(word: str, path: Path, root: Path, number: int) -> Path:
@@ -292,6 +375,7 @@ class ToBatch(Dataset[dict[str, Any]]):
         flip: mirror half of the training pictures.
         rotate: largest angle in degrees, drawn evenly from both sides (picture bilinear, mask nearest).
         crop: largest share of each side that is cut off.
+        skip: leave out what cannot be read in evaluation, with the reasons in ``skipped`` of the batch.
     """
 
     def __init__(
@@ -301,8 +385,9 @@ class ToBatch(Dataset[dict[str, Any]]):
         flip: bool = False,
         rotate: float = 0.0,
         crop: float = 0.0,
+        skip: bool = False,
     ) -> None:
-        self.items, self.size = items, size
+        self.items, self.size, self.skip = items, size, skip
         self.flip, self.rotate, self.crop = flip, rotate, crop
         self._told = False
 
@@ -364,9 +449,16 @@ class ToBatch(Dataset[dict[str, Any]]):
         return image, mask
 
     def _evaluated(self, keys: Sequence[int]) -> dict[str, Any]:
-        images, masks, sizes, names = [], [], [], []
+        images, masks, sizes, names, rows, skipped = [], [], [], [], [], []
         for index in keys:
-            image, mask, name = self.items.read(index)
+            try:
+                image, mask, name = self.items.read(index)
+            except (ValueError, FileNotFoundError) as error:
+                if not self.skip:
+                    raise
+                skipped.append(str(error))
+                continue
+            rows.append(index)
             sizes.append((image.height, image.width))
             names.append(name)
             if mask is not None:
@@ -376,7 +468,8 @@ class ToBatch(Dataset[dict[str, Any]]):
             images.append(_tensor(image))
         alike = len({i.shape for i in images}) == 1
         batch = {"image": torch.stack(images) if alike else images, "size": sizes, "name": names}
-        batch["index"] = torch.tensor(list(keys))
+        batch["index"] = torch.tensor(rows)
+        batch |= {"skipped": skipped} if skipped else {}
         return {**batch, "mask": masks} if masks else batch
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
@@ -429,9 +522,15 @@ class Saliency(SplitModule):
         rotate: largest angle of their rotation in degrees, to either side.
         crop: largest share that is cut off each of their sides.
         skip_unpaired: leave out pictures without a mask, with a count, where that is an error else.
+        mask_values: what the values of masks are: ``grey``, ``classes`` (all but 0 and 255 are object) or
+            ``auto``, which tells by the values of each file and refuses doubtful ones; null is ``grey`` for
+            the released sets and ``auto`` for others. Palettes and colours are classes in any case.
         eval_batch_size: global batch of validation, test and prediction.
         num_workers: loader processes.
+        drop_last: leave out the last partial batch of an epoch; the official ports keep it.
     """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("size side",)
 
     def __init__(
         self,
@@ -448,11 +547,16 @@ class Saliency(SplitModule):
         skip_unpaired: bool = False,
         eval_batch_size: Many = 1,
         num_workers: Workers = 4,
+        mask_values: MaskValues | None = None,
+        drop_last: bool = True,
     ) -> None:
         check_ranges(Saliency, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         if size is not None and size < 32:
             raise ValueError(f"size must be null or at least 32, got {size}")
+        if mask_values is not None:
+            check_choice("mask_values", mask_values, MaskValues)
+        self.mask_values, self.drop_last = mask_values, drop_last
         self.root = data_folder(root, "saliency")
         self.sources: dict[str, str | None] = {"train": train, "val": val}
         self.tests = [test] if isinstance(test, str) else list(test)
@@ -464,9 +568,11 @@ class Saliency(SplitModule):
         self.test_sets = _names_of(self.tests)
 
     def _open(self, source: str, masks: bool = True) -> FileItems:
-        items = open_items(source, self.root, self.skip_unpaired, masks)
+        items = open_items(source, self.root, self.skip_unpaired, masks, self.mask_values)
         if masks and items.masks is None:
             raise ValueError(f"{source}: pictures without masks can only be predicted")
+        for index in range(min(len(items), _SOME) if masks else 0):  # said at once, not by a worker later
+            items.read(index)
         return items
 
     def setup(self, stage: str) -> None:
@@ -480,4 +586,4 @@ class Saliency(SplitModule):
         if stage == "test":
             self.test_set = [ToBatch(self._open(source), self.size) for source in self.tests]
         if stage == "predict":
-            self.predict_set = ToBatch(self._open(self.predict, masks=False), self.size)
+            self.predict_set = ToBatch(self._open(self.predict, masks=False), self.size, skip=True)

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from datamodules.loading.files import READ_ERRORS, npy_header, one_line
+from datamodules.loading.arrays import array_bytes, npy_header
+from datamodules.loading.files import READ_ERRORS, check_claim, one_line
 from datamodules.loading.loaders import BatchItems, evaluation_loader
 from datamodules.loading.ranges import Many, Workers, check_ranges
 
@@ -50,8 +51,8 @@ class NpzArray:
                 info = archive.getinfo(f"{name}.npy")
                 self.shape, fortran, self.dtype = npy_header(member)
                 self._header = member.tell()
-            if fortran or self.dtype.hasobject or not self.shape:
-                raise ValueError("an array in Fortran order, of Python objects or without rows")
+            if fortran or not self.shape:
+                raise ValueError("an array in Fortran order or without rows")
             self._stored = info.compress_type == zipfile.ZIP_STORED
             with path.open("rb") as file:
                 file.seek(info.header_offset + 26)  # lengths of name and extra field in the local header
@@ -59,9 +60,12 @@ class NpzArray:
             self._offset = info.header_offset + 30 + int(lengths.sum()) + self._header
         except READ_ERRORS as error:
             raise _damaged(path, error) from None
-        self._row = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        if info.file_size != self._header + len(self) * self._row:
+        self._row = array_bytes(self.shape[1:], self.dtype)
+        if info.file_size != self._header + len(self) * self._row or (
+            self._stored and info.compress_size != info.file_size
+        ):
             raise _damaged(path, f"{name} is cut off")
+        check_claim(path, f"a row of {name}", self._row, None if self._stored else info.compress_size)
         self._open: Any = None
         self._position = 0
 
@@ -91,6 +95,8 @@ class NpzArray:
         for _ in range(self._position, index):
             self._open.read(self._row)
         data = self._open.read(self._row)
+        if len(data) != self._row:
+            raise ValueError(f"{self.name} ends too early")
         self._position = index + 1
         return np.frombuffer(data, dtype=self.dtype).reshape(self.shape[1:])
 
@@ -124,6 +130,9 @@ class NpzItems(BatchItems):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         rows = {name: torch.from_numpy(array.rows(indices)) for name, array in self.arrays.items()}
+        for name, values in rows.items():
+            if not self.images and not bool(values.isfinite().all()):
+                raise ValueError(f"{self.arrays[name].path}: {name} holds NaN or infinite values")
         if self.images:
             rows = {"image": rows["arr_0"].permute(0, 3, 1, 2)}
         return {**rows, "index": torch.tensor(list(indices))}

@@ -55,8 +55,10 @@ def convert_latents(
         raise FileNotFoundError(f"{source} is no folder of latents")
     if out.exists() and not force:
         raise ValueError(f"{out} exists; choose another --out or add --force")
-    if source.resolve() == out.resolve():
-        raise ValueError(f"--out {out} is the source")
+    if source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--out {out} is the source, or holds it")
+    if out.exists():
+        _check_replaceable(out)
     dtype = settings.pop("dtype", "float16")
     layout = settings.pop("layout", None) or detect_layout(source)
     with warnings.catch_warnings(record=True) as caught:
@@ -77,6 +79,16 @@ def convert_latents(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     say(f"wrote {out}; use it as --data.init_args.root {out} --data.init_args.layout {to}")
+
+
+def _check_replaceable(out: Path) -> None:
+    """``--force`` replaces latents and nothing else."""
+    try:
+        empty = out.is_dir() and not any(out.iterdir())
+        if not empty:
+            detect_layout(out)
+    except FileNotFoundError:
+        raise ValueError(f"{out} holds no latents and is not replaced; choose another --out") from None
 
 
 def _write(data: LatentItems, out: Path, to: str, layout: str, dtype: str, say: Say) -> None:

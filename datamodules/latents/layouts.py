@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.loading.files import npy_header
+from datamodules.loading.arrays import plain_npy
+from datamodules.loading.files import READ_ERRORS, one_line
 from datamodules.loading.loaders import BatchItems
 
 LatentLayout = Literal["packed", "fast-dit", "repa", "lightningdit"]
@@ -108,25 +108,32 @@ def load_npy(path: Path, layout: str, mmap: bool = False) -> Array:
     if not path.is_file():
         raise missing(path, layout)
     try:
-        with path.open("rb") as file:
-            shape, _, dtype = npy_header(file)
-            expected = file.tell() + math.prod(shape) * dtype.itemsize
-    except (ValueError, EOFError, OSError) as error:
-        raise damaged(path, layout, error) from None
-    if dtype.hasobject:
-        raise damaged(path, layout, "it holds pickled objects, which are never loaded")
-    if path.stat().st_size != expected:
-        raise damaged(path, layout, sizes(expected, path.stat().st_size))
-    try:
-        array: Array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise damaged(path, layout, error) from None
-    return array
+        return plain_npy(path, mmap)
+    except READ_ERRORS as error:
+        if str(error).startswith(f"{path}:"):
+            raise
+        raise damaged(path, layout, one_line(error)) from None
 
 
 def sizes(expected: int, found: int) -> str:
     """``expected 1,024 bytes, found 1,000``."""
     return f"expected {expected:,} bytes, found {found:,}"
+
+
+def finite(latents: Tensor, file_of: Callable[[int], Path]) -> Tensor:
+    """Latents (B, C, S, S) as they are.
+
+    Args:
+        latents: of a batch.
+        file_of: the file that row i of them comes from.
+
+    Raises:
+        ValueError: if they hold NaN or infinite values, which would train without a word.
+    """
+    if not bool(latents.isfinite().all()):
+        row = int((~latents.isfinite()).flatten(1).any(dim=1).int().argmax())
+        raise ValueError(f"{file_of(row)}: latents hold NaN or infinite values; encode them anew")
+    return latents
 
 
 def integer_labels(labels: Array, path: Path, layout: str) -> Array:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +17,14 @@ from datamodules.latents.layouts import (
     check_labels,
     chosen_views,
     damaged,
+    finite,
     integer_labels,
     missing,
     sizes,
 )
+from datamodules.loading.files import json_of, one_line
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
+from datamodules.loading.tensors import read_tensors
 
 STATISTICS = "latents_stats.pt"
 _TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32}
@@ -97,7 +97,10 @@ class LightningDiTLatents(LatentItems):
         epochs, index = batch_keys(keys)
         views = chosen_views(item_seeds(global_seed(), epochs, index), 2)
         return {
-            "latent": self._normalised(self._rows(index, views)),
+            "latent": finite(
+                self._normalised(self._rows(index, views)),
+                lambda row: self._paths[int(np.searchsorted(self._ends, index[row], side="right"))],
+            ),
             "label": torch.from_numpy(self.labels[index]),
             "index": torch.from_numpy(index),
         }
@@ -152,7 +155,7 @@ def map_safetensors(path: Path, names: Sequence[str]) -> dict[str, Array]:
             length = int.from_bytes(file.read(8), "little")
             if found < 8 or length > min(found - 8, _HEADER_LIMIT):
                 raise damaged(path, "lightningdit", f"{found:,} bytes are too short for its header")
-            header: dict[str, Any] = json.loads(file.read(length))
+            header: dict[str, Any] = json_of(file.read(length))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         if found != expected:
@@ -162,8 +165,11 @@ def map_safetensors(path: Path, names: Sequence[str]) -> dict[str, Array]:
             raise damaged(path, "lightningdit", f"no tensor {', '.join(lost)}")
         content = np.asarray(np.memmap(path, mode="r"))[8 + length :]
         return {name: _view(content, tensors[name]) for name in names}
-    except (KeyError, TypeError, IndexError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise damaged(path, "lightningdit", f"{type(error).__name__}: {error}") from None
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
+        if str(error).startswith(f"{path} "):
+            raise
+        what = one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise damaged(path, "lightningdit", what) from None
 
 
 def _view(content: Array, entry: dict[str, Any]) -> Array:
@@ -181,16 +187,17 @@ def read_statistics(path: Path, channels: int) -> tuple[Tensor, Tensor]:
     if not path.is_file():
         raise missing(path, "lightningdit")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        mean, std = (content[key].float() for key in ("mean", "std"))
-    except (pickle.UnpicklingError, RuntimeError, zipfile.BadZipFile, EOFError, OSError):
-        # torch's own text advises to unpickle
-        raise damaged(path, "lightningdit", "no file of plain tensors") from None
-    except (KeyError, TypeError, AttributeError) as error:
+        content = read_tensors(path)
+        mean, std = (content[key] for key in ("mean", "std"))
+    except ValueError as error:
+        raise damaged(path, "lightningdit", error) from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise damaged(path, "lightningdit", f"{type(error).__name__}: {error}") from None
     for name, value in (("mean", mean), ("std", std)):
-        if value.shape != (1, channels, 1, 1):
-            raise damaged(path, "lightningdit", f"{name} {tuple(value.shape)} for {channels} channels")
+        if not isinstance(value, Tensor) or value.shape != (1, channels, 1, 1):
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise damaged(path, "lightningdit", f"{name} {found} for {channels} channels")
+    mean, std = mean.float(), std.float()
     if not bool((torch.isfinite(mean) & torch.isfinite(std) & (std > 0)).all()):
         raise damaged(path, "lightningdit", "statistics that are not finite and positive")
     return mean, std

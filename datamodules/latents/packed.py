@@ -19,11 +19,13 @@ from datamodules.latents.layouts import (
     LatentItems,
     chosen_views,
     damaged,
+    finite,
     integer_labels,
     load_npy,
     missing,
     normal_noise,
 )
+from datamodules.loading.files import read_json
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
 
@@ -47,7 +49,7 @@ class PackedLatents(LatentItems):
         if not meta_path.is_file():
             raise missing(meta_path, "packed")
         try:
-            self.meta: dict[str, Any] = json.loads(meta_path.read_text())
+            self.meta: dict[str, Any] = read_json(meta_path)
             self.scale, self.moments = float(self.meta["scale"]), self.meta["moments"]
             self.statistics = self._statistics()
         except (ValueError, KeyError, TypeError) as error:
@@ -101,7 +103,8 @@ class PackedLatents(LatentItems):
             mean, std = values.chunk(2, dim=1)  # (B, C, S, S) each
             values = torch.addcmul(mean, std, normal_noise(seeds, self.shape))
         rows = torch.from_numpy(index)
-        return {"latent": values * self.scale, "label": self.labels[rows], "index": rows}
+        latents = finite(values * self.scale, lambda row: self._path)
+        return {"latent": latents, "label": self.labels[rows], "index": rows}
 
     def stored(self, index: Array) -> tuple[Array, Array]:
         """(values (B, V, C or 2 C, S, S) before scaling, labels int64 (B,))."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,12 @@ from datamodules.latents.layouts import (
     LatentItems,
     check_labels,
     damaged,
+    finite,
     load_npy,
     missing,
     normal_noise,
 )
+from datamodules.loading.files import read_json
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
 
 
@@ -125,7 +126,10 @@ class FastDiTLatents(LatentItems):
         _, index = batch_keys(keys)
         values, labels = self.stored(index)
         return {
-            "latent": torch.from_numpy(values[:, 0].astype(np.float32)),
+            "latent": finite(
+                torch.from_numpy(values[:, 0].astype(np.float32)),
+                lambda row: self.features / self.names[index[row]],
+            ),
             "label": torch.from_numpy(labels),
             "index": torch.from_numpy(index),
         }
@@ -166,9 +170,7 @@ class RepaLatents(LatentItems):
         if not index_path.is_file():
             raise missing(index_path, "repa")
         try:
-            entries = sorted(
-                (str(name), label) for name, label in json.loads(index_path.read_text())["labels"]
-            )
+            entries = sorted((str(name), label) for name, label in read_json(index_path)["labels"])
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(index_path, "repa", f"{type(error).__name__}: {error}") from None
         entries = [e for e in entries if e[0].endswith(".npy")]
@@ -198,7 +200,9 @@ class RepaLatents(LatentItems):
         mean, std = torch.from_numpy(moments[:, 0].astype(np.float32)).chunk(2, dim=1)
         noise = normal_noise(item_seeds(global_seed(), epochs, index), self.shape)
         return {
-            "latent": torch.addcmul(mean, std, noise) * self.scale,
+            "latent": finite(
+                torch.addcmul(mean, std, noise) * self.scale, lambda row: self.folder / self.names[index[row]]
+            ),
             "label": torch.from_numpy(labels),
             "index": torch.from_numpy(index),
         }

@@ -1,8 +1,10 @@
-"""Files of data sets: arrays read without unpickling, one line on what is damaged, no half-written file."""
+"""Files of data sets: what they may claim, one line on what is damaged, no half-written file."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import zipfile
 import zlib
@@ -15,6 +17,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 READ_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError)
 """What reading a damaged npy or npz file may raise."""
+_LIMIT, _SMALL, _RATIO = 4 * 2**30, 64 * 2**20, 100  # bytes, bytes, bytes claimed for one stored
 
 
 def one_line(error: object, length: int = 120) -> str:
@@ -22,35 +25,82 @@ def one_line(error: object, length: int = 120) -> str:
     return " ".join(str(error).split())[:length] or type(error).__name__
 
 
-def read_npz(path: Path, *keys: str) -> dict[str, Array]:
-    """These arrays of an npz file; without keys all of them.
+def byte_limit() -> tuple[int, bool]:
+    """Bytes that an array of a file may have, and whether ``ZOO_READ_LIMIT`` (in GiB) says so.
 
     Raises:
-        ValueError: for a damaged file, or one without one of the arrays.
+        ValueError: if the variable is no positive number.
     """
+    given = os.environ.get("ZOO_READ_LIMIT")
+    if not given:
+        return _LIMIT, False
     try:
-        with np.load(path, allow_pickle=False) as file:
-            lacking = [key for key in keys if key not in file]
-            if lacking:
-                raise ValueError(f"no array {lacking[0]!r} in it")
-            return {key: file[key] for key in keys or file.files}
-    except READ_ERRORS as error:
-        needed = f"; it needs the arrays {', '.join(keys)}" if keys else ""
-        raise ValueError(f"{path} is damaged or has another layout ({one_line(error)}){needed}") from None
+        bound = float(given) * 2**30
+    except ValueError:
+        bound = math.nan
+    if not 0 < bound < math.inf:
+        raise ValueError(f"the environment variable ZOO_READ_LIMIT is a size in GiB above 0, got {given!r}")
+    return int(bound), True
 
 
-def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """(shape, Fortran order, type) of an open npy file, which then stands at its data.
+def check_claim(path: Path, what: str, claimed: int, stored: int | None = None) -> None:
+    """Refuse what a file claims to hold before memory is taken for it.
+
+    Args:
+        path: of the file.
+        what: claims so much: the name of an array with its shape.
+        claimed: bytes that it takes in memory.
+        stored: bytes of the file that stand for them, where they are compressed. Beyond 64 MiB more than 100
+            times as many are refused.
 
     Raises:
-        ValueError: for another version of the format or a damaged header.
+        ValueError: naming the file, both sizes and ``ZOO_READ_LIMIT``, which lifts both limits.
     """
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"npy format {version[0]}.{version[1]}")
-    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = readers[version](file)
-    return found
+    limit, lifted = byte_limit()
+    reason = ""
+    if claimed > limit:
+        reason = f"more than the {limit:,} that are read"
+    elif stored is not None and not lifted and claimed > max(_SMALL, _RATIO * stored):
+        reason = f"and has {stored:,} for them"
+    if reason:
+        raise ValueError(
+            f"{path}: {what} claims {claimed:,} bytes, {reason}; if the file is meant to, set the "
+            "environment variable ZOO_READ_LIMIT to a size in GiB, else take it anew from its source"
+        )
+
+
+@contextlib.contextmanager
+def memory_named(path: Path, what: str) -> Iterator[None]:
+    """One line with the file's name where the memory is too small for what is read within."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):
+            raise
+        raise ValueError(f"{path}: {what} claims more memory than there is") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file: no NaN, which JSON does not have, and no nesting without end.
+
+    Raises:
+        OSError: for a file that cannot be read.
+        ValueError: for what is no JSON, in few words, without the file's name.
+    """
+    check_claim(path, "the file", path.stat().st_size)
+    return json_of(path.read_bytes())
+
+
+def json_of(content: bytes) -> Any:
+    """:func:`read_json` of what was read already."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    try:
+        return json.loads(content, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
 
 
 @contextlib.contextmanager

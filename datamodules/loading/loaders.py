@@ -6,6 +6,7 @@ has a generator of its own, else each epoch would take a number from the global 
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -93,6 +94,7 @@ def train_loader(
     batch_size: int,
     num_workers: int = 0,
     shared: bool = False,
+    drop_last: bool = True,
 ) -> TrainLoader:
     """A resumable training loader of ``dataset``, whose items are asked for as (epoch, index).
 
@@ -102,19 +104,21 @@ def train_loader(
         batch_size: global, over all processes.
         num_workers: loader processes.
         shared: every process sees all items, one whole graph for instance; the batch is not divided.
+        drop_last: see :class:`GlobalBatchSampler`.
     """
     rank, world = (0, 1) if shared else place(module)
     size: int = len(dataset)  # type: ignore[arg-type]
     limit, trained_batches = None, None
     if module.trainer is not None:
         given = module.trainer.limit_train_batches
-        limit = int(given * (size // batch_size)) if isinstance(given, float) else given
+        batches = size // batch_size if drop_last else -(-size // batch_size)
+        limit = int(given * batches) if isinstance(given, float) else given
         progress = module.trainer.fit_loop.epoch_loop.batch_progress.total
         trained_batches = partial(getattr, progress, "ready")
     return TrainLoader(
         dataset,
         batch_sampler=GlobalBatchSampler(
-            size, batch_size, rank, world, global_seed(), limit, trained_batches
+            size, batch_size, rank, world, global_seed(), limit, trained_batches, drop_last
         ),
         num_workers=num_workers,
         collate_fn=as_is,
@@ -149,9 +153,10 @@ class SplitModule(LightningDataModule):
         val_set: of the validation; None has none, a list is a loader for each.
         test_set: of the test, likewise.
         predict_set: of the prediction; None is the test set.
+        drop_last: whether the last partial batch of a training epoch is left out.
 
     Args:
-        batch_size: global training batch, over all devices; the last partial batch of an epoch is dropped.
+        batch_size: global training batch, over all devices.
         eval_batch_size: global batch of validation, test and prediction.
         num_workers: loader processes.
     """
@@ -160,11 +165,36 @@ class SplitModule(LightningDataModule):
     val_set: Any = None
     test_set: Any = None
     predict_set: Any = None
+    drop_last = True
 
     def __init__(self, batch_size: Many, eval_batch_size: Many, num_workers: Workers = 0) -> None:
         check_ranges(SplitModule, locals())
         super().__init__()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self._skipped: list[str] = []
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Takes out the reasons why a prediction's items were left out (``skipped``); they are told at the
+        end, for a batch may come from a loader process."""
+        if isinstance(batch, dict):
+            self._skipped += batch.pop("skipped", ())
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Tell of what this process left out of a prediction.
+
+        Raises:
+            ValueError: if that is everything.
+        """
+        skipped, self._skipped = self._skipped, []
+        if not skipped:
+            return
+        count = len(self.test_set if self.predict_set is None else self.predict_set)
+        if len(skipped) >= count:
+            raise ValueError(f"none of the {count:,} items can be read: {skipped[0]}")
+        warnings.warn(
+            f"{len(skipped):,} of {count:,} items cannot be read and are skipped: {skipped[0]}", stacklevel=2
+        )
 
     def _evaluated(self, found: Any) -> Any:
         if isinstance(found, list):
@@ -172,7 +202,7 @@ class SplitModule(LightningDataModule):
         return [] if found is None else evaluation_loader(self, found, self.eval_batch_size, self.num_workers)
 
     def train_dataloader(self) -> Any:
-        return train_loader(self, self.train_set, self.batch_size, self.num_workers)
+        return train_loader(self, self.train_set, self.batch_size, self.num_workers, drop_last=self.drop_last)
 
     def val_dataloader(self) -> Any:
         return self._evaluated(self.val_set)

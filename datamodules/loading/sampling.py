@@ -28,7 +28,7 @@ def item_generator(*key: int) -> np.random.Generator:
 
 
 class GlobalBatchSampler:
-    """Shuffled training batches; the last partial batch of an epoch is dropped.
+    """Shuffled training batches.
 
     Args:
         size: number of items.
@@ -39,6 +39,8 @@ class GlobalBatchSampler:
         batches_per_epoch: cut epochs after so many batches.
         trained_batches: tells how many batches the training has had when an iteration begins, which then
             goes on from there. Without it, each iteration is the next whole epoch.
+        drop_last: leave out the last partial batch of an epoch; else it is kept, cut to as many items as the
+            processes can share evenly.
 
     Raises:
         ValueError: if the data hold less than one batch or ``world_size`` does not divide the batch.
@@ -53,6 +55,7 @@ class GlobalBatchSampler:
         seed: int = 0,
         batches_per_epoch: int | None = None,
         trained_batches: Callable[[], int] | None = None,
+        drop_last: bool = True,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(
@@ -65,7 +68,8 @@ class GlobalBatchSampler:
             )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        whole = size // batch_size
+        self.used = size - size % (batch_size if drop_last else world_size)  # items of an epoch
+        whole = -(-self.used // batch_size)
         self.batches_per_epoch = min(whole, batches_per_epoch or whole)
         self._trained_batches = trained_batches or self._begun_epochs
         self._epochs = 0
@@ -82,7 +86,7 @@ class GlobalBatchSampler:
 
     def _batches(self, epoch: int, position: int) -> Iterator[list[tuple[int, int]]]:
         shuffle = torch.Generator().manual_seed(int(item_generator(self.seed, epoch).integers(2**62)))
-        order = torch.randperm(self.size, generator=shuffle)
+        order = torch.randperm(self.size, generator=shuffle)[: self.used]
         for start in range(
             position * self.batch_size, self.batches_per_epoch * self.batch_size, self.batch_size
         ):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from tqdm import tqdm
 
+from datamodules.loading.files import one_line, written_whole
+from datamodules.loading.meshes import READERS, read_mesh
 from datamodules.loading.sampling import item_generator
 from datamodules.shapes.solids import continuous_points, solid
+from datamodules.shapes.stores import write_rows
+from datamodules.shapes.surfaces import Solid, solid_voxels
 from datamodules.shapes.voxels import (
     FINE,
-    fill_hidden,
     pooled,
     render_views,
     sample_v2,
@@ -21,7 +26,8 @@ from datamodules.shapes.voxels import (
 )
 
 Array = np.ndarray[Any, Any]
-MESHES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf")
+MESHES = tuple(READERS)
+_RULES = 2  # of voxels; before, symmetric meshes lay half a cell off
 SURFACE = 4096
 _POINTS, _VIEWS, _SURFACE, _CONTINUOUS = 131, 132, 133, 134
 _SMOOTH = 64  # grid whose iso-surface stands for the surface of a solid
@@ -91,81 +97,93 @@ def mesh_paths(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: set data.init_args.root to a folder of meshes")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MESHES)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MESHES and p.is_file())
     if not found:
         raise FileNotFoundError(f"no meshes in {folder}: expected {', '.join(MESHES)}")
     return found
 
 
-def mesh_voxels(path: Path) -> Array:
-    """A mesh as 256^3 voxels, bool: its bounding box centred with a diagonal of 1, its inside filled.
+def mesh_solid(path: Path) -> Solid:
+    """A mesh as 256^3 voxels: its bounding box centred with a diagonal of 1, its inside filled.
 
     Raises:
-        ValueError: for a file that holds no surface.
+        OSError, ValueError: for a file that cannot be read, or holds no shape.
     """
-    import trimesh
-
+    vertices, faces = read_mesh(path)
     try:
-        mesh: Any = trimesh.load(path, force="mesh", process=True)
-        if not len(mesh.faces) or not np.isfinite(mesh.vertices).all():
-            raise ValueError("no triangles")
-        low, high = mesh.bounds
-        mesh.apply_translation(-(low + high) / 2)
-        mesh.apply_scale(1 / np.linalg.norm(high - low))
-        shell = mesh.voxelized(pitch=1 / FINE)
-        centres = shell.points
-    except Exception as error:  # trimesh raises whatever its many readers do
-        raise ValueError(f"{path}: {' '.join(str(error).split())[:100] or type(error).__name__}") from None
-    cells = np.clip(np.floor((centres + 0.5) * FINE).astype(np.int64), 0, FINE - 1)
-    voxels = np.zeros((FINE,) * 3, dtype=bool)
-    voxels[tuple(cells.T)] = True
-    return _filled(voxels)
+        return solid_voxels(vertices, faces)
+    except (ValueError, MemoryError) as error:
+        raise ValueError(f"{path} is no shape: {one_line(error)}") from None
 
 
-def _filled(shell: Array) -> Array:
-    """A closed shell with its inside; of one with holes, what neither sides nor top can see."""
-    from scipy.ndimage import binary_fill_holes
-
-    low, high = np.argwhere(shell).min(axis=0), np.argwhere(shell).max(axis=0) + 1
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    inside = binary_fill_holes(shell[box])
-    if inside.sum() == shell[box].sum():
-        inside = fill_hidden(shell[box])
-    shell[box] = inside
-    return shell
+def mesh_voxels(path: Path) -> Array:
+    """The voxels of :func:`mesh_solid`, bool (256, 256, 256)."""
+    return mesh_solid(path).voxels
 
 
-def mesh_arrays(paths: Sequence[Path], views: int = 0) -> tuple[dict[str, Array], list[Path]]:
-    """Meshes under the official keys with ``fine`` and ``surface``, and the paths of those that are in.
+def mesh_row(voxels: Array, number: int, views: int) -> dict[str, Array]:
+    """One shape's voxels under the official keys, with ``fine`` and ``surface``; a function of its number."""
+    row = released_row(voxels, (16, 32, 64), item_generator(_POINTS, number))
+    row["fine"] = row["voxels"]
+    surface = surface_points(row["voxels"], 4 * SURFACE, item_generator(_SURFACE, number))
+    row["surface"] = surface[:SURFACE]
+    if views:
+        row["pixels"] = render_views(surface, views, item_generator(_VIEWS, number))
+    row["voxels"] = row["voxels"][..., None]
+    return row
 
-    Meshes that cannot be read are left out with a warning that counts them.
+
+def build_meshes(paths: Sequence[Path], target: Path, names: Path, stamp: str, views: int = 0) -> None:
+    """Voxelise meshes into an official file, row by row with a progress bar, and a list of their names.
+
+    Meshes that cannot be read are left out with a warning that counts them; another one counts those with
+    parts that enclose nothing.
+
+    Args:
+        paths: of the meshes.
+        target: the HDF5 file, in place only when whole.
+        names: the list, a path relative to its folder a line.
+        stamp: what the file remembers of its meshes, see :func:`mesh_stamp`.
+        views: of each shape.
 
     Raises:
         ValueError: if none can be read.
     """
-    rows: list[dict[str, Array]] = []
-    kept: list[Path] = []
     broken: list[str] = []
-    for path in paths:
-        try:
-            voxels = mesh_voxels(path)
-        except ValueError as error:
-            broken.append(str(error))
-            continue
-        number = len(kept)
-        row = released_row(voxels, (16, 32, 64), item_generator(_POINTS, number))
-        row["fine"] = row["voxels"]
-        surface = surface_points(row["voxels"], 4 * SURFACE, item_generator(_SURFACE, number))
-        row["surface"] = surface[:SURFACE]
-        if views:
-            row["pixels"] = render_views(surface, views, item_generator(_VIEWS, number))
-        row["voxels"] = row["voxels"][..., None]
-        rows.append(row)
-        kept.append(path)
+    hollow: list[tuple[Path, Solid]] = []
+    kept: list[Path] = []
+
+    def rows() -> Iterator[dict[str, Array]]:
+        for path in tqdm(paths, desc=f"meshes of {names.parent} as voxels, once", unit=" meshes"):
+            try:
+                found = mesh_solid(path)
+            except (OSError, ValueError) as error:
+                broken.append(str(error))
+                continue
+            if found.open_parts:
+                hollow.append((path, found))
+            kept.append(path)
+            yield mesh_row(found.voxels, len(kept) - 1, views)
+        if not kept:
+            raise ValueError(f"none of the {len(paths)} meshes can be read, first {broken[0]}")
+        with written_whole(names) as temporary:
+            temporary.write_text("".join(f"{p.relative_to(names.parent)}\n" for p in kept))
+
+    write_rows(target, rows(), meshes=stamp)
     if broken:
         rank_zero_warn(
             f"{len(broken)} of {len(paths)} meshes cannot be read and are skipped, first {broken[0]}"
         )
-    if not rows:
-        raise ValueError(f"none of the {len(paths)} meshes can be read, first {broken[0]}")
-    return {k: np.stack([row[k] for row in rows]) for k in rows[0]}, kept
+    if hollow:
+        path, first = hollow[0]
+        rank_zero_warn(
+            f"{len(hollow)} of {len(paths)} meshes have parts that are not closed, first {path}: "
+            f"{first.open_parts} of {first.parts}; of these, what neither sides nor top can see is filled, "
+            "closed parts are solid"
+        )
+
+
+def mesh_stamp(paths: Sequence[Path], folder: Path) -> str:
+    """Which meshes a file is made of, and by which rules."""
+    listed = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in paths)
+    return f"{_RULES} {hashlib.sha256(listed.encode(errors='surrogateescape')).hexdigest()}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 
 from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.hdf5 import open_hdf5
 from datamodules.loading.loaders import BatchItems, SplitModule
 from datamodules.loading.ranges import Count, DepthOrZero, Many, ManyOrZero, Size, Workers, check_ranges
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
-from datamodules.shapes.building import SURFACE, mesh_arrays, mesh_paths, solids_arrays
+from datamodules.loading.terminal import say
+from datamodules.shapes.building import (
+    MESHES,
+    SURFACE,
+    build_meshes,
+    mesh_paths,
+    mesh_stamp,
+    solids_arrays,
+)
 from datamodules.shapes.solids import CATEGORIES
 from datamodules.shapes.stores import (
     RESOLUTIONS,
@@ -23,14 +32,14 @@ from datamodules.shapes.stores import (
     MemoryStore,
     Store,
     read_codes,
-    write_hdf5,
 )
+from datamodules.shapes.views import CROP, ViewItems, listed_pictures
 from datamodules.shapes.voxels import pooled, surface_points
 
 Source = Literal["solids", "hdf5", "meshes"]
 Part = Literal["test", "train"]
 TEST_VIEW = 23
-_CROP = 128
+_LIST_LIMIT = 2**26  # bytes of a list of names
 
 
 def stage_of(epoch: int, stages: Sequence[dict[str, int]]) -> int:
@@ -54,6 +63,7 @@ class ShapeItems(BatchItems):
         codes: also give these codes.
         fine: also give ``fine`` of this side and ``surface``, for tests.
         category: also give these numbers of all rows of the store.
+        wanted: keys that a training step takes, of which alone the files are read; null is all.
     """
 
     def __init__(
@@ -66,8 +76,9 @@ class ShapeItems(BatchItems):
         codes: np.ndarray[Any, Any] | None = None,
         fine: int = 0,
         category: np.ndarray[Any, Any] | None = None,
+        wanted: Collection[str] | None = None,
     ) -> None:
-        self.category = category
+        self.category, self.wanted = category, wanted
         self.store, self.index, self.stages = store, list(index), list(stages)
         self.input_size, self.views, self.codes, self.fine = input_size, views, codes, fine
 
@@ -76,10 +87,21 @@ class ShapeItems(BatchItems):
 
     def voxels(self, rows: Sequence[int]) -> Tensor:
         """The encoder's input, float32 (B, 1, S, S, S)."""
-        found = self.store.rows("voxels", rows)[..., 0]
+        return self._inputs(self.store.rows("voxels", rows))
+
+    def _inputs(self, voxels: np.ndarray[Any, Any]) -> Tensor:
+        found = voxels[..., 0]
         if self.input_size != found.shape[1]:
             found = np.stack([pooled(v, self.input_size) for v in found])
         return torch.from_numpy(found).float()[:, None]
+
+    def voxels_in_order(self, size: int) -> Iterator[Tensor]:
+        """The inputs of all items, whose rows ascend, ``size`` or fewer at once; files are read once."""
+        taken = np.asarray(self.index, dtype=np.int64)
+        for start, block in self.store.slabs("voxels", int(taken.max(initial=-1)) + 1):
+            rows = taken[(start <= taken) & (taken < start + len(block))] - start
+            for first in range(0, len(rows), size):
+                yield self._inputs(block[rows[first : first + size]])
 
     def _points(self, rows: Sequence[int], resolution: int) -> tuple[Tensor, Tensor]:
         """Points (B, P, 3) of the unit cube and values (B, P)."""
@@ -100,8 +122,8 @@ class ShapeItems(BatchItems):
         else:
             chosen = np.full(len(rows), min(TEST_VIEW, count - 1))
         pixels = self.store.row_parts("pixels", rows, chosen.tolist())
-        start = (pixels.shape[-1] - _CROP) // 2
-        crop = pixels[:, start : start + _CROP, start : start + _CROP]
+        start = (pixels.shape[-1] - CROP) // 2
+        crop = pixels[:, start : start + CROP, start : start + CROP]
         return torch.from_numpy(crop.astype(np.float32) / 255)[:, None]
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
@@ -109,16 +131,17 @@ class ShapeItems(BatchItems):
         training = any(isinstance(k, tuple) for k in keys)
         rows = [self.index[i] for i in index]
         resolution = stage_of(int(epochs[0]) if training else 10**9, self.stages)
-        points, values = self._points(rows, resolution)
+        wanted = self.wanted if training else None
         batch = {
-            "voxels": self.voxels(rows),
-            "points": points,
-            "values": values,
             "index": torch.from_numpy(index),
             "epoch": torch.from_numpy(epochs),
             "resolution": torch.full((len(rows),), resolution),
         }
-        if self.views:
+        if wanted is None or "voxels" in wanted:
+            batch["voxels"] = self.voxels(rows)
+        if wanted is None or "points" in wanted:
+            batch["points"], batch["values"] = self._points(rows, resolution)
+        if self.views and (wanted is None or "view" in wanted):
             batch["view"] = self.view(epochs, index, rows, training)
         if self.codes is not None and training:
             batch["code"] = torch.from_numpy(self.codes[rows])
@@ -176,6 +199,10 @@ class Shapes(SplitModule):
         batch_size: global training batch, over all devices.
         eval_batch_size: global batch of validation, test and prediction.
         num_workers: loader processes.
+        cache: folder of the copies by shape that are made once of official files, whose chunks hold a
+            thousand shapes; null makes them beside the files. Only what the model uses is copied.
+        predict_files: a picture, or a folder of them, of which ``zoo predict`` of a :class:`zoo.IMSVR` makes
+            shapes: the object on white or transparent ground, filling the picture.
     """
 
     def __init__(
@@ -201,6 +228,8 @@ class Shapes(SplitModule):
         batch_size: Many = 32,
         eval_batch_size: Many = 8,
         num_workers: Workers = 0,
+        cache: str | None = None,
+        predict_files: str | None = None,
     ) -> None:
         check_ranges(Shapes, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
@@ -223,22 +252,93 @@ class Shapes(SplitModule):
         self.train_file, self.test_file, self.codes_path = train_file, test_file, codes
         self.train_shapes, self.test_shapes = train_shapes, test_shapes
         self.input_size, self.fine, self.continuous, self.views = input_size, fine, continuous, views
+        self.cache = None if cache is None else Path(cache)
         self.dims = 3
+        self.predict_files = None if predict_files is None else Path(predict_files)
         self._stores: dict[str, Store] = {}
         self.category_names: list[str] = []
+        self.shape_names: list[str] = []
+        """Of the shapes that are tested and predicted, in order; empty where they have none."""
+        self._names: list[str] = []
         self._categories: list[str] = []
 
     def prepare_data(self) -> None:
-        if self.source == "meshes" and not self._cache.is_file():
-            arrays, kept = mesh_arrays(mesh_paths(self.root), views=max(self.views, 24))
-            write_hdf5(self._cache, arrays)
-            self._cache.with_suffix(".txt").write_text("".join(f"{p.relative_to(self.root)}\n" for p in kept))
+        """Voxelise the meshes, and copy arrays of official files whose single rows are slow to read, once."""
+        if self.predict_files is not None and self._stage() == "predict":
+            return
+        if self.source == "meshes":
+            self._build_meshes()
+        if self.source != "solids" and self.trainer is not None:
+            self._open_files(self._stage())
+
+    def _stage(self) -> str:
+        """The verb that is run, nothing where none is."""
+        return "" if self.trainer is None else str(getattr(self.trainer.state.fn, "value", "fit"))
 
     @property
     def _cache(self) -> Path:
         return self.root / "zoo_shapes.hdf5"
 
+    def _build_meshes(self) -> None:
+        """The file of the folder's meshes, once; anew where they are others, or rules have changed."""
+        if self._cache.is_file() and not (self.root.is_dir() and _any_mesh(self.root)):
+            return  # the file alone was handed on
+        paths = mesh_paths(self.root)
+        stamp = mesh_stamp(paths, self.root)
+        if self._cache.is_file():
+            with open_hdf5(self._cache) as file:
+                if file.attrs.get("meshes") == stamp:
+                    return
+            say(f"{self._cache} was made of other meshes or by an earlier version: it is made anew")
+        self._check_batch_size(len(paths))
+        names = self._cache.with_suffix(".txt")
+        build_meshes(paths, self._cache, names, stamp, views=max(self.views, 24))
+
+    def _check_batch_size(self, meshes: int) -> None:
+        """Before the long work: a training needs a whole batch."""
+        trained = min(_first_part(meshes), self.train_shapes or meshes)
+        if self._stage() == "fit" and self.batch_size > trained:
+            raise ValueError(
+                f"data.init_args.batch_size is {self.batch_size}, but of the {meshes} meshes in {self.root} "
+                f"{trained} are trained on (the first four fifths): lower it"
+            )
+
+    @property
+    def _trained_on(self) -> Collection[str] | None:
+        """Keys of a batch that a training step of the model takes, where its class says so."""
+        found: Collection[str] | None = getattr(
+            getattr(self.trainer, "lightning_module", None), "trained_on", None
+        )
+        return found
+
+    def _arrange(self, stage: str) -> None:
+        """Make the rows that this stage asks for fast to read, those that the model does not use left out."""
+        wanted, views = self._trained_on, ["pixels"] if self.views else []
+        arrays = {"voxels": ["voxels"], "view": views}
+        if stage == "fit":
+            sides = sorted({s["resolution"] for s in self.stages})
+            arrays["points"] = [f"{k}_{r}" for r in sides for k in ("points", "values")]
+            self._stores["train"].arrange(
+                name for key, names in arrays.items() if wanted is None or key in wanted for name in names
+            )
+        last = self.stages[-1]["resolution"]
+        part = self.evaluate_on if stage in ("test", "predict") else "test"
+        self._stores[part].arrange(["voxels", *views, f"points_{last}", f"values_{last}"])
+
+    def _set_up_pictures(self, path: Path) -> None:
+        if self._trained_on is not None and "view" not in self._trained_on:
+            raise ValueError(
+                "data.init_args.predict_files are pictures, of which zoo.IMSVR alone makes shapes; set "
+                "model.class_path: zoo.IMSVR, or leave it out"
+            )
+        pictures = listed_pictures(path)
+        self.predict_set = ViewItems(pictures)
+        self.shape_names = [str(p.relative_to(path)) if path.is_dir() else p.name for p in pictures]
+
     def setup(self, stage: str) -> None:
+        if stage == "predict" and self.predict_files is not None:
+            self._set_up_pictures(self.predict_files)
+            return
         if self.source == "solids":
             assert self.train_shapes is not None
             assert self.test_shapes is not None
@@ -263,36 +363,52 @@ class Shapes(SplitModule):
                     self._stores[name] = MemoryStore(arrays)
             rows: dict[str, Sequence[int]] = {k: range(s.size) for k, s in self._stores.items()}
         else:
-            rows = self._open_files()
+            rows = self._open_files(stage)
         if stage == "fit":
             size = self._stores["train"].size
             self.train_set = self._items("train", rows["train"], codes=self._codes(len(rows["train"]), size))
         self.val_set = self._items("test", rows["test"])
         part = self.evaluate_on
         self.test_set = self._items(part, rows[part], fine=self.fine)
+        self.shape_names = [self._names[row] for row in rows[part]] if self._names else []
         if self._categories:
             self.test_set.category = np.searchsorted(self.category_names, self._categories)
+        if self.source != "solids" and stage in ("test", "predict"):
+            self._say_part(rows[part])
 
-    def _open_files(self) -> dict[str, Sequence[int]]:
+    def _say_part(self, rows: Sequence[int]) -> None:
+        """Which shapes of which file are looked at, and how to have the others."""
+        store: Any = self._stores[self.evaluate_on]
+        other = "train" if self.evaluate_on == "test" else "test"
+        which = f"shapes {rows[0] + 1:,} to {rows[-1] + 1:,}" if len(rows) else "no shape"
+        say(
+            f"{which} ({len(rows):,}) of the {store.size:,} in {store.path}, those for "
+            f"{'training' if other == 'test' else 'test'}; data.init_args.evaluate_on: {other} has the others"
+        )
+
+    def _open_files(self, stage: str) -> dict[str, Sequence[int]]:
         """Stores of the files, and the rows of each part."""
         name = self.train_file if self.source == "hdf5" else self._cache.name
-        train: Store = HDF5Store(self.root / name)
+        train: Store = HDF5Store(self.root / name, self.cache)
         size = train.size
         if self.source == "hdf5" and self.test_file is not None:
-            test: Store = HDF5Store(self.root / self.test_file)
+            test: Store = HDF5Store(self.root / self.test_file, self.cache)
             rows: dict[str, Sequence[int]] = {"train": range(size), "test": range(test.size)}
         else:
-            test, first = train, max(1, size * 4 // 5)
+            test, first = train, _first_part(size)
             # of a single shape both parts are that shape
             rows = {"train": range(first), "test": range(first, size) if first < size else range(size)}
         self._stores = {"train": train, "test": test}
         source: Any = self._stores[self.evaluate_on]
-        self._categories = _categories(source.path, source.size)
+        self._names = _names(source.path, source.size)
+        named = bool(self._names) and all("/" in name for name in self._names)
+        self._categories = [name.split("/")[0] for name in self._names] if named else []
         self.category_names = sorted(set(self._categories))
         if self.views:
             for store in self._stores.values():
                 if not store.shape("pixels"):
                     raise ValueError(f"{self.root / name} has no pixels, which data.init_args.views asks for")
+        self._arrange(stage)
         found = {"train": rows["train"][: self.train_shapes], "test": rows["test"][: self.test_shapes]}
         if self._categories and self.evaluate_on == "test" and self.test_shapes is not None:
             seen: Counter[str] = Counter()
@@ -309,24 +425,39 @@ class Shapes(SplitModule):
 
     def _items(self, name: str, rows: Sequence[int], codes: Any = None, fine: int = 0) -> ShapeItems:
         views = self.views > 0
-        return ShapeItems(self._stores[name], rows, self.stages, self.input_size, views, codes, fine)
+        store, wanted = self._stores[name], self._trained_on
+        return ShapeItems(store, rows, self.stages, self.input_size, views, codes, fine, wanted=wanted)
 
 
-def _categories(path: Path, size: int) -> list[str]:
-    """Of the rows of an HDF5 file, by the name list beside it; none without a list or without categories.
+def _first_part(size: int) -> int:
+    """Of one file's shapes, how many are trained on: four fifths."""
+    return max(1, size * 4 // 5)
+
+
+def _any_mesh(folder: Path) -> bool:
+    return any(p.suffix.lower() in MESHES for p in folder.rglob("*"))
+
+
+def _names(path: Path, size: int) -> list[str]:
+    """Of the rows of an HDF5 file, by the list beside it, ``category/name`` or a name a line; none without.
 
     Raises:
-        ValueError: for a list of another length.
+        ValueError: for a list that cannot be read, or of another length.
     """
     names = path.with_suffix(".txt")
-    lines = names.read_text().splitlines() if names.is_file() else []
-    if not lines or not all("/" in line for line in lines):
+    if not names.is_file():
         return []
-    if len(lines) != size:
+    if names.stat().st_size > _LIST_LIMIT:
+        raise ValueError(f"{names} has {names.stat().st_size:,} bytes, which is no list of names")
+    try:
+        lines = names.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{names} is no list of names in UTF-8; write it anew or take it away") from None
+    if lines and len(lines) != size:
         raise ValueError(
             f"{names} names {len(lines)} shapes, {path.name} has {size}; take both of one release"
         )
-    return [line.split("/")[0] for line in lines]
+    return lines
 
 
 def _check_stages(stages: Sequence[dict[str, int]]) -> None:

@@ -14,16 +14,6 @@ BUDGETS_V1 = {16: 4096, 32: 8192, 64: 32768}
 VIEW_SIZE = 137
 
 
-def unblock(blocks: Array, index: Array) -> Array:
-    """A 256^3 grid of an HSP ``.mat`` file: ``b`` (n, 16, 16, 16) blocks, ``bi`` (16, 16, 16) 1-based.
-
-    Then axes (2, 1, 0) and the last axis flipped, from the frame of ShapeNet v1 into that of v2; y is up.
-    """
-    found = blocks[index.astype(np.int64) - 1]  # (16, 16, 16, 16, 16, 16)
-    grid = found.transpose(0, 3, 1, 4, 2, 5).reshape(FINE, FINE, FINE)
-    return np.ascontiguousarray(grid.transpose(2, 1, 0)[:, :, ::-1])
-
-
 def fill_hidden(voxels: Array) -> Array:
     """Fill what neither the four sides nor the top can see: hollow scans become solid."""
     hidden = np.ones(voxels.shape, dtype=bool)
@@ -101,28 +91,6 @@ def sample_v2(
     labels = cells[tuple(chosen.T)]
     points = _fine_points(voxels, chosen, labels, factor, rng)
     return points.astype(np.uint8), labels[:, None]
-
-
-def sample_v1(voxels: Array, resolution: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Points (n, 3) uint8 in the R^3 grid and labels (n, 1), as the first release.
-
-    Cells within 3 of the boundary, then every second cell, then random ones.
-    """
-    from scipy.ndimage import maximum_filter, minimum_filter
-
-    budget = BUDGETS_V1[resolution]
-    cells = pooled(voxels, resolution)
-    order = np.full(cells.shape, 2, dtype=np.int64)
-    order[::2, ::2, ::2] = 1
-    order[maximum_filter(cells, 7) != minimum_filter(cells, 7)] = 0
-    key = order.ravel() + rng.random(cells.size)
-    if len(key) <= budget:
-        chosen = np.arange(len(key))
-    else:
-        chosen = np.argpartition(key, budget - 1)[:budget]
-        chosen = chosen[np.argsort(key[chosen], kind="stable")]
-    points = np.stack(np.unravel_index(chosen, cells.shape), axis=-1)
-    return points.astype(np.uint8), cells.ravel()[chosen][:, None]
 
 
 def surface_points(field: Array, count: int, rng: np.random.Generator, level: float = 0.5) -> Array:

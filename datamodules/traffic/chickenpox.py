@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
+from datamodules.graphs.checks import integers
 from datamodules.loading.arguments import data_folder
-from datamodules.loading.files import one_line
+from datamodules.loading.files import one_line, read_json
 from datamodules.loading.ranges import Many, Size, check_ranges
 from datamodules.traffic.forecast import ForecastModule, SensorSeries
 
@@ -56,12 +56,20 @@ class Chickenpox(ForecastModule):
                 "variable ZOO_DATA) to where it is"
             )
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
             values = np.asarray(content["FX"], dtype=np.float64)
-            source, target = np.asarray(content["edges"], dtype=np.int64).T
+            if values.ndim != 2:
+                raise ValueError(f"FX is {values.shape}, expected (weeks, counties)")
+            nodes = values.shape[1]
+            source, target = integers(path, "edges", content["edges"], 0, nodes - 1, ndim=2).T.numpy()
             names = sorted(content["node_ids"], key=content["node_ids"].get)
-            adjacency = np.zeros((values.shape[1],) * 2)
+            if sorted(content["node_ids"].values()) != list(range(nodes)):
+                raise ValueError(f"node_ids do not number the {nodes} columns of FX")
+            adjacency = np.zeros((nodes, nodes))
             adjacency[source, target] = 1
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} is damaged ({one_line(error)}); take it anew from {_SOURCE}") from None
-        return SensorSeries(values, adjacency, names, steps_per_day=0)
+        try:
+            return SensorSeries(values, adjacency, names, steps_per_day=0)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None

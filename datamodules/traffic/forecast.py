@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -152,6 +152,8 @@ class ForecastModule(SplitModule):
     """What a missing measurement is written as; None where there is no such value."""
 
     unit = ""
+
+    of_weights: ClassVar[tuple[str, ...]] = ("lags", "horizon", "time_of_day")
 
     def __init__(
         self,

@@ -12,13 +12,19 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
+def without_roads(distances: Array) -> Array:
+    """A matrix of distances in which 0 off the diagonal, as tables write "no road", is infinite."""
+    absent = (distances == 0) & ~np.eye(len(distances), dtype=bool)
+    return np.where(absent | ~np.isfinite(distances), np.inf, distances)
+
+
 def stgcn_weights(
     distances: Array, sigma2: float = 0.1, epsilon: float = 0.5, unit: float = 10_000.0
 ) -> Array:
     """Weights of STGCN (Yu et al., IJCAI 2018, eq. 10): w_ij = exp(-d^2 / sigma2) if >= epsilon, i != j.
 
     Args:
-        distances: (N, N) in metres, infinite or NaN where there is no road.
+        distances: (N, N) in metres; infinite, NaN or (off the diagonal) 0 where there is no road.
         sigma2: in units squared.
         epsilon: smallest weight.
         unit: metres of the unit in which sigma2 is given, 10 km.
@@ -26,7 +32,7 @@ def stgcn_weights(
     Returns:
         float32 (N, N) with an empty diagonal.
     """
-    distances = np.where(np.isfinite(distances), distances, np.inf) / unit
+    distances = without_roads(distances) / unit
     weights = np.exp(-(distances**2) / sigma2)
     weights[weights < epsilon] = 0
     np.fill_diagonal(weights, 0)
@@ -40,7 +46,7 @@ def dcrnn_weights(distances: Array, threshold: float = 0.1) -> Array:
     the diagonal of ones stays.
 
     Args:
-        distances: (N, N) along the roads, infinite or NaN where none was measured.
+        distances: (N, N) along the roads, infinite or NaN where none was measured; a 0 is a measured one.
         threshold: smallest weight.
     """
     distances = np.where(np.isfinite(distances), distances, np.inf).astype(np.float64)

@@ -10,7 +10,31 @@ import numpy as np
 from datamodules.loading.sampling import item_generator
 from datamodules.shapes.solids import solid
 from datamodules.shapes.stores import RESOLUTIONS, write_hdf5
-from datamodules.shapes.voxels import FINE, sample_v1, sample_v2
+from datamodules.shapes.voxels import BUDGETS_V1, FINE, pooled, sample_v2
+
+Array = np.ndarray[Any, Any]
+
+
+def sample_v1(voxels: Array, resolution: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Points (n, 3) uint8 in the R^3 grid and labels (n, 1), as the first release.
+
+    Cells within 3 of the boundary, then every second cell, then random ones.
+    """
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    budget = BUDGETS_V1[resolution]
+    cells = pooled(voxels, resolution)
+    order = np.full(cells.shape, 2, dtype=np.int64)
+    order[::2, ::2, ::2] = 1
+    order[maximum_filter(cells, 7) != minimum_filter(cells, 7)] = 0
+    key = order.ravel() + rng.random(cells.size)
+    if len(key) <= budget:
+        chosen = np.arange(len(key))
+    else:
+        chosen = np.argpartition(key, budget - 1)[:budget]
+        chosen = chosen[np.argsort(key[chosen], kind="stable")]
+    points = np.stack(np.unravel_index(chosen, cells.shape), axis=-1)
+    return points.astype(np.uint8), cells.ravel()[chosen][:, None]
 
 
 def fake_shapes(path: Path, release: str = "v2", shapes: int = 5, views: int = 24) -> Path:

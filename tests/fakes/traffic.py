@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import scipy.sparse
 
@@ -68,6 +69,47 @@ def fake_traffic(root: Path, name: str, rows: int = 400, sensors: int = 12) -> P
         for i, sensor in enumerate(names):
             writer.writerow([i, sensor, 34.1 + 0.01 * i, -118.3 + 0.01 * (i % 4)])
     return root
+
+
+def write_frame(path: Path, values: Array, names: list[str], times: Array) -> Path:
+    """A frame as ``pandas.DataFrame.to_hdf(path, key="df")`` writes it: METR-LA and PEMS-BAY are released so.
+
+    pandas 3.1.1 and PyTables 3.11.1 wrote the attributes; ``freq`` and ``name`` are pickles there as well.
+    """
+    columns = np.array(names, dtype="S")
+    arrays: dict[str, tuple[Array, dict[str, Any]]] = {
+        "axis0": (columns, {"kind": np.bytes_("string"), "name": np.bytes_("N.")}),
+        "axis1": (
+            times.astype("datetime64[ns]").astype(np.int64),
+            {
+                "kind": np.bytes_("datetime64"),
+                "index_class": np.bytes_("datetime"),
+                "name": np.bytes_("N."),
+                "freq": np.bytes_("cpandas._libs.tslibs.offsets\nMinute\np0\n(I5\nI00\ntp1\nRp2\n."),
+            },
+        ),
+        "block0_items": (columns, {"kind": np.bytes_("string"), "name": np.bytes_("N.")}),
+        "block0_values": (values, {}),
+    }
+    with h5py.File(path, "w") as file:
+        group = file.create_group("df")
+        group.attrs.update(
+            {
+                "pandas_type": np.bytes_("frame"),
+                "encoding": np.bytes_("UTF-8"),
+                "errors": np.bytes_("strict"),
+                "ndim": 2,
+                "nblocks": 1,
+                "axis0_variety": np.bytes_("regular"),
+                "axis1_variety": np.bytes_("regular"),
+                "block0_items_variety": np.bytes_("regular"),
+            }
+        )
+        for name, (content, attributes) in arrays.items():
+            group.create_dataset(name, data=content).attrs.update(
+                {**attributes, "CLASS": np.bytes_("ARRAY"), "transposed": np.uint8(1)}
+            )
+    return path
 
 
 def fake_chickenpox(root: Path, weeks: int = 120, counties: int = 6) -> Path:

@@ -17,15 +17,16 @@ ROOT = Path(zoo.__file__).parent.parent
 METHODS = {
     p.partition(".")[2] for p, m in zoo._DECLARED.values() if p not in ("zoo.metrics", "zoo.diffusion")
 }
-SHARED = {"nn", "drawing", "metrics", "diffusion", "randomness", "reports", "declaration"}
+SHARED = {"nn", "drawing", "metrics", "diffusion", "randomness", "reports", "file_names", "declaration"}
 MACHINERY = {"engine", "hub", "evidence"}
 # What a door lets through: a room may import from the named ones and from itself.
 DOORS = {
     **{method: {*SHARED, "hub.foreign"} for method in METHODS},
     **dict.fromkeys(SHARED, SHARED),
-    "hub": {"hub", "declaration", "reports"},
+    **{room: {*SHARED, "hub.foreign"} for room in ("metrics", "diffusion")},  # their networks have files, too
+    "hub": {"hub", "declaration", "reports", "file_names"},
     "engine": {"engine", "hub", *SHARED},
-    "evidence": {"evidence", "engine", "hub", "declaration", "drawing"},
+    "evidence": {"evidence", "engine", "hub", "declaration", "drawing", "file_names"},
 }
 
 

@@ -10,10 +10,13 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from zoo.hub.foreign import Damaged, TooLarge, check_finite, checked_folder
 
 _DECODED_TOGETHER = 8  # a 256 x 256 picture needs about 0.3 GB inside the decoder
 
@@ -35,9 +38,12 @@ def load_vae(name: str) -> Any:
     level = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity(logging.CRITICAL)
     try:
-        vae, report = AutoencoderKL.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
-        )
+        with checked_folder(Path(name)):
+            vae, report = AutoencoderKL.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+            )
+    except (Damaged, TooLarge):
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
@@ -51,6 +57,7 @@ def load_vae(name: str) -> Any:
         raise ValueError(
             f"VAE {name!r}: {len(lost)} weights are missing or do not fit, for example {lost[0]}"
         )
+    check_finite(vae.state_dict(), Path(name))
     vae.requires_grad_(False)
     return vae.eval()
 

@@ -6,7 +6,6 @@ have eps 1e-5 unless told otherwise, and its time frequencies are 10000^(-i/127)
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.dtr.network import DiT
+from zoo.hub.foreign import read_json
 
 WEIGHTS = "diffusion_pytorch_model"
 EPS = 1e-6
@@ -121,10 +121,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
         ValueError: if it is not the config of a DiT.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+    config = read_json(path)
     name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
     if name not in ("DiTTransformer2DModel", "Transformer2DModel"):
         raise ValueError(f"{path} is of class {name}, expected DiTTransformer2DModel")
@@ -132,8 +129,8 @@ def read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
         if config.get(key, expected) != expected:
             raise ValueError(f"{path}: {key} is {config[key]!r}, DiT has {expected!r}")
     heads, size = config.get("num_attention_heads", 16), config.get("sample_size", 32)
-    if type(heads) is not int or type(size) is not int:
-        raise ValueError(f"{path}: num_attention_heads and sample_size must be integers")
+    if type(heads) is not int or type(size) is not int or heads < 1 or size < 1:
+        raise ValueError(f"{path}: num_attention_heads and sample_size must be integers of at least 1")
     eps = config.get("norm_eps", 1e-5)
     lines = [] if eps == EPS else [f"{path} says norm_eps {eps}; DiT's own {EPS} is used"]
     return {"heads": heads, "input_size": size}, lines

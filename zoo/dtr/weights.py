@@ -9,16 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
-import warnings
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,13 +21,15 @@ from zoo.dtr import diffusers
 from zoo.dtr.module import DTR
 from zoo.dtr.network import SIZES, DiT, position_table
 from zoo.dtr.tables import official_tables, pop_tables, routing_arguments
-from zoo.hub.foreign import Weights
+from zoo.hub import foreign
+from zoo.hub.foreign import State, Weights, written_whole
 
 FORMATS: dict[str, tuple[str, ...]] = {"official": (".pt", ".pth"), "diffusers": ()}
 """What :func:`write` writes, with the suffixes of its file; none for a folder."""
 
-State = dict[str, Tensor]
 _CLASS_TABLE = "y_embedder.embedding_table.weight"
+_GUIDED = 3
+"""Channels that DiT's own code guides, whatever their number. DTR's guides all, and so does diffusers'."""
 
 
 def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
@@ -53,8 +50,9 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     found: dict[str, Any] = {}
     if path.is_dir():
         state, found, lines = _read_folder(path)
+        guides_all = True
     else:
-        state, uw, lines = _read_file(path)
+        state, uw, guides_all, lines = _read_file(path)
     try:
         found |= _sizes(state)
         if found["num_classes"] == 1 and len(state[_CLASS_TABLE]) == 2:
@@ -66,6 +64,12 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         if uw is not None:
             found |= {"loss_weight": "uw", "uw_intervals": len(uw)}
         hparams = _merged(found, given)
+        plain = hparams["routing"] == "none" and hparams["num_classes"] > 1
+        if plain and not guides_all and hparams["in_channels"] > _GUIDED and "cfg_channels" not in given:
+            hparams["cfg_channels"] = _GUIDED
+            lines.append(
+                f"cfg_channels: {_GUIDED}: DiT's code guides these alone; --set cfg_channels=null guides all"
+            )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if "input_size" not in found | given:
@@ -89,16 +93,17 @@ def write(module: DTR, out: Path, to: str) -> list[str]:
         ValueError: for routing in a format that cannot hold it.
     """
     if to == "official":
-        _replace(out, lambda temporary: torch.save(official_state(module), temporary))
+        with written_whole(out) as temporary:
+            torch.save(official_state(module), temporary)
         lines = [f"wrote {out}, a state dict as DiT's and DTR's own code load it"]
         if module.uncertainty is not None:
             lines.append("the learned loss weights of uw have no place in it and are left out")
         return lines
     config, state = diffusers_state(module)
-    out.mkdir(parents=True, exist_ok=True)
-    weights = out / f"{diffusers.WEIGHTS}.safetensors"
-    _replace(weights, lambda temporary: save_file(state, temporary, {"format": "pt"}))
-    _replace(out / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=2) + "\n"))
+    with written_whole(out / f"{diffusers.WEIGHTS}.safetensors") as temporary:
+        save_file(state, temporary, {"format": "pt"})
+    with written_whole(out / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
     return [
         f"wrote {out} for DiTTransformer2DModel.from_pretrained",
         "warning: diffusers computes time frequencies with i/127, DiT with i/128: outputs differ, about 1 % "
@@ -141,54 +146,21 @@ def diffusers_state(module: DTR) -> tuple[dict[str, Any], State]:
 # --- files ---------------------------------------------------------------------------------------------
 
 
-def _replace(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Write a temporary file beside ``path``, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_to(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _load_torch(path: Path) -> Any:
-    """Content of a ``.pt`` or ``.bin`` file; ``argparse.Namespace`` is the one class that it may hold."""
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        text = str(error) or type(error).__name__
-        if "nsupported" in text or "Blocked" in text or "weights_only" in text:
-            name = re.search(r"GLOBAL ([\w.]+)", text)
-            raise ValueError(
-                f"{path} holds pickled objects{f' ({name[1]})' if name else ''} besides tensors and plain "
-                "values; refused, nothing was run. If you trust it, save its state dict alone and use that"
-            ) from None
-        raise ValueError(f"{path} is damaged or no torch file ({text.splitlines()[0][:80]})") from None
-
-
-def _load_safetensors(path: Path) -> State:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); download it anew") from error
-
-
 def _tensors(content: Any, path: Path, what: str) -> State:
     """The state dict without the prefixes of DDP and torch.compile."""
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path}: {what} is not a state dict of tensors")
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(k)): v for k, v in content.items()}
+    return foreign.state_dict(content, path)
 
 
-def _read_file(path: Path) -> tuple[State, Tensor | None, list[str]]:
-    """State dict, the log-variances of uw where there are any, lines to print."""
-    if path.suffix == ".safetensors":
-        return _tensors(_load_safetensors(path), path, "the file"), None, []
-    content = _load_torch(path)
+def _load(path: Path) -> Any:
+    """``argparse.Namespace`` is the one class that a file may hold besides tensors and plain values."""
+    return foreign.load(path, admitted=[argparse.Namespace])
+
+
+def _read_file(path: Path) -> tuple[State, Tensor | None, bool, list[str]]:
+    """State dict, log-variances of uw if there are any, whether all channels are guided, lines to print."""
+    content = _load(path)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds a {type(content).__name__}, not a state dict or a trainer's checkpoint"
@@ -198,11 +170,12 @@ def _read_file(path: Path) -> tuple[State, Tensor | None, list[str]]:
             raise ValueError(
                 f"{path} is a trainer's checkpoint without 'ema'; save its 'model' alone to use that"
             )
-        return _tensors(content, path, "the file"), None, []
+        return _tensors(content, path, "the file"), None, False, []
     lines = ["a trainer's checkpoint: taken are its EMA weights, not the raw ones nor the optimiser"]
-    if "config" in content:
+    of_dtr = "config" in content  # DiT's trainer stores "args"
+    if of_dtr:
         lines.append("the tensors do not tell the noise schedule: --set schedule=cosine if that was its")
-    return _tensors(content["ema"], path, "'ema'"), _log_variances(content.get("uw"), path), lines
+    return _tensors(content["ema"], path, "'ema'"), _log_variances(content.get("uw"), path), of_dtr, lines
 
 
 def _log_variances(content: Any, path: Path) -> Tensor | None:
@@ -224,9 +197,9 @@ def _read_folder(path: Path) -> tuple[State, dict[str, Any], list[str]]:
     shards = [single] if single.is_file() else sorted(folder.glob(f"{diffusers.WEIGHTS}-*-of-*.safetensors"))
     pickled = folder / f"{diffusers.WEIGHTS}.bin"
     if shards:
-        theirs = {k: v for shard in shards for k, v in _load_safetensors(shard).items()}
+        theirs = {k: v for shard in shards for k, v in _tensors(_load(shard), shard, "the file").items()}
     elif pickled.is_file():
-        theirs = _tensors(_load_torch(pickled), pickled, "the file")
+        theirs = _tensors(_load(pickled), pickled, "the file")
     else:
         raise FileNotFoundError(f"no {diffusers.WEIGHTS}.safetensors (or .bin) in {folder}")
     try:

@@ -16,13 +16,15 @@ import yaml
 from zoo.engine.checkpoint import step_checkpoints
 from zoo.engine.configs import read_config, split_configs, under_public_names
 from zoo.engine.errors import FAILED, UsageError
+from zoo.engine.lock import LOCK, FolderLock
 from zoo.hub import weights as hub
 from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry
-from zoo.hub.foreign import Weights
+from zoo.hub.foreign import Damaged, Weights
 from zoo.reports import say
 
 # Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
 FOLDER_VARIABLE, RESUME_VARIABLE = "ZOO_RUN_FOLDER", "ZOO_RESUME_PATH"
+_BROKEN = ".broken"  # added to the names of checkpoints whose content is damaged
 
 
 def is_child() -> bool:
@@ -51,7 +53,10 @@ class Arguments:
         root: folder of all runs.
         resume_folder: folder of the run that ``fit`` goes on with, or None.
         weights: checked weights file to load before running, or None.
+        partial: whether only those tensors of the weights are loaded that fit.
         checkpoint: checkpoint that Lightning restores, or None.
+        trained: what ``weights`` or ``checkpoint`` hold besides tensors, or None.
+        trained_data: what they know of their data, see :mod:`zoo.engine.weights_data`.
     """
 
     def __init__(self, verb: str, argv: list[str]) -> None:
@@ -61,9 +66,13 @@ class Arguments:
         self.yaml = [under_public_names(content) for content in self._as_written]
         self.hparams: dict[str, Any] = {}
         self.weights: Weights | None = None
+        self.partial = False
         self.checkpoint: Path | None = None
+        self.trained: Weights | None = None
+        self.trained_data: dict[str, Any] | None = None
         self.resume_folder: Path | None = None
         self._new_folder: Path | None = None
+        self._lock: FolderLock | None = None
         if self._asks_for_help():
             self.name, self.root = "run", Path("runs")
             return
@@ -72,6 +81,7 @@ class Arguments:
             raise UsageError(
                 "give either --weights (start from weights) or --ckpt_path (restore a run), not both"
             )
+        self.partial = self._asks_for_part(weights_name)
         if weights_name:
             path = hub.resolve(weights_name)
             self.weights = hub.read(path, own_class=self.own_class())
@@ -83,12 +93,18 @@ class Arguments:
         self.name = self._run_name()
         self.root = Path(self.value("trainer.default_root_dir") or "runs")
         self.checkpoint = self._checkpoint_path()
-        if self.weights is not None:
-            self._take_hparams(self.weights)
-        elif self.checkpoint:
-            self._take_hparams(hub.read(self.checkpoint, tensors=False, own_class=self.own_class()))
+        self.trained = self.weights
+        if self.checkpoint:
+            self.trained = hub.read(self.checkpoint, tensors=False, own_class=self.own_class())
+        if self.trained is not None:
+            self._take_hparams(self.trained)
         if not self.hparams and not self._names_model():
             raise UsageError(f"zoo {verb} needs a config with a model: --config NAME; see `zoo list configs`")
+
+    @property
+    def trained_name(self) -> str:
+        """What the user calls the weights or the checkpoint."""
+        return self.value("weights") or str(self.checkpoint)
 
     @property
     def argv(self) -> list[str]:
@@ -175,6 +191,19 @@ class Arguments:
     def _asks_for_help(self) -> bool:
         return any(a in ("-h", "--help") or re.match(r"--[\w.]+\.help\b", a) for a in self.flags)
 
+    def _asks_for_part(self, weights: str | None) -> bool:
+        fit = self.value("weights_fit") or "exact"
+        if fit == "exact":
+            return False
+        if fit != "partial":
+            raise UsageError(f"--weights_fit {fit}: it is exact (all tensors must fit) or partial")
+        if self.verb != "fit" or weights is None:
+            raise UsageError(
+                "--weights_fit partial starts a training from what fits of --weights: it goes with `zoo fit` "
+                "and --weights"
+            )
+        return True
+
     # --- checkpoints ----------------------------------------------------------------------------------------
 
     def _checkpoint_path(self) -> Path | None:
@@ -192,18 +221,23 @@ class Arguments:
         if is_child():
             inherited = os.environ.get(RESUME_VARIABLE)
             return Path(inherited) if inherited else None
+        broken: list[Path] = []
         for folder in _versions(self.root / self.name):
             checkpoints = folder / "checkpoints"
             candidates = [checkpoints / "best.ckpt"] if which == "best" else step_checkpoints(checkpoints)
+            broken += sorted(checkpoints.glob("*" + _BROKEN), reverse=True)
             for path in candidates:
                 if not path.exists():
                     continue
                 try:
                     hub.read(path, tensors=False, own_class=self.own_class())
-                except ValueError as error:
+                except (
+                    Damaged
+                ) as error:  # what is refused or cannot be read now may be whole: it stops the run
                     say(f"skipping a broken checkpoint: {error}")
+                    broken.append(path)
                     if rank() == 0 and which == "last":
-                        path.rename(path.with_name(path.name + ".broken"))
+                        path.rename(path.with_name(path.name + _BROKEN))
                     continue
                 if self.verb == "fit":
                     self.resume_folder = folder
@@ -213,6 +247,11 @@ class Arguments:
             raise FileNotFoundError(
                 f"--ckpt_path {which}: no readable checkpoint under {self.root / self.name}; train first or "
                 "give a file"
+            )
+        if broken:
+            raise ValueError(
+                f"--ckpt_path last: every checkpoint under {self.root / self.name} is broken, for example "
+                f"{broken[0].name}; leave --ckpt_path out to start anew, or give an earlier file"
             )
         say(f"no checkpoint under {self.root / self.name}, starting fresh")
         return None
@@ -233,7 +272,10 @@ class Arguments:
                 "was trained with"
             )
         module, _, name = class_path.rpartition(".")
-        hub.check_signature(getattr(importlib.import_module(module), name), weights.hparams, weights.path)
+        cls = getattr(importlib.import_module(module), name)
+        hub.check_signature(cls, weights.hparams, weights.path)
+        if own is None:
+            hub.check_size(cls, weights.hparams, weights.path)
         self.hparams = {"class_path": class_path, "init_args": weights.hparams}
 
     def _model_class(self) -> str | None:
@@ -269,15 +311,23 @@ class Arguments:
                 except OSError as error:
                     raise _not_writable(folder, error) from error
             self._new_folder = folder
+        if self.verb == "fit" and rank() == 0:
+            self._lock = FolderLock(folder)
         os.environ[FOLDER_VARIABLE] = str(folder)
         return folder
+
+    def release_folder(self) -> None:
+        """Another process may go on with the run."""
+        if self._lock is not None:
+            self._lock.release()
 
     def remove_unused_folder(self) -> None:
         """A run that failed before it did anything leaves no numbered folder behind."""
         folder = self._new_folder
         if folder is None or rank() or not folder.is_dir():
             return
-        if all(re.fullmatch(r"config\w*\.yaml", p.name) or p.name == FAILED for p in folder.iterdir()):
+        ours = re.compile(rf"config\w*\.yaml|{re.escape(FAILED)}|{re.escape(LOCK)}")
+        if all(ours.fullmatch(p.name) for p in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +15,11 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer, callbacks
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
+
+from zoo.engine.stopping import Stopped, StopSignals
+from zoo.reports import writing
 
 _STEP_FILE = re.compile(r"step=(\d+)\.ckpt")
 
@@ -23,6 +30,31 @@ def step_checkpoints(folder: Path) -> list[Path]:
         return []
     found = {int(m[1]): path for path in folder.iterdir() if (m := _STEP_FILE.fullmatch(path.name))}
     return [found[step] for step in sorted(found, reverse=True)]
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(staged: Path, path: Path) -> None:
+    """Give a whole sharded checkpoint its name. A kill in between leaves the old one under ``.NAME.old``."""
+    for part in staged.rglob("*"):
+        _sync(part)
+    _sync(staged)
+    if path.exists():
+        os.replace(path, _old(path))
+    os.replace(staged, path)
+    _sync(path.parent)
+    _remove(_old(path))
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -36,21 +68,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync(path.parent)
 
     def load_checkpoint(
         self,
@@ -66,7 +95,10 @@ class Checkpoint(callbacks.Checkpoint):
 
     Files are written only inside the training loop, where the progress of all loops is defined: after a
     batch, after the validation when one is due on that batch, or at the end of the epoch when the batch is
-    its last. All values logged up to then are in metrics.csv before the file exists.
+    its last. All values logged up to then are in metrics.csv before the file exists. A sharded checkpoint is
+    a folder that gets its name when it is whole.
+
+    SIGTERM and Ctrl-C stop the training behind the checkpoint of the step they fall into.
 
     Args:
         every_n_train_steps: optimiser steps between checkpoints.
@@ -104,6 +136,8 @@ class Checkpoint(callbacks.Checkpoint):
         self._after_validation = False
         self._at_epoch_end = False
         self._last_saved = -1
+        self._signals = StopSignals()
+        self._stopping = False
 
     @property
     def folder(self) -> Path | None:
@@ -116,7 +150,7 @@ class Checkpoint(callbacks.Checkpoint):
         if self.folder is None:
             return None
         best = self.folder / "best.ckpt"
-        if self.monitor and best.exists():
+        if self.monitor and self.best_score is not None and best.exists():
             return best
         return next(iter(step_checkpoints(self.folder)), None)
 
@@ -125,11 +159,12 @@ class Checkpoint(callbacks.Checkpoint):
             self.dirpath = str(Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints")
         if stage == TrainerFn.FITTING:
             self.dirpath = trainer.strategy.broadcast(self.dirpath)
+            self._signals.catch(trainer)  # before the data workers start, which are to ignore Ctrl-C
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.folder is not None:
-            for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-                leftover.unlink()
+            _tidy(self.folder)
+        self._signals.catch(trainer)
         epochs = trainer.fit_loop.epoch_progress.current
         if epochs.ready == epochs.completed:
             # The run starts with a new epoch. The epoch's loop must not think that it goes on with one: it
@@ -138,10 +173,14 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate():
+            return
         step = trainer.global_step
         ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
-        due = step % self.every_n_train_steps == 0 or step == trainer.max_steps or ends or trainer.should_stop
-        if not due or step == self._last_saved or loop._should_accumulate():
+        ends = ends or step == trainer.max_steps or trainer.should_stop
+        self._stopping = self._signals.asked(trainer) and not ends
+        due = step % self.every_n_train_steps == 0 or ends or self._stopping
+        if not due or step == self._last_saved:
             return
         fetcher = trainer.fit_loop._data_fetcher
         if trainer.is_last_batch:
@@ -197,8 +236,9 @@ class Checkpoint(callbacks.Checkpoint):
             known = ", ".join(sorted(trainer.callback_metrics))
             raise ValueError(f"checkpoint.monitor is {self.monitor!r}, but the run logs only: {known}")
         score = float(trainer.callback_metrics[self.monitor])
-        better = self.best_score is None or (
-            score < self.best_score if self.mode == "min" else score > self.best_score
+        better = math.isfinite(score) and (
+            self.best_score is None
+            or (score < self.best_score if self.mode == "min" else score > self.best_score)
         )
         if better:
             self.best_score, self.best_step = score, trainer.global_step
@@ -208,21 +248,54 @@ class Checkpoint(callbacks.Checkpoint):
         assert self.folder is not None
         step = trainer.global_step
         self._last_saved = step
-        trainer.save_checkpoint(self.folder / f"step={step:08d}.ckpt")
+        self._save(trainer, self.folder / f"step={step:08d}.ckpt")
         if trainer.is_global_zero and self.keep > 0:
             for path in step_checkpoints(self.folder)[self.keep :]:
                 _remove(path)
         trainer.strategy.barrier("zoo.checkpoint")
+        if self._stopping and not trainer.should_stop:
+            raise Stopped(self._signals.number or signal.SIGTERM)
 
     def _write_best(self, trainer: Trainer) -> None:
         assert self.folder is not None
-        trainer.save_checkpoint(self.folder / "best.ckpt")
+        self._save(trainer, self.folder / "best.ckpt")
+
+    @staticmethod
+    def _save(trainer: Trainer, path: Path) -> None:
+        if not _writes_folders(trainer.strategy):
+            trainer.save_checkpoint(path)
+            return
+        staged = path.with_name(f".{path.name}.tmp")
+        if trainer.is_global_zero:
+            _remove(staged)
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        with writing(path):
+            try:
+                trainer.save_checkpoint(staged)  # returns when all processes have written
+            except CheckpointException as error:  # no Exception; holds that of each process
+                raise next(iter(error.failures.values()))[0] from error
+            if trainer.is_global_zero:
+                _put_in_place(staged, path)
+        trainer.strategy.barrier("zoo.checkpoint")
+
+    def release_signals(self) -> None:
+        """SIGTERM and Ctrl-C end the process again, as before the training."""
+        self._signals.release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.release_signals()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.release_signals()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+        if self.best_score is not None and not math.isfinite(self.best_score):  # kept by former versions
+            self.best_score = self.best_step = None
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -230,10 +303,26 @@ class Checkpoint(callbacks.Checkpoint):
         self._last_saved = int(checkpoint.get("global_step", -1))
 
 
+def _writes_folders(strategy: Strategy) -> bool:
+    """Whether the processes write a part each, into a folder."""
+    sharded = getattr(strategy, "_state_dict_type", "") == "sharded"  # FSDPStrategy
+    return sharded or bool(getattr(strategy, "_save_distributed_checkpoint", False))  # ModelParallelStrategy
+
+
+def _tidy(folder: Path) -> None:
+    """Take away what a process left that was killed while it wrote; put back what it was to replace."""
+    for leftover in folder.glob(".*.tmp"):
+        _remove(leftover)
+    for old in folder.glob(".*.old"):
+        path = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+        if path.exists():
+            _remove(old)
+        else:
+            os.replace(old, path)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
-        import shutil
-
         shutil.rmtree(path, ignore_errors=True)
         return
     with contextlib.suppress(FileNotFoundError):

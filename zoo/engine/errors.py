@@ -22,6 +22,9 @@ FAILED = ".failed"
 """File in the folder of a run of several processes, made by the first that fails."""
 
 _LONGEST = 600
+_WORKER_GONE = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)"
+)
 _UNION = "Does not validate against any of the Union subtypes"
 
 
@@ -65,9 +68,37 @@ def speaks(error: BaseException) -> bool:
     return bool(getattr(error, "speaks", os.environ.get("LOCAL_RANK", "0") == "0"))
 
 
+def advise(error: BaseException, advice: str, instead: str | None = None) -> None:
+    """Let the line about ``error`` end with what to do, and say ``instead`` of a library's text."""
+    error.advice, error.instead = advice, instead  # type: ignore[attr-defined]
+
+
 def explain(error: BaseException) -> str:
     """One line for the user."""
+    line = getattr(error, "instead", None) or _explain(error)
+    advice = getattr(error, "advice", None)
+    return f"{line}; {advice}" if advice else line
+
+
+def is_worker_gone(error: BaseException) -> bool:
+    """Whether a process that reads data has ended."""
+    return bool(_WORKER_GONE.match(str(error)))
+
+
+def _worker_gone(text: str) -> str:
+    match = _WORKER_GONE.match(text)
+    assert match is not None
+    how, less = match[2] or "no exit code", "lower data.init_args.num_workers or data.init_args.batch_size"
+    if how == "Bus error":
+        return f"a data worker (process {match[1]}) ran out of shared memory; {less}"
+    cause = f", most likely for lack of memory; {less}" if how in ("Killed", "no exit code") else ""
+    return f"a data worker (process {match[1]}) is gone ({how}){cause}"
+
+
+def _explain(error: BaseException) -> str:
     text = str(error).strip()
+    if is_worker_gone(error):
+        return _worker_gone(text)
     if isinstance(error, ParserError):
         return explain_parser(error)
     if "in DataLoader worker process" in text:  # the worker's traceback, the cause in its last line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from zoo.reports import PARTS, Report, image_grid, save_png, to_uint8
+from zoo.file_names import make_own, remove_own
+from zoo.reports import PARTS, Report, image_grid, save_png, to_uint8, writing, writing_into
 
 
 class Previews(Callback):
@@ -58,8 +58,9 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
         if trainer.is_global_zero:
-            shutil.rmtree(self._folder / PARTS, ignore_errors=True)
-            (self._folder / PARTS).mkdir(parents=True)
+            with writing(self._folder / PARTS):
+                remove_own(self._folder / PARTS)  # of a prediction that was killed
+                make_own(self._folder / PARTS)
         trainer.strategy.barrier("zoo.predictions")
 
     def write_on_batch_end(
@@ -78,7 +79,8 @@ class PredictionWriter(BasePredictionWriter):
                 f"{type(pl_module).__name__}.predict_step returned {type(prediction).__name__}, "
                 "which has no write(folder); see zoo.reports.Report"
             )
-        self.outputs += prediction.write(self._folder)
+        with writing_into(self._folder):
+            self.outputs += prediction.write(self._folder)
         if hasattr(prediction, "merge"):
             self._merged[type(prediction)] = None
 
@@ -87,5 +89,6 @@ class PredictionWriter(BasePredictionWriter):
         if not trainer.is_global_zero or self._folder is None:
             return
         for kind in self._merged:
-            self.outputs += kind.merge(self._folder)  # type: ignore[attr-defined]
-        shutil.rmtree(self._folder / PARTS)
+            with writing_into(self._folder):
+                self.outputs += kind.merge(self._folder)  # type: ignore[attr-defined]
+        remove_own(self._folder / PARTS)

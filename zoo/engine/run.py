@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 
 from zoo.drawing import drawing
-from zoo.engine.checkpoint import Checkpoint
-from zoo.engine.errors import FAILED, claim
-from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
+from zoo.engine.checkpoint import Checkpoint, step_checkpoints
+from zoo.engine.errors import FAILED, advise, claim, is_worker_gone
+from zoo.engine.lock import LOCK
+from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics, read_table
 from zoo.engine.predictions import PredictionWriter, Previews
-from zoo.reports import say
+from zoo.engine.ranks import Ranks
+from zoo.engine.stopping import Stopped
+from zoo.reports import CannotWrite, replace_file, say, writing
 
+GO_ON = "go on with the same command and --ckpt_path last"
 _VERSIONS = ("lightning-zoo", "torch", "lightning", "torchmetrics", "numpy", "diffusers", "transformers")
 
 
@@ -81,6 +88,7 @@ class Run(Callback):
         config: text of the parsed configuration.
         command: what was typed.
         record: called with the summary of ``zoo validate`` and ``zoo test``; returns a line for the user.
+        started_here: whether another process of this run started this one.
     """
 
     def __init__(
@@ -90,8 +98,9 @@ class Run(Callback):
         config: str,
         command: str,
         record: Callable[[dict[str, Any]], str] | None = None,
+        started_here: bool = False,
     ) -> None:
-        self.record = record
+        self.record, self._started_here = record, started_here
         self.name, self.folder, self.config, self.command = name, folder, config, command
         self.seconds = 0.0
         self._started = 0.0
@@ -100,6 +109,10 @@ class Run(Callback):
         self._not_training = 0.0
         self._log: MetricsCSV | None = None
         self._logged_step = -1
+        self._ranks: Ranks | None = None
+        self._first_not_finite: Tensor | None = None
+        self._row_seen = -1
+        self._told_not_finite = False
 
     # --- start
     # ----------------------------------------------------------------------------------------------------
@@ -109,11 +122,13 @@ class Run(Callback):
         # ranks that a launcher started each took a number of their own
         self.folder = trainer.strategy.broadcast(self.folder)
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / FAILED).unlink(missing_ok=True)
-            temporary = self.folder / ".config.yaml.tmp"
-            temporary.write_text(self.config)
-            os.replace(temporary, self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml"))
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / FAILED).unlink(missing_ok=True)
+            replace_file(
+                self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml"), self.config
+            )
+        self._ranks = Ranks(trainer, self._started_here)
         self._started = time.monotonic()
         self._log = next((x for x in trainer.loggers if isinstance(x, MetricsCSV)), None)
         say(f"{verb} {self.name}: {self._batch_text(trainer)}{_device_text(trainer)}, logs in {self.folder}")
@@ -134,6 +149,65 @@ class Run(Callback):
             self._log.continue_from(self._logged_step)
         if trainer.global_step:
             say(f"resumed at step {trainer.global_step}, epoch {trainer.current_epoch}")
+        if self._ranks is not None:
+            self._ranks.watch(self.folder, trainer.global_rank, self._advice)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        self._check_folder(trainer)
+        self._watch_loss(trainer, outputs)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch_rows()
+        if self._ranks is not None:
+            self._ranks.over()
+
+    def _check_folder(self, trainer: Trainer) -> None:
+        """Whoever takes the folder away ends the run; who takes config.yaml alone gets it back."""
+        config = self.folder / "config.yaml"
+        if not trainer.is_global_zero or trainer.state.fn != TrainerFn.FITTING or config.exists():
+            return
+        if not (self.folder / LOCK).exists():
+            raise CannotWrite(
+                f"the run's folder {self.folder} was taken away at step {trainer.global_step}, and with it "
+                "all that the run kept; start it again"
+            )
+        replace_file(config, self.config)
+        say(f"{config} was gone: written again")
+
+    def _watch_loss(self, trainer: Trainer, outputs: Any) -> None:
+        """Tell once that the loss is no finite number. A GPU is waited for only where a row is logged."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if self._told_not_finite or not trainer.is_global_zero:
+            return
+        self._watch_rows()
+        if not isinstance(loss, Tensor):
+            return
+        now = torch.where(torch.isfinite(loss.detach()).all(), -1, trainer.global_step)
+        before = self._first_not_finite
+        self._first_not_finite = now if before is None else torch.where(before < 0, now, before)
+        if now.device.type == "cpu" or trainer._logger_connector.should_update_logs:
+            step = int(self._first_not_finite)
+            if step >= 0:
+                self._tell_not_finite("loss", step)
+
+    def _watch_rows(self) -> None:
+        """Losses of a module that steps its optimisers itself are seen where they are logged."""
+        if self._log is None or self._log.last_step == self._row_seen:
+            return
+        self._row_seen = self._log.last_step
+        for key, value in self._log.last_row.items():
+            if key.startswith("train/") and value in ("nan", "inf", "-inf"):
+                self._tell_not_finite(key, self._row_seen + 1)
+
+    def _tell_not_finite(self, name: str, step: int) -> None:
+        if not self._told_not_finite:
+            self._told_not_finite = True
+            say(
+                f"the training's {name} is no finite number since step {step}; a lower learning rate or "
+                "trainer.gradient_clip_val may help. The run goes on"
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validating_since = time.monotonic()
@@ -142,6 +216,7 @@ class Run(Callback):
         if self._validating_since is not None:
             self._not_training += time.monotonic() - self._validating_since
             self._validating_since = None
+        self._check_folder(trainer)
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._evaluation_end(trainer, "val")
 
@@ -158,6 +233,7 @@ class Run(Callback):
         memory = _peak_memory(pl_module.device)
         if not trainer.is_global_zero:
             return
+        self._check_folder(trainer)
         best = self._checkpoint(trainer)
         summary = self._summary(trainer, rate, memory, best)
         self._save_summary("summary.json", summary)
@@ -169,7 +245,7 @@ class Run(Callback):
         if metrics:
             say("validation: " + ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in metrics.items()))
         if best is not None:
-            say(f"checkpoint  {best}")
+            say(f"checkpoint  {best}{self._best_text(trainer)}")
         for picture in pictures:
             say(f"samples     {picture}")
         if curves is not None:
@@ -203,12 +279,39 @@ class Run(Callback):
         say(f"done in {_duration(time.monotonic() - self._started)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._ranks is not None:
+            self._ranks.over()
+        if isinstance(exception, Stopped):
+            say(f"stopped by {exception.signal} at step {trainer.global_step}, which is kept; {GO_ON}")
+            return
+        if isinstance(exception, SIGTERMException):
+            say("stopped by SIGTERM")
+            return
         if trainer.world_size > 1:
             claim(exception, self.folder, trainer.global_rank)
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == TrainerFn.FITTING:
-            say(
-                f"interrupted at step {trainer.global_step}; go on with the same command and --ckpt_path last"
-            )
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if isinstance(exception, KeyboardInterrupt):
+            say(f"interrupted at step {trainer.global_step}; {self._advice()}")
+            return
+        gone = self._ranks.explain(exception) if self._ranks is not None else None
+        machine = isinstance(exception, CannotWrite) or is_worker_gone(exception)
+        if (gone or machine) and self.folder.exists():
+            advise(exception, self._advice(), gone)
+
+    def _advice(self) -> str:
+        """What to do about a run that ends for a reason outside it."""
+        kept = step_checkpoints(self.folder / "checkpoints")
+        return GO_ON if kept else "no checkpoint is written yet: start it again"
+
+    def _best_text(self, trainer: Trainer) -> str:
+        """Which score ``best.ckpt`` has, or why there is none."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoint) and callback.monitor:
+                if callback.best_score is None:
+                    return f" (the newest: {callback.monitor} was never a finite number)"
+                return f" ({callback.monitor} {callback.best_score:.4g} at step {callback.best_step})"
+        return ""
 
     def _checkpoint(self, trainer: Trainer) -> Path | None:
         for callback in trainer.checkpoint_callbacks:
@@ -232,14 +335,18 @@ class Run(Callback):
     def _summary(
         self, trainer: Trainer, rate: float | None, memory: int, best: Path | None
     ) -> dict[str, Any]:
-        final, extremes = final_and_best(read_metrics(self.folder / "metrics.csv"))
+        path = self.folder / "metrics.csv"
+        if damage := read_table(path).damage:
+            say(f"{path} is damaged and cannot be read whole, left out: {', '.join(damage[:3])}")
+        final, extremes = final_and_best(read_metrics(path))
         return {
             **self._facts(trainer),
             "final": final,
             "best": extremes,
             "checkpoint": None if best is None else str(best),
             "steps": trainer.global_step,
-            "epochs": trainer.current_epoch,
+            # begun; those completed are one less in a run that was killed behind its last step
+            "epochs": trainer.fit_loop.epoch_progress.current.ready,
             "finished": not trainer.interrupted,
             "resumed_from_step": self._start_step,
             "seconds": self.seconds,
@@ -250,13 +357,13 @@ class Run(Callback):
         }
 
     def _save_summary(self, name: str, summary: dict[str, Any]) -> None:
-        temporary = self.folder / f".{name}.tmp"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        os.replace(temporary, self.folder / name)
+        replace_file(self.folder / name, json.dumps(summary, indent=2) + "\n")
 
     # The time already spent comes back on a resume, so that seconds in summary.json are those of the whole
     # training. Rows of metrics.csv after the logged step belong to work that is done again.
     def state_dict(self) -> dict[str, Any]:
+        if self._log is not None:
+            self._log.sync()
         return {
             "seconds": self.seconds + time.monotonic() - self._started,
             "logged_step": -1 if self._log is None else self._log.last_step,
@@ -301,20 +408,30 @@ def plot_curves(folder: Path) -> Path | None:
     columns = min(3, len(series))
     lines = -(-len(series) // columns)
     path = folder / "curves.png"
-    with drawing(path, lines, columns, figsize=(5 * columns, 3.2 * lines), squeeze=False, dpi=110) as (
-        _,
-        axes,
-    ):
+    size = (5 * columns, 3.2 * lines)
+    with writing(path), drawing(path, lines, columns, figsize=size, squeeze=False, dpi=110) as (_, axes):
         for axis in axes.flat[len(series) :]:
             axis.set_visible(False)
         for axis, (panel, curves) in zip(axes.flat, sorted(series.items()), strict=False):
             for key, points in sorted(curves.items()):
                 steps, values = zip(*points, strict=True)
                 axis.plot(steps, values, label=key, linewidth=1.2, marker="." if len(points) < 20 else None)
-            if all(v > 0 for points in curves.values() for _, v in points):
+            if _falls_far([[v for _, v in points] for points in curves.values()]):
                 axis.set_yscale("log")
             axis.set_title(panel)
             axis.set_xlabel("optimiser step")
             axis.legend(fontsize=7)
             axis.grid(alpha=0.3)
     return path
+
+
+def _falls_far(curves: Sequence[Sequence[float]]) -> bool:
+    """Whether a logarithmic axis shows curves better: losses, which fall by more than a factor of ten.
+
+    An accuracy rises, and its last percents are what one looks at.
+    """
+    finite = [kept for curve in curves if (kept := [v for v in curve if math.isfinite(v)])]
+    values = [v for curve in finite for v in curve]
+    if not values or min(values) <= 0 or max(values) <= 10 * min(values):
+        return False
+    return sum(math.log(curve[-1] / curve[0]) for curve in finite) < 0

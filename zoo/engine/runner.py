@@ -10,13 +10,14 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import zoo
 from zoo.engine.arguments import FOLDER_VARIABLE, RESUME_VARIABLE, Arguments, is_child, rank
@@ -28,6 +29,8 @@ from zoo.engine.metrics_csv import MetricsCSV
 from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
 from zoo.engine.run import Run
+from zoo.engine.stopping import Stopped
+from zoo.engine.weights_data import DataOfWeights, take_from_weights
 from zoo.hub import weights as hub
 from zoo.reports import say
 
@@ -104,6 +107,7 @@ def run(
         sys.path.append(os.getcwd())
     arguments = Arguments(verb, list(argv))
     try:
+        take_from_weights(arguments)
         ZooCLI(arguments, record, ready)
     except ParserError as error:
         arguments.remove_unused_folder()
@@ -114,6 +118,7 @@ def run(
         arguments.remove_unused_folder()
         raise
     finally:
+        arguments.release_folder()
         for name in (FOLDER_VARIABLE, RESUME_VARIABLE):
             if not is_child():
                 os.environ.pop(name, None)
@@ -186,6 +191,12 @@ class ZooCLI(LightningCLI):
             "--weights", type=str | None, default=None, help="Name or file of weights to start from."
         )
         parser.add_argument(
+            "--weights_fit",
+            type=Literal["exact", "partial"],
+            default="exact",
+            help="Of `fit`: partial takes what fits of --weights, the rest of the model starts anew.",
+        )
+        parser.add_argument(
             "--manifest", type=str | None, default=None, help="Results file to add the metrics of a test to."
         )
         parser.set_defaults({"trainer.default_root_dir": "runs"})
@@ -202,9 +213,12 @@ class ZooCLI(LightningCLI):
             if isinstance(callback, Checkpoint) and callback.dirpath is None:
                 callback.dirpath = str(folder / "checkpoints")
         command = shlex.join(["zoo", arguments.verb, *arguments.given])
-        run = Run(arguments.name, folder, self._config_text(), command, self._recorder())
+        record, child = self._recorder(), is_child()
+        run = Run(arguments.name, folder, self._config_text(), command, record, started_here=child)
         # Run speaks last: after the bar is closed and the predictions are written
-        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name)]
+        data = self.config[arguments.verb].get("data")
+        about_data = DataOfWeights(data, arguments.trained_data, arguments.trained_name)
+        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name), about_data]
         if not any(isinstance(c, BasePredictionWriter) for c in _as_list(self.model.configure_callbacks())):
             callbacks.insert(0, PredictionWriter())
         if config.get("enable_progress_bar") is not False:
@@ -241,6 +255,7 @@ class ZooCLI(LightningCLI):
             "config",
             "ckpt_path",
             "weights",
+            "weights_fit",
             "weights_only",
             "return_predictions",
             "verbose",
@@ -252,7 +267,12 @@ class ZooCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         arguments = self.arguments
-        if arguments.weights is not None:
+        if arguments.weights is not None and arguments.partial:
+            anew, left = hub.load_fitting(self.model, arguments.weights)
+            say(f"tensors that start anew: {_names(anew)}")
+            if left:
+                say(f"tensors of {arguments.weights.path} that are left out: {_names(left)}")
+        elif arguments.weights is not None:
             hub.load_state(self.model, arguments.weights)
         if arguments.checkpoint is not None:
             if arguments.checkpoint.is_file():
@@ -280,12 +300,21 @@ class ZooCLI(LightningCLI):
             self.config_init[subcommand][quiet] = False
         try:
             super()._run_subcommand(subcommand)
+        except Stopped as stop:
+            # Lightning kills the others when a process that it started ends otherwise
+            raise SystemExit(0 if is_child() else stop.code) from None
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
             # Lightning ignores further Ctrl-C while it ends, and leaves with 1
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
+        finally:
+            for callback in self.trainer.checkpoint_callbacks:
+                if isinstance(callback, Checkpoint):
+                    callback.release_signals()
 
 
 class NamedClass(Callback):
@@ -306,6 +335,11 @@ def _public_or_none(module: LightningModule) -> str | None:
         return hub.public_name(f"{type(module).__module__}.{type(module).__qualname__}", Path("the model"))
     except ValueError:
         return None  # a user's own module, run through the zoo's command
+
+
+def _names(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
 
 
 def _as_list(value: Any) -> list[Any]:

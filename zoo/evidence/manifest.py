@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import Any
+
+from zoo.evidence.locks import changing, write_json
 
 FIELDS = ("metric", "value", "seeds", "command", "versions", "date")
 
@@ -44,21 +45,31 @@ def read(path: Path) -> list[dict[str, Any]]:
     """
     try:
         entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(entries, list) or any(set(FIELDS) - set(e) for e in entries):
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise ValueError(f"{path} is no results manifest: a list of entries with {', '.join(FIELDS)}")
     return entries
 
 
+def _is_entry(entry: Any) -> bool:
+    texts = ("metric", "command")
+    return (
+        isinstance(entry, dict)
+        and set(FIELDS) <= set(entry)
+        and all(isinstance(entry[k], str) for k in texts)
+    )
+
+
 def update(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Add entries to a manifest file; an entry of the same metric and command is replaced."""
+    """Add entries to a manifest file; an entry of the same metric and command is replaced.
+
+    Several processes may add to one file at the same time.
+    """
     new = {(e["metric"], e["command"]) for e in entries}
-    kept = [e for e in read(path) if (e["metric"], e["command"]) not in new] if path.exists() else []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps([*kept, *entries], indent=1) + "\n")
-    os.replace(temporary, path)
+    with changing(path):
+        kept = [e for e in read(path) if (e["metric"], e["command"]) not in new] if path.exists() else []
+        write_json(path, [*kept, *entries])
 
 
 def record(path: Path, summary: dict[str, Any]) -> None:

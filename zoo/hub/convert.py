@@ -19,6 +19,9 @@ from lightning.pytorch import LightningModule
 
 import zoo
 from zoo.hub import weights as hub
+from zoo.hub.bounded import one_line
+from zoo.hub.foreign import Weights, safetensors_in
+from zoo.reports import writing
 
 # "none" is a word of its own: routing=none.
 _WORDS = {"True": True, "False": False, "None": None}
@@ -54,7 +57,7 @@ def convert(
         lines = [f"{path} holds {which}weights of {weights.class_path}"]
     else:
         room = _room(method, path)
-        weights, lines = room.read(path, parse_settings(_class_of(method), given))
+        weights, lines = read_foreign(path, str(method), given)
     formats = getattr(room, "FORMATS", {})
     if to != "zoo" and to not in formats:
         raise ValueError(f"--to {to}: {weights.class_path} can be written as {', '.join(['zoo', *formats])}")
@@ -65,11 +68,32 @@ def convert(
     module = hub.build(weights)
     if to == "zoo":
         licence = "Apache-2.0" if _is_ours(path) else "that of the source"
-        hub.save(module, out, config=weights.config, licence=licence)
+        hub.save(module, out, config=weights.config, licence=licence, data=weights.data, force=force)
         lines.append(f"wrote {out}; use it as --weights {out}")
     else:
-        lines += room.write(module, out, to)
+        with writing(out):
+            lines += room.write(module, out, to)
     yield from lines
+
+
+def read_foreign(path: Path, method: str, given: Sequence[str] = ()) -> tuple[Weights, list[str]]:
+    """Another project's file as weights of a method, and lines on what was found.
+
+    Args:
+        path: file or folder.
+        method: what ``--method`` takes.
+        given: ``KEY=VALUE`` constructor arguments.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: one line on a file that is no such weights.
+    """
+    settings = parse_settings(_class_of(method), given)
+    try:
+        found: tuple[Weights, list[str]] = _room(method, path).read(path, settings)
+    except (ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        # sizes and names of any kind go through the room's arithmetic
+        raise ValueError(f"{path}: these are no weights of {method} ({one_line(error)})") from error
+    return found
 
 
 def parse_settings(cls: type[LightningModule], given: Sequence[str]) -> dict[str, Any]:
@@ -91,8 +115,8 @@ def parse_settings(cls: type[LightningModule], given: Sequence[str]) -> dict[str
         if not _is_plain(known[key]):
             raise ValueError(f"--set {item}: {key} takes an object, not a plain value")
         value = _value(text)
-        if not _fits(value, known[key]):
-            raise ValueError(f"--set {item}: {key} takes {_describe(known[key])}, got {text!r}")
+        if not hub.fits(value, known[key]):
+            raise ValueError(f"--set {item}: {key} takes {hub.describe(known[key])}, got {text!r}")
         settings[key] = value
     return settings
 
@@ -102,7 +126,7 @@ def _value(text: str) -> Any:
         return _WORDS[text]
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -117,29 +141,6 @@ def _is_plain(hint: Any) -> bool:
     )
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    for member in _members(hint):
-        if typing.get_origin(member) is typing.Literal:
-            fits = value in typing.get_args(member)
-        elif member is float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-        else:
-            fits = type(value) is member
-        if fits:
-            return True
-    return False
-
-
-def _describe(hint: Any) -> str:
-    words = []
-    for member in _members(hint):
-        if typing.get_origin(member) is typing.Literal:
-            words += [str(a) for a in typing.get_args(member)]
-        else:
-            words.append("null" if member is type(None) else member.__name__)
-    return " or ".join(words)
-
-
 # --- whose weights -------------------------------------------------------------------------------------
 
 
@@ -149,12 +150,9 @@ def _is_ours(path: Path) -> bool:
         return (path / "meta.pt").is_file()
     if path.suffix != ".safetensors":
         return path.suffix == ".ckpt"
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            return "zoo" in (file.metadata() or {})
-    except (SafetensorError, OSError):
+        return "zoo" in safetensors_in(path, tensors=False)[0]
+    except (ValueError, OSError):
         return True  # hub.read says what is wrong with it
 
 

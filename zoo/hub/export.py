@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.hub import weights as hub
+from zoo.reports import writing
 
 SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-5
@@ -41,6 +42,7 @@ EXTERNAL_BYTES = 2**31 - 2**27
 """Tensors of this size together go into a file beside the .onnx: a protobuf message ends at 2 GiB."""
 
 BATCH = {0: "batch"}
+_DATA = r"{}\.[0-9a-f]{{12}}\.data"  # tensors beside an .onnx
 _TRACED_BATCH = 3  # torch.export treats 1 as a constant, and 2 needs luck
 Inputs = dict[str, Tensor]
 Dims = dict[str, dict[int, str]]
@@ -121,7 +123,7 @@ def write(module: LightningModule, out: Path, metadata: dict[str, str] | None = 
     with _staging(out) as folder:
         staged = folder / out.name
         if out.suffix == ".pt2":
-            torch.export.save(program, staged, extra_files={METADATA: json.dumps(metadata, indent=1)})
+            _write_program(program, staged, metadata)
         else:
             _write_onnx(program, staged, dims, names, metadata, network)
         difference = compare(module, staged)
@@ -338,6 +340,13 @@ def _traced(module: LightningModule, inputs: Inputs, dims: Dims) -> torch.export
         ) from error
 
 
+def _write_program(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    try:
+        torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata, indent=1)})
+    except RuntimeError as error:  # torch says: PytorchStreamWriter failed
+        raise OSError(f"{' '.join(str(error).split())[:100]}: is the disk full?") from error
+
+
 def _write_onnx(
     program: torch.export.ExportedProgram,
     path: Path,
@@ -381,22 +390,35 @@ def _digest(network: nn.Module) -> str:
 
 
 def _remove_data_of_earlier(out: Path, kept: set[str]) -> None:
-    mine = re.compile(re.escape(out.name) + r"\.[0-9a-f]{12}\.data")
     for file in out.parent.iterdir():
-        if mine.fullmatch(file.name) and file.name not in kept:
+        if file != out and _is_mine(file, out) and file.name not in kept:
             file.unlink()
 
 
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
-    """A folder beside ``out``, so that moving is renaming; what a killed export left in it goes first."""
+    """A folder beside ``out``, so that moving is renaming; what a killed export left in it goes first.
+
+    Raises:
+        ValueError: where such a folder is there that no export made.
+        OSError: with ``out`` and the reason where it cannot be written.
+    """
     folder = out.parent / f".{out.name}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    if folder.exists() and not all(_is_mine(file, out) for file in folder.iterdir()):
+        raise ValueError(
+            f"{folder} is in the way and holds other files than an export of {out.name}; take it away"
+        )
     try:
-        yield folder
+        with writing(out):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_mine(file: Path, out: Path) -> bool:
+    return file.name == out.name or re.fullmatch(_DATA.format(re.escape(out.name)), file.name) is not None
 
 
 @contextmanager

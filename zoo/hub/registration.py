@@ -64,7 +64,11 @@ def register(
     entries = yaml.safe_load((folder / "registry.yaml").read_text()) or {}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = weights.save(
-            weights.build(found), Path(scratch) / f"{name}.safetensors", config=config, licence=licence
+            weights.build(found),
+            Path(scratch) / f"{name}.safetensors",
+            config=config,
+            licence=licence,
+            data=found.data,
         )
         content = path.read_bytes()
         others = sum(entry["bytes"] for other, entry in entries.items() if other != name)

@@ -1,21 +1,21 @@
 """Load, check and save weights. Nothing is unpickled: safetensors, or ``torch.load(weights_only=True)``.
 
 A checkpoint is untrusted input. Its class must be a public one of the zoo, its hyperparameters plain values;
-both are checked before anything is imported or built from them.
+both are checked before anything is imported or built from them. Checksums are compared, and no file makes the
+zoo read or build more than its own size stands for, unless ``ZOO_LIMITS=off`` is in the environment (see
+:mod:`zoo.hub.bounded`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import inspect
 import json
-import os
 import re
 import types
 import typing
-import warnings
-import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +26,18 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 import zoo
+from zoo.hub import torch_files
+from zoo.hub.bounded import building, check_tree, deadline, lifted, not_finite, one_line
 from zoo.hub.catalog import registry
-from zoo.hub.foreign import Weights
+from zoo.hub.foreign import (
+    Damaged,
+    TooLarge,
+    Weights,
+    check_data,
+    parse_json,
+    safetensors_in,
+    written_whole,
+)
 
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"
@@ -65,12 +75,44 @@ def build(weights: Weights, class_path: str | None = None, **overrides: Any) -> 
         )
     cls = getattr(zoo, public_name(class_path, weights.path).removeprefix("zoo."))
     check_signature(cls, weights.hparams, weights.path)
+    check_size(cls, weights.hparams, weights.path)
     try:
         module: LightningModule = cls(**{**weights.hparams, **overrides})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{weights.path}: the hyperparameters do not fit {class_path}: {error}") from error
+    except Exception as error:  # of a constructor with a file's values anything may come
+        raise ValueError(
+            f"{weights.path}: the hyperparameters do not fit {class_path}: {one_line(error, 300)}"
+        ) from error
     load_state(module, weights)
     return module.eval()
+
+
+def check_size(cls: type[LightningModule], hparams: dict[str, Any], path: Path) -> None:
+    """Refuse hyperparameters that ask for a network far beyond what the file can hold the weights of.
+
+    The module is made once without memory for its tensors, and taken away again.
+
+    Raises:
+        TooLarge: with the file's name.
+    """
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    size = sum(p.stat().st_size for p in files)
+    with building(path, size), deadline(path):
+        if not _builds(
+            cls, hparams, "meta"
+        ):  # it looks at values, or does not fit, which the caller will say
+            with torch.random.fork_rng(devices=[]):
+                _builds(cls, hparams, "cpu")
+
+
+def _builds(cls: type[LightningModule], hparams: dict[str, Any], device: str) -> bool:
+    try:
+        with torch.device(device):
+            cls(**hparams)
+    except TooLarge:
+        raise
+    except Exception:  # of a constructor with a file's values anything may come
+        return False
+    return True
 
 
 def check_state(module: LightningModule, weights: Weights) -> None:
@@ -95,24 +137,74 @@ def check_state(module: LightningModule, weights: Weights) -> None:
         if extra:
             parts.append(f"{len(extra)} unknown, for example {extra[0]}")
         raise ValueError(
-            f"{weights.path} does not fit {type(module).__name__}: {'; '.join(parts)}; build the model with "
-            "the model.init_args that it was trained with"
+            f"{weights.path} does not fit {type(module).__name__}: {'; '.join(parts)}; build the "
+            "model with the model.init_args that it was trained with, or fine-tune: `zoo fit --weights_fit "
+            "partial`"
         )
 
 
 def load_state(module: LightningModule, weights: Weights) -> None:
-    """Check, then load the tensors."""
+    """Check, then load the tensors.
+
+    Raises:
+        ValueError: for tensors that do not fit, and for NaN or infinity where the module's own are finite.
+    """
     check_state(module, weights)
+    _check_finite(module, weights)
     module.load_state_dict(weights.state_dict)
 
 
+def load_fitting(module: LightningModule, weights: Weights) -> tuple[list[str], list[str]]:
+    """Load the tensors whose names and shapes are the module's.
+
+    Returns:
+        names of the module's tensors that start anew, and of the file's that have no place in the module.
+
+    Raises:
+        ValueError: where none fits, and for NaN or infinity.
+    """
+    own = module.state_dict()
+    held = weights.state_dict
+    fitting = {k: v for k, v in held.items() if k in own and v.shape == own[k].shape}
+    if not any(k in fitting for k, _ in module.named_parameters()):
+        raise ValueError(f"{weights.path}: none of its tensors fits {type(module).__name__}")
+    _check_finite(module, dataclasses.replace(weights, state_dict=fitting))
+    module.load_state_dict(own | fitting)
+    return sorted(own.keys() - fitting.keys()), sorted(held.keys() - own.keys())
+
+
+def _check_finite(module: LightningModule, weights: Weights) -> None:
+    own = module.state_dict()
+    for name, value in weights.state_dict.items():
+        if not_finite(value) and not not_finite(own[name]):
+            raise ValueError(
+                f"{weights.path}: {name} holds NaN or infinity; the training diverged or the file is "
+                "damaged: take an earlier one"
+            )
+
+
 def save(
-    module: LightningModule, path: str | Path, *, config: str | None = None, licence: str = "Apache-2.0"
+    module: LightningModule,
+    path: str | Path,
+    *,
+    config: str | None = None,
+    licence: str = "Apache-2.0",
+    force: bool = False,
+    data: dict[str, Any] | None = None,
 ) -> Path:
     """Write a module's weights and hyperparameters as safetensors.
 
+    Args:
+        module: of a public class of the zoo.
+        path: file to write; weights of the zoo in its place are replaced.
+        config: name of the config that it was trained with.
+        licence: of the weights.
+        force: replace a file that is no weights of the zoo, too.
+        data: what it was trained on, as :class:`zoo.hub.foreign.Weights` has it.
+
     Raises:
-        ValueError: if the class is not a public one of the zoo.
+        ValueError: if the class is not a public one of the zoo, or for a file that is not to be replaced.
+        OSError: where the file cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -128,15 +220,30 @@ def save(
         "config": config or "",
         "licence": licence,
     }
+    if data is not None:
+        metadata["data"] = json.dumps(check_data(data, Path(path)), sort_keys=True)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, temporary, metadata)
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner reads
-    temporary.replace(path)
+    if path.exists() and not force and not _is_ours(path):
+        raise ValueError(f"{path} exists and holds no weights of the zoo; choose another name, or force=True")
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    with written_whole(path) as temporary:
+        save_file(state, temporary, metadata | {"crc32": _checksum(state)})
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return "zoo" in safetensors_in(path, tensors=False)[0]
+    except (ValueError, OSError):
+        return False
+
+
+def _checksum(state: dict[str, Tensor]) -> str:
+    """Of the tensors' bytes in the order of their names, for a file format that has none of its own."""
+    total = 0
+    for _, value in sorted(state.items()):
+        total = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
 
 
 # --- names and files ----------------------------------------------------------------------------------------
@@ -213,65 +320,45 @@ def read(path: Path, *, averaged: bool = True, tensors: bool = True, own_class: 
 
 
 def _read_safetensors(path: Path, tensors: bool) -> Weights:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {k: file.get_tensor(k) for k in file.keys()} if tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file ({error}); download or write it anew"
-        ) from error
+    metadata, state = safetensors_in(path, tensors)
     if "zoo" not in metadata:
         raise ValueError(
             f"{path} was not written by the zoo (no metadata); run "
             f"`zoo convert {path} --method dtr --out X.safetensors`"
         )
+    if tensors and "crc32" in metadata and metadata["crc32"] != _checksum(state) and not lifted():
+        raise Damaged(f"{path} is damaged: its tensors are not what was written; download it anew")
     class_path = public_name(metadata.get("class_path"), path)
-    try:
-        hparams = json.loads(metadata["hparams"])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} has damaged metadata (hparams: {error}); write it anew") from error
-    return Weights(
-        path, class_path, check_hparams(hparams, path), state, metadata.get("config") or None, True
-    )
+    hparams = parse_json(metadata.get("hparams", ""), path, "its metadata (hparams)")
+    data = parse_json(metadata.get("data", "null"), path, "its metadata (data)")
+    config = metadata.get("config") or None
+    hparams, data = check_hparams(hparams, path), check_data(data, path)
+    return Weights(path, class_path, hparams, state, config, averaged=True, data=data)
 
 
 def load_checkpoint_file(path: Path) -> dict[str, Any]:
-    """The dict of a ``.ckpt`` (or ``meta.pt`` of a sharded one), by ``weights_only`` and memory map."""
+    """The dict of a ``.ckpt`` (or ``meta.pt`` of a sharded one), by ``weights_only`` and memory map.
+
+    Raises:
+        FileNotFoundError, OSError: for a file that cannot be read, which says nothing about its content.
+        Damaged: for a broken one, a wrong checksum of one member among it.
+        ValueError: for one that is refused.
+    """
+    advice = "use an earlier checkpoint of the same folder"
     file = path / "meta.pt" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{path} is a folder without meta.pt, hence no sharded checkpoint; give a file such as "
-            "step=N.ckpt in it"
+    if path.is_dir() and not file.exists():
+        raise Damaged(
+            f"{path} is a folder without meta.pt: no sharded checkpoint, or one whose writing was cut off; "
+            "give a file such as step=N.ckpt in it, or an earlier checkpoint"
         )
-    if not zipfile.is_zipfile(file):
-        kind = "is empty" if file.stat().st_size == 0 else "is truncated or no checkpoint (not a zip archive)"
-        raise ValueError(f"{path} {kind}; use an earlier checkpoint of the same folder")
     try:
-        with zipfile.ZipFile(file) as archive:  # tells damage from an attack
-            for name in archive.namelist():
-                if name.endswith("/data.pkl"):
-                    archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); use an earlier checkpoint of the same folder"
-        ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise ValueError(
-                f"{path} holds pickled objects besides tensors and plain values; refused, nothing was run"
-            ) from None
-        raise ValueError(
-            f"{path} is damaged ({str(error).splitlines()[0][:80]}); use an earlier checkpoint"
-        ) from None
+        if (path / ".metadata").exists():
+            torch_files.check_shards(path)
+        content = torch_files.load(file, mmap=True, kind="checkpoint")
+    except Damaged as error:
+        raise Damaged(f"{error}; {advice}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+        raise Damaged(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
 
 
@@ -285,7 +372,7 @@ def _read_checkpoint(path: Path, averaged: bool, tensors: bool, own_class: str |
     ours = content.get("zoo", {})
     raw = content.get("hyper_parameters", {})
     if not isinstance(raw, dict) or not isinstance(ours, dict):
-        raise ValueError(f"{path} has damaged hyperparameters; use an earlier checkpoint of the same folder")
+        raise Damaged(f"{path} has damaged hyperparameters; use an earlier checkpoint of the same folder")
     hparams = dict(raw)
     if (
         hparams.get("_instantiator") == _LIGHTNINGS_INSTANTIATOR
@@ -295,20 +382,34 @@ def _read_checkpoint(path: Path, averaged: bool, tensors: bool, own_class: str |
     if class_path is not None and not (own_class and class_path == own_class):
         class_path = public_name(class_path, path)
     weights = Weights(path, class_path, check_hparams(hparams, path), config=ours.get("config"))
+    weights.data = check_data(ours.get("data"), path)
     if tensors:
         if path.is_dir():
             raise ValueError(
                 f"{path} is a sharded checkpoint: resume from it, or write one file by "
                 "trainer.strategy.init_args.save_distributed_checkpoint: false"
             )
-        weights.state_dict = dict(content["state_dict"])
-        if strange := [k for k, v in weights.state_dict.items() if not isinstance(v, Tensor)]:
-            raise ValueError(f"{path}: state_dict holds {strange[0]!r}, which is no tensor; refused")
-        shadow = content.get("callbacks", {}).get(EMA_KEY, {}).get("shadow", {})
+        weights.state_dict = _tensors(content["state_dict"], "state_dict", path)
+        shadow = _inner(content, "callbacks", EMA_KEY, "shadow")
         if averaged and shadow:
-            weights.state_dict |= shadow
+            weights.state_dict |= _tensors(shadow, "the averaged weights", path)
             weights.averaged = True
     return weights
+
+
+def _inner(content: Any, *keys: str) -> Any:
+    """What lies under keys of mappings in mappings, or None."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _tensors(content: Any, what: str, path: Path) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        raise Damaged(f"{path}: {what} is a {type(content).__name__}; use an earlier checkpoint")
+    if strange := [k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, Tensor)]:
+        raise ValueError(f"{path}: {what} holds {strange[0]!r}, which is no tensor; refused")
+    return dict(content)
 
 
 # --- what a file may ask for --------------------------------------------------------------------------------
@@ -354,6 +455,7 @@ def check_hparams(hparams: dict[str, Any], path: Path) -> dict[str, Any]:
 
     if not isinstance(hparams, dict):
         raise ValueError(f"{path}: hyperparameters must be a mapping, got {type(hparams).__name__}")
+    check_tree(hparams, path, "hyperparameters")
     check(hparams, "")
     return hparams
 
@@ -362,10 +464,10 @@ def check_signature(cls: type[LightningModule], hparams: dict[str, Any], path: P
     """Stored hyperparameters may set plain arguments only: the parser imports what a callable argument names.
 
     Raises:
-        ValueError: for an unknown argument or one that takes an object.
+        ValueError: for an unknown argument, one that takes an object, or a value of another type.
     """
     known = argument_types(cls)
-    for name in hparams:
+    for name, value in hparams.items():
         if name not in known:
             raise ValueError(
                 f"{path} sets {name!r}, which {cls.__name__} does not take; it comes from another version of "
@@ -373,6 +475,10 @@ def check_signature(cls: type[LightningModule], hparams: dict[str, Any], path: P
             )
         if not _is_plain(known[name]):
             raise ValueError(f"{path} sets {name!r}, which takes an object, not a plain value; refused")
+        if not fits(value, known[name]):
+            raise ValueError(
+                f"{path}: hyperparameter {name!r} takes {describe(known[name])}, got {value!r:.60}"
+            )
 
 
 def argument_types(cls: type[LightningModule]) -> dict[str, Any]:
@@ -387,6 +493,42 @@ def argument_types(cls: type[LightningModule]) -> dict[str, Any]:
         elif name != "self":
             found[name] = hints.get(name, untyped)
     return found
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of the type that a constructor declares; lists stand for tuples."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, member) for member in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (list, tuple, Sequence):
+        fixed = origin is tuple and Ellipsis not in inner
+        if not isinstance(value, list | tuple) or (fixed and len(value) != len(inner)):
+            return False
+        return all(fits(v, inner[i] if fixed else inner[0]) for i, v in enumerate(value))
+    if origin is dict:
+        pairs = value.items() if isinstance(value, dict) else ()
+        return isinstance(value, dict) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in pairs)
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (int, bool, str, type(None)):
+        return type(value) is hint
+    return True
+
+
+def describe(hint: Any) -> str:
+    """Names of the types that :func:`fits` admits."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    words = []
+    for member in members:
+        if typing.get_origin(member) is typing.Literal:
+            words += [str(a) for a in typing.get_args(member)]
+        elif typing.get_origin(member) is not None:
+            words.append(str(member).rpartition(".")[2])
+        else:
+            words.append("null" if member is type(None) else member.__name__)
+    return " or ".join(words)
 
 
 def _is_plain(hint: Any) -> bool:

@@ -41,6 +41,9 @@ class CNNAE(AutoencoderModule):
         lr_scheduler: called with the optimizer, stepped every optimiser step.
     """
 
+    trained_on: ClassVar[frozenset[str]] = frozenset({"voxels"})
+    """Keys of a batch that a training step takes, so that data read no others."""
+
     def __init__(
         self,
         version: Version = "v1",

@@ -69,6 +69,9 @@ class IMAE(AutoencoderModule):
         ValueError: for impossible settings.
     """
 
+    trained_on: ClassVar[frozenset[str]] = frozenset({"voxels", "points", "values"})
+    """Keys of a batch that a training step takes, so that data read no others."""
+
     def __init__(
         self,
         version: Version = "v2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.hub.foreign import Weights
+from zoo.hub.foreign import Weights, building
 from zoo.imnet.imae import IMAE
 from zoo.imnet.official import FORMATS, check_given, completed, decoder_sizes, load, write_state
 
@@ -36,7 +36,8 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path}: these are no weights of IM-AE: {what}") from None
     check_given(path, found, given)
-    module = IMAE(**found | given)
+    with building(path):
+        module = IMAE(**found | given)
     line = (
         f"an IM-AE {found['version']} of {found['input_size']}^{found['dims']}, code of {found['z_dim']}, "
         f"{sum(p.numel() for p in module.network.parameters()):,} parameters"

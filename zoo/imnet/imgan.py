@@ -176,13 +176,18 @@ class IMGAN(LightningModule):
         self.decodes.fill_(True)
         data: Any = getattr(self.trainer, "datamodule", None)
         if getattr(data, "codes_path", None) is None:
-            self.codes = training_codes(autoencoder, data.train_set, torch.device("cpu"))
+            self.codes = training_codes(autoencoder, data.train_set, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> Any:
         return [
             self.optimizer(self.network.generator.parameters()),
             self.critic_optimizer(self.network.critic.parameters()),
         ]
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Keys of a batch that a training step takes, so that data read no others."""
+        return frozenset({"voxels"} if self.hparams["space"] == "grid" else {"code"})
 
     # --- training ---------------------------------------------------------------------------------------
 

@@ -51,6 +51,9 @@ class IMSVR(ShapeModule):
     codes: Tensor
     decodes: Tensor
 
+    trained_on: ClassVar[frozenset[str]] = frozenset({"view", "code"})
+    """Keys of a batch that a training step takes, so that data read no others."""
+
     def __init__(
         self,
         autoencoder: str | None = None,
@@ -104,7 +107,7 @@ class IMSVR(ShapeModule):
         self.network.generator.load_state_dict(autoencoder.network.generator.state_dict())
         self.decodes.fill_(True)
         if getattr(data, "codes_path", None) is None and data is not None:
-            self.codes = training_codes(autoencoder, data.train_set, torch.device("cpu"))
+            self.codes = training_codes(autoencoder, data.train_set, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> Any:
         return with_schedule(self.optimizer(self.network.img_encoder.parameters()), self.lr_scheduler)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zoo.hub.foreign import Weights
+from zoo.hub.foreign import Weights, building
 from zoo.imnet.imsvr import IMSVR
 from zoo.imnet.official import FORMATS, check_given, completed, decoder_sizes, load, write_state
 
@@ -31,7 +31,8 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path}: these are no weights of IM-SVR: {what}") from None
     check_given(path, found, given)
-    module = IMSVR(**found | given)
+    with building(path):
+        module = IMSVR(**found | given)
     full = completed(module, state, path, kept=("decodes",)) | {"decodes": torch.tensor(True)}
     count = sum(p.numel() for p in module.network.parameters())
     return Weights(path, "zoo.IMSVR", found | given, full), [

@@ -132,8 +132,11 @@ class ShapeModule(LightningModule):
         meshes = [self.mesh(code, refine=h.get("refine", False), normals=True) for code in z]
         check_not_empty(meshes, h["threshold"])
         number = batch_idx * self.trainer.world_size + self.global_rank
+        index = batch["index"].cpu()
+        known = getattr(getattr(self.trainer, "datamodule", None), "shape_names", None)
+        names = [known[i] for i in index.tolist()] if known else []
         return ShapeMeshes(
-            meshes, batch["index"].cpu(), number, h["mesh_format"], inputs.cpu(), rank=self.global_rank
+            meshes, index, number, h["mesh_format"], inputs.cpu(), rank=self.global_rank, names=names
         )
 
 

@@ -7,7 +7,6 @@ variables, ``np.savez(out, **{n: r.get_tensor(n) for n in r.get_variable_to_shap
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,8 @@ def load(path: Path) -> State:
 
 
 def _of_tensorflow(path: Path) -> State:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            variables = {k: np.asarray(file[k]) for k in file.files}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no .npz of arrays ({' '.join(str(error).split())[:80]})") from None
     state: State = {}
-    for name, value in variables.items():
+    for name, value in foreign.read_arrays(path).items():
         key = _name_of_tensorflow(name, value.ndim)
         if key is None:
             continue
@@ -60,7 +54,7 @@ def _of_tensorflow(path: Path) -> State:
         state[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
     if not state:
         raise ValueError(f"{path} has no variables of simple_net or encoder")
-    return state
+    return foreign.state_dict(state, path)
 
 
 def _name_of_tensorflow(name: str, rank: int) -> str | None:
@@ -100,16 +94,9 @@ def completed(module: LightningModule, state: State, path: Path, kept: tuple[str
         ValueError: for a tensor that is missing, unknown or of another shape.
     """
     expected = module.state_dict()
-    theirs = {f"network.{k}": v.float() if v.is_floating_point() else v for k, v in state.items()}
-    for key, value in expected.items():  # counted by PyTorch alone
-        if key.endswith("num_batches_tracked"):
-            theirs.setdefault(key, value)
-    wrong = sorted(
-        k for k in expected if k not in kept and (k not in theirs or theirs[k].shape != expected[k].shape)
-    ) + sorted(set(theirs) - set(expected))
-    if wrong:
-        raise ValueError(f"{path}: {wrong[0].removeprefix('network.')} does not fit the released network")
-    return expected | theirs
+    own = {k.removeprefix("network."): v for k, v in expected.items() if k not in kept}
+    theirs = foreign.fitted(state, own, path, "the released network")
+    return expected | {f"network.{k}": v.float() if v.is_floating_point() else v for k, v in theirs.items()}
 
 
 def check_given(path: Path, found: dict[str, Any], given: dict[str, Any]) -> None:
@@ -123,12 +110,7 @@ def write_state(module: Any, out: Path) -> list[str]:
     """``module.network`` as a state dict that the release loads strictly; returns the lines to print."""
     if module.version != "v2":
         raise ValueError("the PyTorch release has v2 alone; this model is v1")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        state = {k: v.detach().cpu().clone() for k, v in module.network.state_dict().items()}
+    state = {k: v.detach().cpu().clone() for k, v in module.network.state_dict().items()}
+    with foreign.written_whole(out) as temporary:
         torch.save(state, temporary)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return [f"wrote {out}, a state dict of IM-NET's PyTorch release; put its path in its file checkpoint"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ class ShapeMeshes:
         codes: (B, Z), written as ``zs``; None has none.
         frames: meshes of an interpolation through the batch.
         rank: of the process.
+        names: of the shapes, where the data know them; they become part of the files' names.
     """
 
     meshes: list[Mesh]
@@ -42,16 +44,22 @@ class ShapeMeshes:
     codes: Tensor | None = None
     frames: list[Mesh] = field(default_factory=list)
     rank: int = 0
+    names: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> list[Path]:
-        """``shape_NNNN.obj`` each, ``shapes_NNN.png``, ``codes.hdf5``, ``interpolation_NNN.gif``."""
+        """``shape_NNNN.obj`` or ``shape_NNNN_NAME.obj`` each, a sheet, codes, an interpolation.
+
+        ``shapes_NNN.png``, ``codes.hdf5``, ``interpolation_NNN.gif``.
+        """
         if not self.meshes:
             return []
         folder.mkdir(parents=True, exist_ok=True)
         written = []
-        for mesh, index in zip(self.meshes, self.index.tolist(), strict=True):
+        names = self.names or [""] * len(self.meshes)
+        for mesh, index, name in zip(self.meshes, self.index.tolist(), names, strict=True):
             if not mesh.empty:
-                written.append(write_mesh(mesh, folder / f"shape_{index:04d}.{self.mesh_format}"))
+                stem = f"shape_{index:04d}{'_' * bool(name)}{_part_of_path(name)}"
+                written.append(write_mesh(mesh, folder / f"{stem}.{self.mesh_format}"))
         sheet = folder / f"shapes_{self.number:03d}.png"
         save_png(sheet, self.sheet())
         written.append(sheet)
@@ -97,6 +105,11 @@ class ShapeMeshes:
         pictures = [Image.fromarray(x) for x in self._rendered(self.frames)]
         pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=120, loop=0)
         return path
+
+
+def _part_of_path(name: str) -> str:
+    """A shape's name, out of somebody's file, as a harmless part of the name of another."""
+    return re.sub(r"[^\w-]+", "_", name.rsplit(".", 1)[0], flags=re.ASCII)[-60:]
 
 
 def _picture(shape: Tensor) -> Array:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from tqdm import tqdm
 
 import zoo
 from zoo.imnet.field import Version
@@ -59,20 +61,28 @@ def load_autoencoder(module: LightningModule, name: str) -> LightningModule:
 
 @torch.no_grad()
 def training_codes(autoencoder: Any, dataset: Any, device: torch.device) -> Tensor:
-    """Codes of all training shapes in the order of the data set, (N, Z): extracted once, as the release."""
+    """Codes of all training shapes in the order of the data set, (N, Z): extracted once, as the release.
+
+    Files are read through once, in their own order: single rows of the release cost a second each.
+    """
     encoder = autoencoder.network.to(device).eval()
-    codes = []
-    for start in range(0, len(dataset), _ENCODED_AT_ONCE):
-        places = range(start, min(start + _ENCODED_AT_ONCE, len(dataset)))
-        if hasattr(dataset, "voxels"):
-            voxels = dataset.voxels([dataset.index[i] for i in places])
-        else:
-            voxels = dataset.__getitems__(list(places))["voxels"]
-        size = autoencoder.hparams["input_size"]
-        if voxels.shape[-1] != size:
-            raise ValueError(
-                f"data.init_args.input_size is {voxels.shape[-1]}, but the autoencoder takes {size}; set "
-                f"data.init_args.input_size: {size}"
-            )
-        codes.append(encoder.encode(voxels.to(device)))
+    size, codes = autoencoder.hparams["input_size"], []
+    with tqdm(total=len(dataset), desc="codes of the training shapes", unit=" shapes", leave=False) as bar:
+        for voxels in _inputs(dataset):
+            if voxels.shape[-1] != size:
+                raise ValueError(
+                    f"data.init_args.input_size is {voxels.shape[-1]}, but the autoencoder takes {size}; set "
+                    f"data.init_args.input_size: {size}"
+                )
+            codes.append(encoder.encode(voxels.to(device)).cpu())
+            bar.update(len(voxels))
     return torch.cat(codes)
+
+
+def _inputs(dataset: Any) -> Iterator[Tensor]:
+    """``voxels`` of all items in order; a data set may know how to read them at once."""
+    if hasattr(dataset, "voxels_in_order"):
+        yield from dataset.voxels_in_order(_ENCODED_AT_ONCE)
+        return
+    for start in range(0, len(dataset), _ENCODED_AT_ONCE):
+        yield dataset.__getitems__(list(range(start, min(start + _ENCODED_AT_ONCE, len(dataset)))))["voxels"]

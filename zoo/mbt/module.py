@@ -476,7 +476,7 @@ class MBT(LightningModule):
             given = [m for m in self.modalities if m in batch]
             rows = present.tolist()
             result.extra["present"] = [";".join(m for m, p in zip(given, r, strict=True) if p) for r in rows]
-        if batch_idx < PICTURES:
+        if batch_idx < PICTURES and index:  # none: no clip of the batch could be decoded
             self._add_pictures(result, batch, present)
         return result
 

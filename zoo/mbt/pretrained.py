@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -208,12 +206,8 @@ def read_vit(source: str) -> ViT:
 
 def read_npz(path: Path) -> State:
     """Arrays of an npz file, without pickles."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {k: torch.from_numpy(np.array(file[k])).float() for k in file.files}
-    except Exception as error:
-        text = " ".join(str(error).split())[:80]
-        raise ValueError(f"{path} is no readable npz file ({text})") from None
+    arrays = foreign.read_arrays(path)
+    return foreign.state_dict({k: torch.from_numpy(v).float() for k, v in arrays.items()}, path)
 
 
 def _read_torch(path: Path) -> State:
@@ -234,10 +228,14 @@ def _from_transformers(source: str) -> ViT:
     from transformers import ViTModel
 
     try:
-        model = ViTModel.from_pretrained(source, add_pooling_layer=False)
-    except (OSError, ValueError) as error:
+        with foreign.checked_folder(Path(source)):
+            model = ViTModel.from_pretrained(source, add_pooling_layer=False)
+    except (foreign.Damaged, foreign.TooLarge, foreign.Refused) as error:
+        raise ValueError(f"model.init_args.pretrained: {error}") from None
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         text = str(error).splitlines()[0]
         raise ValueError(f"model.init_args.pretrained: no ViT at {source} ({text})") from None
+    foreign.check_finite(model.state_dict(), Path(source))
     return _mapped(model.state_dict(), _transformers_name, **_told(model.config.to_dict(), source))
 
 
@@ -253,9 +251,9 @@ def _told_beside(path: Path) -> dict[str, Any]:
     """What the config.json beside a file of transformers tells; nothing where there is none."""
     beside = path.with_name("config.json")
     try:
-        config = json.loads(beside.read_text())
+        config = foreign.read_json(beside)
         return _told(config, beside)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+    except (FileNotFoundError, KeyError, TypeError):
         return {}
 
 

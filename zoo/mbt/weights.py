@@ -7,7 +7,6 @@ elsewhere (docs/pages/mbt.md has the five lines). Nothing is unpickled.
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.hub.foreign import Weights
+from zoo.hub.foreign import State, Weights, building, fitted, written_whole
 from zoo.mbt.module import MBT
 from zoo.mbt.pretrained import read_npz, torch_layout
 
 FORMATS: dict[str, tuple[str, ...]] = {"official": (".npz",)}
 """What :func:`write` writes, with the suffixes of its file."""
 
-State = dict[str, Tensor]
 _SUFFIX = "_spectrogram"
 _PREFIXES = ("params/", "optimizer/target/", "target/", "model/")
 _BLOCK = {
@@ -56,20 +54,14 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
             if found.get(key, value) != value:
                 raise ValueError(f"its {key} is {found[key]}, which contradicts --set {key}={value}")
         hparams = {"task": "multi_label"} | found | given
-        module = MBT(**hparams)
+        with building(path):
+            module = MBT(**hparams)
         tensors = _ours(state, hparams["modalities"])
-        expected = module.network.state_dict()
-        wrong = sorted(set(expected) ^ set(tensors))
-        if wrong:
-            side = "is missing" if wrong[0] in expected else "has no place in the model"
-            raise ValueError(f"{wrong[0]} {side} ({len(wrong)} such tensors)")
-        for key, value in expected.items():
-            if tensors[key].shape != value.shape:
-                raise ValueError(f"{key} is {list(tensors[key].shape)}, the model wants {list(value.shape)}")
     except KeyError as error:
         raise ValueError(f"{path}: these are no weights of MBT: {error.args[0]} is missing") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    tensors = fitted(tensors, module.network.state_dict(), path)
     tokens = found.get("num_bottlenecks", 0) + found.get("extra_bottleneck", False)
     lines = [
         f"an MBT over {' and '.join(hparams['modalities'])}, width {found['width']}, {found['depth']} layers,"
@@ -91,13 +83,8 @@ def write(module: MBT, out: Path, to: str) -> list[str]:
             f"the official model has the mean update of the bottleneck alone, this one was trained with "
             f"bottleneck_update {arguments['bottleneck_update']}"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.npz")
-    try:
+    with written_whole(out) as temporary:
         np.savez(temporary, **{k: v.numpy() for k, v in official_state(module).items()})  # type: ignore[arg-type]
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     lines = [f"wrote {out}: flax.traverse_util.unflatten_dict(..., sep='/') makes the official tree of it"]
     found = arguments["activation"], arguments["layer_norm_eps"]
     if found != ("gelu_tanh", 1e-6):

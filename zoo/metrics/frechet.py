@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from zoo.hub.foreign import read_arrays
 from zoo.nn.precision import keeping_dtype
 
 
@@ -52,13 +51,11 @@ def read_reference(path: str | Path, spatial: bool = False) -> tuple[Tensor, Ten
         ValueError: a file without these arrays, or with some of other shapes.
     """
     keys = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            held = sorted(arrays)
-            found = [torch.from_numpy(arrays[k]).double() for k in keys if k in arrays]
-    except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no readable npz file ({error}); write or download it anew") from None
+    arrays = read_arrays(Path(path), *keys)
+    found = [torch.from_numpy(arrays[k]).double() for k in keys if k in arrays]
     if len(found) < len(keys):
+        with zipfile.ZipFile(path) as archive:
+            held = sorted(name.removesuffix(".npy") for name in archive.namelist())
         raise ValueError(
             f"{path} holds {', '.join(held) or 'nothing'}, but a reference file has {' and '.join(keys)}"
         )
@@ -68,6 +65,8 @@ def read_reference(path: str | Path, spatial: bool = False) -> tuple[Tensor, Ten
             f"{path}: {keys[0]} {tuple(mean.shape)} and {keys[1]} {tuple(covariance.shape)} are not (F,) "
             "and (F, F)"
         )
+    if not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise ValueError(f"{path}: {keys[0]} or {keys[1]} holds NaN or infinity; write or download it anew")
     return mean, covariance
 
 

@@ -7,14 +7,14 @@ its input scale, its average pools, which leave the padding out, and a maximum p
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zoo.hub import foreign
 
 POOL_SIZE, SPATIAL_CHANNELS, SPATIAL_SIDE, LOGITS = 2048, 7, 17, 1008
 SPATIAL_SIZE = SPATIAL_CHANNELS * SPATIAL_SIDE**2
@@ -250,30 +250,21 @@ def load_inception(path: str | Path) -> InceptionV3:
     network = InceptionV3()
     wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    missing, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    missing, others = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     wrong = [k for k in sorted(wanted.keys() & given.keys()) if given[k].shape != wanted[k].shape]
-    if missing or foreign or wrong:
+    if missing or others or wrong:
         parts = [f"{len(missing)} keys are missing (first {missing[0]})"] if missing else []
-        parts += [f"{len(foreign)} are not of this network (first {foreign[0]})"] if foreign else []
+        parts += [f"{len(others)} are not of this network (first {others[0]})"] if others else []
         if wrong:
             shapes = f"{tuple(given[wrong[0]].shape)}, not {tuple(wanted[wrong[0]].shape)}"
             parts.append(f"{wrong[0]} is {shapes}")
         raise ValueError(f"{path} is not {_SOURCE}: {'; '.join(parts)}")
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(foreign.fitted(given, network.state_dict(), path))
     return network
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # its readers raise RuntimeError, EOFError, KeyError, ...
-        reason = "it holds pickled objects" if isinstance(error, pickle.UnpicklingError) else "it is damaged"
-        raise ValueError(f"{path} cannot be read as weights ({reason}); download {_SOURCE}") from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} is no state dict of tensors; download {_SOURCE}")
-    return content
+        return foreign.state_dict(foreign.load(path), path)
+    except ValueError as error:
+        raise ValueError(f"{error}; download {_SOURCE}") from None

@@ -197,6 +197,7 @@ class RAS(LightningModule):
         return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self._check_sides(batch)
         image, mask = batch["image"], batch["mask"]
         scales = self.hparams["scales"]
         if scales:
@@ -230,7 +231,19 @@ class RAS(LightningModule):
             for one, size in zip(small, sizes, strict=True)
         ]
 
+    def _check_sides(self, batch: Mapping[str, Any]) -> None:
+        """Refuse pictures of which the pools leave nothing."""
+        least = self.network.least_side
+        for place, (*_, height, width) in enumerate(one.shape for one in batch["image"]):
+            if min(height, width) < least:
+                name = batch["name"][place] if "name" in batch else "a training picture"
+                raise ValueError(
+                    f"{name} is {width} x {height} where it meets the network, which needs {least} pixels on "
+                    "each side: set data.init_args.size, or model.init_args.pool: caffe, or leave it out"
+                )
+
     def _evaluate(self, batch: dict[str, Any], metrics: Any) -> None:
+        self._check_sides(batch)
         masks = batch["mask"]
         maps = self.saliency(batch["image"], [(m.shape[0], m.shape[1]) for m in masks])
         for found, mask in zip(maps, masks, strict=True):
@@ -305,11 +318,12 @@ class RAS(LightningModule):
         return {"saliency": GeneratedImages(images, index, index)}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> SaliencyMaps:
+        self._check_sides(batch)
         sizes = batch["size"]
         maps = self.saliency(batch["image"], sizes)
         number = batch_idx * self.trainer.world_size + self.global_rank
         sheet = None
-        if number < _SHEETS:
+        if number < _SHEETS and maps:  # no map: none of the batch's pictures could be read
             image = batch["image"] if isinstance(batch["image"], Tensor) else batch["image"][0][None]
             sheet = self._sheet(image, maps, batch.get("mask"))
         return SaliencyMaps([min_max(m) for m in maps], list(batch["name"]), sheet, number)

@@ -55,6 +55,8 @@ class _SaliencyNetwork(nn.Module):
 
     sides: tuple[int, ...]
     """Numbers of the side outputs from the global map down."""
+    least_side = 1
+    """Of a picture, in pixels."""
     mean: Tensor
     deviation: Tensor
 
@@ -145,6 +147,7 @@ class RASNetwork(_SaliencyNetwork):
     ) -> None:
         super().__init__(pixels, attention, residual, refinement)
         self.pool = pool
+        self.least_side = 32 if pool == "torch" else 1  # five pools that round down leave nothing of less
         self.backbone = VGG(widths, pool)
         self.dsn6 = GlobalBranch(widths[-1], global_channels)
         last = [self.dsn6.conv5]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.drawing import drawing
+from zoo.file_names import new_file
 from zoo.reports import save_png
 
 Array = np.ndarray[Any, Any]
@@ -22,12 +23,12 @@ _RED = np.array([230, 40, 40], dtype=np.float64)
 def min_max(saliency: Tensor) -> Array:
     """A map (H, W) in [0, 1] as the uint8 picture that is written: stretched from black to white.
 
-    (x - min + 1e-8) / (max - min + 1e-8), as the official code; a constant map, which that would make white,
-    is left as it is.
+    (x - min + 1e-8) / (max - min + 1e-8), as the official code. A map that spans less than one grey level is
+    left as it is: nothing was found, and stretched it would be noise.
     """
     x = saliency.detach().double()
     low, high = x.min(), x.max()
-    if high > low:
+    if high - low >= 1 / 255:
         x = (x - low + 1e-8) / (high - low + 1e-8)
     return (255 * x.clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
 
@@ -85,7 +86,7 @@ class SaliencyMaps:
         """``masks/NAME.png`` of each picture and, of the first batches, ``sheet.png`` in ``folder``."""
         masks = folder / "masks"
         for name, pixels in zip(self.names, self.maps, strict=True):
-            save_png(masks / f"{name}.png", pixels)
+            save_png(new_file(masks, f"{name}.png"), pixels)
         paths = [masks] if self.number == 0 else []
         if self.sheet is not None:
             paths.append(folder / f"sheet{f'_{self.number}' if self.number else ''}.png")

@@ -7,7 +7,6 @@ The ports' parameter names are ours, so that their files load as they are. The c
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,10 +67,10 @@ def load_backbone(network: nn.Module, path: Path) -> None:
     if caffe:
         state = {k.removeprefix("backbone."): v for k, v in from_caffe(read_layers(path)).items()}
     else:
-        state = foreign.state_dict(foreign.load(path), path)
+        state = foreign.load(path)
+    state = foreign.state_dict(state, path)
     state = {k: v for k, v in state.items() if not k.startswith(("classifier.", "fc.", "dsn"))}
-    _check_fit(state, trunk.state_dict(), path)
-    trunk.load_state_dict(state)
+    trunk.load_state_dict(foreign.fitted(state, trunk.state_dict(), path))
 
 
 def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
@@ -86,7 +85,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         FileNotFoundError, ValueError: one line on a file that is no such weights or contradicts ``given``.
     """
     if path.suffix in _CAFFE:
-        state = from_caffe(read_layers(path))
+        state = foreign.state_dict(from_caffe(read_layers(path)), path)
         found: dict[str, Any] = {"variant": "vgg16", "pool": "caffe"}
     else:
         state = foreign.state_dict(foreign.load(path), path)
@@ -98,11 +97,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     hparams = found | given
     with torch.device("meta"):
         wanted = build(hparams["variant"], hparams.get("pool", "torch")).state_dict()
-    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked") or k in wanted}
-    for name in wanted:  # files of old versions lack these counters
-        if name.endswith("num_batches_tracked") and name not in state:
-            state[name] = torch.tensor(0)
-    _check_fit(state, wanted, path)
+    state = foreign.fitted(state, wanted, path)
     tensors = {f"network.{k}": v if k.endswith("tracked") else v.float() for k, v in state.items()}
     count = sum(
         v.numel() for k, v in state.items() if not k.endswith(("running_mean", "running_var", "tracked"))
@@ -142,20 +137,14 @@ def write(module: Any, out: Path, to: str) -> list[str]:
                 side, _, convolution = layer.partition(".")
                 caffe = f"{convolution}-{side}"
             layers[f"{caffe}.{kind}"] = value.numpy()
-        np.savez(out, **layers)
+        with foreign.written_whole(out) as temporary:
+            np.savez(temporary, **layers)
         return [f"wrote {out}, {len(layers)} arrays named as the caffemodel's layers"]
     if out.suffix != ".pth":
         raise ValueError(f"--out {out}: the state dict of a port is written as .pth")
-    torch.save(state, out)
+    with foreign.written_whole(out) as temporary:
+        torch.save(state, temporary)
     return [f"wrote {out}, the state dict of the official {module.hparams['variant']}"]
-
-
-def _check_fit(state: State, wanted: State, path: Path) -> None:
-    for name in sorted(state.keys() | wanted.keys()):
-        theirs = tuple(state[name].shape) if name in state else "missing"
-        ours = tuple(wanted[name].shape) if name in wanted else "unknown"
-        if theirs != ours:
-            raise ValueError(f"{path} does not fit: {name} is {theirs} in the file and {ours} in the network")
 
 
 # --- Caffe --------------------------------------------------------------------------------------------------
@@ -189,15 +178,9 @@ def read_layers(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                return {k: content[k] for k in content.files}
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged or no .npz file ({type(error).__name__})") from None
-    try:
+        return foreign.read_arrays(path)
+    with foreign.reading(path, "caffemodel"):
         layers = _caffemodel(memoryview(path.read_bytes()))
-    except (IndexError, ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged or no caffemodel ({type(error).__name__})") from None
     if not layers:
         raise ValueError(f"{path} is no caffemodel: it holds no layers with weights")
     return layers

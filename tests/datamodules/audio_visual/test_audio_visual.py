@@ -37,6 +37,13 @@ def test_t_seconds_are_100_t_frames_of_128_bands() -> None:
     assert digits.FRONT_END(torch.randn(digits.SAMPLES)).shape == (64, 32)
 
 
+def test_a_long_sound_is_taken_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    wave = torch.randn(2, 4 * 16000 + 77)
+    whole = LogMel()(wave)
+    monkeypatch.setattr("datamodules.audio_visual.log_mel._PIECE", 70)
+    assert torch.allclose(LogMel()(wave), whole, atol=1e-5)
+
+
 def test_log_mel_is_the_log_of_mel_power() -> None:
     """Against a direct transform of one frame."""
     front = LogMel()
@@ -231,6 +238,19 @@ def test_lists_that_are_not_there_or_not_it(layout: str, file: str | None, text:
         (tmp_path / file).write_text("what is this\n")
     with pytest.raises((FileNotFoundError, ValueError), match=text):
         read_layout(layout, tmp_path, "train")
+
+
+def test_lists_without_ends_of_lines_and_impossible_intervals_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("x" * (2 << 20))
+    with pytest.raises(ValueError, match=r"clips.csv has a line of more than 1,048,576 characters"):
+        read_layout("csv", tmp_path, "train")
+    list_ = FAKES["epic"](tmp_path) / "EPIC_100_train.csv"
+    lines = list_.read_text().splitlines()
+    cells = [line.split(",") for line in lines[1:4]]
+    cells[0][4], cells[1][7], cells[2][4] = "00:00:nan", "999999999999", "00:09:00.0"  # the last begins late
+    list_.write_text("\n".join([lines[0], *map(",".join, cells), lines[4]]) + "\n")
+    with pytest.warns(UserWarning, match="3 lines could not be parsed"):
+        assert len(read_layout("epic", tmp_path, "train").clips) == 1
 
 
 def test_frames_are_spread_over_the_window_or_strided() -> None:
@@ -564,6 +584,10 @@ def test_predict_on_files_gives_scores(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "clips").mkdir()
     write_mp4(tmp_path / "clips" / "new.mp4")
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"x")
+    odd = write_wav(tmp_path / "clips" / "odd.wav")
+    odd.write_bytes(
+        odd.read_bytes()[:24] + bytes(4) + odd.read_bytes()[28:]
+    )  # its rate is 0: found when read
     sizes = {"width": 16, "depth": 2, "heads": 2, "mlp": 16, "num_classes": 2, "task": "single_label",
              "image_size": 16, "patch_size": 8, "spectrogram_frames": 48, "fusion_layer": 0}  # fmt: skip
     options = {
@@ -577,8 +601,13 @@ def test_predict_on_files_gives_scores(tmp_path: Path, capsys: pytest.CaptureFix
     flags += [f"--trainer.default_root_dir={tmp_path}"]
     flags += [f"--model.init_args.{k}={v}" for k, v in sizes.items()]
     flags += [f"--data.init_args.{k}={v}" for k, v in options.items()]
-    with pytest.warns(UserWarning, match="1 of 2 prediction clips cannot be decoded and are skipped"):
+    flags.append("--data.init_args.eval_batch_size=1")
+    with pytest.warns(UserWarning, match="cannot be") as told:
         assert cli.main(["predict", *flags]) == 0
+    texts = "\n".join(str(w.message) for w in told)
+    assert "1 of 3 prediction clips cannot be decoded and are skipped" in texts
+    assert "1 of 2 items cannot be read and are skipped" in texts
+    assert "odd.wav has 0 samples a second" in texts
     table = next(tmp_path.rglob("scores.csv")).read_text().splitlines()
     assert table[0] == 'name,split,label,prediction,score,dog barking,"playing flute, solo"'
     assert table[1].startswith("new.mp4,,,")

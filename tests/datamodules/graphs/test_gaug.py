@@ -130,7 +130,8 @@ def test_a_list_names_each_pair_once_and_no_node_with_itself(tmp_path: Path) -> 
     assert read().pair_probability.tolist() == pytest.approx([0.9])
     for wrong in ((4, 4), (-1, 2), (2, 60)):
         np.savez(file, pairs=np.array([(2, 3), wrong]).T, probability=np.array([0.5, 0.9]))
-        with pytest.raises(ValueError, match=r"top\.npz: pairs must be .* two different nodes of 0\.\.59"):
+        words = r"top\.npz: pairs must (be .* two different nodes of|lie in) 0\.\.59"
+        with pytest.raises(ValueError, match=words):
             read()
 
 
@@ -162,6 +163,62 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         pickle.dump([np.arange(20), np.arange(10, 30), np.arange(30, 60)], file)
     with pytest.raises(ValueError, match="overlap"):
         graph_of(GAugGraph("own", str(root), "pickle"))
+
+
+def _nodes_in_a_path(**changed: Any) -> dict[str, Any]:
+    """20 nodes in a path, 5 features, 3 classes."""
+    nodes, node = 20, np.arange(20)
+    content: dict[str, Any] = {
+        "edges": np.stack([node[:-1], node[1:]]), "num_nodes": nodes, "x_row": node, "x_col": node % 5,
+        "x_val": np.ones(nodes, np.float32), "x_shape": np.array([nodes, 5]), "y": node % 3,
+        "train": node[:6], "val": node[6:12], "test": node[12:],
+    }  # fmt: skip
+    return content | changed
+
+
+NODE = np.arange(20)
+WRONG = {
+    "edges below 0": ({"edges": np.array([[0, -1], [1, 2]])}, r"edges must lie in 0\.\.19, got -1\.\.2"),
+    "edges in columns": (
+        {"edges": np.array([[0, 1], [1, 2], [2, 3]])},
+        r"edges must be \(2, m\), .*\(3, 2\)",
+    ),
+    "edges in a row": ({"edges": np.arange(4)}, r"edges must be \(2, m\)"),
+    "halves of edges": ({"edges": np.array([[0.5, 1], [1, 2]])}, "edges must be whole numbers .* float64"),
+    "halves of classes": ({"y": NODE % 3 + 0.5}, "labels must be whole numbers"),
+    "a class below 0": ({"y": NODE % 3 - 1}, r"labels must lie in 0\.\.999, got -1\.\.1"),
+    "a class of millions": ({"y": NODE * 10**6}, r"labels must lie in 0\.\.999"),
+    "several labels of 2": ({"y": np.full((20, 3), 2.0)}, "labels of several labels a node must be 0 or 1"),
+    "a split of halves": ({"train": np.array([0.5, 1])}, "train must be whole numbers"),
+    "a table as split": ({"val": np.array([[6], [7]])}, r"val must be whole numbers of 1 dimensions"),
+    "a node twice": ({"test": np.array([12, 13, 12])}, "test names 1 nodes more than once"),
+    "a short mask": ({"test": NODE[:15] > 12}, r"test is a mask \(15,\), the graph has 20 nodes"),
+    "an empty mask": ({"test": NODE > 99}, "test is empty"),
+    "NaN": ({"x_val": np.full(20, np.nan, np.float32)}, "x_val holds NaN or infinite values"),
+    "beyond float32": ({"x_val": np.full(20, 1e300)}, "x_val holds NaN or infinite values"),
+    "other nodes": ({"num_nodes": 21}, "num_nodes is 21, but x_shape has 20 rows"),
+    "features outside": ({"x_col": NODE}, r"x_col must lie in 0\.\.4, got 0\.\.19"),
+    "a wide table": (
+        {"x_shape": np.array([20, 2 * 10**8])},
+        r"x_shape \(20, 200,000,000\) claims 16,000,000,000",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_no_graph_holds_is_refused_with_the_files_name(case: str, tmp_path: Path) -> None:
+    changed, words = WRONG[case]
+    np.savez(tmp_path / "cora.npz", **_nodes_in_a_path(**changed))
+    with pytest.raises(ValueError, match=rf"cora\.npz: {words}"):
+        graph_of(GAugGraph("cora", str(tmp_path)))
+
+
+def test_a_boolean_split_is_a_mask(tmp_path: Path) -> None:
+    """Not the indices 0 and 1 that truth values are as numbers."""
+    np.savez(tmp_path / "cora.npz", **_nodes_in_a_path(train=NODE < 6, val=(NODE >= 6) & (NODE < 12)))
+    graph = graph_of(GAugGraph("cora", str(tmp_path)))
+    assert torch.equal(graph.train_mask, torch.arange(20) < 6)
+    assert int(graph.val_mask.sum()) == 6
 
 
 def test_the_graph_of_digits_has_the_stated_noise_and_split() -> None:

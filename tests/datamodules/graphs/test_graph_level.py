@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fakes.tu import fake_tu
+from fakes.tu import fake_tu, write_tu
 from torch_geometric.data import Batch
 from torch_geometric.datasets import TUDataset
-from torch_geometric.io import read_tu_data
 
 from datamodules import SyntheticGraphs, TUGraphs
 from datamodules.graphs.graph_level import GraphStore, stratified_folds, stratified_holdout
 from datamodules.graphs.synthetic_graphs import cycle, grid
+from datamodules.graphs.tu_graphs import read_tu
 from datamodules.loading.sampling import GlobalBatchSampler
 
 DATA = Path(os.environ.get("ZOO_DATA", "data")) / "graphs" / "tu"
@@ -94,17 +95,22 @@ def test_parsed_data_are_read_from_the_cache_and_parsed_anew_when_files_change(
 
     def counting(*args: Any) -> Any:
         calls.append(args)
-        return read_tu_data(*args)
+        return read_tu(*args)
 
-    monkeypatch.setattr("datamodules.graphs.tu_graphs.read_tu_data", counting)
+    monkeypatch.setattr("datamodules.graphs.tu_graphs.read_tu", counting)
     assert torch.equal(tu(small).store.x, first.x)
     assert calls == []
-    (small / "cache/tu/ENZYMES/data.pt").write_bytes(b"half a file")
+    cache = small / "cache/tu/ENZYMES/data.pt"
+    cache.write_bytes(b"half a file")
+    assert torch.equal(tu(small).store.x, first.x)
+    with zipfile.ZipFile(cache, "w") as archive:  # torch advises to unpickle it
+        archive.writestr("data/data.pkl", b"garbage")
+        archive.writestr("data/version", b"3")
     assert torch.equal(tu(small).store.x, first.x)
     labels = small / "ENZYMES/raw/ENZYMES_graph_labels.txt"
     labels.write_text(labels.read_text().replace("2", "5"))
     assert tu(small).class_names == ["1", "5"]  # the file's own labels
-    assert len(calls) == 2
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,35 @@ def test_missing_and_damaged_files_are_one_line(small: Path) -> None:
         with pytest.raises(ValueError, match="are damaged or do not fit together") as caught:
             tu(small)
         assert "\n" not in str(caught.value)
+
+
+def test_counts_that_a_set_claims_are_compared_with_its_lines(small: Path) -> None:
+    raw = small / "ENZYMES/raw"
+    for part, line, words in (
+        ("graph_indicator", "1000000000", r"must count up from 1 to the 40 graphs .* claims 1\.\.1000000000"),
+        ("node_labels", "1000000000", r"claims labels from 1 to 1000000000 on \d+ lines"),
+        ("edge_labels", "9" * 30, "ENZYMES_edge_labels.txt, line .*is no whole number"),
+        ("node_attributes", "nan, 1", "ENZYMES_node_attributes.txt, line .*no finite number"),
+    ):
+        path = raw / f"ENZYMES_{part}.txt"
+        whole = path.read_text()
+        path.write_text("\n".join([*whole.splitlines()[:-1], line]))
+        with pytest.raises(ValueError, match=words):
+            read_tu(raw, "ENZYMES")
+        path.write_text(whole)
+
+
+def test_a_set_may_have_one_graph_and_graphs_without_nodes(tmp_path: Path) -> None:
+    one = read_tu(write_tu(tmp_path, "ONE", [(0, 1), (1, 0)], [2], [1]), "ONE")
+    assert (one["node_ptr"].tolist(), one["edge_index"].tolist(), one["y"].tolist()) == (
+        [0, 2],
+        [[0, 1], [1, 0]],
+        [0],
+    )
+    # the second and the last graph have no nodes; the first no edge
+    gaps = read_tu(write_tu(tmp_path, "GAPS", [(1, 2), (2, 1)], [1, 0, 2, 0], [1, 2, 1, 2]), "GAPS")
+    assert (gaps["node_ptr"].tolist(), gaps["edge_ptr"].tolist()) == ([0, 1, 1, 3, 3], [0, 0, 0, 2, 2])
+    assert gaps["edge_index"].tolist() == [[0, 1], [1, 0]]
 
 
 def test_folds_are_stratified_and_hold_each_graph_once() -> None:

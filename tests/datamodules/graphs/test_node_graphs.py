@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 from torch_geometric.datasets import PPI as PyGPPI
 from torch_geometric.datasets import Reddit as PyGReddit
 
-from datamodules import PPI, BlockModel, NeighborSampling, Reddit
+from datamodules import PPI, BlockModel, KarateClub, LinkSplit, NeighborSampling, Reddit
 from datamodules.graphs.neighbors import SampledNeighborhoods
 
 
@@ -56,7 +56,7 @@ def test_missing_files_get_one_line_and_nothing_is_downloaded(tmp_path):
 def test_damaged_files_get_one_line(tmp_path):
     fake_ppi(tmp_path / "ppi")
     (tmp_path / "ppi/raw/valid_graph.json").write_text('{"links": [')
-    with pytest.raises(ValueError, match=r"valid_\*: damaged files"):
+    with pytest.raises(ValueError, match=r"valid_graph\.json is damaged"):
         PPI(str(tmp_path / "ppi")).setup("fit")
     fake_reddit(tmp_path / "reddit")
     np.savez(
@@ -159,3 +159,28 @@ def test_the_surveys_block_model():
     inside = graph.y[graph.edge_index[0]] == graph.y[graph.edge_index[1]]
     assert float(inside.sum()) / (400 * 99) == pytest.approx(0.06, abs=0.006)
     assert float((~inside).sum()) / (400 * 300) == pytest.approx(0.01, abs=0.001)
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"edge_weight": -torch.ones(156)}, r"edge_weight must not lie below 0, got -1"),
+    ({"edge_weight": torch.full((156,), torch.nan)}, "edge_weight holds NaN"),
+    ({"edge_weight": torch.ones(9)}, "9 rows of edge_weight for 156 edges"),
+    ({"edge_index": torch.tensor([[0], [34]])}, r"edge_index must lie in 0\.\.33, got 0\.\.34"),
+    ({"x": torch.empty(0, 3), "y": torch.empty(0, dtype=torch.long)}, r"x is \(0, 3\), a graph has at least one node"),
+    ({"x": torch.full((34, 2), torch.inf)}, "x holds NaN or infinite values"),
+    ({"y": torch.zeros(34)}, "y of one label a node must be int64"),
+    ({"train_mask": torch.zeros(34, dtype=torch.bool)}, "train_mask is empty"),
+    ({"train_mask": torch.ones(34, dtype=torch.bool)}, "train_mask and val_mask overlap in 8 nodes"),
+    ({"test_mask": torch.ones(34)}, "test_mask must be bool"),
+])  # fmt: skip
+def test_a_graph_of_the_users_own_is_judged_as_files_are(changed, words):
+    class Own(KarateClub):
+        def read(self):
+            graph = super().read()
+            for name, value in changed.items():
+                graph[name] = value
+            return graph
+
+    for data in (Own(), LinkSplit(Own())):
+        with pytest.raises(ValueError, match=rf"Own\)?: {words}"):
+            data.setup("fit")

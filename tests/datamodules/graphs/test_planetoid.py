@@ -206,6 +206,28 @@ def test_files_of_two_graphs_do_not_fit_together(tmp_path: Path, root: Path) -> 
         graph(tmp_path)
 
 
+@pytest.mark.parametrize(("part", "content", "words"), [
+    ("graph", {0: [1], 5: [10**6]}, r"ind\.cora\.graph: its nodes must lie in 0\.\.699, got 0\.\.1000000"),
+    ("graph", {0: [0.5]}, r"ind\.cora\.graph: its nodes must be whole numbers"),
+    ("graph", [[1], [0]], r"ind\.cora\.graph must hold a mapping"),
+    ("allx", np.full((640, 1433), np.nan), r"ind\.cora\.allx: its matrix holds NaN"),
+    ("test.index", "".join(f"{640 + i % 59}\n" for i in range(60)), "60 test nodes, 59 of them different"),
+    ("test.index", "1000000000\n", r"test nodes must lie in 640\.\."),
+    ("test.index", "6x\n", "'6x' is no whole"),
+])  # fmt: skip
+def test_numbers_that_no_planetoid_graph_holds(part: str, content: Any, words: str, tmp_path: Path) -> None:
+    path = fake_planetoid(tmp_path) / f"Cora/raw/ind.cora.{part}"
+    path.write_bytes(content.encode() if isinstance(content, str) else pickle.dumps(content, protocol=2))
+    with pytest.raises(ValueError, match=words) as caught:
+        graph(tmp_path)
+    assert "Cora/raw" in str(caught.value)
+
+
+def test_more_neighbours_than_nodes_are_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.init_args\.k is 700, but the graph has 700 nodes"):
+        graph(root, graph="knn", k=700)
+
+
 class Malicious:
     def __init__(self, target: Path) -> None:
         self.target = target

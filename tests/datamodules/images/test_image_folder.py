@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -203,15 +204,26 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: Any, expected
         image.putpalette(palette)
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     image.save(path, **({"transparency": 7} if mode == "P" else {}))
-    pixels = np.array(read_rgb(path))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pixels = np.array(read_rgb(path))
+    assert bool(told) == (mode in ("LA", "RGBA", "P"))  # transparent ones are told of
     assert (pixels.shape, pixels[2, 3].tolist()) == ((5, 6, 3), list(expected))
 
 
-def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
+def test_exif_orientation_is_left_and_told_or_followed(tmp_path: Path) -> None:
+    """ADM leaves it; a viewer turns orientation 6 by a quarter to the right."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # a viewer turns it by 90 degrees
-    Image.new("RGB", (30, 10)).save(tmp_path / "x.jpg", exif=exif)
-    assert read_rgb(tmp_path / "x.jpg").size == (30, 10)
+    exif[0x0112] = 6
+    wide = np.zeros((30, 60, 3), dtype=np.uint8)
+    wide[:, :30] = 255
+    (tmp_path / "a").mkdir()
+    Image.fromarray(wide).save(tmp_path / "a" / "x.jpg", exif=exif, quality=95)
+    with pytest.warns(UserWarning, match="read as they are stored.*data.init_args.upright: true"):
+        stored = FolderImages(tmp_path, 30).pixels(0)
+    assert stored[15, :15].min() > 200 > 50 > stored[15, 15:].max()
+    upright = FolderImages(tmp_path, 30, upright=True).pixels(0)
+    assert upright[:15, 15].min() > 200 > 50 > upright[15:, 15].max()
 
 
 def _truncated(path: Path) -> None:

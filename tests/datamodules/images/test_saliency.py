@@ -14,6 +14,7 @@ from PIL import Image
 
 from datamodules import Saliency, SaliencyComposites
 from datamodules.images.composites import BUNDLED, composite, photographs, region
+from datamodules.images.masks import MaskValues, read_mask
 from datamodules.images.saliency import SETS, MemoryItems, ToBatch, open_items
 
 HKU = ("hku_is_train", "hku_is_val", "hku_is_test")
@@ -101,6 +102,27 @@ def test_pictures_alone_can_be_predicted_but_not_measured(tmp_path: Path) -> Non
     assert open_items("all.txt", tmp_path, masks=False).masks is None
 
 
+def test_what_is_written_about_pictures_stays_in_one_folder_under_names_of_their_own(tmp_path: Path) -> None:
+    """Two inputs with one output name would be one mask, and steps upwards leave the run's folder."""
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    files = ["x.jpg", "x.png", "X.bmp", "y.jpg", "a/z.jpg", "a/b/z.jpg"]
+    for name in files:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert open_items(str(tmp_path), tmp_path, masks=False).names == [
+        "X_bmp",
+        "a/b/z",
+        "a/z",
+        "x_jpg",
+        "x_png",
+        "y",
+    ]
+    lines = ["../../x.jpg", "../../x.png", "../z.jpg", "z.jpg", "../../y.jpg", "./../../y.jpg"]
+    (place / "list.lst").write_text("\n".join(lines))
+    names = open_items(str(place / "list.lst"), place, masks=False).names
+    assert names == ["x_jpg", "x_png", "z_jpg", "z_jpg_2", "y_jpg", "y_jpg_2"]
+
+
 def test_a_missing_partner_is_an_error_or_skipped_with_a_count(tmp_path: Path) -> None:
     root = fake_saliency(tmp_path, "ecssd")
     (root / "ECSSD/ground_truth_mask/5.png").unlink()
@@ -150,14 +172,147 @@ def test_masks_of_another_size_are_resized_for_training_alone_and_told_once(tmp_
     assert batch["size"][1] == (64, 72)  # what zoo predict writes
 
 
-def test_masks_of_0_and_1_count_as_black_and_white(tmp_path: Path) -> None:
+OBJECT = np.zeros((12, 20), dtype=bool)
+OBJECT[3:8, 4:15] = True
+
+
+def grey(background: int, object_: int, kind: Any = np.uint8, **extra: int) -> Image.Image:
+    """A mask of two values, and of others in its corners."""
+    pixels = np.where(OBJECT, object_, background).astype(kind)
+    for name, value in extra.items():
+        pixels[-1, int(name[1:])] = value
+    return Image.fromarray(pixels)
+
+
+def voc(colours: bool = False) -> Image.Image:
+    """A mask of VOC: class 1 is (128, 0, 0), class 15 (192, 128, 128), void (224, 224, 192)."""
+    image = grey(0, 15, a3=1, a5=255)
+    palette = [0] * 768
+    palette[3:6], palette[45:48], palette[765:768] = (128, 0, 0), (192, 128, 128), (224, 224, 192)
+    image.putpalette(palette)
+    return image.convert("RGB") if colours else image
+
+
+def cut_out() -> Image.Image:
+    """White of which the background is transparent."""
+    image = Image.new("RGBA", (20, 12), (255, 255, 255, 0))
+    image.putalpha(grey(0, 255))
+    return image
+
+
+def grey_palette() -> Image.Image:
+    """Index 0 is white and the background's is 1."""
+    image = grey(1, 0)
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    return image
+
+
+CORNER = OBJECT.copy()
+CORNER[-1, 3] = True
+STORED = {
+    "0 and 1": (grey(0, 1), OBJECT), "0 and 255": (grey(0, 255), OBJECT), "a class": (grey(0, 5), OBJECT),
+    "classes": (grey(0, 5, a3=2), CORNER), "palette": (voc(), CORNER), "colours": (voc(True), CORNER),
+    "1 bit": (grey(0, 255).convert("1"), OBJECT), "16 bits": (grey(0, 65535, np.uint16), OBJECT),
+    "classes of 16 bits": (grey(0, 24, np.uint16, a3=7), CORNER), "grey palette": (grey_palette(), OBJECT),
+    "alpha": (cut_out(), OBJECT), "opaque": (grey(0, 255).convert("RGBA"), OBJECT),
+    "grey and alpha": (grey(0, 255).convert("LA"), OBJECT), "in colours": (grey(0, 1).convert("RGB"), OBJECT),
+    "soft": (grey(0, 255, a1=60, a2=100, a3=200, a4=128), CORNER), "empty": (grey(0, 0), OBJECT & False),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:masks of")
+@pytest.mark.parametrize("name", STORED)
+def test_masks_are_read_however_sets_store_them(name: str, tmp_path: Path) -> None:
+    image, expected = STORED[name]
+    image.save(tmp_path / "a.png")
+    found = read_mask(tmp_path / "a.png")
+    assert (found.mode, found.size) == ("L", (20, 12))
+    assert np.array_equal(np.asarray(found) > 128, expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (grey(0, 5, a1=255), "has the values 0, 5, 255: class numbers or grey"),
+        (grey(1, 2, a1=3), "has values from 1 to 3, none above 128"),  # no background
+        (grey(0, 30_000, np.uint16, a1=7), "has 3 values up to 30,000"),
+        (Image.fromarray(np.arange(720, dtype=np.uint8).reshape(12, 20, 3)), "has 240 colours"),
+        (Image.merge("LA", [grey(0, 255), grey(90, 20)]), "has colours and a transparency"),
+    ],
+)  # fmt: skip
+def test_doubtful_masks_are_refused(image: Image.Image, text: str, tmp_path: Path) -> None:
+    image.save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=f"the mask .*a.png {text}") as caught:
+        read_mask(tmp_path / "a.png")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_values_mean_can_be_said(tmp_path: Path) -> None:
     root = fake_saliency(tmp_path, "sod")
-    path = root / "SOD/GT/2.png"
-    Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
-    items = open_items("sod", root)
-    mask = items.read(items.names.index("2"))[1]
-    assert mask is not None
-    assert mask.getextrema() == (0, 255)
+    for path in (root / "SOD/GT").iterdir():  # the object is class 5, its border void
+        pixels = np.where(np.asarray(Image.open(path)) > 0, 5, 0).astype(np.uint8)
+        pixels[0, 0] = 255
+        Image.fromarray(pixels).save(path)
+    shares: dict[MaskValues, float] = {"classes": 0, "grey": 0}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="masks of class numbers")
+        for values in shares:
+            mask = open_items("SOD", root, mask_values=values).read(0)[1]
+            shares[values] = float((np.asarray(mask) > 128).mean())
+    assert shares["classes"] > 0.02 > shares["grey"] > 0
+    with pytest.raises(ValueError, match="mask_values must be one of auto, grey, classes"):
+        Saliency(mask_values="x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the mask .* has the values 0, 5, 255"):  # when the run begins
+        Saliency(root=str(root), train="SOD", num_workers=0).setup("fit")
+
+
+@pytest.mark.filterwarnings("ignore:masks of turned pictures")
+@pytest.mark.parametrize("as_stored", [False, True])
+def test_a_turned_photograph_meets_its_mask(as_stored: bool, tmp_path: Path) -> None:
+    """EXIF orientation 6; the mask is of the upright picture, or of the pixels as they are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.repeat(OBJECT[..., None] * np.uint8(255), 3, axis=2))
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    mask = grey(0, 255)
+    (mask if as_stored else mask.transpose(Image.Transpose.ROTATE_270)).save(tmp_path / "a.png")
+    picture, found, _ = open_items(str(tmp_path), tmp_path).read(0)
+    assert found is not None
+    assert picture.size == found.size == (12, 20)
+    assert ((np.asarray(picture)[..., 0] > 128) == (np.asarray(found) > 128)).mean() > 0.98
+
+
+def test_png_beside_jpg_are_masks_if_they_look_like_it(tmp_path: Path) -> None:
+    picture, mask = picture_of("2")
+    picture.save(tmp_path / "a.jpg")
+    for image, masks in ((mask, True), (picture, False)):
+        image.save(tmp_path / "a.png")
+        with pytest.warns(
+            UserWarning, match=f"the png files are taken for {'masks' if masks else 'pictures'}"
+        ):
+            items = open_items(str(tmp_path), tmp_path, masks=False)
+        assert (len(items), items.masks is not None) == ((1, True) if masks else (2, False))
+
+
+def test_a_damaged_picture_is_skipped_in_prediction_and_counted(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        disc(40, 50, 0)[0].save(tmp_path / f"{name}.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"broken")
+    data = Saliency(root=str(tmp_path), predict=str(tmp_path), size=32, num_workers=0)
+    data.setup("predict")
+    batches = [data.on_before_batch_transfer(batch, 0) for batch in data.predict_dataloader()]
+    assert [b["name"] for b in batches] == [["a"], [], ["c"]]
+    assert all("skipped" not in b for b in batches)
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 items cannot be read and are skipped: .*b\.jpg cannot be read"
+    ):
+        data.teardown("predict")
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.jpg").write_bytes(b"broken")
+    for batch in data.predict_dataloader():
+        data.on_before_batch_transfer(batch, 0)
+    with pytest.raises(ValueError, match="none of the 3 items can be read"):
+        data.teardown("predict")
 
 
 def test_pictures_of_several_sizes_make_no_batch_without_resizing(tmp_path: Path) -> None:

@@ -246,6 +246,16 @@ def test_the_command_converts_and_says_where(
     assert "--force" in capsys.readouterr().err
     assert cli.main([*arguments, "--force"]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    for part in out.iterdir():
+        part.rename(tmp_path / part.name)
+    (out / "precious.txt").touch()
+    for folder, text in (
+        (out, "holds no latents and is not replaced"),
+        (roots["repa"].parent, "or holds it"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            convert_latents(roots["repa"], folder, "packed", force=True)
+    assert (out / "precious.txt").is_file()
 
 
 @pytest.mark.parametrize(

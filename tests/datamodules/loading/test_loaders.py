@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 import datamodules
 from datamodules.loading.loaders import SplitModule, TensorItems
-from datamodules.loading.sampling import EvaluationBatchSampler
+from datamodules.loading.sampling import EvaluationBatchSampler, GlobalBatchSampler
 
 
 def items(size: int) -> TensorItems:
@@ -26,6 +26,16 @@ def test_a_module_that_states_its_sets_has_their_loaders() -> None:
     assert [len(loader) for loader in data.predict_dataloader()] == [2, 1]
     data.predict_set = items(3)
     assert [b["index"].tolist() for b in data.predict_dataloader()] == [[0, 1, 2]]
+
+
+def test_the_last_partial_batch_is_kept_where_a_recipe_keeps_it() -> None:
+    data = SplitModule(batch_size=4, eval_batch_size=3)
+    data.train_set, data.drop_last = items(11), False
+    assert sorted(i for b in data.train_dataloader() for i in b["x"].tolist()) == list(range(11))
+    assert len(data.train_dataloader()) == 3
+    halves = [list(GlobalBatchSampler(11, 4, rank, 2, drop_last=False)) for rank in (0, 1)]
+    assert [[len(b) for b in half] for half in halves] == [[2, 2, 1]] * 2  # processes share it evenly
+    assert len({i for half in halves for b in half for i in b}) == 10
 
 
 # what a module adds or changes of its parent's arguments, and some that only its parent states

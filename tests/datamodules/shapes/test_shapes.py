@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
 import trimesh
-from fakes.shapes import fake_shapes
+from fakes.shapes import fake_shapes, sample_v1
+from PIL import Image
 
 from datamodules import Shapes, Shapes2D
+from datamodules.loading import hdf5
+from datamodules.loading.hdf5 import bytes_per_row, open_hdf5
+from datamodules.loading.meshes import read_mesh
 from datamodules.loading.sampling import item_generator
 from datamodules.shapes.building import mesh_voxels
 from datamodules.shapes.module import stage_of
 from datamodules.shapes.pictures import letter, placed
 from datamodules.shapes.solids import _centres, continuous_points, solid
-from datamodules.shapes.stores import HDF5Store, write_hdf5
+from datamodules.shapes.stores import HDF5Store, read_codes, write_hdf5
+from datamodules.shapes.surfaces import solid_voxels, surface_cells
 from datamodules.shapes.voxels import (
     _visits,
     fill_hidden,
     mixed,
     pooled,
     render_views,
-    sample_v1,
     sample_v2,
     surface_points,
-    unblock,
 )
 from zoo.imnet.field import coordinates
 
@@ -77,16 +82,6 @@ def test_max_pooling_dilates_a_thin_plate() -> None:
     cells = pooled(voxels, 64)
     assert cells[:, 32].all()
     assert cells.sum() == 64 * 64  # one cell, four voxels thick
-
-
-def test_unblock_puts_blocks_in_place_and_turns_the_frame() -> None:
-    blocks = np.zeros((2, 16, 16, 16), dtype=np.uint8)
-    blocks[1, 3, 2, 1] = 1
-    index = np.ones((16, 16, 16), dtype=np.uint16)
-    index[5, 6, 7] = 2
-    grid = unblock(blocks, index)
-    # at (5 16 + 3, 6 16 + 2, 7 16 + 1) before axes (2, 1, 0) and the flip of the last
-    assert np.argwhere(grid).tolist() == [[7 * 16 + 1, 6 * 16 + 2, 255 - (5 * 16 + 3)]]
 
 
 def test_hidden_inside_is_filled_and_what_sides_see_is_not() -> None:
@@ -373,35 +368,166 @@ def test_impossible_settings_are_refused(arguments: dict[str, object], text: str
         Shapes(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_a_mesh_is_voxelised_solid_with_a_diagonal_of_one(tmp_path: Path) -> None:
+def _box(low: float = 0.0, high: float = 1.0, lid: bool = True) -> trimesh.Trimesh:
+    box = trimesh.creation.box(bounds=[[low] * 3, [high] * 3])
+    return box if lid else trimesh.Trimesh(box.vertices, box.faces[box.face_normals[:, 1] < 0.5])
+
+
+def test_a_mesh_is_voxelised_solid_and_centred_with_a_diagonal_of_one(tmp_path: Path) -> None:
     box = trimesh.creation.box((2.0, 1.0, 4.0))
     box.apply_translation((5, 5, 5))
     box.export(tmp_path / "box.obj")
     voxels = mesh_voxels(tmp_path / "box.obj")
-    size = np.array([2, 1, 4]) / np.sqrt(21) * 256
-    found = np.argwhere(voxels)
-    assert np.abs(np.ptp(found, axis=0) - size).max() <= 2
-    assert voxels.sum() == pytest.approx(size.prod(), rel=0.04)
-    assert voxels[128, 128, 128]
+    for axis, side in enumerate((2, 1, 4)):
+        assert np.array_equal(voxels, np.flip(voxels, axis))  # not half a cell off
+        assert np.ptp(np.argwhere(voxels)[:, axis]) + 1 == 2 * np.ceil(side / np.sqrt(21) * 128)
+    assert voxels.sum() == np.prod([2 * np.ceil(side / np.sqrt(21) * 128) for side in (2, 1, 4)])
 
 
-def test_a_folder_of_meshes_skips_what_is_broken_with_a_count(tmp_path: Path) -> None:
-    trimesh.creation.icosphere(2).export(tmp_path / "ball.ply")
+def test_cells_are_those_that_trimesh_finds_by_cutting_edges() -> None:
+    mesh = trimesh.creation.cone(0.3, 0.5, sections=7)
+    mesh.apply_scale(0.6)
+    (cells,) = surface_cells(mesh.triangles, np.zeros(len(mesh.faces), int))
+    cut, _ = trimesh.remesh.subdivide_to_size(mesh.vertices, mesh.faces, max_edge=1 / 512)
+    assert np.array_equal(cells, np.unique(np.floor((cut + 0.5) * 256).astype(int), axis=0))
+
+
+def test_each_part_of_a_mesh_is_filled_or_left_open_on_its_own() -> None:
+    closed, bucket = _box(0, 1), _box(3, 4, lid=False)
+    both = trimesh.util.concatenate([closed, bucket])
+    found = solid_voxels(np.array(both.vertices), np.array(both.faces))
+    assert (found.parts, found.open_parts) == (2, 1)
+    inside = [int(np.floor((0.5 - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128))] * 3
+    hollow = [int(np.floor((3.5 - 2) / np.linalg.norm([4, 4, 4]) * 256 + 128))] * 3
+    assert found.voxels[tuple(inside)]
+    assert not found.voxels[tuple(hollow)]
+    # faces of a box that share no vertex enclose it all the same
+    soup = _box().triangles + np.arange(12)[:, None, None] * 1e-5
+    found = solid_voxels(soup.reshape(-1, 3), np.arange(36).reshape(-1, 3))
+    assert (found.parts, found.open_parts) == (1, 0)
+    assert found.voxels[128, 128, 128]
+
+
+def test_negative_indices_of_an_obj_count_back_from_where_they_stand(tmp_path: Path) -> None:
+    corners = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+    quads = ["-8 -7 -5 -6", "-4 -2 -1 -3", "-8 -4 -3 -7", "-6 -5 -1 -2", "-8 -6 -2 -4", "-7 -3 -1 -5"]
+    parts = (
+        "".join(
+            [f"o {n}\n", *(f"v {x + 4 * n} {y} {z}\n" for x, y, z in corners), *(f"f {q}\n" for q in quads)]
+        )
+        for n in range(2)
+    )
+    (tmp_path / "two.obj").write_text("".join(parts))
+    vertices, faces = read_mesh(tmp_path / "two.obj")
+    assert (len(vertices), len(faces), faces.min(), faces.max()) == (16, 24, 0, 15)
+    found = solid_voxels(vertices, faces)
+    assert (found.parts, found.open_parts) == (2, 0)
+    assert found.voxels[[20, 235], 128, 128].all()
+    assert not found.voxels[128, 128, 128]
+
+
+@pytest.mark.parametrize("suffix", ["obj", "off", "ply", "stl", "glb"])
+def test_every_format_gives_the_same_shape(suffix: str, tmp_path: Path) -> None:
+    mesh = trimesh.creation.icosphere(1)
+    mesh.apply_scale((1, 2, 3))
+    mesh.export(tmp_path / f"x.{suffix}")
+    vertices, faces = read_mesh(tmp_path / f"x.{suffix}")
+    assert len(faces) == len(mesh.faces)
+    assert np.allclose(
+        np.sort(vertices[faces].mean(axis=1), axis=0), np.sort(mesh.triangles_center, axis=0), atol=1e-6
+    )
+
+
+def test_a_scale_changes_nothing_and_no_extent_is_refused() -> None:
+    ball = trimesh.creation.icosphere(1)
+    vertices, faces = np.array(ball.vertices), np.array(ball.faces)
+    expected = solid_voxels(vertices, faces).voxels
+    assert np.array_equal(solid_voxels(vertices * 2.0**40, faces).voxels, expected)
+    for wrong, text in (
+        (np.ones_like(vertices), "span 0 at a distance up to 1: no shape"),
+        (vertices * 1e-12 + 5, "no shape"),
+        (vertices * 1.7e308, "no shape|scale it"),
+        (vertices * [1, 0, 0], "no area"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            solid_voxels(wrong, faces)
+
+
+_GLTF = (
+    '{"meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}], "accessors": [{"componentType": 5126, '
+    '"type": "VEC3", "count": %s, "bufferView": 0}], "bufferViews": [{"buffer": 0}], '
+    '"buffers": [{"uri": "%s"}]}'
+)
+
+
+@pytest.mark.parametrize(("name", "content", "text"), [
+    ("x.obj", "v 0 0 0\nv 1 0 0\nv 0 nan 0\nf 1 2 3\n", "NaN or infinite"),
+    ("x.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 4\n", "a face names vertex 3 of 3"),
+    ("x.off", "OFF\n1000000000 1 0\n0 0 0\n", "claims 1000000000 vertices and 1 faces, but has 1 lines"),
+    ("x.stl", "\0" * 80 + "\x10\x10\x10\x10", "claims 269,488,144 triangles, but has 84 bytes"),
+    ("x.ply", "ply\nformat ascii 1.0\nelement vertex 9999999\nend_header\n0\n", "claims 9,999,999 elements"),
+    ("x.gltf", _GLTF % (10**9, "data:;base64,AAAA"), "claims 1,000,000,000 rows, but its buffer has 3"),
+    ("x.gltf", _GLTF % (3, "secret.bin"), "lie in another file, which is not read"),
+])  # fmt: skip
+def test_a_mesh_that_lies_is_refused_in_a_line(name: str, content: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=text) as caught:
+        read_mesh(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_meshes_is_built_once_and_says_what_is_wrong_with_it(tmp_path: Path, capsys: Any) -> None:
+    trimesh.creation.icosphere(1).export(tmp_path / "ball.ply")
     (tmp_path / "deep").mkdir()
-    trimesh.creation.box((1, 2, 1)).export(tmp_path / "deep" / "box.stl")
+    _box(lid=False).export(tmp_path / "deep" / "bucket.stl")
     (tmp_path / "broken.obj").write_text("v 1 2\nf 9 9 9\n")
     (tmp_path / "readme.txt").write_text("no mesh")
-    data = Shapes(source="meshes", root=str(tmp_path), input_size=32, batch_size=1, views=24)
+    options: Any = {"source": "meshes", "root": str(tmp_path), "input_size": 32, "batch_size": 1, "views": 24}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        data.prepare_data()
-    assert any("1 of 3 meshes cannot be read and are skipped" in str(w.message) for w in caught)
-    data.setup("fit")
-    assert len(data.train_set) + len(data.test_set) == 2
-    batch = data.train_set.__getitems__([(0, 0)])
+        Shapes(**options).prepare_data()
+    said = [str(w.message) for w in caught]
+    assert any("1 of 3 meshes cannot be read and are skipped" in text for text in said)
+    assert any(text.startswith("1 of 3 meshes have parts that are not closed") for text in said)
+    assert any("bucket.stl: 1 of 1; of these" in text for text in said)
+    data = Shapes(**options)
+    data.prepare_data()
+    data.setup("predict")
+    assert len(data.test_set) == 1
+    assert data.shape_names == ["deep/bucket.stl"]
+    assert "zoo: shapes 2 to 2 (1) of the 2 in" in capsys.readouterr().out
+    batch = data.test_set.__getitems__([0])
     assert batch["view"].shape == (1, 1, 128, 128)
-    assert batch["voxels"].mean() > 0.02
+    assert 0.03 < batch["voxels"].mean() < 0.1  # walls alone
+    (tmp_path / "broken.obj").unlink()
+    Shapes(**options).prepare_data()  # other meshes than before
+    assert "was made of other meshes or by an earlier version: it is made anew" in capsys.readouterr().out
+
+
+def test_too_large_a_batch_is_refused_before_meshes_are_voxelised(tmp_path: Path) -> None:
+    trimesh.creation.icosphere(1).export(tmp_path / "ball.ply")
+    data = Shapes(source="meshes", root=str(tmp_path), batch_size=16)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"batch_size is 16, but of the 1 meshes in .* 1 are trained on"):
+        data.prepare_data()
+    assert not (tmp_path / "zoo_shapes.hdf5").exists()
+
+
+def test_pictures_are_views_on_white(tmp_path: Path) -> None:
+    grey = np.full((60, 120, 4), 0, dtype=np.uint8)
+    grey[20:40, 40:80] = (51, 51, 51, 255)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    data = Shapes(predict_files=str(tmp_path), views=1)
+    data.prepare_data()
+    data.setup("predict")
+    assert data.shape_names == ["a.png", "b.png"]
+    batch = data.predict_set.__getitems__([0, 1])
+    assert (batch["view"].shape, batch["index"].tolist()) == ((1, 1, 128, 128), [0])
+    assert float(batch["view"][0, 0, 64, 64]) == pytest.approx(0.2)
+    assert float(batch["view"][0, 0, 10, 64]) == 1.0
+    assert "b.png" in batch["skipped"][0]
 
 
 def test_letters_are_at_all_places() -> None:
@@ -431,3 +557,99 @@ def test_digits_are_real_and_grey() -> None:
     batch = data.test_set.__getitems__([0])
     assert batch["voxels"].shape == (1, 1, 28, 28)
     assert len(batch["values"].unique()) > 20
+
+
+def _in_released_chunks(path: Path, shapes: int) -> Path:
+    """A file whose chunks hold all shapes, as h5py's automatic chunks of the release do."""
+    with h5py.File(path, "w") as file:
+        for key, row in (("voxels", (64, 64, 64, 1)), *((f"points_{r}", (4096, 3)) for r in (16, 32, 64))):
+            values = np.zeros((shapes, *row), dtype=np.uint8)
+            values[:, 0, 0] = np.arange(shapes).reshape(-1, *[1] * (values.ndim - 3)) % 2
+            chunk = (shapes, *(-(-n // 4) for n in row))
+            file.create_dataset(key, data=values, chunks=chunk, compression="gzip", compression_opts=9)
+            if key != "voxels":
+                file[key.replace("points", "values")] = np.zeros((shapes, 4096, 1), dtype=np.uint8)
+    return path
+
+
+def _trained(data: Shapes, *keys: str) -> Shapes:
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=SimpleNamespace(trained_on=set(keys)), state=SimpleNamespace(fn="fit")
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_rows_of_released_chunks_are_copied_once_and_checked(tmp_path: Path) -> None:
+    path = _in_released_chunks(tmp_path / "all_vox256_img_train.hdf5", 64)
+    with open_hdf5(path) as file:
+        assert bytes_per_row(file["voxels"]) == 64 * 64**3  # a row decompresses all
+    options = {"source": "hdf5", "root": str(tmp_path), "test_file": None, "stages": ONE_STAGE}
+    data = _trained(Shapes(**options), "voxels")  # type: ignore[arg-type]
+    copies = tmp_path / "all_vox256_img_train.rows"
+    assert sorted(p.name for p in copies.iterdir()) == ["voxels.hdf5"]  # points cost less than a copy
+    with open_hdf5(copies / "voxels.hdf5") as file:
+        assert bytes_per_row(file["voxels"]) == 64**3
+        at = file["voxels"].id.get_chunk_info_by_coord((3, 0, 0, 0, 0)).byte_offset
+    batch = data.train_set.__getitems__([(0, 2), (0, 3)])
+    assert set(batch) == {"voxels", "index", "epoch", "resolution"}  # nothing that the model does not use
+    assert batch["voxels"].sum(dim=(1, 2, 3, 4)).tolist() == [0, 64]
+    first = (copies / "voxels.hdf5").stat().st_mtime_ns
+    _trained(Shapes(**options), "voxels")  # type: ignore[arg-type]
+    assert (copies / "voxels.hdf5").stat().st_mtime_ns == first
+    content = bytearray((copies / "voxels.hdf5").read_bytes())
+    content[at + 5] ^= 1
+    (copies / "voxels.hdf5").unlink()  # HDF5 holds the open one in memory
+    (copies / "voxels.hdf5").write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows/voxels\.hdf5: voxels of shape 3 cannot be read"):
+        HDF5Store(path).rows("voxels", [3])
+    path.touch()  # another file: its copy is made anew
+    assert HDF5Store(path).rows("voxels", [3]).sum() == 64
+
+
+def test_all_inputs_are_read_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _in_released_chunks(tmp_path / "all_vox256_img_train.hdf5", 10)
+    data = Shapes(source="hdf5", root=str(tmp_path), test_file=None, stages=ONE_STAGE, input_size=16)
+    data.setup("fit")
+    expected = data.train_set.voxels(range(8))
+    monkeypatch.setattr(hdf5, "SLAB_LIMIT", 3 * 64**3)
+    monkeypatch.setattr(HDF5Store, "rows", None)
+    assert torch.equal(torch.cat(list(data.train_set.voxels_in_order(2))), expected)
+
+
+@pytest.mark.parametrize(("key", "shape", "text"), [
+    ("voxels", (2, 10**6, 64, 64, 1), r"voxels is \(2, 1000000, .*, expected \(any, 64, 64, 64, 1\)"),
+    ("points_16", (2, 10**9, 3), r"points_16 is .*, expected \(any, 1 to 2097152, 3\)"),
+    ("voxels", (10**6, 64, 64, 64, 1), r"claims 262,144,000,000 bytes of voxels"),
+])  # fmt: skip
+def test_what_an_hdf5_file_declares_is_judged_before_it_is_read(
+    key: str, shape: tuple[int, ...], text: str, tmp_path: Path
+) -> None:
+    path = _in_released_chunks(tmp_path / "all_vox256_img_train.hdf5", 2)
+    with h5py.File(path, "a") as file:
+        del file[key]
+        file.create_dataset(key, shape, np.uint8, chunks=tuple(min(n, 64) for n in shape), compression="gzip")
+    with pytest.raises(ValueError, match=text) as caught:
+        HDF5Store(path)
+    assert str(path) in str(caught.value)
+
+
+def test_codes_that_claim_what_they_do_not_hold_and_links_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "z.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("zs", (10**8, 256), np.float32, chunks=(1000, 256), compression="gzip")
+    with pytest.raises(ValueError, match=r"z\.hdf5 claims 102,400,000,000 bytes of zs"):
+        read_codes(path, (10**8,))
+    with h5py.File(path, "w") as file:
+        file["zs"] = h5py.ExternalLink("other.hdf5", "zs")
+    with pytest.raises(ValueError, match="zs is a link to elsewhere"):
+        read_codes(path, (4,))
+
+
+def test_labels_that_are_no_labels_are_not_trained_on(tmp_path: Path) -> None:
+    path = _in_released_chunks(tmp_path / "all_vox256_img_train.hdf5", 2)
+    with h5py.File(path, "a") as file:
+        file["values_32"][1, 7] = 128
+    with pytest.raises(ValueError, match="values_32 holds 0 to 128, expected 0 to 1"):
+        HDF5Store(path).rows("values_32", [1])

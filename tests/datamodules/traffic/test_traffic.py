@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
-from fakes.traffic import directed_weights, fake_chickenpox, fake_traffic, ids, speeds
+from fakes.traffic import directed_weights, fake_chickenpox, fake_traffic, ids, speeds, write_frame
 
 from datamodules import Chickenpox, SensorDiffusion, Traffic
 from datamodules.traffic.forecast import ForecastModule, split_starts
@@ -69,30 +68,15 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         ready(Traffic(root=root, graph="distances_dcrnn"))
 
 
-def test_an_hdf5_file_without_its_reader_is_one_clear_line(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setitem(sys.modules, "tables", None)  # as where it is not installed
-    (tmp_path / "metr-la.h5").write_bytes(b"x")
-    with pytest.raises(
-        ValueError, match=r"needs the package tables: pip install 'lightning-zoo\[hdf5\]', or"
-    ):
-        ready(Traffic(root=str(tmp_path)))
-
-
-def test_an_hdf5_frame_gives_its_columns_and_clock(tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_hdf5_frame_gives_its_columns_and_clock(tmp_path: Path) -> None:
     fake_traffic(tmp_path, "metr_la")
     (tmp_path / "metr-la.npz").unlink()
-    (tmp_path / "metr-la.h5").write_bytes(b"x")
     start = np.datetime64("2012-03-01T01:00", "ns")
     times = start + np.arange(401) * np.timedelta64(5, "m")
     times = np.delete(times, 100)  # a gap
-    frame = SimpleNamespace(
-        to_numpy=lambda: speeds(400, 12),
-        columns=[int(i) for i in ids(12)],
-        index=SimpleNamespace(to_numpy=lambda: times),
-    )
-    monkeypatch.setitem(sys.modules, "tables", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(read_hdf=lambda path: frame))
+    write_frame(tmp_path / "metr-la.h5", speeds(400, 12), ids(12), times)
     data = ready(Traffic(root=str(tmp_path)))
+    assert np.array_equal(data.series.values, speeds(400, 12))
     assert data.names == ids(12)
     assert np.allclose(data.adjacency.numpy(), directed_weights(12))
     batch = data.train_set.__getitems__([0, 80])
@@ -100,6 +84,53 @@ def test_an_hdf5_frame_gives_its_columns_and_clock(tmp_path: Path, monkeypatch: 
         [(12 + i) / 288 for i in range(12)]
     )  # from 1 o'clock
     assert batch["time"][1].tolist() == [12 + 92 + i + (92 + i >= 100) for i in range(12)]
+
+
+def _runs_code(frame: Any, target: Path) -> None:
+    program = pickle.dumps(Touches(str(target)), protocol=0)
+    frame.attrs["encoding"] = np.bytes_(program)
+
+
+def _objects(frame: Any, target: Path) -> None:
+    del frame["axis0"]
+    frame.create_dataset("axis0", data=["a", "b", "c"], dtype=h5py.string_dtype())
+
+
+def _link(frame: Any, target: Path) -> None:
+    del frame["block0_values"]
+    frame["block0_values"] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
+def _falling(frame: Any, target: Path) -> None:
+    frame["axis1"][5] = frame["axis1"][4]
+
+
+class Touches:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize(("damage", "words"), [
+    (_runs_code, r"metr-la\.h5: attribute 'encoding' of /df is pickled, which may run code"),
+    (_objects, r"metr-la\.h5: .*axis0 holds object"), (_link, r"metr-la\.h5: .*block0_values is a link"),
+    (_falling, r"metr-la\.h5: the times of its rows do not rise"),
+])  # fmt: skip
+def test_a_hostile_hdf5_frame_is_one_line_and_runs_nothing(damage: Any, words: str, tmp_path: Path) -> None:
+    fake_traffic(tmp_path, "metr_la", sensors=3)
+    (tmp_path / "metr-la.npz").unlink()
+    times = np.datetime64("2012-03-01", "ns") + np.arange(400) * np.timedelta64(5, "m")
+    path = write_frame(tmp_path / "metr-la.h5", speeds(400, 3), ids(3), times)
+    with h5py.File(path, "a") as file:
+        damage(file["df"], tmp_path / "was_run")
+    with pytest.raises(ValueError, match=words) as caught:
+        ready(Traffic(root=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "was_run").exists()
 
 
 def test_clock_counts_from_midnight_of_the_first_day() -> None:
@@ -141,7 +172,8 @@ def test_stgcns_kernel_by_hand() -> None:
     """exp(-d^2 / .1) >= .5 where d, in units of 10 km, is at most sqrt(.1 ln 2) = .26328."""
     metres = np.array([[0, 1000, 2632], [2633, 0, 9000], [np.inf, 0, 0]], dtype=float)
     weights = stgcn_weights(metres)
-    expected = [[0, np.exp(-0.1), np.exp(-(0.2632**2) / 0.1)], [0, 0, 0], [0, 1, 0]]
+    # a 0 off the diagonal is no road, not a road of no length
+    expected = [[0, np.exp(-0.1), np.exp(-(0.2632**2) / 0.1)], [0, 0, 0], [0, 0, 0]]
     assert np.allclose(weights, expected)
 
 
@@ -165,9 +197,81 @@ def test_dcrnns_kernel_by_hand(tmp_path: Path) -> None:
 def test_stgcns_matrix_of_metres(tmp_path: Path) -> None:
     fake_traffic(tmp_path, "pemsd7m", sensors=3)
     (tmp_path / "distances.csv").write_text("0.0,1000.0,2632.0\n2633.0,0.0,9000.0\n9000.0,0.0,0.0\n")
-    data = ready(Traffic(name="pemsd7m", root=str(tmp_path), graph="distances_stgcn"))
+    with pytest.warns(UserWarning, match=r"distances\.csv: 1 zeros off the diagonal are taken for no road"):
+        data = ready(Traffic(name="pemsd7m", root=str(tmp_path), graph="distances_stgcn"))
     assert np.allclose(data.adjacency[0].numpy(), [0, np.exp(-0.1), np.exp(-(0.2632**2) / 0.1)])
-    assert data.adjacency[2].tolist() == [0, 1, 0]
+    assert data.adjacency[2].tolist() == [0, 0, 0]
+    # whole metres are no header, and whole metres below a header are one
+    metres = "0,1000,2632\n2633,0,9000\n9000,8000,0\n"
+    for text in (metres, "1,2,3\n" + metres, "\ufeffa, b , c\r\n" + metres):
+        (tmp_path / "distances.csv").write_text(text, encoding="utf-8")
+        data = ready(Traffic(name="pemsd7m", root=str(tmp_path), graph="distances_stgcn"))
+        assert np.allclose(data.adjacency[0].numpy(), [0, np.exp(-0.1), np.exp(-(0.2632**2) / 0.1)]), text
+
+
+def test_no_row_of_a_table_is_lost_as_its_header(tmp_path: Path) -> None:
+    """60 rows of whole numbers without header, with the header of the graph's ids, and as pandas writes."""
+    fake_traffic(tmp_path, "metr_la_week", sensors=3)
+    rows = np.arange(180).reshape(60, 3)
+    text = "\n".join(",".join(map(str, row)) for row in rows.tolist()) + "\n"
+    path = tmp_path / "los_speed.csv"
+
+    def values(header: bool | None = None) -> Any:
+        data = Traffic("metr_la_week", str(tmp_path), header=header).read()
+        return data.values, data.names, data.clock
+
+    path.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"los_speed\.csv: its first line .* set data.init_args.header to true"
+    ):
+        values()
+    assert np.array_equal(values(header=False)[0], rows)
+    path.write_text(",".join(ids(3)) + "\n" + text)
+    assert np.array_equal(values()[0], rows)
+    times = np.datetime64("2012-03-01T00:10") + np.arange(60) * np.timedelta64(5, "m")
+    lines = [f"{t} , {a},{b} ,{c}" for t, (a, b, c) in zip(times.tolist(), rows.tolist(), strict=True)]
+    path.write_text("\ufeff," + ", ".join(ids(3)) + "\r\n" + "\r\n".join(lines), encoding="utf-8")
+    found, names, clock = values()
+    assert (np.array_equal(found, rows), names, clock.tolist()) == (True, ids(3), list(range(2, 62)))
+
+
+@pytest.mark.parametrize(("file", "content", "words"), [
+    ("los_speed.csv", "a,b,c\n1,2,3\n4,x,6\n", r"line 3, column 'b': 'x' is no number"),
+    ("los_speed.csv", "a,b,c\n1,2,3\n4,,6\n", r"line 3, column 'b': an empty cell"),
+    ("los_speed.csv", "a,b,c\n1,2,nan\n", r"line 2, column 'c': 'nan' is no finite number"),
+    ("los_speed.csv", "a,b,c\n1,2,3\n\n4,5,6\n", "line 3: empty, but lines follow"),
+    ("los_speed.csv", "a,b,c\n1,2\n", "line 2: 2 cells, expected 3"),
+    ("distances.csv", "from,to,dist\n0,1,2\n", r"has no column 'cost'; its first line is 'from,to,dist'"),
+    ("distances.csv", "from,to,cost\n0,1,far\n", "line 2, column 'cost': 'far' is no distance"),
+    ("distances.csv", "from,to,cost\n0,1,nan\n", "line 2, column 'cost': 'nan' is no distance"),
+    ("distances.csv", "1,2\n3,4\n5,6\n7,8\n", "4 lines of 2 cells; a matrix has as many lines as columns"),
+    ("graph_sensor_locations.csv", "index,sensor_id,latitude\n0,1,2\n", "has no column 'longitude'"),
+    ("graph_sensor_locations.csv", "sensor_id,latitude,longitude\n0,x,2\n", "line 2: 'x', '2' is no place"),
+])  # fmt: skip
+def test_tables_that_cannot_be_read_are_named_with_line_and_column(
+    file: str, content: str, words: str, tmp_path: Path
+) -> None:
+    fake_traffic(tmp_path, "metr_la_week", sensors=3)
+    (tmp_path / file).write_text(content)
+    graph: Any = "distances_dcrnn" if file == "distances.csv" else "directed"
+    with pytest.raises(ValueError, match=words) as caught:
+        Traffic("metr_la_week", str(tmp_path), graph).read()
+    assert file in str(caught.value)
+
+
+def test_a_line_without_end_is_refused_before_it_is_held(tmp_path: Path) -> None:
+    fake_traffic(tmp_path, "metr_la_week", sensors=3)
+    with (tmp_path / "los_speed.csv").open("wb") as file:
+        file.truncate(2**31)  # sparse: no byte of it lies on the disk
+    with pytest.raises(ValueError, match=r"los_speed\.csv, line 1: more than .* bytes without an end"):
+        Traffic("metr_la_week", str(tmp_path)).read()
+
+
+def test_metres_are_no_weights(tmp_path: Path) -> None:
+    fake_traffic(tmp_path, "metr_la_week", sensors=3)
+    np.savez(tmp_path / "adj_mx.npz", adj=np.array([[0, 900, 0], [900, 0, 0], [0, 50, 0]]))
+    with pytest.raises(ValueError, match=r"adj_mx\.npz holds weights up to 900, .*graph: distances_stgcn"):
+        Traffic("metr_la_week", str(tmp_path)).read()
 
 
 def test_a_neighbourhood_lies_together() -> None:

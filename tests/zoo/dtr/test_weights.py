@@ -250,6 +250,30 @@ def test_trainer_checkpoint_gives_its_ema_weights(tmp_path: Path) -> None:
     assert torch.equal(module.network.blocks[1].mlp.fc1.weight, ema["blocks.1.mlp.fc1.weight"])
 
 
+@pytest.mark.parametrize(
+    ("content", "guided"),
+    [
+        (lambda plain, routed: plain, 3),
+        (lambda plain, routed: {"ema": plain, "args": argparse.Namespace(model="DiT-XL/2")}, 3),
+        (
+            lambda plain, routed: {"ema": plain, "config": {"routing": False}},
+            None,
+        ),  # the baseline of DTR's trainer
+        (lambda plain, routed: routed, None),
+    ],
+    ids=["dit", "dit trainer", "dtr trainer", "dtr"],
+)
+def test_guidance_is_of_the_channels_that_the_files_own_code_guides(
+    content: Any, guided: int | None, tmp_path: Path, capsys: Captured
+) -> None:
+    routed = OfficialDiT([task_masks(WIDTH).float()] * DEPTH).state_dict()
+    path = save(content(OfficialDiT().state_dict(), routed), tmp_path / "dit.pt")
+    assert converted(path, "--set", "heads=4").hparams["cfg_channels"] == guided
+    assert ("cfg_channels: 3: DiT's code" in capsys.readouterr().out) == (guided == 3)
+    path = path.rename(path.with_name("again.pt"))
+    assert converted(path, "--set", "heads=4", "--set", "cfg_channels=null").hparams["cfg_channels"] is None
+
+
 def test_prefixes_of_ddp_and_compile_are_dropped(tmp_path: Path) -> None:
     state = OfficialDiT().state_dict()
     path = save({f"module._orig_mod.{k}": v for k, v in state.items()}, tmp_path / "ddp.pt")
@@ -489,7 +513,7 @@ def test_broken_and_foreign_files_fail_in_one_line(tmp_path: Path, capsys: Captu
     cases = {
         "cut.pt": "damaged",
         "empty.pt": "damaged",
-        "text.pt": "damaged or no torch file",
+        "text.pt": "damaged or no PyTorch file",
         "resnet.pt": "x_embedder.proj.weight is missing",
         "list.pt": "holds a list",
         "no_ema.pt": "without 'ema'",

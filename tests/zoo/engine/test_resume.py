@@ -237,7 +237,15 @@ def test_ctrl_c_leaves_with_130_and_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with dying("row", 6, interrupt):
-        code = cli.main(["fit", *TINY, f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=13"])
+        code = cli.main(
+            [
+                "fit",
+                *TINY,
+                f"--trainer.default_root_dir={tmp_path}",
+                "--trainer.max_steps=13",
+                "--checkpoint.every_n_train_steps=4",
+            ]
+        )
     assert code == 130
     assert "--ckpt_path last" in capsys.readouterr().out
 

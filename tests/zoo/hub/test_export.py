@@ -607,6 +607,27 @@ def test_a_stopped_export_leaves_the_old_file_alone(tmp_path: Path, monkeypatch:
     assert ([p.name for p in tmp_path.iterdir()], out.read_text()) == (["x.pt2"], "old")
 
 
+def test_only_what_an_export_left_is_taken_away(tmp_path: Path) -> None:
+    out, folder = tmp_path / "x.pt2", tmp_path / ".x.pt2.tmp"
+    folder.mkdir()
+    (folder / "x.pt2").write_text("half")
+    (folder / "mine").write_text("precious")
+    with pytest.raises(ValueError, match=r"\.x\.pt2\.tmp is in the way and holds other files"):
+        list(room.write(Toy(TwoFaced(0.0)), out))
+    assert sorted(p.name for p in folder.iterdir()) == ["mine", "x.pt2"]
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(program: Any, path: Path, **settings: Any) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch.export, "save", full)
+    with pytest.raises(OSError, match=r"cannot write .*/x\.pt2 \(PytorchStreamWriter.*is the disk full"):
+        list(room.write(Toy(TwoFaced(0.0)), tmp_path / "x.pt2"))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_killed_process_leaves_no_half_file(tmp_path: Path) -> None:
     code = """

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import cli
@@ -336,3 +336,64 @@ def test_a_sharded_checkpoint_gives_hyperparameters_and_asks_for_one_file(
     assert hub.read(folder, tensors=False).hparams["width"] == 16
     with pytest.raises(ValueError, match="save_distributed_checkpoint: false"):
         zoo.load(folder)
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(
+    module: zoo.DTR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo.hub.foreign import written_whole
+
+    path = tmp_path / "x.safetensors"
+
+    def full(state: Any, file: Path, metadata: Any) -> None:
+        file.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match=r"cannot write .*/x.safetensors \(.*No space left.*is the disk full"):
+        zoo.save(module, path)
+    with (
+        pytest.raises(OSError, match=r"cannot write .*/x.pt \(File too large\)"),
+        written_whole(tmp_path / "x.pt"),
+    ):
+        raise OSError(27, "File too large", "another")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_replaces_weights_of_the_zoo_alone(module: zoo.DTR, tmp_path: Path) -> None:
+    path = zoo.save(module, tmp_path / "x.safetensors")
+    zoo.save(module, path)
+    save_file({"mine": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"x.safetensors exists and holds no weights of the zoo"):
+        zoo.save(module, path)
+    with safe_open(path, framework="pt") as file:
+        assert list(file.keys()) == ["mine"]
+    zoo.save(module, path, force=True)
+    assert same(zoo.load(path).state_dict(), module.state_dict())
+
+
+def test_a_part_of_the_weights_starts_a_fine_tuning(module: zoo.DTR, tmp_path: Path) -> None:
+    weights = hub.read(zoo.save(module, tmp_path / "x.safetensors"))
+    other = zoo.DTR(**(SIZES | {"num_classes": 3}), alpha=3.0)
+    fresh = {k: v.clone() for k, v in other.state_dict().items()}
+    table = "network.y_embedder.embedding_table.weight"
+
+    assert hub.load_fitting(other, weights) == ([table], [])
+
+    found = other.state_dict()
+    assert torch.equal(found[table], fresh[table])
+    assert all(torch.equal(v, module.state_dict()[k]) for k, v in found.items() if k != table)
+    with pytest.raises(ValueError, match="none of its tensors fits DigitClassifier"):
+        hub.load_fitting(zoo.DigitClassifier(size=8), weights)
+
+
+def test_a_part_is_taken_in_fit_alone_and_said(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--config=dtr_dit_digits", f"--weights={checkpoint}", "--weights_fit=partial"]
+    flags += ["--model.init_args.uw_intervals=4", f"--trainer.default_root_dir={tmp_path}"]
+    quick = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--data.init_args.batch_size=8"]
+    assert cli.main(["fit", *flags, *quick, "--trainer.enable_progress_bar=false"]) == 0
+    assert "tensors that start anew: uncertainty.log_variances\n" in capsys.readouterr().out
+    assert cli.main(["predict", *flags]) == 1
+    assert "it goes with `zoo fit` and --weights" in capsys.readouterr().err

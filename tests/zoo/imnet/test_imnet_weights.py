@@ -87,7 +87,7 @@ def test_loading_is_strict(change: Any, text: str, tmp_path: Path) -> None:
 def test_damaged_and_foreign_files_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"damaged or no PyTorch file.*refused, nothing was run"):
+    with pytest.raises(ValueError, match="is damaged or no PyTorch file"):
         imae_weights.read(path, {})
     with pytest.raises(FileNotFoundError, match="no file"):
         imsvr_weights.read(tmp_path / "missing.pth", {})

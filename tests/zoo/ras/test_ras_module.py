@@ -192,6 +192,18 @@ def test_written_maps_are_stretched_and_constant_ones_are_left() -> None:
         [51, 51],
         [51, 51],
     ]  # the formula alone makes it white
+    noise = 5e-6 * torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    assert int(min_max(noise).max()) == 0
+
+
+def test_masks_are_written_inside_and_over_none(tmp_path: Path) -> None:
+    maps = [np.zeros((2, 2), dtype=np.uint8)] * 2
+    for names in (["a", "../../photo"], ["a", "/photo"]):
+        with pytest.raises(ValueError, match="it would be written elsewhere"):
+            SaliencyMaps(maps, names, None).write(tmp_path / names[1][:1].replace("/", "x"))
+    with pytest.raises(ValueError, match=r"a\.png is there already"):
+        SaliencyMaps(maps, ["a", "a"], None).write(tmp_path)
+    assert not list(tmp_path.rglob("photo*"))
 
 
 def test_masks_without_an_object_are_told_with_their_count() -> None:
@@ -209,6 +221,18 @@ def test_masks_without_an_object_are_told_with_their_count() -> None:
     logged = {call.args[0] for call in mocked["log"].call_args_list}
     assert {"val/mae", "val/max_f_mean_first", "val/max_f_f_first", "val/mean_f"} <= logged
     assert list(module.preview(2)["saliency"].images.shape) == [2, 3, 48, 3 * 48]
+
+
+def test_a_picture_too_small_for_the_pools_is_one_line_with_its_name() -> None:
+    small = {"image": [torch.rand(3, 40, 31)], "size": [(40, 31)], "name": ["a"], "index": torch.tensor([0])}
+    model = zoo.RAS("tiny")
+    with pytest.raises(
+        ValueError, match=r"a is 31 x 40 .* needs 32 pixels on each side: set data.init_args.size"
+    ):
+        model.predict_step(small, 0)
+    model = zoo.RAS("tiny", pool="caffe")
+    assert model.saliency(small["image"], [(40, 31)])[0].shape == (40, 31)  # type: ignore[arg-type]
+    model._check_sides(small)
 
 
 def test_predictions_are_pngs_under_the_pictures_names_and_a_sheet(tmp_path: Path) -> None:
@@ -237,8 +261,13 @@ def test_predict_writes_masks_of_the_pictures_sizes_from_a_folder(tmp_path: Path
     sizes = [Image.open(predictions / f"masks/{i}.png").size for i in range(2)]
     assert sizes == [(80, 60), (70, 100)]
     assert (predictions / "sheet.png").is_file()
-    # a damaged picture is one line
+    # a damaged picture is left out and counted; nothing but damaged ones is an error
     (folder / "0.jpg").write_bytes(b"not a picture")
+    with pytest.warns(UserWarning, match=r"1 of 2 items cannot be read and are skipped: .*0\.jpg"):
+        assert cli.main(["predict", "--model=zoo.RAS", *flags]) == 0
+    masks = [sorted(p.name for p in folder.iterdir()) for folder in sorted(tmp_path.rglob("masks"))]
+    assert masks == [["0.png", "1.png"], ["1.png"]]
+    (folder / "1.jpg").write_bytes(b"not a picture")
     assert cli.main(["predict", "--model=zoo.RAS", *flags]) == 1
 
 
@@ -259,7 +288,7 @@ def test_torchvisions_vgg_loads_and_its_classifier_is_left_out(tmp_path: Path) -
         assert torch.equal(
             network.state_dict()[f"backbone.features.{place}.weight"], state[f"features.{place}.weight"]
         )
-    with pytest.raises(ValueError, match=r"does not fit: features\.0\.bias is \(64,\) in the file"):
+    with pytest.raises(ValueError, match=r"features\.0\.bias does not fit: it is \(64,\) in the file"):
         load_backbone(build("tiny"), tmp_path / "vgg16-397923af.pth")
     with pytest.raises(FileNotFoundError, match=r"download\.pytorch\.org/models/vgg16-397923af\.pth"):
         load_backbone(network, tmp_path / "absent.pth")
@@ -282,6 +311,18 @@ def test_torchvisions_resnet_loads_under_its_own_names(tmp_path: Path) -> None:
         network = build(variant)  # type: ignore[arg-type]
         load_backbone(network, tmp_path / "resnet50.pth")
         assert all(torch.equal(v, state[k]) for k, v in network.backbone.state_dict().items())
+
+
+def test_a_trunk_of_before_pytorch_041_lacks_the_counters_of_batches(tmp_path: Path) -> None:
+    state = {k: torch.rand_like(v.float()) for k, v in build("resnet50_v1").backbone.state_dict().items()}
+    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    assert len(old) < len(state)
+    torch.save(old, tmp_path / "resnet50.pth", _use_new_zipfile_serialization=False)
+    network = build("resnet50_v1")
+    load_backbone(network, tmp_path / "resnet50.pth")
+    found = network.backbone.state_dict()
+    assert all(torch.equal(found[k], v) for k, v in old.items())
+    assert not any(found[k].any() for k in state.keys() - old.keys())
 
 
 @pytest.mark.parametrize("variant", ["resnet50_v1", "resnet50_v2"])
@@ -310,7 +351,7 @@ def test_the_ports_files_load_strictly(variant: str, tmp_path: Path) -> None:
     assert all(torch.equal(weights.state_dict[f"network.{k}"], v) for k, v in state.items())
     del state["mscm.score.bias"]
     torch.save(state, tmp_path / "RAS.pth")
-    with pytest.raises(ValueError, match=r"mscm\.score\.bias is missing in the file"):
+    with pytest.raises(ValueError, match=r"mscm\.score\.bias does not fit: it is missing in the file"):
         read(tmp_path / "RAS.pth", {})
 
 

@@ -68,12 +68,14 @@ def test_recipe_is_the_published_one(name: str, tmp_path: Path) -> None:
         assert data.test_sets == ["ecssd", "pascal_s", "dut_omron", "hku_is_test", "sod", "duts_te", "MSRA-B"]
     elif "v1" in name:
         assert isinstance(optimizer, torch.optim.Adam)
-        assert (rate, data.batch_size, data.size, trainer.max_steps) == (5e-5, 10, 352, 30 * (10553 // 10))
+        assert (rate, data.batch_size, data.size, trainer.max_steps) == (5e-5, 10, 352, 30 * 1056)
+        assert not data.drop_last  # 10,553 pictures are 1,055 batches and three pictures
         assert data.transforms == {"flip": True, "rotate": 10.0, "crop": 0.0}
-        assert dict(schedule["scheduler"].milestones) == {26: 1}
+        assert dict(schedule["scheduler"].milestones) == {25: 1}  # the 26th of the port, which counts from 1
         assert (schedule["interval"], built.model.loss) == ("epoch", "bce_iou")
     else:
-        assert (rate, data.batch_size, data.size, trainer.max_steps) == (0.05, 32, 352, 32 * (10553 // 32))
+        assert (rate, data.batch_size, data.size, trainer.max_steps) == (0.05, 32, 352, 32 * 330)
+        assert not data.drop_last
         assert h["scales"] == [224, 256, 288, 320, 352]
         assert data.transforms == {"flip": True, "rotate": 0.0, "crop": 0.125}
         assert all(g["nesterov"] and g["weight_decay"] == 5e-4 for g in optimizer.param_groups)

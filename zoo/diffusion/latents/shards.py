@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.hub.foreign import read_json
+
 Array = np.ndarray[Any, Any]
 
 
@@ -56,9 +58,10 @@ class ShardStore:
             if not path.is_file():
                 continue
             try:
-                found = json.loads(path.read_text())
+                found = read_json(path)
             except ValueError:
                 found = {}
+            found = found if isinstance(found, dict) else {}
             different = [k for k, v in self.facts.items() if found.get(k) != v]
             if different:
                 key = different[0]
@@ -69,6 +72,8 @@ class ShardStore:
             return
         if (self.folder / "latents.npy").exists():
             raise ValueError(f"{self.folder} holds latents.npy of unknown origin; choose another out")
+        if self._parts.exists():  # it goes when the extraction is complete
+            raise ValueError(f"{self._parts} is of unknown origin; choose another model.init_args.out")
 
     def begin(self) -> None:
         """Make the folder and say in it what is extracted."""

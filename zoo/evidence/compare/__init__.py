@@ -34,6 +34,7 @@ def compare(
     say: Callable[[str], None] = print,
     launch: Launch = run_command,
     runs_file: Path | None = None,
+    fresh: bool = False,
 ) -> Verdict | None:
     """Run a claim file to its verdict.
 
@@ -46,6 +47,8 @@ def compare(
         say: gets the progress, a line at a time.
         launch: runs the command line.
         runs_file: finished runs are kept in this file too, and those that it holds are not made again.
+        fresh: runs in the folder that were made with other settings, configs or versions of the zoo are
+            removed and made anew; else they are an error.
 
     Returns:
         The overall verdict, or None for a quick look.
@@ -58,7 +61,7 @@ def compare(
     folder = out / (claim.name + ("_quick" if quick else ""))
     say(f"{claim.title}: {len(claim.arms)} arms x {len(claim.seeds)} seeds, results in {folder}")
     started = time.monotonic()
-    made = run_all(claim, folder, jobs, say, launch, runs_file)
+    made = run_all(claim, folder, jobs, say, launch, runs_file, fresh)
     judged = judge_claim(claim, made.results)
     text = markdown(claim, made, judged)
     (folder / "table.md").write_text(f"## {claim.title}\n\n{claim.paper}\n\n{text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from zoo.evidence.compare.selection import Selection, read_grid, read_selection
 from zoo.evidence.compare.statistics import least_seeds
+from zoo.file_names import path_part
 from zoo.hub.catalog import find_config, read_mapping
 
 SIGNIFICANCE = 0.05
@@ -24,7 +26,10 @@ _BUDGET_FLAGS = (
     "data.init_args.batch_size",
 )
 _REQUIRED = ("title", "arms", "seeds", "predicates")
-_OPTIONAL = ("paper", "config", "overrides", "verbs", "metrics", "budget", "quick", "selection", "repeats")
+_OPTIONAL = (
+    *("paper", "config", "overrides", "verbs", "metrics", "budget", "quick", "selection", "repeats"),
+    "status",
+)
 _KEYS = (*_REQUIRED, *_OPTIONAL)
 
 
@@ -90,6 +95,7 @@ class Claim:
         budget: keys of summary.json that the arms of a predicate must agree on; none where grids choose all.
         selection: how arms with a grid choose their setting.
         repeats: runs of an arm at a seed, whose metrics are averaged.
+        status: why there is no verdict of a known commit, ``not run here: ...``; empty where there is one.
         quick: a look without verdict: fewer seeds and the overrides of section ``quick``.
     """
 
@@ -105,6 +111,7 @@ class Claim:
     quick: bool = False
     selection: Selection | None = None
     repeats: int = 1
+    status: str = ""
 
     @property
     def shown_metrics(self) -> list[str]:
@@ -121,35 +128,46 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
     content = _content(path)
     seeds = content["seeds"]
     shortened: dict[str, Any] = {}
+    settings: int | None = None
     if quick:
         section = content.get("quick")
         if not isinstance(section, dict) or set(section) - {"seeds", "overrides", "settings", "repeats"}:
             raise ValueError(
                 f"{path}: --quick needs a section `quick` with seeds, overrides, settings or repeats"
             )
-        shortened = section.get("overrides") or {}
-        seeds = section.get("seeds", seeds[:2])
+        shortened, settings = section.get("overrides") or {}, section.get("settings")
+        if not isinstance(shortened, dict) or not (
+            settings is None or (type(settings) is int and settings > 0)
+        ):
+            raise ValueError(f"{path}: in quick, overrides is a mapping and settings an integer >= 1")
+        seeds = section.get("seeds", seeds[:2] if isinstance(seeds, list) else seeds)
         content["repeats"] = section.get("repeats", content.get("repeats", 1))
-    settings = content["quick"].get("settings") if quick else None
     arms = _arms(path, content, shortened, settings)
     if not isinstance(content["predicates"], list) or not content["predicates"]:
         raise ValueError(f"{path}: predicates must be a list with at least one entry")
     claim = Claim(
-        name=path.stem,
+        name=path_part(path.stem, f"the claim file {path}"),
         title=str(content["title"]),
         paper=str(content.get("paper", "")),
         arms=arms,
         seeds=seeds,
         predicates=[_predicate(path, entry, arms) for entry in content["predicates"]],
-        verbs=list(content.get("verbs", ["fit"])),
-        metrics=list(content.get("metrics", [])),
-        budget=list(content.get("budget", BUDGET)),
+        verbs=_texts(path, "verbs", content.get("verbs", ["fit"])),
+        metrics=_texts(path, "metrics", content.get("metrics", [])),
+        budget=_texts(path, "budget", content.get("budget", list(BUDGET))),
         quick=quick,
         selection=read_selection(path, content.get("selection"), any(a.grid for a in arms.values()), quick),
         repeats=content.get("repeats", 1),
+        status=str(content.get("status", "")),
     )
     _check(path, claim)
     return claim
+
+
+def _texts(path: Path, key: str, given: Any) -> list[str]:
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise ValueError(f"{path}: {key} must be a list of names, got {given!r}")
+    return given
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -160,7 +178,7 @@ def _content(path: Path) -> dict[str, Any]:
         problem = f"unknown key {unknown[0]!r}" if unknown else f"key {missing[0]!r} is missing"
         raise ValueError(f"{path}: {problem}; keys are {', '.join(_KEYS)}")
     for key in ("arms", "overrides"):
-        if not isinstance(content.get(key) or {}, dict):
+        if not isinstance(content.get(key, {}) or ({} if key == "overrides" else None), dict):
             raise ValueError(f"{path}: {key} must be a mapping")
     return content
 
@@ -168,8 +186,11 @@ def _content(path: Path) -> dict[str, Any]:
 def _arms(
     path: Path, content: Mapping[str, Any], shortened: Mapping[str, Any], settings: int | None
 ) -> dict[str, Arm]:
-    arms = {}
-    for name, given in content["arms"].items():
+    arms: dict[str, Arm] = {}
+    for key, given in content["arms"].items():
+        name = path_part(key, f"{path}: arm")
+        if name.casefold() in {other.casefold() for other in arms}:  # one folder on some file systems
+            raise ValueError(f"{path}: two arms are called {name!r} but for case or type; rename one")
         if not isinstance(given or {}, dict):
             raise ValueError(
                 f"{path}: arm {name!r} must be a mapping of flags ({{}} for none), got {given!r}"
@@ -180,13 +201,16 @@ def _arms(
         if clash:
             raise ValueError(f"{path}: arm {name!r} gives {clash[0]} both as a flag and in its grid")
         flags |= shortened
-        for unwanted in flags.pop("without", None) or []:
+        for unwanted in _texts(path, f"arm {name!r}: without", flags.pop("without", None) or []):
             flags.pop(unwanted, None)  # of another method than the others
         config = flags.pop("config", content.get("config"))
-        if not config:
+        if not config or not isinstance(config, str):
             raise ValueError(f"{path}: arm {name!r} has no config; give `config` for all arms or in the arm")
-        find_config(config)
-        arms[str(name)] = Arm(str(config), flags, grid)
+        try:
+            find_config(config)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path}: arm {name!r}: {error}") from None
+        arms[name] = Arm(config, flags, grid)
     return arms
 
 
@@ -196,6 +220,9 @@ def _predicate(path: Path, entry: Any, arms: Mapping[str, Any]) -> Predicate:
     except TypeError as error:
         text = str(error).replace("Predicate.__init__()", "a predicate")
         raise ValueError(f"{path}: predicate {entry}: {text}") from error
+    texts = ("metric", "better", "worse", "direction", "test", "name")
+    if wrong := [key for key in texts if not isinstance(getattr(predicate, key), str)]:
+        raise ValueError(f"{path}: predicate {entry}: {wrong[0]} must be a text")
     for arm in (predicate.better, predicate.worse):
         if arm not in arms:
             raise ValueError(
@@ -208,7 +235,7 @@ def _predicate(path: Path, entry: Any, arms: Mapping[str, Any]) -> Predicate:
             f"{path}: predicate on {predicate.metric}: direction is lower or higher, test is sign or t"
         )
     effect, margin = predicate.least_effect, predicate.test == "t"
-    if not isinstance(effect, int | float) or (effect < 0 and not margin):
+    if not isinstance(effect, int | float) or not math.isfinite(effect) or (effect < 0 and not margin):
         raise ValueError(
             f"{path}: predicate on {predicate.metric}: least_effect must be a number >= 0, or a margin < 0 "
             "with test: t"
@@ -221,8 +248,8 @@ def _check(path: Path, claim: Claim) -> None:
     if (
         not isinstance(seeds, list)
         or not seeds
-        or len(set(seeds)) != len(seeds)
         or not all(type(s) is int and s >= 0 for s in seeds)
+        or len(set(seeds)) != len(seeds)
     ):
         raise ValueError(f"{path}: seeds must be a list of different integers >= 0, got {seeds}")
     if len(claim.arms) < 2:

@@ -27,7 +27,8 @@ def arm_rows(claim: Claim, results: Results) -> list[dict[str, Any]]:
             runs = results[arm]
             values = [runs[s]["metrics"][metric] for s in claim.seeds if metric in runs[s]["metrics"]]
             if values:
-                sd = statistics.stdev(values) if len(values) > 1 else float("nan")
+                spread = len(values) > 1 and all(map(math.isfinite, values))
+                sd = statistics.stdev(values) if spread else float("nan")
                 rows.append({"metric": metric, "arm": arm, "mean": statistics.fmean(values), "sd": sd})
     return rows
 
@@ -53,6 +54,7 @@ def markdown(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> str:
             for arm in claim.arms
         ),
         "",
+        *_diverged_lines(claim, results),
         _row(columns),
         _row(["---"] * len(columns)),
         *(_row(_predicate_cells(o)) for o in judged),
@@ -63,6 +65,17 @@ def markdown(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _diverged_lines(claim: Claim, results: Results) -> list[str]:
+    """The runs that ended in a metric that is not finite, which leave the predicates about it undecided."""
+    found = []
+    for metric in claim.shown_metrics:
+        for arm in claim.arms:
+            values = {seed: results[arm][seed]["metrics"].get(metric, 0.0) for seed in claim.seeds}
+            if seeds := [str(seed) for seed, value in values.items() if not math.isfinite(value)]:
+                found.append(f"{metric} of {arm} (seeds {', '.join(seeds)})")
+    return [f"Diverged, not finite at the end: {'; '.join(found)}.", ""] if found else []
 
 
 def _commits(runs: Iterable[Mapping[str, Any]]) -> str:
@@ -98,6 +111,15 @@ def _choice_lines(claim: Claim, made: Runs) -> list[str]:
 
 def _predicate_cells(outcome: Outcome) -> list[str]:
     s = outcome.statistics
+    if not math.isfinite(s.mean):
+        return [
+            outcome.predicate.text,
+            "diverged",
+            "",
+            f"{s.positive} of {s.n}",
+            "",
+            outcome.verdict or "none",
+        ]
     interval = f"{s.low:+.3g} to {s.high:+.3g}" if s.n > 1 else ""
     counted = [f"{s.positive} of {s.n}", f"{s.sign_p:.2g}", outcome.verdict or "none"]
     return [outcome.predicate.text, f"{s.mean:+.3g}", interval, *counted]
@@ -210,7 +232,7 @@ def plot_differences(judged: Sequence[Outcome], path: Path) -> None:
             for row, o in enumerate(group):
                 s = o.statistics
                 axis.plot(o.differences, [row] * s.n, "o", markersize=4, alpha=0.6, color="tab:blue")
-                if s.n > 1:
+                if s.n > 1 and math.isfinite(s.mean):
                     axis.errorbar(
                         s.mean, row, xerr=[[s.mean - s.low], [s.high - s.mean]], fmt="k|", capsize=4
                     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
 import json
-import os
+import math
+import re
 import shlex
-import shutil
 import statistics
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ import zoo
 from zoo.engine.launch import Launch, run_command, stop_children, threads_per_run
 from zoo.evidence.compare.claim import Arm, Claim
 from zoo.evidence.compare.selection import Choice, choose
+from zoo.evidence.locks import changing, locked, write_json
+from zoo.file_names import MARKER, is_own, make_own, remove_own
 from zoo.hub.catalog import find_config
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -27,6 +30,7 @@ Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 _FACTS = ("steps", "epochs", "effective_batch", "seconds", "git", "device")
 _COSTS = ("parameters", "peak_memory_bytes")
+_FINGERPRINT = "fingerprint"
 REPEAT_STRIDE = 1000
 """Repeat r of seed s has the global seed s + 1000 r."""
 
@@ -77,26 +81,15 @@ def fingerprint(arguments: Sequence[str], arm: Arm) -> str:
 class KnownRuns:
     """Finished runs in a file, so that a comparison can go on elsewhere, or be extended by seeds and arms.
 
+    Several comparisons may share the file.
+
     Args:
         path: JSON, fingerprint -> result; None keeps nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        self._runs: dict[str, dict[str, Any]] = {}
-        if path is not None and path.is_file():
-            try:
-                held = json.loads(path.read_text())
-            except ValueError as error:
-                raise ValueError(f"--runs {path} is no file of runs: {error}") from None
-            if not isinstance(held, dict) or not all(
-                isinstance(r, dict) and "verbs" in r for r in held.values()
-            ):
-                raise ValueError(
-                    f"--runs {path} is no file of runs, give one that `zoo compare --runs` wrote"
-                )
-            self._runs = held
+        self._runs = {} if path is None else _read_runs(path)
 
     def get(self, mark: str, verbs: Sequence[str]) -> dict[str, Any] | None:
         """The run of that fingerprint, if all ``verbs`` are done."""
@@ -107,37 +100,96 @@ class KnownRuns:
         """Keep a run. Its checkpoint stays where it was made."""
         if self.path is None:
             return
-        with self._lock:
-            self._runs[mark] = {key: value for key, value in run.items() if key != "checkpoint"}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self._runs, indent=1, sort_keys=True) + "\n")
-            os.replace(temporary, self.path)
+        kept = {key: value for key, value in run.items() if key != "checkpoint"}
+        with changing(self.path):
+            held = _read_runs(self.path)  # another comparison may have added some
+            if len(held.get(mark, {"verbs": []})["verbs"]) <= len(kept["verbs"]):
+                held[mark] = kept
+            write_json(self.path, held, sort_keys=True)
+        self._runs = held
 
 
-def run_one(task: Task, threads: int, launch: Launch, known: KnownRuns) -> dict[str, Any]:
+def _read_runs(path: Path) -> dict[str, dict[str, Any]]:
+    """What :class:`KnownRuns` wrote; nothing where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        held = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--runs {path} is no file of runs: {error}") from None
+    if not isinstance(held, dict) or not all(
+        isinstance(r, dict) and isinstance(r.get("verbs"), list) for r in held.values()
+    ):
+        raise ValueError(f"--runs {path} is no file of runs, give one that `zoo compare --runs` wrote")
+    return held
+
+
+def run_one(
+    task: Task, threads: int, launch: Launch, known: KnownRuns, fresh: bool = False
+) -> dict[str, Any]:
     """One run in its folder. Verbs that it has finished are read, a killed one goes on.
 
     Raises:
         RuntimeError: when a run fails, with its last line.
+        ValueError: for a folder of another run, or of something else, see :func:`check_places`.
     """
-    place, arguments = task.place, run_arguments(task.arm, task.seed, task.repeat)
-    done, marker, mark = place / "result.json", place / "fingerprint", fingerprint(arguments, task.arm)
+    mark = _mark(task)
     if (finished_before := known.get(mark, task.verbs)) is not None:
         return finished_before
-    result = _run_verbs(task, arguments, done, marker, mark, threads, launch)
+    check_places([task], known, fresh)
+    place, marker = task.place, task.place / _FINGERPRINT
+    if marker.is_file() and marker.read_text() != mark:
+        remove_own(place)
+    make_own(place)
+    marker.write_text(mark)
+    result = _run_verbs(task, threads, launch)
     known.add(mark, result)
     return result
 
 
-def _run_verbs(
-    task: Task, arguments: list[str], done: Path, marker: Path, mark: str, threads: int, launch: Launch
-) -> dict[str, Any]:
-    place = task.place
-    if place.exists() and (not marker.is_file() or marker.read_text() != mark):
-        shutil.rmtree(place)  # of an older claim file, config or version
-    place.mkdir(parents=True, exist_ok=True)
-    marker.write_text(mark)
+def _mark(task: Task) -> str:
+    return fingerprint(run_arguments(task.arm, task.seed, task.repeat), task.arm)
+
+
+def check_places(tasks: Sequence[Task], known: KnownRuns, fresh: bool) -> None:
+    """Refuse, before anything runs, to throw away what is not ours, or what took days.
+
+    Args:
+        tasks: runs to make.
+        known: those that need no folder.
+        fresh: the user wants runs of other settings to be removed.
+
+    Raises:
+        ValueError: naming a folder that holds another run, or what no comparison has made.
+    """
+    others = []
+    for task in tasks:
+        place, mark = task.place, _mark(task)
+        if known.get(mark, task.verbs) is not None or not _is_used(place):
+            continue
+        marker = place / _FINGERPRINT
+        held = marker.read_text(errors="replace") if marker.is_file() else ""
+        if re.fullmatch("[0-9a-f]{16}", held):
+            (place / MARKER).touch()  # a version without that file made it
+        if not held and not is_own(place):
+            raise ValueError(f"{place} holds what no comparison has made; move it, or give another --out")
+        if held and held != mark:
+            others.append(place)
+    if others and not fresh:
+        many = f" (and {len(others) - 1:,} more)" if len(others) > 1 else ""
+        raise ValueError(
+            f"{others[0]}{many} holds a run with another setting, text of its config or version of the zoo; "
+            "give another --out to keep it, or --fresh to remove it and train anew"
+        )
+
+
+def _is_used(place: Path) -> bool:
+    return place.exists() and (not place.is_dir() or any(place.iterdir()))
+
+
+def _run_verbs(task: Task, threads: int, launch: Launch) -> dict[str, Any]:
+    place, arguments = task.place, run_arguments(task.arm, task.seed, task.repeat)
+    done = place / "result.json"
     command = "zoo fit " + shlex.join(arguments)
     result: dict[str, Any] = {"seed": task.seed, "command": command, "metrics": {}, "verbs": []}
     if done.is_file():
@@ -159,27 +211,49 @@ def _run_verbs(
             summary = read_summary(place, f"summary_{verb}.json")
         result["metrics"] |= summary["final"]
         result["verbs"].append(verb)
-        temporary = done.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result, indent=1))
-        os.replace(temporary, done)
+        write_json(done, result)
     return result
 
 
 def _find_summary(place: Path, name: str) -> Path | None:
-    paths = list(place.glob(f"*/version_*/{name}"))
-    return max(paths, key=lambda p: p.stat().st_mtime) if paths else None
+    """Of the newest run by its number: a clock may be set back, and a copy has times of its own."""
+    numbered = {
+        int(match[1]): path
+        for path in sorted(place.glob(f"*/version_*/{name}"))
+        if (match := re.fullmatch(r"version_(\d+)", path.parent.name))
+    }
+    return numbered[max(numbered)] if numbered else None
 
 
 def read_summary(place: Path, name: str) -> dict[str, Any]:
     """Newest summary of that name in the run folders under ``place``.
 
+    A metric whose last value is NaN is NaN in ``final``: a diverged run is not judged by what it had before.
+
     Raises:
-        RuntimeError: when there is none.
+        RuntimeError: when there is none, or it cannot be read.
     """
     path = _find_summary(place, name)
     if path is None:
         raise RuntimeError(f"{place} has no {name}: the run ended without results")
-    return dict(json.loads(path.read_text()))
+    try:
+        summary = json.loads(path.read_text())
+        final = summary["final"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RuntimeError(f"{path} is no summary of a run ({error}); remove it and start again") from None
+    if name == "summary.json":
+        final |= _ended_in_nan(path.with_name("metrics.csv"))
+    return dict(summary)
+
+
+def _ended_in_nan(path: Path) -> dict[str, float]:
+    """Metrics of a metrics.csv whose last value is NaN. Cells that are no numbers are not looked at."""
+    last: dict[str, str] = {}
+    if path.is_file():
+        with path.open(newline="", errors="replace") as file, contextlib.suppress(csv.Error):
+            for row in csv.DictReader(file):
+                last |= {key: cell for key, cell in row.items() if isinstance(cell, str) and cell}
+    return {key: math.nan for key, cell in last.items() if cell == "nan"}
 
 
 def run_all(
@@ -189,10 +263,12 @@ def run_all(
     say: Callable[[str], None],
     launch: Launch = run_command,
     runs_file: Path | None = None,
+    fresh: bool = False,
 ) -> Runs:
     """All arms over all seeds, seed by seed, so that a stopped comparison is balanced.
 
     Arms with a grid first run all of its settings and choose. Runs that ``runs_file`` holds are not made.
+    With ``fresh`` runs of other settings are removed, which are an error else.
     """
     known = KnownRuns(runs_file)
     with _only_one(folder):
@@ -200,10 +276,10 @@ def run_all(
         if trials:
             say(f"{len(trials)} runs choose the settings of {len({t.name for t, _ in trials})} arms")
         shown = [c.metric for c in claim.selection.by] if claim.selection else []
-        tried = _run_tasks([task for task, _ in trials], jobs, shown, say, launch, known)
+        tried = _run_tasks([task for task, _ in trials], jobs, shown, say, launch, known, fresh)
         choices = _choices(claim, trials, tried)
         tasks = _final_tasks(claim, folder, choices)
-        made = _run_tasks(tasks, jobs, claim.shown_metrics, say, launch, known)
+        made = _run_tasks(tasks, jobs, claim.shown_metrics, say, launch, known, fresh)
     grouped: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for task, result in zip(tasks, made, strict=True):
         grouped.setdefault(task.name, {}).setdefault(task.seed, []).append(result)
@@ -276,10 +352,12 @@ def _run_tasks(
     say: Callable[[str], None],
     launch: Launch,
     known: KnownRuns,
+    fresh: bool,
 ) -> list[dict[str, Any]]:
+    check_places(tasks, known, fresh)
     threads = threads_per_run(jobs)
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run_one, task, threads, launch, known) for task in tasks]
+        futures = [pool.submit(run_one, task, threads, launch, known, fresh) for task in tasks]
         try:
             for count, future in enumerate(as_completed(futures), start=1):
                 task, metrics = tasks[futures.index(future)], future.result()["metrics"]
@@ -315,16 +393,10 @@ def _only_one(folder: Path) -> Iterator[None]:
     Raises:
         RuntimeError: when another one is at work; the lock ends with its process.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ModuleNotFoundError:  # no such locks on Windows
-            pass
-        except BlockingIOError:
-            raise RuntimeError(
-                f"another `zoo compare` is at work in {folder}; wait for it, or give another --out"
-            ) from None
-        yield
+    try:
+        with locked(folder / ".lock", wait=False):
+            yield
+    except BlockingIOError:
+        raise RuntimeError(
+            f"another `zoo compare` is at work in {folder}; wait for it, or give another --out"
+        ) from None

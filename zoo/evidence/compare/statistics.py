@@ -58,6 +58,14 @@ def paired_difference(differences: Sequence[float], confidence: float = 0.95) ->
     return PairedDifference(n, mean, sd, mean - half, mean + half, positive, negative, p)
 
 
+def without_statistics(differences: Sequence[float]) -> PairedDifference:
+    """Of differences that are not all finite, since a run diverged: how many are above and below zero."""
+    positive, negative = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    return PairedDifference(
+        len(differences), math.nan, math.nan, -math.inf, math.inf, positive, negative, math.nan
+    )
+
+
 def sign_test(positive: int, negative: int) -> float:
     """Two-sided exact p value of the sign test: 1 for no pairs, 2^(1-n) when all n agree."""
     n = positive + negative

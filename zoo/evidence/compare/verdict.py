@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.evidence.compare.claim import SIGNIFICANCE, Claim, Predicate
 from zoo.evidence.compare.runs import Results
-from zoo.evidence.compare.statistics import PairedDifference, Verdict, judge, overall, paired_difference
+from zoo.evidence.compare.statistics import (
+    UNDECIDED,
+    PairedDifference,
+    Verdict,
+    judge,
+    overall,
+    paired_difference,
+    without_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Outcome:
 
 
 def judge_claim(claim: Claim, results: Results) -> list[Outcome]:
-    """Judge each predicate.
+    """Judge each predicate. Where a run ended in a metric that is not finite, the seeds do not tell.
 
     Raises:
         ValueError: for unequal budgets or a metric that an arm lacks.
@@ -39,6 +48,9 @@ def _judge(claim: Claim, results: Results, predicate: Predicate) -> Outcome:
     better = _values(claim, results, predicate.better, predicate.metric)
     worse = _values(claim, results, predicate.worse, predicate.metric)
     differences = [predicate.difference(b, w) for b, w in zip(better, worse, strict=True)]
+    if not all(map(math.isfinite, differences)):
+        verdict = None if claim.quick else UNDECIDED
+        return Outcome(predicate, differences, without_statistics(differences), verdict)
     statistics = paired_difference(differences)
     if claim.quick:
         return Outcome(predicate, differences, statistics, None)

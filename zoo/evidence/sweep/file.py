@@ -15,6 +15,7 @@ from typing import Any
 
 import zoo
 from zoo.evidence.sweep.parameters import Parameter, read_parameters
+from zoo.file_names import path_part
 from zoo.hub.catalog import find_config, read_mapping
 
 METHODS = ("grid", "random", "bayes")
@@ -170,7 +171,7 @@ def read_sweep(path: Path) -> Sweep:
     if not isinstance(command, list):
         raise ValueError(f"{path}: command must be a list of words, got {command!r}")
     sweep = Sweep(
-        name=path.stem,
+        name=path_part(path.stem, f"the sweep file {path}"),
         method=content["method"],
         metric=str(metric["name"]),
         maximize=metric.get("goal") == "maximize",

@@ -149,6 +149,8 @@ def read_parameters(where: str, given: Any, prefix: tuple[str, ...] = ()) -> lis
 
 def _parameter(place: str, path: tuple[str, ...], entry: Mapping[str, Any]) -> Parameter:
     distribution = entry.get("distribution") or _inferred(place, entry)
+    if not isinstance(distribution, str):
+        raise ValueError(f"{place}: distribution must be a name, got {distribution!r}")
     if distribution not in DISTRIBUTIONS:
         hint = "; W&B's bounds of it are exponents: use log_uniform_values" if "log_" in distribution else ""
         raise ValueError(

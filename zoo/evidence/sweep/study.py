@@ -19,7 +19,9 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from zoo.evidence.locks import locked
 from zoo.evidence.sweep.file import Sweep
+from zoo.file_names import path_part
 
 HEARTBEAT = 20.0
 """Seconds between two signs of life of a process."""
@@ -182,7 +184,8 @@ class Study:
         name, repeated = f"trial_{trial.number:04d}", trial.user_attrs.get(_AGAIN)
         if repeated is not None:
             before = self.trials[repeated].user_attrs[_CLAIM]
-            name = before["folder"] if before["host"] == platform.node() else name
+            if before["host"] == platform.node():
+                name = path_part(before["folder"], f"{self.folder / 'study.db'}: folder of a trial")
         values = self.sweep.values(trial.params)
         trial.set_user_attr(_LIFE, time.time())
         me = {"host": platform.node(), "pid": os.getpid(), "born": psutil.Process().create_time()}
@@ -204,11 +207,7 @@ class Study:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as file:
-            with contextlib.suppress(ModuleNotFoundError):  # no such locks on Windows
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.folder / ".lock"):
             yield
 
 

@@ -18,7 +18,7 @@ from zoo.evidence.sweep.study import Claim, Study
 FAILURES = 5
 """A process gives up after so many failed trials if no more than that succeeded, as W&B's agent does."""
 _PAUSE = 1.0
-_INTERRUPTED = (130, -2, -15)
+_INTERRUPTED = (130, 143, -2, -15)
 _NEVER_BOTH = ("--ckpt_path", "--weights")
 
 

@@ -39,18 +39,14 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
             f"{path}: the keys are not those of a GCN, GraphSAGE, GIN, GAT or PNA of PyG"
         ) from None
     try:
-        network = NodeClassifier(**found).network
+        with foreign.building(path):
+            network = NodeClassifier(**found).network
+    except foreign.TooLarge:
+        raise
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    for name in sorted(expected.keys() | state.keys()):
-        theirs = tuple(state[name].shape) if name in state else None
-        ours = tuple(expected[name]) if name in expected else None
-        if theirs != ours:
-            raise ValueError(
-                f"{path}: {name} is {theirs or 'missing'}, but {found['arch']} with the arguments found and "
-                f"given has {ours or 'no such tensor'}; say what the keys cannot tell with --set"
-            )
+    what = f"{found['arch']} with the arguments found and given; say what the keys cannot tell with --set"
+    state = foreign.fitted(state, network.state_dict(), path, what)
     tensors = {f"network.{name}": tensor for name, tensor in state.items()}
     size = f"{found['layers']} layers, {found['features']} features, {found['num_classes']} outputs"
     lines = [f"{path} holds a {found['arch']} of PyG: {size}"]
@@ -67,7 +63,8 @@ def write(module: NodeClassifier, out: Path, to: str) -> list[str]:
         raise ValueError(f"PyG's BasicGNN classifies nodes, this is a {type(module).__name__}")
     if module.arch not in ("gcn", "sage", "gin", "gat", "gatv2", "pna"):
         raise ValueError(f"PyG's BasicGNN has no {module.arch}")
-    torch.save(dict(module.encoder.state_dict()), out)
+    with foreign.written_whole(out) as temporary:
+        torch.save(dict(module.encoder.state_dict()), temporary)
     return [f"wrote {out}, a state_dict of torch_geometric.nn.models"]
 
 

@@ -7,7 +7,6 @@ Nothing is unpickled but tensors.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +50,11 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
             "as --set target_step=3 (or 6, 9)"
         )
     hparams = {"horizon": given["target_step"], "loss": "mse"} | found | given
-    module = SpatioTemporalForecaster(**hparams)
+    with foreign.building(path):
+        module = SpatioTemporalForecaster(**hparams)
     expected = module.state_dict()
-    theirs = {f"network.{k}": v.float() for k, v in state.items()}
-    wrong = sorted(
-        k
-        for k in expected
-        if k.startswith("network.")
-        and k != "network.supports"
-        and (k not in theirs or theirs[k].shape != expected[k].shape)
-    ) + sorted(set(theirs) - set(expected))
-    if wrong:
-        raise ValueError(f"{path}: {wrong[0].removeprefix('network.')} does not fit STGCN's port")
+    own = {k: v for k, v in module.network.state_dict().items() if k != "supports"}
+    theirs = {f"network.{k}": v.float() for k, v in foreign.fitted(state, own, path).items()}
     lines = [
         f"an STGCN of {found['num_nodes']} sensors, {found['lags']} frames, kernel {found['arch']}, for step "
         f"{hparams['target_step']}",
@@ -84,13 +76,8 @@ def write(module: SpatioTemporalForecaster, out: Path, to: str) -> list[str]:
         raise ValueError(
             "the port predicts one step; this model has target_step: null and predicts all at once"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with foreign.written_whole(out) as temporary:
         torch.save(port_state(module), temporary)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     lines = [f"wrote {out}, a state dict of STGCN's port; mean, deviation and graph have no place in it"]
     if not module.hparams["unused_aligns"]:
         lines.append("the port's unused align_convs are zeros")

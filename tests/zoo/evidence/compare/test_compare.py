@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from zoo.evidence import manifest
 from zoo.evidence.compare import compare
 from zoo.evidence.compare.claim import Arm, read_claim
 from zoo.evidence.compare.report import _spent
-from zoo.evidence.compare.runs import run_arguments
+from zoo.evidence.compare.runs import KnownRuns, read_summary, run_arguments
 from zoo.hub.catalog import config_folder, find_config
 
 ROOT = Path(cli.__file__).resolve().parent
@@ -154,11 +155,83 @@ def test_a_failed_comparison_goes_on_where_it_stopped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"overrides": {"trainer.max_steps": 6}}, {"config": "digit_classifier_mnist"}]
 )
-def test_a_changed_claim_runs_again(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_changed_claim_runs_again_only_when_asked_to(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A comment in a config or an upgrade must not cost days of training."""
     runs = FakeRuns(better_when_learning)
     compare(claim_file(tmp_path), tmp_path, say=silent, launch=runs)
-    compare(claim_file(tmp_path, **change), tmp_path, say=silent, launch=runs)
+    kept = {p: p.read_bytes() for p in (tmp_path / "claim" / "runs").rglob("*") if p.is_file()}
+    with pytest.raises(
+        ValueError, match=r"learns/seed_0 \(and 11 more\) holds a run with another .* or --fresh"
+    ):
+        compare(claim_file(tmp_path, **change), tmp_path, say=silent, launch=runs)
+    assert {p: p.read_bytes() for p in (tmp_path / "claim" / "runs").rglob("*") if p.is_file()} == kept
+    compare(claim_file(tmp_path, **change), tmp_path, say=silent, launch=runs, fresh=True)
     assert runs.calls == 24
+
+
+def test_what_no_comparison_has_made_stays(tmp_path: Path) -> None:
+    precious = tmp_path / "claim" / "runs" / "learns" / "seed_0" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("x")
+    for held in (None, "another"):
+        if held:
+            (precious.parent / "fingerprint").write_text(held)
+        with pytest.raises(ValueError, match=r"no comparison has made|is not removed"):
+            compare(claim_file(tmp_path), tmp_path, say=silent, launch=FakeRuns(square), fresh=True)
+    assert precious.read_text() == "x"
+
+
+def square(arguments: Sequence[str], seed: int) -> float:
+    return float(seed**2)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_run_that_ends_in_nan_is_not_judged_by_what_it_had_before(tmp_path: Path, told: bool) -> None:
+    """Its best accuracy came before the weights were lost; ``final`` may say so, metrics.csv does."""
+    runs = FakeRuns(better_when_learning)
+
+    def diverges(arguments: Sequence[str], log: Path, threads: int) -> None:
+        lost = flag(arguments, "seed_everything") == "3" and flag(arguments, "model.init_args.width") is None
+        runs.change = {"final": {"val/accuracy": float("nan")}} if lost and told else {}
+        runs(arguments, log, threads)
+        if lost:
+            (path,) = log.parent.glob("*/version_0")
+            (path / "metrics.csv").write_text("step,val/accuracy\n3,0.99\n4,nan\n")
+
+    verdict = compare(
+        claim_file(tmp_path), tmp_path, say=silent, launch=diverges, results_file=tmp_path / "r.json"
+    )
+    assert verdict == "undecided"
+    assert "Diverged, not finite at the end: val/accuracy of learns (seeds 3)." in table(tmp_path)
+    assert "| diverged |  | 5 of 6 |  | undecided |" in table(tmp_path)
+    json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_the_newest_summary_is_that_of_the_highest_number(tmp_path: Path) -> None:
+    """Clocks are set back, and a copy of a folder has times of its own."""
+    for number in (9, 10, 2):
+        folder = tmp_path / "x" / f"version_{number}"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"final": {}, "number": number}))
+    assert read_summary(tmp_path, "summary.json")["number"] == 10
+
+
+def test_comparisons_that_share_a_file_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    a, b = KnownRuns(path), KnownRuns(path)
+    a.add("r1", {"verbs": ["fit", "test"]})
+    b.add("r2", {"verbs": ["fit"]})
+    b.add("r1", {"verbs": ["fit"]})  # less than what is held
+    assert {k: v["verbs"] for k, v in json.loads(path.read_text()).items()} == {
+        "r1": ["fit", "test"],
+        "r2": ["fit"],
+    }
+    shared = dict.fromkeys(manifest.FIELDS, "")
+    file = tmp_path / "results.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: manifest.update(file, [shared | {"metric": i}]), map(str, range(40))))
+    assert {e["metric"] for e in manifest.read(file)} == set(map(str, range(40)))
+    assert {p.name for p in tmp_path.iterdir()} == {"runs.json", "results.json"}
 
 
 def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +331,10 @@ def test_killed_comparison_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     ({"arms": [1]}, "arms must be a mapping"),
     ({"arms": {"learns": {}, "frozen": 3}}, "arm 'frozen' must be a mapping"),
     ({"config": None}, "arm 'learns' has no config"),
+    ({"arms": {"/abs/victim": {}, "frozen": {}}}, "arm: '/abs/victim' becomes the name of a folder"),
+    ({"arms": {"../../../../up": {}, "frozen": {}}}, "becomes the name of a folder"),
+    ({"arms": {"..": {}, "frozen": {}}}, "becomes the name of a folder"),
+    ({"arms": {"1": {}, 1: {}}}, "two arms are called '1'"),
     ({"seeds": [0, 1, 2, 3, 4]}, "5 seeds cannot carry a verdict, at least 6"),
     ({"seeds": [0, 1], "predicates": [predicate(test="t")]}, "2 seeds cannot carry a verdict, at least 3"),
     ({"seeds": [0, 0, 1, 2, 3, 4]}, "different integers"),
@@ -271,6 +348,11 @@ def test_killed_comparison_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     ({"predicates": [predicate(direction="up")]}, "direction is lower or higher"),
     ({"predicates": [predicate(test="u")]}, "test is sign or t"),
     ({"predicates": [predicate(least_effect=-1)]}, "least_effect must be a number >= 0"),
+    ({"predicates": [predicate(least_effect=float("nan"))]}, "least_effect must be a number >= 0"),
+    ({"predicates": [predicate(better=["learns"])]}, "better must be a text"),
+    ({"metrics": "val/accuracy"}, "metrics must be a list of names"),
+    ({"seeds": [[0], 1]}, "different integers"),
+    ({"config": ["digit_classifier_digits"]}, "arm 'learns' has no config"),
     ({"verbs": ["test"]}, "verbs are fit and"),
     ({"verbs": ["fit", "predict"]}, "verbs are fit and"),
     ({"budget": ["seconds"]}, "budget names keys"),
@@ -412,6 +494,17 @@ def test_shipped_claims_are_judgeable() -> None:
         assert claim.paper
         runs = {repr((arm.config, arm.flags, arm.grid)) for arm in claim.arms.values()}
         assert len(runs) == len(claim.arms), path
+
+
+def test_each_shipped_claim_has_a_verdict_of_a_known_commit_or_says_why_not() -> None:
+    for path in SHIPPED:
+        file = ROOT / "docs" / "results" / f"claim_{path.stem}.json"
+        entries = manifest.read(file) if file.is_file() else []
+        commits = {str(entry.get("git")) for entry in entries}
+        verdicts = [e["value"] for e in entries if e["metric"] == "verdict"]
+        judged = verdicts and verdicts[0] in ("reproduced", "not reproduced", "undecided")
+        known = commits and not any(c == "None" or c.endswith("-dirty") for c in commits)
+        assert bool(judged and known) == (not read_claim(path).status), path
 
 
 @pytest.mark.parametrize("arms", [pytest.param(arms, id=path.stem) for path, arms in kinds_of_arms().items()])

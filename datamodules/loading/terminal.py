@@ -1,0 +1,11 @@
+"""Lines for the user, beside warnings: what is done, with which part of the data, and what otherwise than asked."""
+
+from __future__ import annotations
+
+from lightning.pytorch.utilities import rank_zero_only
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """One line on the terminal, of the first process alone."""
+    print(f"zoo: {text}", flush=True)

@@ -1,0 +1,197 @@
+"""What weights know of the data that they were trained on, and data that do as the weights expect.
+
+A data module's class may declare ``of_weights``, those of its arguments that a trained network depends on,
+each followed by other names under which weights may have it: ``("size side",)``. What only its files tell is
+in its attribute ``facts`` once it is set up: plain values by name, ``set`` among them where a run may fall
+back to other data. Checkpoints and safetensors keep both, and ``zoo predict``, ``test`` and ``validate`` take
+them from there unless a config or a flag says otherwise. Data that differ all the same are told.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from zoo.engine.arguments import Arguments
+from zoo.engine.configs import read_config
+from zoo.hub.catalog import find_config, registry
+from zoo.hub.foreign import Weights, is_plain
+from zoo.reports import say
+
+_MOST_CLASSES = 1000
+
+
+def noted(config: Namespace | None, data: Any) -> dict[str, Any] | None:
+    """What weights keep of their data.
+
+    Args:
+        config: of the data, ``class_path`` and ``init_args``.
+        data: the data module, set up.
+    """
+    if config is None or data is None:
+        return None
+    given = config.init_args or {}
+    init_args = {key: given.get(key) for key in _declared(type(data))}
+    init_args = {key: value for key, value in init_args.items() if value is not None and is_plain(value)}
+    return {"class_path": config.class_path, "init_args": init_args, "facts": _facts(data)}
+
+
+def _declared(cls: Any) -> Mapping[str, str]:
+    return {names.split()[0]: names for names in getattr(cls, "of_weights", ())}
+
+
+def _facts(data: Any) -> dict[str, Any]:
+    names = list(getattr(data, "class_names", None) or [])
+    facts = {"class_names": names} if 0 < len(names) <= _MOST_CLASSES else {}
+    facts |= getattr(data, "facts", None) or {}
+    return {key: value for key, value in facts.items() if is_plain(value)}
+
+
+def known(weights: Weights, name: str | None) -> dict[str, Any] | None:
+    """What weights say of their data; of bundled ones that do not, their config and the registry."""
+    if weights.data is not None:
+        return weights.data
+    entry = registry().get(name or "")
+    if entry is None:
+        return None
+    data = read_config(find_config(entry["config"])).get("data") or {}
+    cls = _import(data.get("class_path"))
+    if cls is None:
+        return None
+    held = _defaults(cls) | (data.get("init_args") or {})
+    init_args = {key: held.get(key) for key in _declared(cls)}
+    return {"class_path": data["class_path"], "init_args": init_args, "facts": entry.get("data", {})}
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Arguments of a class with their defaults, also those of its parents, which ``**kwargs`` pass on."""
+    found: dict[str, Any] = {}
+    for parent in reversed(cls.__mro__):
+        if "__init__" in vars(parent):
+            parameters = inspect.signature(vars(parent)["__init__"]).parameters
+            found |= {name: parameter.default for name, parameter in parameters.items()}
+    return found
+
+
+def _import(class_path: Any) -> Any:
+    """The class that the user or a shipped config names; None where there is none: the parser will say so."""
+    if not isinstance(class_path, str) or not re.fullmatch(r"(\w+\.)+\w+", class_path):
+        return None
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def take_from_weights(arguments: Arguments) -> None:
+    """Flags for what the weights expect of the data and neither a config nor a flag sets."""
+    if arguments.trained is None or arguments.verb == "fit":
+        return
+    trained = arguments.trained_data = known(arguments.trained, arguments.value("weights"))
+    cls = _import(_class_path(arguments))
+    if trained is None or cls is None:
+        return
+    has = {**trained["init_args"], **trained["facts"]}
+    given = _given(arguments)
+    defaults = _defaults(cls)
+    taken = []
+    for key, names in _declared(cls).items():
+        value = next((has[n] for n in names.split() if has.get(n) is not None), None)
+        if value is None or key in given or key not in defaults or defaults[key] == value:
+            continue
+        arguments.flags.append(f"--data.init_args.{key}={json.dumps(value)}")
+        taken.append(f"{key}: {value}")
+    if taken:
+        say(f"data.init_args.{', '.join(taken)}, as {arguments.trained_name} was trained")
+
+
+def _class_path(arguments: Arguments) -> str | None:
+    """Of the data module that configs and flags ask for; the last flag wins."""
+    asked = arguments.value("data.class_path")
+    for i, flag in enumerate(arguments.flags):
+        if match := re.fullmatch(r"--data(?:\.class_path)?(?:=(.*))?", flag, re.DOTALL):
+            asked = match[1] if match[1] is not None else "".join(arguments.flags[i + 1 : i + 2])
+    if asked is None or not asked.startswith("{"):
+        return asked
+    content = yaml.safe_load(asked)
+    return content.get("class_path") if isinstance(content, dict) else None
+
+
+def _given(arguments: Arguments) -> set[str]:
+    """Names of the data module's arguments that a config or a flag sets."""
+    contents = [content.get("data") for content in arguments.yaml]
+    if (value := arguments.value("data")) and value.startswith("{"):
+        contents.append(yaml.safe_load(value))
+    names = {key for c in contents if isinstance(c, dict) for key in c.get("init_args") or {}}
+    flags = (re.match(r"--data\.(?:init_args\.)?(\w+)", flag) for flag in arguments.flags)
+    return names | {match[1] for match in flags if match}
+
+
+class DataOfWeights(Callback):
+    """Keeps in each checkpoint what it was trained on, and says where a run's data are others.
+
+    Args:
+        config: of the data.
+        trained: what the weights of an evaluation know, or None.
+        name: of the weights.
+    """
+
+    def __init__(self, config: Namespace | None, trained: Mapping[str, Any] | None, name: str) -> None:
+        self.config, self.trained, self.name = config, trained, name
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        data = noted(self.config, getattr(trainer, "datamodule", None))
+        if data is not None:
+            checkpoint.setdefault("zoo", {})["data"] = data
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        now = noted(self.config, getattr(trainer, "datamodule", None))
+        if self.trained is None or now is None:
+            return
+        for line in differences(self.trained, now, _declared(type(trainer.datamodule))):  # type: ignore[attr-defined]
+            say(f"note: {self.name} was trained on other data: {line}")
+
+
+def differences(trained: Mapping[str, Any], now: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """What data have that differs from those of the weights, one line or none.
+
+    Args:
+        trained: what the weights know.
+        now: of this run.
+        names: ``of_weights`` of this run's data.
+    """
+    found = []
+    if trained["class_path"].rpartition(".")[2] != now["class_path"].rpartition(".")[2]:
+        found.append(f"{trained['class_path']}, here {now['class_path']}")
+    has = {**trained["init_args"], **trained["facts"]}
+    for key, value in now["init_args"].items():
+        before = next((has[n] for n in names.get(key, key).split() if has.get(n) is not None), None)
+        if before is not None and before != value:
+            found.append(f"data.init_args.{key} {before}, here {value}")
+    for key, value in now["facts"].items():
+        before = trained["facts"].get(key)
+        if before is not None and _plain_list(before) != _plain_list(value):
+            found.append(f"{key.replace('_', ' ')} {_short(before)}, here {_short(value)}")
+    return ["; ".join(found)] if found else []
+
+
+def _plain_list(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _short(value: Any) -> str:
+    items = _plain_list(value)
+    if not isinstance(items, list):
+        return str(items)
+    return f"[{', '.join(map(str, items[:4]))}{', ...' if len(items) > 4 else ''}] ({len(items)})"
