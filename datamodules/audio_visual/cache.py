@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from datamodules.audio_visual.media import MediaError, from_picture, to_jpeg
-from datamodules.loading.files import READ_ERRORS, npy_header, one_line, written_whole
+from datamodules.loading.arrays import npy_header
+from datamodules.loading.files import READ_ERRORS, one_line, written_whole
 
 Array = np.ndarray[Any, Any]
 _FEATURES, _BOUNDS, _FRAMES = "log_mel.npy", "bounds.npy", "frames.npy"

@@ -1,4 +1,4 @@
-"""Lines for the user, beside warnings: what is done, with which part of the data, and what otherwise than asked."""
+"""Lines for the user, beside warnings: what is done, and otherwise than asked, and with which data."""
 
 from __future__ import annotations
 
