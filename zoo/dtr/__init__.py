@@ -10,10 +10,8 @@ _SMALL: dict[str, Any] = {
     "input_size": 8,
     "in_channels": 1,
     "num_classes": 10,
-    "width": 24,
-    "depth": 2,
-    "heads": 2,
 }
+_SMALL = {**_IMAGES, "width": 24, "depth": 2, "heads": 2}
 
 METHODS = (
     Method(
@@ -26,7 +24,7 @@ METHODS = (
             {**_SMALL, "loss_weight": "uw"},
             {**_SMALL, "routing": "random", "schedule": "cosine"},
             {
-                **_SMALL,
+                **_IMAGES,
                 "backbone": "unet",
                 "unet_channels": 32,
                 "unet_multipliers": [1, 2],
