@@ -6,7 +6,7 @@ from typing import Any
 
 from zoo.declaration import Method, lazy
 
-_SMALL: dict[str, Any] = {
+_IMAGES: dict[str, Any] = {
     "input_size": 8,
     "in_channels": 1,
     "num_classes": 10,
