@@ -1,6 +1,6 @@
 """Every numeric argument of every public constructor has a range, and outside of it there is one line.
 
-``python tests/test_ranges.py`` prints what became of each value as a Markdown table.
+``python tests/test_ranges.py [--manifest FILE]`` prints what became of each value as a Markdown table.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import tables
 import torch
 
 import datamodules
@@ -163,16 +164,25 @@ def test_the_line_says_what_was_given_and_the_range(given: tuple[Any, Any], said
         _Schedule(*given)
 
 
-if __name__ == "__main__":
-    print("| constructor | numbers | tried | refused | taken | bad |\n|---|---|---|---|---|---|")
+def table() -> str:
+    """What became of each value, a row per constructor."""
+    rows, total = [], Counter[str]()
     for cls in public_classes():
-        hints = numeric(cls)
         tried = partial(outcome, cls)
-        counts = Counter(
-            tried(name, hint, value) for name, hint in hints.items() for value in VALUES.values()
-        )
-        total, bad = counts.total(), counts.total() - counts["refused"] - counts["taken"]
-        home = "zoo" if cls.__module__.startswith("zoo.") else "datamodules"
+        hints = numeric(cls)
+        counts = Counter(tried(k, hint, value) for k, hint in hints.items() for value in VALUES.values())
         if hints:
-            name = f"`{home}.{cls.__name__}`"
-            print(f"| {name} | {len(hints)} | {total} | {counts['refused']} | {counts['taken']} | {bad} |")
+            home = "zoo" if cls.__module__.startswith("zoo.") else "datamodules"
+            rows.append(_row(f"`{home}.{cls.__name__}`", len(hints), counts))
+            total += counts
+    head = ["| constructor | numbers | tried | refused | taken | bad |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *rows, _row("all", total.total() // len(VALUES), total)])
+
+
+def _row(name: str, numbers: int, counts: Counter[str]) -> str:
+    bad = counts.total() - counts["refused"] - counts["taken"]
+    return f"| {name} | {numbers} | {counts.total()} | {counts['refused']} | {counts['taken']} | {bad} |"
+
+
+if __name__ == "__main__":
+    tables.show(__file__, {"table": table()})

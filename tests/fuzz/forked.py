@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import io
-import json
 import os
 import random
 import resource
@@ -252,8 +251,3 @@ def table(rows: list[Row]) -> str:
     lines = ["| reader | tried | read | refused | bad |", "|---|---|---|---|---|"]
     lines += [f"| {r.name} | {r.tried} | {r.read} | {r.refused} | {len(r.bad)} |" for r in rows]
     return "\n".join(lines)
-
-
-def as_json(rows: list[Row]) -> str:
-    """Rows as a file of results holds them."""
-    return json.dumps([{**vars(row), "bad": len(row.bad)} for row in rows], indent=1) + "\n"

@@ -1,4 +1,7 @@
-"""Every reader of foreign files against damaged ones. ``python tests/fuzz/test_fuzz.py`` prints the table."""
+"""Every reader of foreign files against damaged ones.
+
+``python tests/fuzz/test_fuzz.py [--manifest FILE]`` prints the table.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import tables
 from fuzz.forked import Reader, outcome, table, tried
 
 READERS_FOLDER = Path(__file__).parent / "readers"
+MUTATIONS = 200
 
 
 def all_readers() -> list[Reader]:
@@ -71,14 +76,14 @@ def test_what_a_bad_reader_does_is_seen(how: str, found: str, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", all_readers(), ids=lambda reader: reader.name)
 def test_damaged_files_are_read_or_refused_in_a_line(reader: Reader) -> None:
-    row = tried(reader)
+    row = tried(reader, MUTATIONS)
     assert not row.bad, "\n".join(f"{k}: {v}" for k, v in row.bad.items())
-    assert row.read + row.refused == 200
+    assert row.read + row.refused == MUTATIONS
 
 
 if __name__ == "__main__":
-    rows = [tried(reader, seed=int(sys.argv[1]) if len(sys.argv) > 1 else 0) for reader in all_readers()]
-    print(table(rows))
+    rows = [tried(reader, MUTATIONS) for reader in all_readers()]
+    tables.show(__file__, {"table": table(rows), "mutations": MUTATIONS})
     for row in rows:
         for which, what in row.bad.items():
             print(f"{row.name}, {which}: {what}")
