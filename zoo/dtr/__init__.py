@@ -6,14 +6,12 @@ from typing import Any
 
 from zoo.declaration import Method, lazy
 
-_SMALL: dict[str, Any] = {
+_IMAGES: dict[str, Any] = {
     "input_size": 8,
     "in_channels": 1,
     "num_classes": 10,
-    "width": 24,
-    "depth": 2,
-    "heads": 2,
 }
+_SMALL = {**_IMAGES, "width": 24, "depth": 2, "heads": 2}
 
 METHODS = (
     Method(
@@ -26,7 +24,7 @@ METHODS = (
             {**_SMALL, "loss_weight": "uw"},
             {**_SMALL, "routing": "random", "schedule": "cosine"},
             {
-                **_SMALL,
+                **_IMAGES,
                 "backbone": "unet",
                 "unet_channels": 32,
                 "unet_multipliers": [1, 2],

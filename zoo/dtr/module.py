@@ -189,6 +189,8 @@ class DTR(LightningModule):
             raise ValueError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {loss_weight!r}")
         if loss_weight == "uw" and timesteps % uw_intervals:
             raise ValueError(f"uw_intervals must divide timesteps, got {uw_intervals} and {timesteps}")
+        if backbone not in ("dit", "unet"):
+            raise ValueError(f"backbone must be dit or unet, got {backbone!r}")
         for choice, uses in _USES.items():
             refuse_unused(DTR, self.hparams, choice, uses)
         _check_statistics(latent_mean, latent_std, in_channels)
@@ -199,10 +201,8 @@ class DTR(LightningModule):
         if backbone == "dit":
             sizes = {k: self.hparams[k] or v for k, v in SIZES[size].items()}
             self.network = DiT(**settings_of(DiT, self.hparams) | sizes)
-        elif backbone == "unet":
-            self.network = UNet(**settings_of(UNet, self.hparams, prefix="unet_"))
         else:
-            raise ValueError(f"backbone must be dit or unet, got {backbone!r}")
+            self.network = UNet(**settings_of(UNet, self.hparams, prefix="unet_"))
         self.shape = (in_channels, input_size, input_size)
         self.schedule = NoiseSchedule.named(schedule, timesteps)
         self.uncertainty = UncertaintyWeighting(uw_intervals) if loss_weight == "uw" else None

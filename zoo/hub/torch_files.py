@@ -48,6 +48,7 @@ _FUNCTIONS = {
     "torch.Size",
     "torch.device",
     "collections.OrderedDict",
+    "collections.Counter",
     "builtins.set",
     "builtins.complex",
     "_codecs.encode",
@@ -329,6 +330,8 @@ class _Asked(pickle._Unpickler):  # type: ignore[name-defined, misc]
             raise pickle.UnpicklingError("a call of what is no function")
         if name.name == "collections.OrderedDict" and not args:
             return collections.OrderedDict()
+        if name.name == "collections.Counter" and len(args) == 1 and isinstance(args[0], dict):
+            return args[0]  # the milestones of torch's MultiStepLR
         if name.name.startswith("torch._utils._rebuild_tensor"):
             self._check_tensor(*args[:4])
         if name.name == "builtins.set":

@@ -278,7 +278,15 @@ def initial_values(pairs: Tensor, num_nodes: int, edge_index: Tensor, edge_weigh
         pairs: (2, P), i < j, sorted.
         edge_index: (2, E), both directions of each edge.
         edge_weight: (E,) in [0, 1], equal in both directions, or None.
+
+    Raises:
+        ValueError: for a weight that is no probability.
     """
+    if edge_weight is not None and bool((wrong := ~((edge_weight >= 0) & (edge_weight <= 1))).any()):
+        raise ValueError(
+            "LDS takes edge weights of the data for probabilities, in [0, 1], but edge_weight holds "
+            f"{float(edge_weight[wrong][0]):g}; scale the weights of the data, or leave them out"
+        )
     upper = edge_index[0] < edge_index[1]
     given = edge_index[:, upper]
     weight = torch.ones(given.shape[1], device=pairs.device) if edge_weight is None else edge_weight[upper]

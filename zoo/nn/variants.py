@@ -14,7 +14,9 @@ Uses = Mapping[str, Collection[str] | str]
 """Option -> the values of the choice that use it; a text says what any value but null and false must be."""
 
 
-def refuse_unused(cls: type, given: Mapping[str, Any], choice: str, uses: Uses) -> None:
+def refuse_unused(
+    cls: type, given: Mapping[str, Any], choice: str, uses: Uses, baselines: Collection[str] = ()
+) -> None:
     """Refuse what differs from its default though the chosen variant has no use for it.
 
     A default is never refused: checkpoints and configs of every variant hold the defaults of all.
@@ -24,11 +26,14 @@ def refuse_unused(cls: type, given: Mapping[str, Any], choice: str, uses: Uses) 
         given: arguments by name.
         choice: the argument that chooses.
         uses: see :data:`Uses`.
+        baselines: values of the choice that stand in for any other in one word, beside its settings.
 
     Raises:
         ValueError: naming the option, the variant and what to do.
     """
     chosen, parameters = given[choice], inspect.signature(cls).parameters
+    if chosen in baselines:
+        return
     for name, users in uses.items():
         used = bool(chosen) if isinstance(users, str) else chosen in users
         value, default = given[name], parameters[name].default

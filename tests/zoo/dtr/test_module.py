@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 
 UNET: dict[str, Any] = {
     "unet_channels": 32, "unet_multipliers": (1, 2), "unet_res_blocks": 1, "unet_attention": (4,),
-    "unet_head_channels": 32,
+    "unet_head_channels": 32, "width": None, "depth": None, "heads": None,
 }  # fmt: skip
 
 

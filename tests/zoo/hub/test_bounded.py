@@ -17,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
 import zoo
-from zoo.hub import bounded, foreign
+from zoo.hub import bounded, foreign, torch_files
 from zoo.hub import weights as hub
 from zoo.hub.foreign import Damaged, Refused, TooLarge
 
@@ -259,3 +259,12 @@ def test_weights_of_nan_are_not_taken(tmp_path: Path) -> None:
     path = zoo.save(module, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"x.safetensors: network\.\S+ holds NaN or infinity"):
         zoo.load(path)
+
+
+def test_a_checkpoint_with_the_milestones_of_a_schedule_is_read(tmp_path: Path) -> None:
+    """torch keeps them as a ``collections.Counter``."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+    torch.save({"lr_schedulers": [schedule.state_dict()]}, tmp_path / "x.ckpt")
+    (state,) = torch_files.load(tmp_path / "x.ckpt")["lr_schedulers"]
+    assert state["milestones"] == {3: 1, 5: 1}

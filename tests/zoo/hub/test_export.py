@@ -416,7 +416,8 @@ def graph_module(method: str, backbone: str = "") -> Any:
         module: Any = zoo.LDS(num_nodes=9, num_features=6, num_classes=3, hidden=(8, 8))
         nn.init.normal_(module.network.weights)
     elif method == "NodeClassifier":
-        module = zoo.NodeClassifier(features=6, num_classes=3, arch=backbone, hidden=16, heads=2)
+        heads = {"heads": 2} if backbone in ("gat", "gatv2") else {}
+        module = zoo.NodeClassifier(features=6, num_classes=3, arch=backbone, hidden=16, **heads)
         if backbone == "pna":
             module.network.set_degrees(torch.tensor([0, 3, 4, 2]))
     else:

@@ -123,3 +123,11 @@ def test_candidate_numbers_that_cannot_be_are_refused() -> None:
 def test_candidate_pairs_must_be_sorted_pairs_of_nodes(pairs: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="candidate pairs"):
         CandidatePairs(torch.tensor(pairs), 3)
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 1.5, float("nan")])
+def test_weights_that_are_no_probabilities_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"in \\[0, 1\\], but edge_weight holds {wrong:g}"):
+        initial_values(
+            torch.tensor([[0], [1]]), 2, torch.tensor([[0, 1], [1, 0]]), torch.tensor([0.5, wrong])
+        )

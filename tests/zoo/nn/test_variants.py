@@ -85,7 +85,7 @@ TABLE: dict[str, tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], Any
         {"select"},
     ),
     "GraphClassifier": (
-        [{"arch": a, **({"hidden": 4} if a == "ggnn" else {})} for a in GRAPH_ARCHS]
+        [{"arch": a, **({"hidden": 4} if a == "ggnn" else {})} for a in GRAPH_ARCHS if a != "none"]
         + [{"arch": "gcn", "readout": r} for r in READOUTS],
         {"num_features": 5, "num_classes": 3},
         {"hidden": 16, "num_layers": 3, "node_dropout": 0.4, "dropout": 0.2, "head": 5, "pool_nodes": 14,

@@ -37,12 +37,12 @@ GeneratorArch = Literal["graphrnn_s", "graphrnn", "graphvae", "er", "ba"]
 # First words of the keys of this module's random streams, by what the graphs are for.
 _STREAMS = {"sample": 221, "val": 222, "test": 223, "predict": 224}
 _CHUNK = 128  # graphs that are drawn at once
-# `er` and `ba` stand in for a network in one word, beside its settings; `bandwidth` tells of the data
 _RECURRENT, _FITTED = ("graphrnn_s", "graphrnn"), ("er", "ba")
+# `bandwidth` describes the data, whatever the arch
 _USES: Uses = {
-    **dict.fromkeys(("hidden", "embedding", "num_layers"), (*_RECURRENT, *_FITTED)),
-    **dict.fromkeys(("edge_hidden", "edge_embedding"), ("graphrnn", *_FITTED)),
-    **dict.fromkeys(("latent", "matching", "kl_weight"), ("graphvae", *_FITTED)),
+    **dict.fromkeys(("hidden", "embedding", "num_layers"), _RECURRENT),
+    **dict.fromkeys(("edge_hidden", "edge_embedding"), ("graphrnn",)),
+    **dict.fromkeys(("latent", "matching", "kl_weight"), ("graphvae",)),
 }
 
 
@@ -118,7 +118,7 @@ class GraphGenerator(LightningModule):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        refuse_unused(GraphGenerator, self.hparams, "arch", _USES)
+        refuse_unused(GraphGenerator, self.hparams, "arch", _USES, _FITTED)
         if bandwidth >= max_nodes:
             raise ValueError(f"bandwidth must be less than max_nodes, got {bandwidth} and {max_nodes}")
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -277,7 +277,7 @@ class GraphGenerator(LightningModule):
             total, count = self._pair_bce(self.network, batch)
         else:
             return
-        self.bce.update(total / count, count)
+        self.bce.update(total / count.clamp(min=1), count)  # graphs of one node have no entry
 
     def _pair_bce(self, network: RandomGraphs, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """BCE of G(n, p), summed over the pairs; sizes that were never seen take the nearest that was."""

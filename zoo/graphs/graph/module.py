@@ -44,10 +44,7 @@ _BY_READOUT: Uses = {
     "pool_ratio": tuple(POOL_RATIOS),
     **dict.fromkeys(("pool_levels", "link_weight", "entropy_weight"), ("diffpool",)),
 }
-_BY_ARCH: Uses = {
-    **dict.fromkeys(("hidden", "num_layers"), tuple(a for a in GRAPH_ARCHS if a != "none")),
-    "node_dropout": tuple(a for a in GRAPH_ARCHS if a not in ("none", "mpnn", "dgcnn", "sgc")),
-}
+_BY_ARCH: Uses = {"node_dropout": tuple(a for a in GRAPH_ARCHS if a not in ("mpnn", "dgcnn", "sgc", "none"))}
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
@@ -151,9 +148,7 @@ class GraphClassifier(LightningModule):
             if h[name] not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {h[name]!r}")
         refuse_unused(GraphClassifier, h, "readout", _BY_READOUT)
-        wide = h["readout"] == "diffpool"  # its own layers have that width too
-        uses = {k: v for k, v in _BY_ARCH.items() if not (wide and k == "hidden")}
-        refuse_unused(GraphClassifier, h, "arch", uses)
+        refuse_unused(GraphClassifier, h, "arch", _BY_ARCH, ["none"])
         if h["layers"] == "sum" and (h["readout"] not in FLAT or h["head"]):
             raise ValueError(
                 "layers: sum adds linear scores of each layer's readout: it needs readout sum, mean or max "

@@ -38,13 +38,10 @@ LinkModel = Literal[
 ]
 LINK_MODELS: tuple[LinkModel, ...] = get_args(LinkModel)
 _ADVERSARIAL, _VARIATIONAL = ("arga", "arvga"), ("vgae", "arvga")
-# the heuristics stand in for a network in one word, beside its settings
-_LEARNED: tuple[LinkModel, ...] = ("gae", "vgae", "arga", "arvga")
-_HEURISTICS = tuple(m for m in LINK_MODELS if m not in _LEARNED)
 _USES: Uses = {
-    "kl_weight": (*_VARIATIONAL, *_HEURISTICS),
-    "discriminator_hidden": (*_ADVERSARIAL, *_HEURISTICS),
-    "discriminator_steps": (*_ADVERSARIAL, *_HEURISTICS),
+    "kl_weight": _VARIATIONAL,
+    "discriminator_hidden": _ADVERSARIAL,
+    "discriminator_steps": _ADVERSARIAL,
 }
 _FIELDS = ("train_edges", "val_edges", "val_non_edges", "test_edges", "test_non_edges")
 
@@ -153,7 +150,7 @@ class LinkPredictor(LightningModule):
         ):
             if h[name] not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {h[name]!r}")
-        refuse_unused(LinkPredictor, h, "model", _USES)
+        refuse_unused(LinkPredictor, h, "model", _USES, HEURISTICS)
         # heads were once stored for all models
         given = [k for k, v in options.items() if v is not None and k != "heads"]
         if given and h["model"] in HEURISTICS:

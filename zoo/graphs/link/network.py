@@ -57,10 +57,14 @@ def sample_non_edges(edges: Tensor, nodes: int, count: int, generator: torch.Gen
 # --- losses -----------------------------------------------------------------------------------------------
 
 
+def _mean(values: Tensor) -> Tensor:
+    """The mean, of nothing 0."""
+    return values.mean() if len(values) else values.sum()
+
+
 def reconstruction_loss(edges: Tensor, non_edges: Tensor) -> Tensor:
     """-mean log(p + 1e-15) over edges - mean log(1 - p + 1e-15) over non-edges, from logits (P,) and (K,)."""
-    positive = -torch.log(edges.sigmoid() + EPS).mean()
-    return positive - torch.log(1 - non_edges.sigmoid() + EPS).mean()
+    return -_mean(torch.log(edges.sigmoid() + EPS)) - _mean(torch.log(1 - non_edges.sigmoid() + EPS))
 
 
 def dense_reconstruction_loss(z: Tensor, edges: Tensor) -> Tensor:
@@ -77,7 +81,7 @@ def dense_reconstruction_loss(z: Tensor, edges: Tensor) -> Tensor:
     target[edges[0], edges[1]] = 1
     target[edges[1], edges[0]] = 1
     rest = nodes * nodes - ones
-    weight = torch.tensor(rest / ones, device=z.device, dtype=z.dtype)
+    weight = torch.tensor(rest / max(ones, 1), device=z.device, dtype=z.dtype)
     loss = functional.binary_cross_entropy_with_logits(z @ z.T, target, pos_weight=weight)
     return nodes * nodes / (2 * rest) * loss
 

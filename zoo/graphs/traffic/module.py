@@ -19,7 +19,7 @@ from zoo.metrics.masked import MaskedMAE, MaskedMAPE, MaskedRMSE, known
 from zoo.nn.data_fit import DataSizes, check_fit, misfit, named
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
-from zoo.nn.ranges import Depth, Finite, Many, Positive, Rate, Size, check_ranges
+from zoo.nn.ranges import Depth, Finite, Many, NonNegative, Rate, Size, SizeOrZero, check_ranges
 from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import step_generator
 
@@ -27,16 +27,16 @@ ForecastArch = Literal["stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "h
 _ARCHS = ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet", "fclstm", "ha", "last")
 _ON_GRAPH = ("stgcn_cheb", "stgcn_1st", "dcrnn", "gwnet")
 _UNTRAINED = ("ha", "last")
-# `ha` and `last` stand in for a network in one word, beside its settings; `period` tells of the data
 _STGCN = ("stgcn_cheb", "stgcn_1st")
+# `period` describes the data, whatever the arch
 _USES: Uses = {
-    "layers": ("dcrnn", "fclstm", *_UNTRAINED),
-    "dropout": (*_STGCN, "gwnet", *_UNTRAINED),
-    "cheb_terms": ("stgcn_cheb", *_UNTRAINED),
-    "diffusion_steps": ("dcrnn", "gwnet", *_UNTRAINED),
-    "embedding": ("gwnet", *_UNTRAINED),
-    "teaching_decay": ("dcrnn", *_UNTRAINED),
-    "unused_aligns": (*_STGCN, *_UNTRAINED),
+    "layers": ("dcrnn", "fclstm"),
+    "dropout": (*_STGCN, "gwnet"),
+    "cheb_terms": ("stgcn_cheb",),
+    "diffusion_steps": ("dcrnn", "gwnet"),
+    "embedding": ("gwnet",),
+    "teaching_decay": ("dcrnn",),
+    "unused_aligns": _STGCN,
 }
 
 
@@ -110,8 +110,8 @@ class SpatioTemporalForecaster(LightningModule):
         dropout: Rate | None = None,
         cheb_terms: Depth = 3,
         diffusion_steps: Depth = 2,
-        embedding: Size = 10,
-        teaching_decay: Positive = 2000.0,
+        embedding: SizeOrZero = 10,
+        teaching_decay: NonNegative = 2000.0,
         period: Many = 2016,
         unused_aligns: bool = False,
         null_value: Finite | None = 0.0,
@@ -166,7 +166,7 @@ class SpatioTemporalForecaster(LightningModule):
                 raise ValueError(
                     f"{key} counts steps of the future, 1..horizon = {h['horizon']}, got {h[key]}"
                 )
-        refuse_unused(SpatioTemporalForecaster, h, "arch", _USES)
+        refuse_unused(SpatioTemporalForecaster, h, "arch", _USES, _UNTRAINED)
         if h["arch"] == "dcrnn" and h["target_step"] is not None:
             raise ValueError("dcrnn reaches a step through all before it: leave target_step out")
 

@@ -150,7 +150,7 @@ def test_edge_weights_are_refused_and_edge_features_that_are_left_out_are_told()
         zoo.GraphClassifier(hidden=4, num_layers=1)(batch)
     assert "\n" not in str(caught.value)
     for features, arch, told in ((3, "gin", 1), (0, "gin", 0), (3, "none", 0)):
-        module = zoo.GraphClassifier(arch=arch, hidden=4, num_layers=1)
+        module = zoo.GraphClassifier(arch=arch)
         module.trainer = mock.Mock(datamodule=mock.Mock(num_features=1, num_classes=4))
         module.trainer.datamodule.num_edge_features = features
         with mock.patch("zoo.graphs.graph.module.rank_zero_warn") as warned:

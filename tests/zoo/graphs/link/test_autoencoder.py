@@ -256,3 +256,13 @@ def test_calibration_leaves_the_ranking_alone() -> None:
     order = model(x, edges, edges, pairs).argsort()
     assert torch.equal(order, raw.argsort())
     assert raw.tolist() == pytest.approx([float(x[a] @ x[b]) for a, b in pairs.T.tolist()])
+
+
+def test_losses_without_edges_are_finite():
+    none, z = torch.empty(0), torch.randn(4, 3, requires_grad=True)
+    found = [
+        reconstruction_loss(none, none),
+        dense_reconstruction_loss(z, torch.empty(2, 0, dtype=torch.long)),
+    ]
+    found[1].backward()
+    assert all(t.isfinite().all() for t in (*found, z.grad))

@@ -136,7 +136,8 @@ def test_a_permutation_of_the_sensors_permutes_the_forecast(arch: str) -> None:
     not)."""
     if arch in ("fclstm",):
         pytest.skip("its weights belong to the sensors")
-    module, data = taken(arch, embedding=0, data={"missing": 0.0})
+    own = {"embedding": 0} if arch == "gwnet" else {}
+    module, data = taken(arch, **own, data={"missing": 0.0})
     x, order = data.train_set.__getitems__([3])["x"], torch.tensor([4, 2, 0, 5, 1, 3])
     expected = module.forecast(x)[:, :, order]
     module.network.set_graph(data.adjacency[order][:, order])  # type: ignore[operator]

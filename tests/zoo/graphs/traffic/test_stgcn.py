@@ -13,7 +13,7 @@ from torch import Tensor
 import cli
 import zoo
 from zoo.graphs.traffic.stgcn import STGCN
-from zoo.graphs.traffic.supports import chebyshev, renormalised, scaled_laplacian
+from zoo.graphs.traffic.supports import chebyshev, diffusion_supports, renormalised, scaled_laplacian
 
 KERNELS = ("cheb", "1st")
 
@@ -269,3 +269,12 @@ def test_port_weights_that_do_not_fit_are_one_line(tmp_path: Path, capsys: Any) 
         assert cli.main([*command, "--out", str(tmp_path / "x.safetensors")]) == 1
         (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("zoo: error")]
         assert text in line
+
+
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_supports_of_sensors_without_roads_are_finite(nodes):
+    roads = torch.zeros(nodes, nodes)
+    if nodes > 1:
+        roads[0, 1] = 0.5  # the others are alone
+    found = [chebyshev(scaled_laplacian(roads), 3), renormalised(roads), diffusion_supports(roads, 2)]
+    assert all(t.isfinite().all() for t in found)
