@@ -452,6 +452,8 @@ def check_hparams(hparams: dict[str, Any], path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: hyperparameter {where!r} is a {type(value).__name__}, not a plain value; refused"
             )
+        elif value != value:
+            raise ValueError(f"{path}: hyperparameter {where!r} is NaN; refused")
 
     if not isinstance(hparams, dict):
         raise ValueError(f"{path}: hyperparameters must be a mapping, got {type(hparams).__name__}")

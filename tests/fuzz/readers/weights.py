@@ -97,7 +97,7 @@ def _built(path: Path) -> Any:
 
 
 def _shards_read(path: Path) -> Any:
-    return hub.read(path.parent, tensors=False).hparams
+    return sorted(hub.read(path.parent, tensors=False).hparams)
 
 
 def _converted(path: Path) -> Any:

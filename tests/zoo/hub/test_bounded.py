@@ -136,6 +136,7 @@ def test_a_key_that_ends_the_process_is_not_hashed(tmp_path: Path) -> None:
         foreign.load(path)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_the_index_of_a_sharded_checkpoint_runs_nothing(tmp_path: Path) -> None:
     folder, mark = tmp_path / "step=00000003.ckpt", tmp_path / "was_run"
     dcp.save({"weight": torch.ones(64), "epoch": 3}, checkpoint_id=folder, no_dist=True)

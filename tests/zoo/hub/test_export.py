@@ -388,7 +388,7 @@ def test_bad_destinations_fail_in_one_line_before_any_work(
 def test_unknown_weights_fail_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean" in one_line(capsys, "dtr_dit_digit", "--out", tmp_path / "x.pt2")
     (tmp_path / "x.ckpt").write_bytes(b"no checkpoint")
-    assert "truncated or no checkpoint" in one_line(capsys, tmp_path / "x.ckpt", "--out", tmp_path / "x.pt2")
+    assert "damaged or no checkpoint" in one_line(capsys, tmp_path / "x.ckpt", "--out", tmp_path / "x.pt2")
 
 
 def test_missing_extra_is_named(

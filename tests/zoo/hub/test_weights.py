@@ -384,7 +384,7 @@ def test_a_part_of_the_weights_starts_a_fine_tuning(module: zoo.DTR, tmp_path: P
     assert torch.equal(found[table], fresh[table])
     assert all(torch.equal(v, module.state_dict()[k]) for k, v in found.items() if k != table)
     with pytest.raises(ValueError, match="none of its tensors fits DigitClassifier"):
-        hub.load_fitting(zoo.DigitClassifier(size=8), weights)
+        hub.load_fitting(zoo.DigitClassifier(), weights)
 
 
 def test_a_part_is_taken_in_fit_alone_and_said(
