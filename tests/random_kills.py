@@ -36,7 +36,7 @@ from test_configs import CONFIGS, EMBEDDED, GOLDEN, GOLDEN_RUN, named
 from zoo.engine.run import Run
 
 NOT_COMPARED = {"command", "date", "seconds", "samples_per_second", "peak_memory_bytes", "resumed_from_step"}
-NOT_COMPARED |= {"checkpoint"}  # its name is
+NOT_COMPARED |= {"git", "checkpoint"}  # of the latter, the name is
 PATIENCE = 900.0
 TWO_PROCESSES = ("dtr_dit_digits", "dtr_unet_digits", "digit_classifier_digits", "imae_letters")
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -296,6 +297,9 @@ class Run(Callback):
             return
         gone = self._ranks.explain(exception) if self._ranks is not None else None
         machine = isinstance(exception, CannotWrite) or is_worker_gone(exception)
+        if is_worker_gone(exception):
+            # torch raises in this signal's handler, with a traceback for each further worker that goes
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if (gone or machine) and self.folder.exists():
             advise(exception, self._advice(), gone)
 

@@ -9,7 +9,7 @@ import weakref
 from types import FrameType
 from typing import Any
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 
 
@@ -50,6 +50,8 @@ class StopSignals:
         self._speaks, self._active = trainer.is_global_zero, True
         _catching.add(self)
         for number in (signal.SIGINT,) if requeued else (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) == signal.SIG_IGN:  # nohup, or the background of a script
+                continue
             before = signal.signal(number, self._remember)
             self._before.setdefault(number, before or signal.SIG_DFL)
 

@@ -27,6 +27,7 @@ from zoo.engine.lock import FolderLock
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.engine.predictions import PredictionWriter
 from zoo.engine.ranks import Ranks
+from zoo.engine.stopping import StopSignals
 from zoo.reports import CannotWrite, replace_file, writing
 
 FLAGS = ("--trainer.max_steps=13", "--checkpoint.every_n_train_steps=4")
@@ -333,6 +334,18 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     with dying("row", 6, twice):
         assert refused(tmp_path) == 130
     assert [p.name for p in step_checkpoints(newest(tmp_path) / "checkpoints")] == ["step=00000004.ckpt"]
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals = StopSignals()
+    try:
+        signals.catch(mock.Mock(is_global_zero=True))
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signals._remember
+    finally:
+        signals.release()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_in_the_last_step_changes_nothing(tmp_path: Path, calm: Path) -> None:
