@@ -1,4 +1,4 @@
-"""Lines for the user. A data module that does otherwise than asked says so in every run."""
+"""Lines for the user, beside warnings: what is done, and with which part of the data."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from lightning.pytorch.utilities import rank_zero_only
 
 @rank_zero_only
 def say(text: str) -> None:
-    """One line, of the first process alone."""
+    """One line on the terminal, of the first process alone."""
     print(f"zoo: {text}", flush=True)
