@@ -27,6 +27,7 @@ from zoo.hub.foreign import Weights, is_plain
 from zoo.reports import say
 
 _MOST_CLASSES = 1000
+_LONGEST = 500
 
 
 def noted(config: Namespace | None, data: Any) -> dict[str, Any] | None:
@@ -109,7 +110,7 @@ def take_from_weights(arguments: Arguments) -> None:
         if value is None or key in given or key not in defaults or defaults[key] == value:
             continue
         arguments.flags.append(f"--data.init_args.{key}={json.dumps(value)}")
-        taken.append(f"{key}: {value}")
+        taken.append(f"{key}: {json.dumps(value)}")
     if taken:
         say(f"data.init_args.{', '.join(taken)}, as {arguments.trained_name} was trained")
 
@@ -183,7 +184,8 @@ def differences(trained: Mapping[str, Any], now: Mapping[str, Any], names: Mappi
         before = trained["facts"].get(key)
         if before is not None and _plain_list(before) != _plain_list(value):
             found.append(f"{key.replace('_', ' ')} {_short(before)}, here {_short(value)}")
-    return ["; ".join(found)] if found else []
+    line = "".join(c if c.isprintable() else "?" for c in "; ".join(found))  # a file's texts go to a terminal
+    return [line[:_LONGEST]] if found else []
 
 
 def _plain_list(value: Any) -> Any:

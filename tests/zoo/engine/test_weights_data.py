@@ -69,6 +69,8 @@ def test_differences_are_one_line_and_equal_data_are_none() -> None:
         "class names [a, b] (2), here [a, c] (2)"
     ]
     assert differences(trained, trained, {}) == []
+    trained["facts"] = {"new": "\x1b[2J\n"}
+    assert differences(trained, now, {})[0].endswith("new ?[2J?, here 1")
 
 
 def test_checkpoints_and_safetensors_keep_it(tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ def read_selection(path: Path, given: Any, needed: bool, quick: bool = False) ->
         except TypeError as error:
             text = str(error).replace("Criterion.__init__()", "a criterion")
             raise ValueError(f"{where}: {entry}: {text}") from error
-        if criterion.direction not in ("lower", "higher"):
-            raise ValueError(f"{where}: direction of {criterion.metric} is lower or higher")
+        if not isinstance(criterion.metric, str) or criterion.direction not in ("lower", "higher"):
+            raise ValueError(f"{where}: metric is a name, direction of {criterion.metric} is lower or higher")
         if criterion.metric.startswith("test/"):
             raise ValueError(f"{where} by {criterion.metric}: the test data judge, they must not choose")
         criteria.append(criterion)
