@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
@@ -89,6 +90,22 @@ def _links(path: Path, nodes: int) -> Tensor:
     return edge_ends(path, "links", edges, nodes)
 
 
+def _separated(x: Tensor, y: Tensor, edges: Tensor, graph_id: Tensor) -> list[Data]:
+    """The graphs by rising id, the nodes of each numbered from 0 in the order of the files."""
+    _, graph, sizes = graph_id.unique(return_inverse=True, return_counts=True)
+    order = graph.argsort(stable=True)  # nodes, graph after graph
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(order)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    inside = edges[:, graph[edges[0]] == graph[edges[1]]]
+    owner = graph[inside[0]]
+    links = number[inside[:, owner.argsort(stable=True)]]
+    counts = torch.bincount(owner, minlength=len(sizes)).tolist()
+    return [
+        Data(x=x[nodes], y=y[nodes].float(), edge_index=mirrored(node_pairs(ends)))
+        for nodes, ends in zip(order.split(sizes.tolist()), links.split(counts, dim=1), strict=True)
+    ]
+
+
 class PPI(SplitModule):
     """24 graphs of proteins in human tissues, 20 train, 2 validate, 2 test (Zitnik and Leskovec, 2017).
 
@@ -150,15 +167,7 @@ class PPI(SplitModule):
             )
         y = node_labels(labels, "labels", y, len(x))
         edges = _links(folder / f"{split}_graph.json", len(x))
-        graphs = [self._graph(x, y, edges, graph_id == g) for g in graph_id.unique().tolist()]
-        return [check_graph(graph, where) for graph in graphs]
-
-    def _graph(self, x: Tensor, y: Tensor, edges: Tensor, mask: Tensor) -> Data:
-        """One graph, its nodes numbered from 0 in the order of the files."""
-        number = mask.cumsum(0) - 1
-        inside = edges[:, mask[edges[0]] & mask[edges[1]]]
-        pairs = node_pairs(number[inside])
-        return Data(x=x[mask].float(), y=y[mask].float(), edge_index=mirrored(pairs))
+        return [check_graph(graph, where) for graph in _separated(x, y, edges, graph_id)]
 
 
 class Reddit(FullGraphModule):

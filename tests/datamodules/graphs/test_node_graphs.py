@@ -166,7 +166,7 @@ def test_the_surveys_block_model():
     ({"edge_weight": torch.full((156,), torch.nan)}, "edge_weight holds NaN"),
     ({"edge_weight": torch.ones(9)}, "9 rows of edge_weight for 156 edges"),
     ({"edge_index": torch.tensor([[0], [34]])}, r"edge_index must lie in 0\.\.33, got 0\.\.34"),
-    ({"x": torch.empty(0, 3), "y": torch.empty(0, dtype=torch.long)}, r"x is \(0, 3\), a graph has at least one node"),
+    ({"x": torch.empty(0, 3), "y": torch.empty(0, dtype=torch.long)}, r"x is \(0, 3\), .* at least one node"),
     ({"x": torch.full((34, 2), torch.inf)}, "x holds NaN or infinite values"),
     ({"y": torch.zeros(34)}, "y of one label a node must be int64"),
     ({"train_mask": torch.zeros(34, dtype=torch.bool)}, "train_mask is empty"),
