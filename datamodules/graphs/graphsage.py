@@ -6,6 +6,7 @@ A batch of PPI is a PyG ``Batch`` of whole graphs. A batch of Reddit is one ``Da
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from datamodules.graphs.checks import check_graph, edge_ends, finite, integers, 
 from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.arrays import read_npy, read_npz
-from datamodules.loading.files import one_line, read_json, written_whole
+from datamodules.loading.files import READ_ERRORS, check_claim, one_line, read_json, written_whole
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Many, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
@@ -48,11 +49,10 @@ def fetch(folder: Path, files: Sequence[str], url: str, download: bool) -> None:
 
         folder.mkdir(parents=True, exist_ok=True)
         archive = Path(download_url(url, str(folder)))
-        with zipfile.ZipFile(archive) as packed:
-            for member in packed.namelist():
-                if Path(member).name in missing:
-                    with written_whole(folder / Path(member).name) as temporary:
-                        temporary.write_bytes(packed.read(member))
+        try:
+            _unpack(archive, folder, missing)
+        except READ_ERRORS as error:
+            raise ValueError(f"{archive} is damaged ({one_line(error)}); delete it and run again") from None
         archive.unlink()
         missing = [name for name in files if not (folder / name).is_file()]
     if missing:
@@ -60,6 +60,17 @@ def fetch(folder: Path, files: Sequence[str], url: str, download: bool) -> None:
             f"no file {folder / missing[0]}: needed are {', '.join(files)} there, from {url}; put them "
             "there, set the root to where they are, or set download: true"
         )
+
+
+def _unpack(archive: Path, folder: Path, wanted: Sequence[str]) -> None:
+    """The wanted members of a zip file, wherever they lie in it, into a folder."""
+    with zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            name = Path(member.filename).name
+            if name in wanted:
+                check_claim(archive, name, member.file_size, member.compress_size)
+                with written_whole(folder / name) as temporary, temporary.open("wb") as file:
+                    shutil.copyfileobj(packed.open(member), file)
 
 
 class Graphs(Dataset[Data]):
