@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch
@@ -202,6 +203,9 @@ class GraphLevelModule(SplitModule):
         """All graphs."""
         raise NotImplementedError
 
+    makes_splits = True
+    """Whether the file of splits is one that was made here, not one that the user gives."""
+
     def split_file(self) -> Path | None:
         """Where the splits are kept; None keeps none."""
         return None
@@ -239,7 +243,12 @@ class GraphLevelModule(SplitModule):
         """Test graphs and selection split of each fold, from the split file where there is one."""
         path = self.split_file()
         if path is not None and path.is_file():
-            return read_splits(path, len(labels), self.folds)
+            try:
+                return read_splits(path, len(labels), self.folds)
+            except ValueError as error:
+                if not self.makes_splits:
+                    raise
+                rank_zero_warn(f"{error}; it is made anew")
         content = []
         for number, test in enumerate(stratified_folds(labels, self.folds, self.split_seed)):
             rest = np.setdiff1d(np.arange(len(labels)), test)

@@ -6,12 +6,14 @@ A batch of PPI is a PyG ``Batch`` of whole graphs. A batch of Reddit is one ``Da
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
@@ -21,7 +23,7 @@ from datamodules.graphs.checks import check_graph, edge_ends, finite, integers, 
 from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.arrays import read_npy, read_npz
-from datamodules.loading.files import one_line, read_json, written_whole
+from datamodules.loading.files import READ_ERRORS, check_claim, one_line, read_json, written_whole
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Many, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
@@ -47,11 +49,10 @@ def fetch(folder: Path, files: Sequence[str], url: str, download: bool) -> None:
 
         folder.mkdir(parents=True, exist_ok=True)
         archive = Path(download_url(url, str(folder)))
-        with zipfile.ZipFile(archive) as packed:
-            for member in packed.namelist():
-                if Path(member).name in missing:
-                    with written_whole(folder / Path(member).name) as temporary:
-                        temporary.write_bytes(packed.read(member))
+        try:
+            _unpack(archive, folder, missing)
+        except READ_ERRORS as error:
+            raise ValueError(f"{archive} is damaged ({one_line(error)}); delete it and run again") from None
         archive.unlink()
         missing = [name for name in files if not (folder / name).is_file()]
     if missing:
@@ -59,6 +60,17 @@ def fetch(folder: Path, files: Sequence[str], url: str, download: bool) -> None:
             f"no file {folder / missing[0]}: needed are {', '.join(files)} there, from {url}; put them "
             "there, set the root to where they are, or set download: true"
         )
+
+
+def _unpack(archive: Path, folder: Path, wanted: Sequence[str]) -> None:
+    """The wanted members of a zip file, wherever they lie in it, into a folder."""
+    with zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            name = Path(member.filename).name
+            if name in wanted:
+                check_claim(archive, name, member.file_size, member.compress_size)
+                with written_whole(folder / name) as temporary, temporary.open("wb") as file:
+                    shutil.copyfileobj(packed.open(member), file)
 
 
 class Graphs(Dataset[Data]):
@@ -87,6 +99,22 @@ def _links(path: Path, nodes: int) -> Tensor:
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} is damaged ({one_line(error)}); take all twelve files anew") from None
     return edge_ends(path, "links", edges, nodes)
+
+
+def _separated(x: Tensor, y: Tensor, edges: Tensor, graph_id: Tensor) -> list[Data]:
+    """The graphs by rising id, the nodes of each numbered from 0 in the order of the files."""
+    _, graph, sizes = graph_id.unique(return_inverse=True, return_counts=True)
+    order = graph.argsort(stable=True)  # nodes, graph after graph
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(order)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    inside = edges[:, graph[edges[0]] == graph[edges[1]]]
+    owner = graph[inside[0]]
+    links = number[inside[:, owner.argsort(stable=True)]]
+    counts = torch.bincount(owner, minlength=len(sizes)).tolist()
+    return [
+        Data(x=x[nodes], y=y[nodes].float(), edge_index=mirrored(node_pairs(ends)))
+        for nodes, ends in zip(order.split(sizes.tolist()), links.split(counts, dim=1), strict=True)
+    ]
 
 
 class PPI(SplitModule):
@@ -150,15 +178,7 @@ class PPI(SplitModule):
             )
         y = node_labels(labels, "labels", y, len(x))
         edges = _links(folder / f"{split}_graph.json", len(x))
-        graphs = [self._graph(x, y, edges, graph_id == g) for g in graph_id.unique().tolist()]
-        return [check_graph(graph, where) for graph in graphs]
-
-    def _graph(self, x: Tensor, y: Tensor, edges: Tensor, mask: Tensor) -> Data:
-        """One graph, its nodes numbered from 0 in the order of the files."""
-        number = mask.cumsum(0) - 1
-        inside = edges[:, mask[edges[0]] & mask[edges[1]]]
-        pairs = node_pairs(number[inside])
-        return Data(x=x[mask].float(), y=y[mask].float(), edge_index=mirrored(pairs))
+        return [check_graph(graph, where) for graph in _separated(x, y, edges, graph_id)]
 
 
 class Reddit(FullGraphModule):

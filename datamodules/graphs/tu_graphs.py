@@ -182,6 +182,7 @@ class TUGraphs(GraphLevelModule):
         self.use_node_attr, self.use_edge_attr = use_node_attr, use_edge_attr
         self.raw = tu_folder(root, name)
         self.given_splits = None if splits is None else Path(splits)
+        self.makes_splits = splits is None
         folder = cache or os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo"
         self.cache = Path(folder) / "tu" / name
 

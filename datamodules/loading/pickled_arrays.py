@@ -168,7 +168,9 @@ def _container(name: str, content: Any, budget: Budget) -> Any:
         budget.count()
     if name in ("list", "tuple"):
         return _CONTAINERS[name](content)
-    if not all(isinstance(v, int | float | str | bytes | None) for v in content):
+    if not all(isinstance(v, int | float | str | bytes | None) for v in content) or any(
+        isinstance(v, int) and v.bit_length() > 64 for v in content
+    ):
         raise ValueError(f"a {name} of other things than numbers and text")
     return _CONTAINERS[name](content)
 
@@ -279,7 +281,11 @@ def _tensor(note: Note, budget: Budget) -> Any:
     import torch
 
     storage, offset, size, stride = note.content
-    if not isinstance(storage, Note) or storage.kind != "storage" or not isinstance(storage.state, bytes):
+    if (
+        not isinstance(storage, Note)
+        or storage.kind != "storage"
+        or not isinstance(storage.state, memoryview)
+    ):
         raise ValueError("a tensor without storage")
     kind, count = storage.content
     if not isinstance(kind, Note) or kind.kind != "storage type" or not isinstance(count, int):

@@ -10,6 +10,7 @@ the result holds no object that the file has made.
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
@@ -49,13 +50,12 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, data: bytes, start: int = 0) -> tuple[Any, int]:
-        """(what the pickle that begins at ``start`` leaves, the position behind it)."""
-        view: Any = data if not start else data[start:]
-        for opcode, argument, position in pickletools.genops(view):
+    def run(self, file: io.BytesIO) -> Any:
+        """What the pickle leaves that begins where ``file`` stands, which then stands behind it."""
+        for opcode, argument, _ in pickletools.genops(file):
             self.budget.count()
             if opcode.name == "STOP":
-                return self.stack.pop(), start + int(position or 0) + 1
+                return self.stack.pop()
             self._step(opcode.name, argument)
         raise ValueError("it does not end")
 
@@ -143,7 +143,8 @@ class _Machine:
         self.stack.append(frozenset(map(_key, self._marked())))
 
     def _global(self, argument: str) -> None:
-        self.stack.append(Note.named(*argument.split(" ", 1), tensors=self.tensors))
+        module, _, name = argument.partition(" ")
+        self.stack.append(Note.named(module, name, tensors=self.tensors))
 
     def _stack_global(self, _: Any) -> None:
         module, name = self._popped(2)
@@ -177,13 +178,11 @@ class _Machine:
             kind, key, count = identity[1], str(identity[2]), identity[4]
             return storages.setdefault(key, Note("storage", (kind, count)))
 
-        position, found = 0, []
-        for _ in range(5):
-            value, position = _Machine(self.budget, True, persistent).run(content, position)
-            found.append(value)
+        file = io.BytesIO(content)
+        found = [_Machine(self.budget, True, persistent).run(file) for _ in range(5)]
         if list(storages) != found[4] or len(storages) != 1 or found[3] is not storages[found[4][0]]:
             raise ValueError("a tensor whose storage is not beside it")
-        found[3].state = content[position:]
+        found[3].state = memoryview(content)[file.tell() :]
         return found[3]
 
 
@@ -201,6 +200,8 @@ def _key(value: Any) -> Any:
         return tuple(map(_key, value))
     if not isinstance(value, int | float | str | bytes | None):
         raise ValueError(f"a key that is a {type(value).__name__}")
+    if isinstance(value, int) and value.bit_length() > 64:  # many of them may share one hash
+        raise ValueError("a key of more than 64 bits")
     return value
 
 
@@ -254,7 +255,7 @@ def read_pickle(path: str | Path, encoding: str = "latin1", tensors: bool = Fals
         with memory_named(path, "the file"):
             data = path.read_bytes()
             budget = Budget(_STEPS, len(data))
-            left, _ = _Machine(budget, tensors).run(data)
+            left = _Machine(budget, tensors).run(io.BytesIO(data))
             if (claimed := _elements(left, {})) > _STEPS:
                 raise ValueError(f"it claims {claimed:,} elements, more than {_STEPS:,}")
             return _result(left, budget)

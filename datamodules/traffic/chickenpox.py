@@ -8,7 +8,7 @@ import numpy as np
 
 from datamodules.graphs.checks import integers
 from datamodules.loading.arguments import data_folder
-from datamodules.loading.files import one_line, read_json
+from datamodules.loading.files import check_claim, one_line, read_json
 from datamodules.loading.ranges import Many, Size, check_ranges
 from datamodules.traffic.forecast import ForecastModule, SensorSeries
 
@@ -61,6 +61,7 @@ class Chickenpox(ForecastModule):
             if values.ndim != 2:
                 raise ValueError(f"FX is {values.shape}, expected (weeks, counties)")
             nodes = values.shape[1]
+            check_claim(path, f"an adjacency of {nodes:,} counties", 8 * nodes**2)
             source, target = integers(path, "edges", content["edges"], 0, nodes - 1, ndim=2).T.numpy()
             names = sorted(content["node_ids"], key=content["node_ids"].get)
             if sorted(content["node_ids"].values()) != list(range(nodes)):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.loading.files import Array
+from datamodules.loading.files import Array, check_claim
 from datamodules.loading.tables import Row, cut, is_number, numbers, read_columns, read_rows
 
 _STEP = 5  # minutes of a row
@@ -128,6 +128,7 @@ def read_distance_list(path: Path, names: list[str] | None, nodes: int) -> Array
     if names is None:
         raise ValueError(f"{path} names sensors, but the speeds have no header with their ids")
     place = {name: i for i, name in enumerate(names)}
+    check_claim(path, f"a distance of each two of {nodes:,} sensors", 8 * nodes**2)
     distances = np.full((nodes, nodes), np.inf)
     for number, (source, target, cost) in read_columns(path, "from", "to", "cost"):
         if not is_number(cost) or float(cost) < 0:

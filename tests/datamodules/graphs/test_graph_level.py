@@ -238,6 +238,15 @@ def test_splits_are_kept_as_json_and_read_back(small: Path, tmp_path: Path) -> N
     assert tu(small, fold=2, splits=str(given)).splits()["test"] == parts["test"]
 
 
+def test_splits_of_the_cache_that_are_broken_are_made_anew(small: Path) -> None:
+    parts = tu(small).splits()
+    kept = next((small / "cache/tu/ENZYMES").glob("splits_*.json"))
+    kept.write_text(kept.read_text()[:50])
+    with pytest.warns(UserWarning, match=rf"{kept.name} holds no splits of these data .* it is made anew"):
+        assert tu(small).splits() == parts
+    assert json.loads(kept.read_text())[0]["test"] == parts["test"]
+
+
 @pytest.mark.parametrize("damage", ["[1, 2]", "{", '[{"test": []}]'])
 def test_a_split_file_that_does_not_fit_is_one_line(damage: str, small: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"

@@ -277,6 +277,17 @@ def test_damaged_fast_dit_files(
     assert_one_line(error, path, "fast-dit")
 
 
+def test_latents_that_are_not_finite_name_their_file(tmp_path: Path) -> None:
+    """A half of one file is NaN: training on it would say nothing."""
+    root = fake_latents(tmp_path, "fast-dit", 4, 2)
+    name = root / "imagenet256_features/2.npy"
+    np.save(name, np.full((1, 4, 2, 2), np.nan, np.float32))
+    data = FastDiTLatents(root)
+    assert bool(data.__getitems__([(1, 0), (1, 3)])["latent"].isfinite().all())
+    with pytest.raises(ValueError, match=rf"{name}: latents hold NaN or infinite values"):
+        data.__getitems__([(1, 0), (1, 2)])
+
+
 def test_a_file_removed_while_training_is_named(roots: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(roots["fast-dit"], tmp_path / "x")
     data = FastDiTLatents(tmp_path / "x")

@@ -90,10 +90,10 @@ def test_a_hostile_pickle_is_one_line_at_once(case: str, tmp_path: Path) -> None
     content, words = HOSTILE[case]
     path = tmp_path / "cora_adj.pkl"
     path.write_bytes(pickle.dumps(content))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError, match=words) as caught:
         read_pickle(path, tensors=True)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert str(caught.value).startswith(f"{path} is damaged")
     assert "\n" not in str(caught.value)
 
