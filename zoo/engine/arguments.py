@@ -8,10 +8,9 @@ import json
 import os
 import re
 import shutil
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from zoo.engine.checkpoint import step_checkpoints
 from zoo.engine.configs import read_config, split_configs, under_public_names
@@ -19,6 +18,7 @@ from zoo.engine.errors import FAILED, UsageError
 from zoo.hub import weights as hub
 from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry
 from zoo.hub.foreign import Weights
+from zoo.hub.yaml_files import check_yaml, parse_yaml
 from zoo.reports import say
 
 # Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
@@ -57,6 +57,9 @@ class Arguments:
     def __init__(self, verb: str, argv: list[str]) -> None:
         self.verb, self.given = verb, list(argv)
         self.configs, self.flags = split_configs(argv)
+        for flag, following in zip_longest(self.flags, self.flags[1:], fillvalue=""):
+            key, _, value = flag.partition("=")
+            check_yaml(value or following, key)  # the parser reads it as YAML
         self._as_written = [read_config(path) for path in self.configs]
         self.yaml = [under_public_names(content) for content in self._as_written]
         self.hparams: dict[str, Any] = {}
@@ -114,7 +117,7 @@ class Arguments:
         """Names of the model's arguments that a config, the checkpoint or a flag sets."""
         models = [content.get("model") for _, content in self.sources]
         if any(re.match(r"--model(=|$)", flag) for flag in self.flags):
-            models.append(yaml.safe_load(self.value("model") or ""))
+            models.append(parse_yaml(self.value("model") or "", "--model"))
         names = {name for m in models if isinstance(m, dict) for name in m.get("init_args") or {}}
         flags = (re.match(r"--model\.(?:init_args\.)?(\w+)", flag) for flag in self.flags)
         return names | {match[1] for match in flags if match}

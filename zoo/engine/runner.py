@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -29,7 +30,18 @@ from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
 from zoo.engine.run import Run
 from zoo.hub import weights as hub
+from zoo.hub.yaml_files import check_yaml
 from zoo.reports import say
+
+
+def _load_yaml(text: str) -> Any:
+    """What the parser reads: values, and files that values name, which nobody has checked before."""
+    check_yaml(text, "a file that a setting names")
+    return get_loader("yaml")(text)
+
+
+_PARSER_MODE = "bounded yaml"
+set_loader(_PARSER_MODE, _load_yaml, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -39,7 +51,7 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{"allow_abbrev": False, "parser_mode": _PARSER_MODE, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
