@@ -31,6 +31,7 @@ usage: zoo VERB [options]
 options of fit, validate, test and predict:
   --config NAME|FILE     shipped config or YAML file; repeat to lay one over the other (--config trainer/ddp)
   --weights NAME|FILE    start from weights: a name of `zoo list weights`, .safetensors, .ckpt, hf://...
+                         validate, test and predict need some; none insists on an untrained network
   --ckpt_path FILE|last  restore a checkpoint; `last` goes on with this config's newest run
   --KEY VALUE            any setting: --trainer.max_steps 100 --data.init_args.batch_size 64 --ema.decay 0.99
   --help, --print_config all settings of a verb, or the merged configuration

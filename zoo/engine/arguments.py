@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from zoo.engine.checkpoint import step_checkpoints
-from zoo.engine.configs import read_config, split_configs, under_public_names
+from zoo.engine.configs import class_named, read_config, split_configs, under_public_names
 from zoo.engine.errors import FAILED, UsageError
 from zoo.hub import weights as hub
 from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry
@@ -23,6 +22,8 @@ from zoo.reports import say
 
 # Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
 FOLDER_VARIABLE, RESUME_VARIABLE = "ZOO_RUN_FOLDER", "ZOO_RESUME_PATH"
+UNTRAINED = "none"
+"""What ``--weights`` says to have an answer from a network without any."""
 
 
 def is_child() -> bool:
@@ -52,6 +53,7 @@ class Arguments:
         resume_folder: folder of the run that ``fit`` goes on with, or None.
         weights: checked weights file to load before running, or None.
         checkpoint: checkpoint that Lightning restores, or None.
+        untrained: whether ``--weights none`` insists on an untrained network.
     """
 
     def __init__(self, verb: str, argv: list[str]) -> None:
@@ -67,15 +69,17 @@ class Arguments:
         self.checkpoint: Path | None = None
         self.resume_folder: Path | None = None
         self._new_folder: Path | None = None
+        self.untrained = False
         if self._asks_for_help():
             self.name, self.root = "run", Path("runs")
             return
         weights_name, asked = self.value("weights"), self.value("ckpt_path")
+        self.untrained = weights_name == UNTRAINED
         if weights_name and asked:
             raise UsageError(
                 "give either --weights (start from weights) or --ckpt_path (restore a run), not both"
             )
-        if weights_name:
+        if weights_name and not self.untrained:
             path = hub.resolve(weights_name)
             self.weights = hub.read(path, own_class=self.own_class())
             self._add_config(registry().get(weights_name, {}).get("config") or self.weights.config, path)
@@ -121,6 +125,26 @@ class Arguments:
         names = {name for m in models if isinstance(m, dict) for name in m.get("init_args") or {}}
         flags = (re.match(r"--model\.(?:init_args\.)?(\w+)", flag) for flag in self.flags)
         return names | {match[1] for match in flags if match}
+
+    def check_weights(self, model: type, init_args: Mapping[str, Any]) -> None:
+        """A verb other than ``fit`` answers with weights, by a method without any, or when one insists.
+
+        Raises:
+            UsageError: that names the bundled weights of the config.
+        """
+        if self.verb == "fit" or self.weights is not None or self.checkpoint is not None:
+            return
+        if answers_untrained(model, init_args):
+            return
+        if self.untrained:
+            say(f"{self.verb} with an untrained network, as --weights {UNTRAINED} asks")
+            return
+        bundled = sorted(name for name, entry in registry().items() if entry["config"] == self.name)
+        given = [f"--weights {name} (bundled)" for name in bundled] or ["--weights NAME|FILE"]
+        raise UsageError(
+            f"zoo {self.verb} of {self.name} has no weights; an untrained network answers at random: give "
+            f"{', '.join(given)}, --ckpt_path last after `zoo fit`, or --weights {UNTRAINED} to insist"
+        )
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -235,8 +259,7 @@ class Arguments:
                 f"{weights.path} holds a {class_path}, but the config asks for {wanted}; give the config it "
                 "was trained with"
             )
-        module, _, name = class_path.rpartition(".")
-        hub.check_signature(getattr(importlib.import_module(module), name), weights.hparams, weights.path)
+        hub.check_signature(class_named(class_path), weights.hparams, weights.path)
         self.hparams = {"class_path": class_path, "init_args": weights.hparams}
 
     def _model_class(self) -> str | None:
@@ -282,6 +305,15 @@ class Arguments:
             return
         if all(re.fullmatch(r"config\w*\.yaml", p.name) or p.name == FAILED for p in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers_untrained(model: type, init_args: Mapping[str, Any]) -> bool:
+    """What a module's class declares in ``answers_untrained``: True, or the arguments with which it learns
+    nothing that its answers rest on, ``{"arch": ("ha", "last")}``."""
+    declared = getattr(model, "answers_untrained", False)
+    if not isinstance(declared, Mapping):
+        return bool(declared)
+    return any(init_args.get(name) in values for name, values in declared.items())
 
 
 def _existing(name: str) -> Path:

@@ -64,6 +64,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def class_named(class_path: str) -> Any:
+    """The class of a class path that has been checked."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def under_public_names(node: Any) -> Any:
     """A config with public classes under their public names: modules move, ``zoo.DTR`` does not.
 

@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import zoo
 from zoo.engine.arguments import FOLDER_VARIABLE, RESUME_VARIABLE, Arguments, is_child, rank
 from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint
+from zoo.engine.configs import class_named
 from zoo.engine.data_sizes import sizes_from_data
 from zoo.engine.ema import EMA
 from zoo.engine.errors import ParserError, UsageError, claim, explain_parser
@@ -282,7 +283,10 @@ class ZooCLI(LightningCLI):
         # TF32 for what autocast leaves in float32. On a CPU the same switch only rounds.
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
-        sizes_from_data(self.arguments, self.config[self.arguments.verb])
+        config = self.config[self.arguments.verb]
+        if (model := config.get("model")) is not None:
+            self.arguments.check_weights(class_named(model.class_path), model.init_args)
+        sizes_from_data(self.arguments, config)
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.ready()

@@ -352,6 +352,10 @@ CASES = [
     # weights and checkpoints
     case("missing checkpoint", _ckpt(lambda f: "gone.ckpt"), "gone.ckpt | no such file"),
     case("missing weights", _weights(lambda f: "gone.safetensors"), "gone.safetensors | zoo list weights"),
+    case("test without weights", ["test", "--config", "gnn_node_sbm"],
+         "zoo test of gnn_node_sbm has no weights | --weights gnn_node_sbm (bundled) | --weights none"),
+    case("validate without weights, none bundled", ["validate", "--config", "gnn_node_karate"],
+         "gnn_node_karate has no weights | --weights NAME|FILE | --ckpt_path last | --weights none"),
     case("no run to go on with", ["predict", *CONFIG, "--ckpt_path", "last"], "last | runs/dtr_dit_digits"),
     case("weights and checkpoint", lambda f: fit(f"--weights={f.safetensors}", f"--ckpt_path={f.checkpoint}"),
          "--weights | --ckpt_path | not both"),
