@@ -14,28 +14,15 @@ from typing import Any
 from zoo.engine.checkpoint import step_checkpoints
 from zoo.engine.configs import class_named, read_config, split_configs, under_public_names
 from zoo.engine.errors import FAILED, UsageError
+from zoo.engine.ranks import FOLDER_VARIABLE, RESUME_VARIABLE, is_child, rank
 from zoo.hub import weights as hub
-from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry
+from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry, shadowed
 from zoo.hub.foreign import Weights
 from zoo.hub.yaml_files import check_yaml, parse_yaml
 from zoo.reports import say
 
-# Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
-FOLDER_VARIABLE, RESUME_VARIABLE = "ZOO_RUN_FOLDER", "ZOO_RESUME_PATH"
 UNTRAINED = "none"
 """What ``--weights`` says to have an answer from a network without any."""
-
-
-def is_child() -> bool:
-    """Whether another process of this run started us (Lightning's DDP launcher)."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0 and FOLDER_VARIABLE in os.environ
-
-
-def rank() -> int:
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
 
 
 class Arguments:
@@ -62,6 +49,9 @@ class Arguments:
         for flag, following in zip_longest(self.flags, self.flags[1:], fillvalue=""):
             key, _, value = flag.partition("=")
             check_yaml(value or following, key)  # the parser reads it as YAML
+        for path in self.configs:
+            if (shipped := shadowed(path)) is not None:
+                say(f"config {path} of the current folder, not the shipped {shipped}")
         self._as_written = [read_config(path) for path in self.configs]
         self.yaml = [under_public_names(content) for content in self._as_written]
         self.hparams: dict[str, Any] = {}

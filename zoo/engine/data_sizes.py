@@ -14,8 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from zoo.engine.arguments import Arguments, is_child
+from zoo.engine.arguments import Arguments
 from zoo.engine.configs import class_named
+from zoo.engine.ranks import is_child
 from zoo.nn.data_fit import named, told
 from zoo.reports import say
 

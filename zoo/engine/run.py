@@ -6,7 +6,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from zoo.drawing import drawing
+from zoo.engine.accumulation import effective_batch, window
 from zoo.engine.checkpoint import Checkpoint
 from zoo.engine.errors import FAILED, claim
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
@@ -25,12 +29,6 @@ from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.reports import say
 
 _VERSIONS = ("lightning-zoo", "torch", "lightning", "torchmetrics", "numpy", "diffusers", "transformers")
-
-
-def effective_batch(trainer: Trainer) -> int | None:
-    """Items of one optimiser step: the data module's global batch times the accumulated batches."""
-    batch = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-    return None if batch is None else int(batch) * trainer.accumulate_grad_batches
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -95,7 +93,8 @@ class Run(Callback):
         self.name, self.folder, self.config, self.command = name, folder, config, command
         self.seconds = 0.0
         self._started = 0.0
-        self._start_step = 0
+        self._start_step: int | None = None  # None until the run trains
+        self._batches = 0
         self._validating_since: float | None = None
         self._not_training = 0.0
         self._log: MetricsCSV | None = None
@@ -122,18 +121,21 @@ class Run(Callback):
         batch = effective_batch(trainer)
         if batch is None or trainer.state.fn != TrainerFn.FITTING:
             return ""
-        parts = f"{batch // trainer.accumulate_grad_batches // trainer.world_size} per device"
+        parts = f"{batch // window(trainer) // trainer.world_size} per device"
         if trainer.accumulate_grad_batches > 1:
             parts += f", {trainer.accumulate_grad_batches} batches accumulated"
         return f"effective batch {batch} ({parts}), "
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._not_training = time.monotonic(), 0.0
-        self._start_step = trainer.global_step
+        self._start_step, self._batches = trainer.global_step, 0
         if self._log is not None:
             self._log.continue_from(self._logged_step)
         if trainer.global_step:
             say(f"resumed at step {trainer.global_step}, epoch {trainer.current_epoch}")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._batches += 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validating_since = time.monotonic()
@@ -151,32 +153,40 @@ class Run(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         elapsed = time.monotonic() - self._started
         self.seconds += elapsed
-        steps = trainer.global_step - self._start_step
-        batch = effective_batch(trainer)
+        batch = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         training = max(elapsed - self._not_training, 1e-9)
-        rate = steps * batch / training if batch else None
+        rate = self._batches * int(batch) / training if batch and self._batches else None
         memory = _peak_memory(pl_module.device)
         if not trainer.is_global_zero:
             return
         best = self._checkpoint(trainer)
         summary = self._summary(trainer, rate, memory, best)
-        self._save_summary("summary.json", summary)
+        if self._start_step is not None or not self._has_summary_of(trainer.global_step):
+            self._save_summary("summary.json", summary)
         pictures = [p.latest for p in trainer.callbacks if isinstance(p, Previews) and p.latest]  # type: ignore[attr-defined]
         curves = plot_curves(self.folder)
-        speed = f"{rate:,.0f} samples/s, " if rate else ""
-        say(f"{steps} steps in {_duration(elapsed)}, {speed}peak memory {memory / 2**30:.2f} GiB")
+        steps = 0 if self._start_step is None else trainer.global_step - self._start_step
+        if steps or not trainer.global_step:
+            speed = f"{rate:,.0f} samples/s, " if rate else ""
+            say(f"{steps} steps in {_duration(elapsed)}, {speed}peak memory {memory / 2**30:.2f} GiB")
+        else:
+            say(_nothing_left(trainer))
         metrics = {k: v for k, v in summary["final"].items() if k.startswith("val/")}
+        score = self._score_of_best(trainer, best)
         if metrics:
-            say("validation: " + ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in metrics.items()))
+            values = ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in metrics.items())
+            say(f"{'last ' if score else ''}validation: {values}")
         if best is not None:
-            say(f"checkpoint  {best}")
+            say(f"checkpoint  {best}{score}")
         for picture in pictures:
             say(f"samples     {picture}")
         if curves is not None:
             say(f"curves      {curves}")
-        say(f"log         {self.folder / 'metrics.csv'} and summary.json")
+        log, summary_file = self.folder / "metrics.csv", self.folder / "summary.json"
+        say(f"log         {f'{log} and summary.json' if log.exists() else summary_file}")
         if best is not None and is_overridden("predict_step", pl_module):
-            say(f"next: zoo predict --config {self.folder / 'config.yaml'} --weights {best}")
+            words = ["predict", "--config", self.folder / "config.yaml", "--weights", best]
+            say(f"next: {program()} {shlex.join(map(str, words))}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_end(trainer, "test")
@@ -216,6 +226,15 @@ class Run(Callback):
                 return callback.best_path
         return None
 
+    def _score_of_best(self, trainer: Trainer, best: Path | None) -> str:
+        """What ``best.ckpt`` is the best by; empty for another file."""
+        for callback in trainer.checkpoint_callbacks:
+            if not isinstance(callback, Checkpoint) or best is None or best.name != "best.ckpt":
+                continue
+            if callback.best_score is not None:
+                return f" ({callback.monitor} {callback.best_score:.4g} at step {callback.best_step})"
+        return ""
+
     def _facts(self, trainer: Trainer) -> dict[str, Any]:
         return {
             "config": self.name,
@@ -241,13 +260,20 @@ class Run(Callback):
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
             "finished": not trainer.interrupted,
-            "resumed_from_step": self._start_step,
+            "resumed_from_step": trainer.global_step if self._start_step is None else self._start_step,
             "seconds": self.seconds,
             "samples_per_second": rate,
             "effective_batch": effective_batch(trainer),
             "parameters": parameter_count(trainer.lightning_module),
             "peak_memory_bytes": memory,
         }
+
+    def _has_summary_of(self, step: int) -> bool:
+        """Whether a run that has nothing left to train said before what it did."""
+        try:
+            return bool(json.loads((self.folder / "summary.json").read_text())["steps"] == step)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _save_summary(self, name: str, summary: dict[str, Any]) -> None:
         temporary = self.folder / f".{name}.tmp"
@@ -265,6 +291,25 @@ class Run(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = float(state_dict["seconds"])
         self._logged_step = int(state_dict["logged_step"])
+
+
+def program() -> str:
+    """How to type the command again: ``zoo`` where the shell finds this installation by that name."""
+    typed = Path(sys.argv[0])
+    if typed.name == "cli.py":
+        return shlex.join([sys.executable, sys.argv[0]])
+    found = shutil.which("zoo")
+    if typed.name != "zoo" or not typed.exists() or (found and typed.samefile(found)):
+        return "zoo"
+    return shlex.quote(sys.argv[0])
+
+
+def _nothing_left(trainer: Trainer) -> str:
+    """Why a run does not train: it came to its end before."""
+    limits = (("max_steps", trainer.global_step), ("max_epochs", trainer.current_epoch))
+    reached = [f"trainer.{key}" for key, value in limits if getattr(trainer, key) == value]
+    way = f"raise {' or '.join(reached)} to go on" if reached else "it had ended by itself"
+    return f"nothing left to train at step {trainer.global_step}, epoch {trainer.current_epoch}; {way}"
 
 
 def _device_text(trainer: Trainer) -> str:
