@@ -24,7 +24,7 @@ _CHARACTERS = 64
 _PlainLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_PlainLoader):  # type: ignore[misc]
+class _Loader(_PlainLoader):
     """Says where a value is that its constructor does not understand: 2001-13-45, ``!!int x``."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -113,7 +113,7 @@ def _check(text: str, name: str, depth: int) -> None:
     sizes: dict[str, int | None] = {}  # of anchors, None while it is being read
     stack: list[_Collection] = []
     for event in _events(text):
-        where = name if depth else f"{name}, line {event.start_mark.line + 1}"
+        where = name if depth else f"{name}, line {_line(event)}"
         if isinstance(event, yaml.CollectionEndEvent):
             done = stack.pop()
             if done.anchor is not None:
@@ -126,7 +126,7 @@ def _check(text: str, name: str, depth: int) -> None:
                 sizes[event.anchor] = None
             stack.append(_Collection(event.anchor, isinstance(event, yaml.MappingStartEvent)))
         elif isinstance(event, yaml.AliasEvent):
-            nodes = sizes.get(event.anchor, 1)
+            nodes = sizes.get(str(event.anchor), 1)
             if nodes is None:
                 raise ValueError(f"{where}: *{event.anchor} refers to itself; write out what it stands for")
             _add(stack, nodes, where)
@@ -139,6 +139,10 @@ def _check(text: str, name: str, depth: int) -> None:
             if event.anchor is not None:
                 sizes[event.anchor] = nodes
             _add(stack, nodes, where)
+
+
+def _line(event: yaml.Event) -> int:
+    return 1 if event.start_mark is None else event.start_mark.line + 1
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
