@@ -33,7 +33,7 @@ from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
 from zoo.engine.ranks import FOLDER_VARIABLE, RESUME_VARIABLE, check_tasks, is_child, rank
 from zoo.engine.run import Run
-from zoo.engine.settings import check_settings
+from zoo.engine.settings import check_settings, device_count
 from zoo.hub import weights as hub
 from zoo.hub.yaml_files import check_yaml
 from zoo.reports import say
@@ -238,7 +238,7 @@ class ZooCLI(LightningCLI):
         config["logger"] = self._loggers(config.get("logger"), folder)
         config["default_root_dir"] = str(folder)
         config["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
-        if isinstance(devices := config.get("devices"), int) and devices > 0:  # before Lightning's own words
+        if (devices := device_count(config.get("devices")) or 0) > 0:  # before Lightning's own words
             check_tasks(devices * config.get("num_nodes", 1))
         trainer = super()._instantiate_trainer(config, callbacks)
         check_tasks(trainer.world_size)

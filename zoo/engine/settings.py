@@ -6,6 +6,7 @@ Constructors of models and data know their own.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +146,8 @@ def _numbers(verb: str, config: Namespace) -> Iterator[tuple[str, float, Range]]
     needed = f"trainer.limit_{OF_A_VERB[verb]}_batches"
     for key, ranges in SETTINGS.items():
         value = config.get(key)
+        if key == "trainer.devices":
+            value = device_count(value)
         if _is_number(value):
             allowed = ranges[-1] if isinstance(value, float) else ranges[0]
             if key == needed:
@@ -175,12 +178,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def device_count(devices: Any) -> Any:
+    """A number of devices, which on the command line is a text; None for names and lists of devices."""
+    if isinstance(devices, str):
+        return int(devices) if re.fullmatch(r"-?\d{1,9}", devices.strip()) else None
+    return devices if _is_number(devices) else None
+
+
 def _check_devices(config: Namespace, sources: Sources) -> None:
     """Processes on a CPU are started at once, each with a copy of everything."""
-    devices, accelerator = config.get("trainer.devices"), config.get("trainer.accelerator")
+    devices, accelerator = device_count(config.get("trainer.devices")), config.get("trainer.accelerator")
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
     cores = os.cpu_count() or 1
-    if on_cpu and _is_number(devices) and devices > max(_MOST_ON_CPU, cores):
+    if on_cpu and devices is not None and devices > max(_MOST_ON_CPU, cores):
         raise ValueError(
             f"trainer.devices must be at most {max(_MOST_ON_CPU, cores)} on a CPU of {cores} cores, got "
             f"{devices}{origin('trainer.devices', sources)}"

@@ -84,7 +84,7 @@ def check_yaml(text: str, name: str) -> None:
 def _where(error: yaml.YAMLError, text: str) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is not None:
-        return f", line {mark.line + 1}"
+        return f", line {min(mark.line, text.count(chr(10))) + 1}"  # the end of a text is a line of its own
     position = getattr(error, "position", None)  # of a character that may not stand in YAML
     return "" if position is None else f", line {text.count(chr(10), 0, position) + 1}"
 

@@ -119,6 +119,9 @@ def test_a_thousand_processes_on_a_cpu() -> None:
         ValueError, match=r"trainer.devices must be at most \d+ on a CPU of \d+ cores, got 1000"
     ):
         check_settings("fit", config("trainer.devices", 1000, **{"trainer.accelerator": "cpu"}))
+    for flag in ("1000", "0", "-5"):  # a text, as the parser gives it
+        with pytest.raises(ValueError, match=f"trainer.devices must be .*, got {flag}"):
+            check_settings("fit", config("trainer.devices", flag, **{"trainer.accelerator": "cpu"}))
     check_settings("fit", config("trainer.devices", 2, **{"trainer.accelerator": "cpu"}))
 
 
