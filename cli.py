@@ -31,6 +31,7 @@ usage: zoo VERB [options]
 options of fit, validate, test and predict:
   --config NAME|FILE     shipped config or YAML file; repeat to lay one over the other (--config trainer/ddp)
   --weights NAME|FILE    start from weights: a name of `zoo list weights`, .safetensors, .ckpt, hf://...
+                         validate, test and predict need some; none insists on an untrained network
   --ckpt_path FILE|last  restore a checkpoint; `last` goes on with this config's newest run
   --KEY VALUE            any setting: --trainer.max_steps 100 --data.init_args.batch_size 64 --ema.decay 0.99
   --help, --print_config all settings of a verb, or the merged configuration
@@ -147,12 +148,14 @@ def compare_command(argv: Sequence[str]) -> int:
     if options.jobs < 1:
         raise CommandError(f"--jobs must be at least 1, got {options.jobs}")
     from zoo.evidence.compare import compare
-    from zoo.hub.catalog import CLAIMS, find_config
+    from zoo.hub.catalog import CLAIMS, find_config, shadowed
 
     def say(line: str) -> None:
         print(f"zoo: {line}", flush=True)
 
     path = find_config(options.claim, CLAIMS)
+    if (shipped := shadowed(path, CLAIMS)) is not None:
+        say(f"{path} of the current folder, not the shipped {shipped}")
     given = (path, options.out, options.jobs, options.quick, options.manifest)
     compare(*given, say, runs_file=options.runs, fresh=options.fresh)
     return 0
@@ -176,12 +179,14 @@ def sweep_command(argv: Sequence[str]) -> int:
         if getattr(options, name) is not None and getattr(options, name) < least:
             raise CommandError(f"--{name} must be at least {least}, got {getattr(options, name)}")
     from zoo.evidence.sweep import sweep
-    from zoo.hub.catalog import SWEEPS, find_config
+    from zoo.hub.catalog import SWEEPS, find_config, shadowed
 
     def say(line: str) -> None:
         print(f"zoo: {line}", flush=True)
 
     path = find_config(options.file, SWEEPS)
+    if (shipped := shadowed(path, SWEEPS)) is not None:
+        say(f"{path} of the current folder, not the shipped {shipped}")
     sweep(path, options.out, options.count, options.jobs, options.seed, options.manifest, say)
     return 0
 
@@ -217,8 +222,9 @@ def _heavy_imports(verb: str) -> Iterator[Callable[[], None]]:
     what is to be called when all is imported; else the collector works again at the end.
     """
     fresh = "lightning" not in sys.modules
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    if verb and fresh and all(rank == "0" for rank in ranks):
+    from zoo.engine.ranks import rank
+
+    if verb and fresh and rank() == 0:
         print(f"zoo: {verb}: importing torch and lightning", flush=True)
     paused = fresh and gc.isenabled()
     if paused:
@@ -269,6 +275,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    from zoo.engine.ranks import forget_leftovers
+
+    for line in forget_leftovers():
+        print(f"zoo: {line}", file=sys.stderr, flush=True)
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt:
@@ -300,6 +310,11 @@ def _explain(error: Exception) -> str:
 
     return explain(error)
 
+
+if "ZOO_OWN_MODULES" in os.environ:  # spawned by a run whose user has named own modules
+    from zoo.engine.own_modules import install_in_child
+
+    install_in_child()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zoo.engine.checkpoint import step_checkpoints
-from zoo.engine.configs import read_config, split_configs, under_public_names
+from zoo.engine.configs import class_named, read_config, split_configs, under_public_names
 from zoo.engine.errors import FAILED, UsageError
 from zoo.engine.lock import LOCK, FolderLock
+from zoo.engine.ranks import FOLDER_VARIABLE, RESUME_VARIABLE, is_child, rank
 from zoo.hub import weights as hub
-from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry
+from zoo.hub.catalog import OVERLAYS, config_names, find_config, registry, shadowed
 from zoo.hub.foreign import Damaged, Weights
+from zoo.hub.yaml_files import check_yaml, parse_yaml
 from zoo.reports import say
 
-# Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
-FOLDER_VARIABLE, RESUME_VARIABLE = "ZOO_RUN_FOLDER", "ZOO_RESUME_PATH"
+UNTRAINED = "none"
+"""What ``--weights`` says to have an answer from a network without any."""
 _BROKEN = ".broken"  # added to the names of checkpoints whose content is damaged
-
-
-def is_child() -> bool:
-    """Whether another process of this run started us (Lightning's DDP launcher)."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0 and FOLDER_VARIABLE in os.environ
-
-
-def rank() -> int:
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
 
 
 class Arguments:
@@ -57,11 +45,18 @@ class Arguments:
         checkpoint: checkpoint that Lightning restores, or None.
         trained: what ``weights`` or ``checkpoint`` hold besides tensors, or None.
         trained_data: what they know of their data, see :mod:`zoo.engine.weights_data`.
+        untrained: whether ``--weights none`` insists on an untrained network.
     """
 
     def __init__(self, verb: str, argv: list[str]) -> None:
         self.verb, self.given = verb, list(argv)
         self.configs, self.flags = split_configs(argv)
+        for flag, following in zip_longest(self.flags, self.flags[1:], fillvalue=""):
+            key, _, value = flag.partition("=")
+            check_yaml(value or following, key)  # the parser reads it as YAML
+        for path in self.configs:
+            if (shipped := shadowed(path)) is not None:
+                say(f"config {path} of the current folder, not the shipped {shipped}")
         self._as_written = [read_config(path) for path in self.configs]
         self.yaml = [under_public_names(content) for content in self._as_written]
         self.hparams: dict[str, Any] = {}
@@ -73,16 +68,18 @@ class Arguments:
         self.resume_folder: Path | None = None
         self._new_folder: Path | None = None
         self._lock: FolderLock | None = None
+        self.untrained = False
         if self._asks_for_help():
             self.name, self.root = "run", Path("runs")
             return
         weights_name, asked = self.value("weights"), self.value("ckpt_path")
+        self.untrained = weights_name == UNTRAINED
         if weights_name and asked:
             raise UsageError(
                 "give either --weights (start from weights) or --ckpt_path (restore a run), not both"
             )
         self.partial = self._asks_for_part(weights_name)
-        if weights_name:
+        if weights_name and not self.untrained:
             path = hub.resolve(weights_name)
             self.weights = hub.read(path, own_class=self.own_class())
             self._add_config(registry().get(weights_name, {}).get("config") or self.weights.config, path)
@@ -130,10 +127,30 @@ class Arguments:
         """Names of the model's arguments that a config, the checkpoint or a flag sets."""
         models = [content.get("model") for _, content in self.sources]
         if any(re.match(r"--model(=|$)", flag) for flag in self.flags):
-            models.append(yaml.safe_load(self.value("model") or ""))
+            models.append(parse_yaml(self.value("model") or "", "--model"))
         names = {name for m in models if isinstance(m, dict) for name in m.get("init_args") or {}}
         flags = (re.match(r"--model\.(?:init_args\.)?(\w+)", flag) for flag in self.flags)
         return names | {match[1] for match in flags if match}
+
+    def check_weights(self, model: type, init_args: Mapping[str, Any]) -> None:
+        """A verb other than ``fit`` answers with weights, by a method without any, or when one insists.
+
+        Raises:
+            UsageError: that names the bundled weights of the config.
+        """
+        if self.verb == "fit" or self.weights is not None or self.checkpoint is not None:
+            return
+        if answers_untrained(model, init_args):
+            return
+        if self.untrained:
+            say(f"{self.verb} with an untrained network, as --weights {UNTRAINED} asks")
+            return
+        bundled = sorted(name for name, entry in registry().items() if entry["config"] == self.name)
+        given = [f"--weights {name} (bundled)" for name in bundled] or ["--weights NAME|FILE"]
+        raise UsageError(
+            f"zoo {self.verb} of {self.name} has no weights; an untrained network answers at random: give "
+            f"{', '.join(given)}, --ckpt_path last after `zoo fit`, or --weights {UNTRAINED} to insist"
+        )
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -271,8 +288,7 @@ class Arguments:
                 f"{weights.path} holds a {class_path}, but the config asks for {wanted}; give the config it "
                 "was trained with"
             )
-        module, _, name = class_path.rpartition(".")
-        cls = getattr(importlib.import_module(module), name)
+        cls = class_named(class_path)
         hub.check_signature(cls, weights.hparams, weights.path)
         if own is None:
             hub.check_size(cls, weights.hparams, weights.path)
@@ -329,6 +345,15 @@ class Arguments:
         ours = re.compile(rf"config\w*\.yaml|{re.escape(FAILED)}|{re.escape(LOCK)}")
         if all(ours.fullmatch(p.name) for p in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers_untrained(model: type, init_args: Mapping[str, Any]) -> bool:
+    """What a module's class declares in ``answers_untrained``: True, or the arguments with which it learns
+    nothing that its answers rest on, ``{"arch": ("ha", "last")}``."""
+    declared = getattr(model, "answers_untrained", False)
+    if not isinstance(declared, Mapping):
+        return bool(declared)
+    return any(init_args.get(name) in values for name, values in declared.items())
 
 
 def _existing(name: str) -> Path:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zoo.engine.errors import UsageError
 from zoo.hub.catalog import find_config
+from zoo.hub.yaml_files import read_yaml
 
 _CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 _GROUPS = ("trainer", "checkpoint", "ema", "previews")
@@ -41,33 +40,34 @@ def read_config(path: Path) -> dict[str, Any]:
     """Content of a config file.
 
     Raises:
-        UsageError: for a file that is no YAML mapping of settings.
+        ValueError: for a file that holds no mapping of settings, and as
+            :func:`zoo.hub.yaml_files.read_yaml` does.
     """
     if path.suffix in _WEIGHTS_SUFFIXES:
-        raise UsageError(f"{path} is no config: give weights to --weights and checkpoints to --ckpt_path")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a text file; a config is YAML") from error
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path} is no config: give weights to --weights and checkpoints to --ckpt_path")
+    content = read_yaml(path)
     if content is None:
-        raise UsageError(f"{path} is empty; a config is YAML with keys such as model, data and trainer")
+        raise ValueError(f"{path} is empty; a config is YAML with keys such as model, data and trainer")
     if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a mapping with keys such as model, data and trainer")
+        raise ValueError(f"{path} must hold a mapping with keys such as model, data and trainer")
     for group in _GROUPS:
         if not isinstance(content.get(group, {}), dict):
-            raise UsageError(f"{path}: {group} must be a mapping of settings, got {content[group]!r}")
+            raise ValueError(f"{path}: {group} must be a mapping of settings, got {content[group]!r}")
+    settings = [content, *(content.get(group, {}) for group in _GROUPS)]
+    for key in (key for mapping in settings for key in mapping if not isinstance(key, str)):
+        raise ValueError(f"{path}: the key {key!r} is no name of a setting")
     for group in ("model", "data"):
         node = content.get(group)
         stray = set(node) - _CLASS_KEYS if isinstance(node, dict) and "class_path" in node else ()
         if stray:
-            raise UsageError(f"{path}: {group}.{min(map(str, stray))} belongs under {group}.init_args")
+            raise ValueError(f"{path}: {group}.{min(map(str, stray))} belongs under {group}.init_args")
     return content
+
+
+def class_named(class_path: str) -> Any:
+    """The class of a class path that has been checked."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def under_public_names(node: Any) -> Any:

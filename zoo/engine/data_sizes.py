@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from zoo.engine.arguments import Arguments, is_child
+from zoo.engine.arguments import Arguments
+from zoo.engine.configs import class_named
+from zoo.engine.ranks import is_child
 from zoo.nn.data_fit import named, told
 from zoo.reports import say
 
@@ -34,8 +35,7 @@ def sizes_from_data(arguments: Arguments, config: Namespace) -> None:
     model, data = config.get("model"), config.get("data")
     if model is None or data is None:
         return
-    module, _, name = model.class_path.rpartition(".")
-    declared = getattr(getattr(importlib.import_module(module), name), "data_sizes", {})
+    declared = getattr(class_named(model.class_path), "data_sizes", {})
     given = arguments.sets_model()
     missing = {key: path for key, path in declared.items() if key not in given}
     if not missing:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.engine import ranks
+
 Sources = Sequence[tuple[str, Mapping[str, Any]]]
 """(name, content) of what settings came from besides flags, in order of precedence."""
 
@@ -65,7 +67,7 @@ def claim(error: BaseException, folder: Path, rank: int) -> None:
 
 def speaks(error: BaseException) -> bool:
     """Whether this process prints ``error``."""
-    return bool(getattr(error, "speaks", os.environ.get("LOCAL_RANK", "0") == "0"))
+    return bool(getattr(error, "speaks", ranks.rank() == 0))
 
 
 def advise(error: BaseException, advice: str, instead: str | None = None) -> None:
@@ -161,7 +163,7 @@ def explain_parser(error: ParserError, sources: Sources = (), flags: Sequence[st
         key = _key(chain)
         line = _one_line(f"{key}: {_cause(cause, chain)}" if key else _cause(cause, chain))
     flagged = any(flag.partition("=")[0] == f"--{key}" for flag in flags)
-    return line if flagged else line + _origin(key, sources)
+    return line if flagged else line + origin(key, sources)
 
 
 def _unrecognised(word: str, known: Sequence[str]) -> str:
@@ -209,8 +211,8 @@ def _key(chain: Sequence[BaseException], option: str | None = None) -> str:
     text = str(chain[0])
     if len(keys) == 0:
         return ""
-    if match := re.search(r"NestedArg\(key='([^']+)'", text):
-        return f"{keys[0]}.{match[1]}" if match[1] == "class_path" else f"{keys[0]}.init_args.{match[1]}"
+    if match := re.search(r"NestedArg\(key='([^']+)'", text):  # the innermost comes first
+        return _nested_key(keys, match[1])
     if len(keys) == 1:
         return keys[0]
     try:
@@ -219,6 +221,15 @@ def _key(chain: Sequence[BaseException], option: str | None = None) -> str:
         return ".".join(keys)
     path = _find(value, keys[-1])
     return ".".join([keys[0], *path] if path else keys)
+
+
+def _nested_key(keys: Sequence[str], last: str) -> str:
+    """Keys of the parsers that a flag went through, each an argument of the one before, and what is left."""
+    above = list(keys)
+    while len(above) > 1 and (last == above[-1] or last.startswith(f"{above[-1]}.")):
+        above.pop()
+    place = ".init_args.".join(above)
+    return f"{place}.{last}" if last == "class_path" else f"{place}.init_args.{last}"
 
 
 def _find(value: Any, key: str) -> list[str] | None:
@@ -233,7 +244,7 @@ def _find(value: Any, key: str) -> list[str] | None:
     return None
 
 
-def _origin(key: str, sources: Sources) -> str:
+def origin(key: str, sources: Sources) -> str:
     """`` (in FILE)`` for the last source that sets ``key``."""
     for name, content in reversed(sources):
         node: Any = content
@@ -267,7 +278,8 @@ def _cause(cause: BaseException, chain: Sequence[BaseException]) -> str:
     if match := re.match(r"Expected an? (.+?)\. Got value: (.*)", text):
         union = next((str(e) for e in reversed(chain) if str(e).startswith(_UNION)), "")
         types = re.search(r"Subtypes: \[(.*)\]\n", union)
-        inner = types is not None and text.partition(". Got")[0] in union and "lightning" not in types[1]
+        of_another = "NestedArg" in union or (types is not None and "lightning" in types[1])
+        inner = types is not None and text.partition(". Got")[0] in union and not of_another
         return f"expected {_type_names(types[1] if inner and types else match[1])}, got {match[2]!r}"
     return text
 

@@ -1,96 +1,64 @@
-"""The processes of one run: which of them is gone when the others lose their connection."""
+"""Which process of a run this one is, by what launchers leave in the environment. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import os
-import re
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import torch
-from lightning.pytorch import Trainer
-
-from zoo.engine.errors import claim, explain, speaks
-
-_LOST = re.compile(
-    r"gloo/transport|Connection (closed|reset|refused)|Socket (closed|timeout)|remote process exited"
-)
-_GRACE = 3.0
-"""Seconds in which the main thread notices by itself. Lightning kills everything, silently, after five."""
+# Handed to the processes that Lightning starts for DDP, so that all ranks use one folder and one checkpoint.
+FOLDER_VARIABLE, RESUME_VARIABLE = "ZOO_RUN_FOLDER", "ZOO_RESUME_PATH"
+_INTERACTIVE = ("bash", "interactive")  # names of jobs in which Lightning leaves SLURM alone
 
 
-class ProcessGone(RuntimeError):
-    """Another process of the run has ended."""
+def _number(name: str) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else 0
 
 
-class Ranks:
-    """Knows the processes that Lightning's launcher started, or the one that started this process.
+def is_child() -> bool:
+    """Whether another process of this run started us (Lightning's DDP launcher)."""
+    return _number("LOCAL_RANK") > 0 and FOLDER_VARIABLE in os.environ
 
-    Args:
-        trainer: of the run.
-        started_here: whether a launcher of the run itself started this process.
+
+def slurm_tasks() -> int:
+    """Tasks that SLURM started to run this command together; 0 where it started this process alone."""
+    in_batch_script = "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ
+    if in_batch_script or os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE:
+        return 0
+    return _number("SLURM_NTASKS")
+
+
+def rank() -> int:
+    """Number of this process in its run: 0 unless a launcher has started several."""
+    if _number("WORLD_SIZE") > 1:
+        return _number("RANK") if "RANK" in os.environ else _number("LOCAL_RANK")
+    return _number("SLURM_PROCID") if slurm_tasks() > 1 else 0
+
+
+def check_tasks(processes: int) -> None:
+    """Compare the tasks that SLURM started with the processes that the trainer makes of them.
+
+    Raises:
+        ValueError: where each task would train on its own, or wait for tasks that nobody starts.
     """
+    tasks = slurm_tasks()
+    if tasks > 1 and tasks != processes:
+        raise ValueError(
+            f"SLURM started {tasks} tasks, but trainer.devices times trainer.num_nodes is {processes}: set "
+            "trainer.devices to the tasks of a node and trainer.num_nodes to the nodes, or start this many "
+            f"tasks (srun --ntasks={processes})"
+        )
 
-    def __init__(self, trainer: Trainer, started_here: bool) -> None:
-        self._world = trainer.world_size
-        self._first = trainer.node_rank * trainer.num_devices
-        self._started: Sequence[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
-        self._parent = os.getppid() if started_here else None
-        self._over = threading.Event()
 
-    def gone(self) -> str | None:
-        """``process 1 of 2 is gone (SIGKILL)``, or None as far as can be seen from here."""
-        if self._parent is not None and os.getppid() != self._parent:
-            return f"process {self._first} of {self._world} is gone"
-        for i, process in enumerate(self._started, 1):
-            if code := process.poll():
-                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                return f"process {self._first + i} of {self._world} is gone ({how})"
-        return None
+def forget_leftovers() -> list[str]:
+    """Take out of the environment what no launcher of this run has put there; a line for each.
 
-    def explain(self, error: BaseException) -> str | None:
-        """The process whose end is behind a lost connection; None for another error."""
-        lost = isinstance(error, RuntimeError) and _LOST.search(str(error))
-        if self._world == 1 or not (lost or isinstance(error, torch.distributed.DistError)):
-            return None
-        for _ in range(10):  # its connections go before its exit code comes
-            if line := self.gone():
-                return line
-            time.sleep(0.1)
-        return f"another of the {self._world} processes is gone" if lost else None
-
-    def watch(self, folder: Path, rank: int, advice: Callable[[], str]) -> None:
-        """End this process when another was killed and the main thread waits for it, as NCCL lets it."""
-
-        def look() -> None:
-            while not self._killed():
-                if self._over.wait(0.5):
-                    return
-            line = self.gone()
-            if self._over.wait(_GRACE):
-                return
-            error = ProcessGone(f"{line}; {advice()}")
-            claim(error, folder, rank)
-            if speaks(error):
-                print(f"zoo: error: {explain(error)}", file=sys.stderr, flush=True)
-            for process in self._started:
-                process.kill()
-            os._exit(1)
-
-        if self._world > 1:
-            threading.Thread(target=look, daemon=True, name="zoo-ranks").start()
-
-    def over(self) -> None:
-        """The training has ended: others may go."""
-        self._over.set()
-
-    def _killed(self) -> bool:
-        """A process that ended by an error of its own says so itself."""
-        if self._parent is not None and os.getppid() != self._parent:
-            return True
-        return any((process.poll() or 0) < 0 for process in self._started)
+    Lightning would take this process for one of several: keep quiet, or wait for the others.
+    """
+    if "WORLD_SIZE" in os.environ or FOLDER_VARIABLE in os.environ:
+        return []
+    lines = []
+    for name in ("LOCAL_RANK", "RANK"):
+        value = os.environ.pop(name, "0")
+        if value != "0":
+            lines.append(f"{name}={value[:40]} is left over in the environment, and ignored")
+    return lines

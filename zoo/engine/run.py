@@ -7,8 +7,11 @@ import json
 import math
 import os
 import platform
+import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,23 +25,18 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from zoo.drawing import drawing
+from zoo.engine.accumulation import effective_batch, window
 from zoo.engine.checkpoint import Checkpoint, step_checkpoints
 from zoo.engine.errors import FAILED, advise, claim, is_worker_gone
 from zoo.engine.lock import LOCK
+from zoo.engine.lost_processes import Ranks
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics, read_table
 from zoo.engine.predictions import PredictionWriter, Previews
-from zoo.engine.ranks import Ranks
 from zoo.engine.stopping import Stopped
 from zoo.reports import CannotWrite, replace_file, say, writing
 
 GO_ON = "go on with the same command and --ckpt_path last"
 _VERSIONS = ("lightning-zoo", "torch", "lightning", "torchmetrics", "numpy", "diffusers", "transformers")
-
-
-def effective_batch(trainer: Trainer) -> int | None:
-    """Items of one optimiser step: the data module's global batch times the accumulated batches."""
-    batch = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-    return None if batch is None else int(batch) * trainer.accumulate_grad_batches
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -105,7 +103,8 @@ class Run(Callback):
         self.name, self.folder, self.config, self.command = name, folder, config, command
         self.seconds = 0.0
         self._started = 0.0
-        self._start_step = 0
+        self._start_step: int | None = None  # None until the run trains
+        self._batches = 0
         self._validating_since: float | None = None
         self._not_training = 0.0
         self._log: MetricsCSV | None = None
@@ -138,14 +137,14 @@ class Run(Callback):
         batch = effective_batch(trainer)
         if batch is None or trainer.state.fn != TrainerFn.FITTING:
             return ""
-        parts = f"{batch // trainer.accumulate_grad_batches // trainer.world_size} per device"
+        parts = f"{batch // window(trainer) // trainer.world_size} per device"
         if trainer.accumulate_grad_batches > 1:
             parts += f", {trainer.accumulate_grad_batches} batches accumulated"
         return f"effective batch {batch} ({parts}), "
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._not_training = time.monotonic(), 0.0
-        self._start_step = trainer.global_step
+        self._start_step, self._batches = trainer.global_step, 0
         if self._log is not None:
             self._log.continue_from(self._logged_step)
         if trainer.global_step:
@@ -156,6 +155,7 @@ class Run(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
+        self._batches += 1
         self._check_folder(trainer)
         self._watch_loss(trainer, outputs)
 
@@ -227,33 +227,41 @@ class Run(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         elapsed = time.monotonic() - self._started
         self.seconds += elapsed
-        steps = trainer.global_step - self._start_step
-        batch = effective_batch(trainer)
+        batch = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         training = max(elapsed - self._not_training, 1e-9)
-        rate = steps * batch / training if batch else None
+        rate = self._batches * int(batch) / training if batch and self._batches else None
         memory = _peak_memory(pl_module.device)
         if not trainer.is_global_zero:
             return
         self._check_folder(trainer)
         best = self._checkpoint(trainer)
         summary = self._summary(trainer, rate, memory, best)
-        self._save_summary("summary.json", summary)
+        if self._start_step is not None or not self._has_summary_of(trainer.global_step):
+            self._save_summary("summary.json", summary)
         pictures = [p.latest for p in trainer.callbacks if isinstance(p, Previews) and p.latest]  # type: ignore[attr-defined]
         curves = plot_curves(self.folder)
-        speed = f"{rate:,.0f} samples/s, " if rate else ""
-        say(f"{steps} steps in {_duration(elapsed)}, {speed}peak memory {memory / 2**30:.2f} GiB")
+        steps = 0 if self._start_step is None else trainer.global_step - self._start_step
+        if steps or not trainer.global_step:
+            speed = f"{rate:,.0f} samples/s, " if rate else ""
+            say(f"{steps} steps in {_duration(elapsed)}, {speed}peak memory {memory / 2**30:.2f} GiB")
+        else:
+            say(_nothing_left(trainer))
         metrics = {k: v for k, v in summary["final"].items() if k.startswith("val/")}
+        score = self._score_of_best(trainer, best)
         if metrics:
-            say("validation: " + ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in metrics.items()))
+            values = ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in metrics.items())
+            say(f"{'last ' if score else ''}validation: {values}")
         if best is not None:
-            say(f"checkpoint  {best}{self._best_text(trainer)}")
+            say(f"checkpoint  {best}{score}")
         for picture in pictures:
             say(f"samples     {picture}")
         if curves is not None:
             say(f"curves      {curves}")
-        say(f"log         {self.folder / 'metrics.csv'} and summary.json")
+        log, summary_file = self.folder / "metrics.csv", self.folder / "summary.json"
+        say(f"log         {f'{log} and summary.json' if log.exists() else summary_file}")
         if best is not None and is_overridden("predict_step", pl_module):
-            say(f"next: zoo predict --config {self.folder / 'config.yaml'} --weights {best}")
+            words = ["predict", "--config", self.folder / "config.yaml", "--weights", best]
+            say(f"next: {program()} {shlex.join(map(str, words))}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_end(trainer, "test")
@@ -308,20 +316,22 @@ class Run(Callback):
         kept = step_checkpoints(self.folder / "checkpoints")
         return GO_ON if kept else "no checkpoint is written yet: start it again"
 
-    def _best_text(self, trainer: Trainer) -> str:
-        """Which score ``best.ckpt`` has, or why there is none."""
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, Checkpoint) and callback.monitor:
-                if callback.best_score is None:
-                    return f" (the newest: {callback.monitor} was never a finite number)"
-                return f" ({callback.monitor} {callback.best_score:.4g} at step {callback.best_step})"
-        return ""
-
     def _checkpoint(self, trainer: Trainer) -> Path | None:
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoint):
                 return callback.best_path
         return None
+
+    def _score_of_best(self, trainer: Trainer, best: Path | None) -> str:
+        """Which score ``best.ckpt`` has, or why there is none; empty for another file."""
+        for callback in trainer.checkpoint_callbacks:
+            if not isinstance(callback, Checkpoint) or callback.monitor is None:
+                continue
+            if callback.best_score is None:
+                return f" (the newest: {callback.monitor} was never a finite number)"
+            if best is not None and best.name == "best.ckpt":
+                return f" ({callback.monitor} {callback.best_score:.4g} at step {callback.best_step})"
+        return ""
 
     def _facts(self, trainer: Trainer) -> dict[str, Any]:
         return {
@@ -352,13 +362,20 @@ class Run(Callback):
             # begun; those completed are one less in a run that was killed behind its last step
             "epochs": trainer.fit_loop.epoch_progress.current.ready,
             "finished": not trainer.interrupted,
-            "resumed_from_step": self._start_step,
+            "resumed_from_step": trainer.global_step if self._start_step is None else self._start_step,
             "seconds": self.seconds,
             "samples_per_second": rate,
             "effective_batch": effective_batch(trainer),
             "parameters": parameter_count(trainer.lightning_module),
             "peak_memory_bytes": memory,
         }
+
+    def _has_summary_of(self, step: int) -> bool:
+        """Whether a run that has nothing left to train said before what it did."""
+        try:
+            return bool(json.loads((self.folder / "summary.json").read_text())["steps"] == step)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _save_summary(self, name: str, summary: dict[str, Any]) -> None:
         replace_file(self.folder / name, json.dumps(summary, indent=2) + "\n")
@@ -376,6 +393,25 @@ class Run(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = float(state_dict["seconds"])
         self._logged_step = int(state_dict["logged_step"])
+
+
+def program() -> str:
+    """How to type the command again: ``zoo`` where the shell finds this installation by that name."""
+    typed = Path(sys.argv[0])
+    if typed.name == "cli.py":
+        return shlex.join([sys.executable, sys.argv[0]])
+    found = shutil.which("zoo")
+    if typed.name != "zoo" or not typed.exists() or (found and typed.samefile(found)):
+        return "zoo"
+    return shlex.quote(sys.argv[0])
+
+
+def _nothing_left(trainer: Trainer) -> str:
+    """Why a run does not train: it came to its end before."""
+    limits = (("max_steps", trainer.global_step), ("max_epochs", trainer.current_epoch))
+    reached = [f"trainer.{key}" for key, value in limits if getattr(trainer, key) == value]
+    way = f"raise {' or '.join(reached)} to go on" if reached else "it had ended by itself"
+    return f"nothing left to train at step {trainer.global_step}, epoch {trainer.current_epoch}; {way}"
 
 
 def _device_text(trainer: Trainer) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,25 +14,44 @@ from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import zoo
-from zoo.engine.arguments import FOLDER_VARIABLE, RESUME_VARIABLE, Arguments, is_child, rank
+from zoo.engine.accumulation import EqualSteps, check_hand_stepped
+from zoo.engine.arguments import Arguments
 from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint
+from zoo.engine.configs import class_named, read_config, split_configs
 from zoo.engine.data_sizes import sizes_from_data
 from zoo.engine.ema import EMA
 from zoo.engine.errors import ParserError, UsageError, claim, explain_parser
 from zoo.engine.metrics_csv import MetricsCSV
+from zoo.engine.own_modules import also_named, install, named_modules, remove, texts_of
 from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
+from zoo.engine.ranks import FOLDER_VARIABLE, RESUME_VARIABLE, check_tasks, is_child, rank
 from zoo.engine.run import Run
+from zoo.engine.settings import check_settings, device_count
 from zoo.engine.stopping import Stopped
 from zoo.engine.weights_data import DataOfWeights, take_from_weights
 from zoo.hub import weights as hub
+from zoo.hub.yaml_files import check_yaml
 from zoo.reports import say
+
+
+def _load_yaml(text: str) -> Any:
+    """What the parser reads: values, and files that values name, which nobody has checked before."""
+    check_yaml(text, "a file that a setting names")
+    also_named(text)
+    return get_loader("yaml")(text)
+
+
+_OF_OPTIMIZATION = re.compile(r"--model\.(?:init_args\.)?(\w*(?:optimizer|lr_scheduler)\w*)")
+_PARSER_MODE = "bounded yaml"
+set_loader(_PARSER_MODE, _load_yaml, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -42,7 +61,7 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{"allow_abbrev": False, "parser_mode": _PARSER_MODE, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -101,11 +120,15 @@ def run(
 ) -> int:
     """Run one Lightning verb; returns the exit code. ``ready`` is called when all is imported and built."""
     _quieten()
-    if not {"", os.getcwd()} & set(
-        sys.path
-    ):  # the installed command leaves out the folder of the user's own classes
-        sys.path.append(os.getcwd())
-    arguments = Arguments(verb, list(argv))
+    contents = [read_config(path) for path in split_configs(argv)[0]]
+    finder = install(named_modules([*argv, *texts_of(contents)]))
+    try:
+        return _run(Arguments(verb, list(argv)), record, ready)
+    finally:
+        remove(finder)
+
+
+def _run(arguments: Arguments, record: Record | None, ready: Callable[[], None]) -> int:
     try:
         take_from_weights(arguments)
         ZooCLI(arguments, record, ready)
@@ -206,7 +229,10 @@ class ZooCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         arguments = self.arguments
+        if arguments.verb == "fit":
+            check_hand_stepped(config, self.model)
         folder = arguments.make_folder()
+        _check_folders(_as_list(config.get("callbacks")), folder / "checkpoints")
         if config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
         for callback in callbacks:
@@ -218,7 +244,7 @@ class ZooCLI(LightningCLI):
         # Run speaks last: after the bar is closed and the predictions are written
         data = self.config[arguments.verb].get("data")
         about_data = DataOfWeights(data, arguments.trained_data, arguments.trained_name)
-        callbacks = [*callbacks, run, NamedClass(self.model, arguments.name), about_data]
+        callbacks = [*callbacks, EqualSteps(), run, NamedClass(self.model, arguments.name), about_data]
         if not any(isinstance(c, BasePredictionWriter) for c in _as_list(self.model.configure_callbacks())):
             callbacks.insert(0, PredictionWriter())
         if config.get("enable_progress_bar") is not False:
@@ -226,7 +252,11 @@ class ZooCLI(LightningCLI):
         config["logger"] = self._loggers(config.get("logger"), folder)
         config["default_root_dir"] = str(folder)
         config["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
-        return super()._instantiate_trainer(config, callbacks)
+        if (devices := device_count(config.get("devices")) or 0) > 0:  # before Lightning's own words
+            check_tasks(devices * config.get("num_nodes", 1))
+        trainer = super()._instantiate_trainer(config, callbacks)
+        check_tasks(trainer.world_size)
+        return trainer
 
     def _recorder(self) -> Callable[[dict[str, Any]], str] | None:
         results, record = self.arguments.value("manifest"), self.record
@@ -278,19 +308,32 @@ class ZooCLI(LightningCLI):
             if arguments.checkpoint.is_file():
                 own = arguments.own_class()
                 hub.check_state(self.model, hub.read(arguments.checkpoint, averaged=False, own_class=own))
-            if arguments.verb == "fit" and any(
-                ".optimizer" in a or ".lr_scheduler" in a for a in arguments.given
-            ):
-                say(
-                    "note: the checkpoint restores the optimiser with its own learning rate; optimiser flags "
-                    "do nothing"
-                )
+            if arguments.verb == "fit":
+                self._say_what_a_checkpoint_restores()
+
+    def _say_what_a_checkpoint_restores(self) -> None:
+        """Flags that a resume does not follow: those of the optimiser, and of torch's own schedules."""
+        flagged = {m[1] for a in self.arguments.flags if (m := _OF_OPTIMIZATION.match(a))}
+        if any("optimizer" in name for name in flagged):
+            say(
+                "note: the checkpoint restores the optimiser with its own learning rate; optimiser flags "
+                "do nothing"
+            )
+        for name in sorted(n for n in flagged if "lr_scheduler" in n):
+            path = self.config[self.arguments.verb].get(f"model.init_args.{name}.class_path")
+            restore = getattr(class_named(path), "load_state_dict", None) if path else None
+            if getattr(restore, "__module__", "").startswith("torch."):  # ours take the position alone
+                say(f"note: the checkpoint restores {path} with its own settings; {name} flags do nothing")
 
     def before_instantiate_classes(self) -> None:
         # TF32 for what autocast leaves in float32. On a CPU the same switch only rounds.
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
-        sizes_from_data(self.arguments, self.config[self.arguments.verb])
+        config = self.config[self.arguments.verb]
+        check_settings(self.arguments.verb, config, self.arguments.sources)
+        if (model := config.get("model")) is not None:
+            self.arguments.check_weights(class_named(model.class_path), model.init_args)
+        sizes_from_data(self.arguments, config)
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.ready()
@@ -315,6 +358,18 @@ class ZooCLI(LightningCLI):
             for callback in self.trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpoint):
                     callback.release_signals()
+
+
+def _check_folders(callbacks: list[Any], ours: Path) -> None:
+    """Files of another ModelCheckpoint in our folder would be taken for ours, and ours be pruned."""
+    for callback in callbacks:
+        if not isinstance(callback, ModelCheckpoint):
+            continue
+        if callback.dirpath is None or Path(callback.dirpath).resolve() == ours.resolve():
+            raise ValueError(
+                f"trainer.callbacks: {type(callback).__name__} would write into this run: give it a dirpath "
+                "elsewhere, or set checkpoint.every_n_train_steps, keep, monitor and mode instead"
+            )
 
 
 class NamedClass(Callback):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from zoo.hub.yaml_files import read_yaml
 
 OVERLAYS, SWEEPS, CLAIMS = "trainer", "sweeps", "claims"
 
@@ -39,23 +40,37 @@ def find_config(name: str, kind: str = "") -> Path:
         FileNotFoundError: with the nearest shipped names.
     """
     given = Path(name)
-    if given.is_file():
+    if os.path.isfile(given):
         return given
-    short = name.removeprefix("configs/").removesuffix(".yaml")
-    for folder in (config_folder() / kind, config_folder()):
-        if (folder / f"{short}.yaml").is_file():
-            return folder / f"{short}.yaml"
-    if given.is_dir():
+    if (shipped := _shipped(name, kind)) is not None:
+        return shipped
+    if os.path.isdir(given):
         raise FileNotFoundError(f"config {name!r} is a folder; give a YAML file in it")
+    short = _short(name)
     near = difflib.get_close_matches(short, config_names(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `zoo list configs`"
-    raise FileNotFoundError(f"no config {name!r}: neither a file nor a shipped config; {hint}")
+    raise FileNotFoundError(f"no config {name[:100]!r}: neither a file nor a shipped config; {hint}")
+
+
+def shadowed(path: Path, kind: str = "") -> Path | None:
+    """The shipped config that a file of its name in the current folder stands before, if it does."""
+    shipped = _shipped(str(path), kind)
+    return None if shipped is None or not path.exists() or shipped.samefile(path) else shipped
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("configs/").removesuffix(".yaml")
+
+
+def _shipped(name: str, kind: str) -> Path | None:
+    candidates = (folder / f"{_short(name)}.yaml" for folder in (config_folder() / kind, config_folder()))
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def registry() -> dict[str, dict[str, Any]]:
     """The registered weights: name -> method, config, file, sha256, bytes, licence, metrics, command."""
     path = Path(__file__).resolve().parent / "registry.yaml"
-    entries: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text()) or {}
+    entries: dict[str, dict[str, Any]] = read_yaml(path) or {}
     return entries
 
 
@@ -108,12 +123,7 @@ def read_mapping(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: with the line, for a file that is no YAML or no mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping with {', '.join(keys)}")
     return content

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from zoo.hub import catalog, weights
+from zoo.hub.yaml_files import read_yaml
 
 MOST_BYTES, MOST_IN_ALL = 3_000_000, 20_000_000
 
@@ -58,10 +59,10 @@ def register(
     found = weights.read(weights.resolve(source))
     if found.class_path is None:
         raise ValueError(f"{source} does not name its class; it was not written by the zoo")
-    wanted = yaml.safe_load((catalog.config_folder() / f"{config}.yaml").read_text())["model"]["class_path"]
+    wanted = read_yaml(catalog.config_folder() / f"{config}.yaml")["model"]["class_path"]
     if wanted != found.class_path:
         raise ValueError(f"{source} holds a {found.class_path}, but config {config} is of {wanted}")
-    entries = yaml.safe_load((folder / "registry.yaml").read_text()) or {}
+    entries = read_yaml(folder / "registry.yaml") or {}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = weights.save(
             weights.build(found),

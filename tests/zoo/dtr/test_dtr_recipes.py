@@ -161,7 +161,7 @@ def test_latents_of_another_size_name_both_sizes(roots: Any, tmp_path: Path, cap
 
 def test_samples_are_written_without_latents_or_vae(tmp_path: Path) -> None:
     sampling = ["--model.init_args.sampling_steps=2", "--model.init_args.vae=null"]
-    data = ["--data.init_args.root=/nowhere", "--data.init_args.predict_samples=6"]
+    data = ["--data.init_args.root=/nowhere", "--data.init_args.predict_samples=6", "--weights=none"]
     folder = run("predict", "dtr_dit_l", tmp_path, *sampling, *data, *SMALL)
     with np.load(next(folder.rglob("latents.npz"))) as file:
         assert file["arr_0"].shape == (6, 4, 8, 8)

@@ -24,9 +24,9 @@ from zoo.engine import checkpoint as checkpoints
 from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint, step_checkpoints
 from zoo.engine.errors import explain
 from zoo.engine.lock import FolderLock
+from zoo.engine.lost_processes import Ranks
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.engine.predictions import PredictionWriter
-from zoo.engine.ranks import Ranks
 from zoo.engine.stopping import StopSignals
 from zoo.reports import CannotWrite, replace_file, writing
 

@@ -72,6 +72,7 @@ def test_sound_on_one_process_alone(task: str, tmp_path: Path) -> None:
         "--data=datamodules.AudioVisual",
         "--trainer.accelerator=cpu",
         "--seed_everything=1",
+        "--weights=none",
     ]
     flags += [f"--model.init_args.{k}={v}" for k, v in sizes.items()]
     flags += [f"--data.init_args.{k}={v}" for k, v in options.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -44,6 +44,8 @@ class LatentExtractor(LightningModule):
     Raises:
         ValueError: for a type that is none of these.
     """
+
+    answers_untrained: ClassVar[bool] = True  # the VAE comes from a file of its own
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import torch
@@ -95,6 +95,7 @@ class LinkPredictor(LightningModule):
     """
 
     data_sizes: ClassVar[DataSizes] = {"features": "num_features"}
+    answers_untrained: ClassVar[Mapping[str, Sequence[str]]] = {"model": HEURISTICS}
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -96,6 +96,7 @@ class SpatioTemporalForecaster(LightningModule):
     taken: Tensor
 
     data_sizes: ClassVar[DataSizes] = {"num_nodes": "num_nodes", "lags": "lags", "horizon": "horizon"}
+    answers_untrained: ClassVar[Mapping[str, Sequence[str]]] = {"arch": _UNTRAINED}
 
     def __init__(
         self,

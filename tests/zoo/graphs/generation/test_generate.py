@@ -269,7 +269,7 @@ def predicted(root: Path, *flags: str) -> Path:
 
 def test_predictions_are_edge_lists_numbers_and_a_picture(tmp_path: Path) -> None:
     with mock.patch("zoo.graphs.generation.report._COLUMNS", 4):
-        out = predicted(tmp_path)
+        out = predicted(tmp_path, "--weights=none")
     lines = [json.loads(x) for x in (out / "graphs.jsonl").read_text().splitlines()]
     assert [x["index"] for x in lines] == list(range(9))
     arrays = np.load(out / "graphs.npz")

@@ -1,0 +1,197 @@
+"""Ranges of the numbers that the engine is told: trainer, callbacks, seed, optimisers and schedules.
+
+Constructors of models and data know their own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+from zoo.engine.errors import Sources, origin
+
+_LARGEST = 3.4e38  # of float32, in which weights and rates are kept
+_MOST_ON_CPU = 8  # processes; or one per core
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``least`` to ``most``; both ends belong to it unless ``open`` names one."""
+
+    least: float = -_LARGEST
+    most: float = _LARGEST
+    open: str = ""
+    also: tuple[float, ...] = ()
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies in it; NaN and infinity never do."""
+        if value in self.also:
+            return True
+        above = self.least < value if "least" in self.open else self.least <= value
+        below = value < self.most if "most" in self.open else value <= self.most
+        return above and below
+
+    def __str__(self) -> str:
+        if (self.least, self.most) == (-_LARGEST, _LARGEST):
+            return "a finite number"
+        more = "".join(f" or {x:g}" for x in self.also)
+        if self.most == _LARGEST:
+            return f"{'above' if 'least' in self.open else 'at least'} {self.least:.12g}{more}"
+        ends = "(" if "least" in self.open else "[", ")" if "most" in self.open else "]"
+        return f"in {ends[0]}{self.least:.12g}, {self.most:.12g}{ends[1]}{more}"
+
+
+_COUNT, _NOT_NEGATIVE, _FINITE, _SHARE = Range(1), Range(0), Range(), Range(0, 1)
+_RATE = Range(0, 1, open="most")
+_COUNT_OR_ENDLESS = Range(1, also=(-1,))
+
+# of a whole number, and of a fraction where a fraction means another thing: a share instead of batches
+_BATCHES = (_NOT_NEGATIVE, _SHARE)
+SETTINGS: dict[str, tuple[Range, ...]] = {
+    "seed_everything": (Range(0, 2**32 - 1),),
+    "trainer.devices": (_COUNT_OR_ENDLESS,),
+    "trainer.num_nodes": (_COUNT,),
+    "trainer.max_steps": (_COUNT_OR_ENDLESS,),
+    "trainer.max_epochs": (_COUNT_OR_ENDLESS,),
+    "trainer.min_steps": (_NOT_NEGATIVE,),
+    "trainer.min_epochs": (_NOT_NEGATIVE,),
+    "trainer.limit_train_batches": _BATCHES,
+    "trainer.limit_val_batches": _BATCHES,
+    "trainer.limit_test_batches": _BATCHES,
+    "trainer.limit_predict_batches": _BATCHES,
+    "trainer.overfit_batches": _BATCHES,
+    "trainer.fast_dev_run": (_NOT_NEGATIVE,),
+    "trainer.val_check_interval": (_COUNT, Range(0, 1, open="least")),
+    "trainer.check_val_every_n_epoch": (_COUNT,),
+    "trainer.num_sanity_val_steps": (Range(0, also=(-1,)),),
+    "trainer.log_every_n_steps": (_NOT_NEGATIVE,),
+    "trainer.accumulate_grad_batches": (_COUNT,),
+    "trainer.gradient_clip_val": (_NOT_NEGATIVE,),
+    "trainer.reload_dataloaders_every_n_epochs": (_NOT_NEGATIVE,),
+    "checkpoint.every_n_train_steps": (_COUNT,),
+    "checkpoint.keep": (Range(2, also=(-1,)),),
+    "ema.decay": (_RATE,),
+    "previews.count": (Range(0, 10_000),),
+}
+OF_A_VERB = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
+"""The loader without whose batches a verb does nothing."""
+
+OPTIMIZATION: dict[str, Range] = {
+    "lr": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "eps": _NOT_NEGATIVE,
+    "betas": _RATE,
+    "momentum": _RATE,
+    "rho": _SHARE,
+    "alpha": _NOT_NEGATIVE,
+    "lr_decay": _NOT_NEGATIVE,
+    "gamma": _NOT_NEGATIVE,
+    "factor": _NOT_NEGATIVE,
+    "start_factor": _SHARE,
+    "end_factor": _SHARE,
+    "eta_min": _NOT_NEGATIVE,
+    "min_lr": _NOT_NEGATIVE,
+    "max_lr": _NOT_NEGATIVE,
+    "base_lr": _NOT_NEGATIVE,
+    "pct_start": _SHARE,
+    "decay_fraction": _SHARE,
+    "step_size": _COUNT,
+    "milestones": _NOT_NEGATIVE,
+    "T_max": _COUNT,
+    "T_0": _COUNT,
+    "T_mult": _COUNT,
+    "epochs": _COUNT,
+    "steps_per_epoch": _COUNT,
+    "total_steps": _COUNT,
+    "total_iters": _NOT_NEGATIVE,
+    "warmup_steps": _NOT_NEGATIVE,
+    "patience": _NOT_NEGATIVE,
+    "cooldown": _NOT_NEGATIVE,
+    "threshold": _NOT_NEGATIVE,
+    "last_epoch": Range(-1),
+}
+"""Arguments of optimisers and schedules, by their names in torch; others are finite numbers."""
+
+
+def check_settings(verb: str, config: Namespace, sources: Sources = ()) -> None:
+    """Compare what is set with the ranges above.
+
+    Args:
+        verb: that runs.
+        config: parsed, of the verb.
+        sources: where settings come from, to say it.
+
+    Raises:
+        ValueError: for the first number outside of its range, naming the key and the range.
+    """
+    for key, value, allowed in _numbers(verb, config):
+        if not allowed.holds(value):
+            limit = "" if abs(value) <= _LARGEST else f" and below {_LARGEST:g}"
+            raise ValueError(f"{key} must be {allowed}{limit}, got {value}{origin(key, sources)}")
+    seed = config.get("seed_everything")
+    if isinstance(seed, bool):  # Lightning would draw one, or leave what is random to chance
+        place = origin("seed_everything", sources)
+        raise ValueError(f"seed_everything must be a whole number, got {str(seed).lower()}{place}")
+    _check_devices(config, sources)
+
+
+def _numbers(verb: str, config: Namespace) -> Iterator[tuple[str, float, Range]]:
+    """Key, value and range of each number."""
+    needed = f"trainer.limit_{OF_A_VERB[verb]}_batches"
+    for key, ranges in SETTINGS.items():
+        value = config.get(key)
+        if key == "trainer.devices":
+            value = device_count(value)
+        if _is_number(value):
+            allowed = ranges[-1] if isinstance(value, float) else ranges[0]
+            if key == needed:
+                allowed = Range(allowed.least, allowed.most, "least") if allowed.least == 0 else allowed
+            yield key, value, allowed
+    yield from _of_optimization("model.init_args", config.get("model.init_args"))
+
+
+def _of_optimization(place: str, node: Any) -> Iterator[tuple[str, float, Range]]:
+    """Numbers of the classes that the model's arguments name: optimisers and schedules."""
+    for name, value in _items(node):
+        if isinstance(value, Namespace | Mapping) and value.get("class_path") is not None:
+            inner = f"{place}.{name}.init_args"
+            for argument, given in _items(value.get("init_args")):
+                for number in given if isinstance(given, list | tuple) else [given]:
+                    if _is_number(number):
+                        yield f"{inner}.{argument}", number, OPTIMIZATION.get(argument, _FINITE)
+            yield from _of_optimization(inner, value.get("init_args"))
+
+
+def _items(node: Any) -> list[tuple[str, Any]]:
+    if isinstance(node, Namespace):
+        return list(vars(node).items())
+    return list(node.items()) if isinstance(node, Mapping) else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def device_count(devices: Any) -> Any:
+    """A number of devices, which on the command line is a text; None for names and lists of devices."""
+    if isinstance(devices, str):
+        return int(devices) if re.fullmatch(r"-?\d{1,9}", devices.strip()) else None
+    return devices if _is_number(devices) else None
+
+
+def _check_devices(config: Namespace, sources: Sources) -> None:
+    """Processes on a CPU are started at once, each with a copy of everything."""
+    devices, accelerator = device_count(config.get("trainer.devices")), config.get("trainer.accelerator")
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    cores = os.cpu_count() or 1
+    if on_cpu and devices is not None and devices > max(_MOST_ON_CPU, cores):
+        raise ValueError(
+            f"trainer.devices must be at most {max(_MOST_ON_CPU, cores)} on a CPU of {cores} cores, got "
+            f"{devices}{origin('trainer.devices', sources)}"
+        )
