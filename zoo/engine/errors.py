@@ -226,7 +226,7 @@ def _key(chain: Sequence[BaseException], option: str | None = None) -> str:
 def _nested_key(keys: Sequence[str], last: str) -> str:
     """Keys of the parsers that a flag went through, each an argument of the one before, and what is left."""
     above = list(keys)
-    while len(above) > 1 and (last == above[-1] or last.startswith(f"{above[-1]}.")):
+    while len(above) > 1 and (f".{last}".endswith(f".{above[-1]}") or last.startswith(f"{above[-1]}.")):
         above.pop()
     place = ".init_args.".join(above)
     return f"{place}.{last}" if last == "class_path" else f"{place}.init_args.{last}"

@@ -224,6 +224,11 @@ class ZooCLI(LightningCLI):
         )
         parser.set_defaults({"trainer.default_root_dir": "runs"})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Settings are compared with their ranges before anything is done with them, a seed drawn for one."""
+        super().parse_arguments(parser, args)
+        check_settings(self.arguments.verb, self.config[self.arguments.verb], self.arguments.sources)
+
     def _parse_ckpt_path(self) -> None:
         """Hyperparameters of checkpoints are already on the command line, checked and in the right place."""
 
@@ -330,7 +335,6 @@ class ZooCLI(LightningCLI):
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
         config = self.config[self.arguments.verb]
-        check_settings(self.arguments.verb, config, self.arguments.sources)
         if (model := config.get("model")) is not None:
             self.arguments.check_weights(class_named(model.class_path), model.init_args)
         sizes_from_data(self.arguments, config)
