@@ -336,7 +336,7 @@ class ZooCLI(LightningCLI):
             torch.set_float32_matmul_precision("high")
         config = self.config[self.arguments.verb]
         if (model := config.get("model")) is not None:
-            self.arguments.check_weights(class_named(model.class_path), model.init_args)
+            self.arguments.check_weights(class_named(model.class_path), model.get("init_args") or {})
         sizes_from_data(self.arguments, config)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -24,6 +23,7 @@ from zoo.engine.arguments import Arguments
 from zoo.engine.configs import read_config
 from zoo.hub.catalog import find_config, registry
 from zoo.hub.foreign import Weights, is_plain
+from zoo.hub.yaml_files import parse_yaml
 from zoo.reports import say
 
 _MOST_CLASSES = 1000
@@ -39,7 +39,7 @@ def noted(config: Namespace | None, data: Any) -> dict[str, Any] | None:
     """
     if config is None or data is None:
         return None
-    given = config.init_args or {}
+    given = config.get("init_args") or {}  # a class without arguments has none
     init_args = {key: given.get(key) for key in _declared(type(data))}
     init_args = {key: value for key, value in init_args.items() if value is not None and is_plain(value)}
     return {"class_path": config.class_path, "init_args": init_args, "facts": _facts(data)}
@@ -123,7 +123,7 @@ def _class_path(arguments: Arguments) -> str | None:
             asked = match[1] if match[1] is not None else "".join(arguments.flags[i + 1 : i + 2])
     if asked is None or not asked.startswith("{"):
         return asked
-    content = yaml.safe_load(asked)
+    content = parse_yaml(asked, "--data")
     return content.get("class_path") if isinstance(content, dict) else None
 
 
@@ -131,7 +131,7 @@ def _given(arguments: Arguments) -> set[str]:
     """Names of the data module's arguments that a config or a flag sets."""
     contents = [content.get("data") for content in arguments.yaml]
     if (value := arguments.value("data")) and value.startswith("{"):
-        contents.append(yaml.safe_load(value))
+        contents.append(parse_yaml(value, "--data"))
     names = {key for c in contents if isinstance(c, dict) for key in c.get("init_args") or {}}
     flags = (re.match(r"--data\.(?:init_args\.)?(\w+)", flag) for flag in arguments.flags)
     return names | {match[1] for match in flags if match}
