@@ -162,8 +162,7 @@ def explain_parser(error: ParserError, sources: Sources = (), flags: Sequence[st
     else:
         key = _key(chain)
         line = _one_line(f"{key}: {_cause(cause, chain)}" if key else _cause(cause, chain))
-    flagged = any(flag.partition("=")[0] == f"--{key}" for flag in flags)
-    return line if flagged else line + origin(key, sources)
+    return line + origin(key, sources, flags)
 
 
 def _unrecognised(word: str, known: Sequence[str]) -> str:
@@ -244,8 +243,10 @@ def _find(value: Any, key: str) -> list[str] | None:
     return None
 
 
-def origin(key: str, sources: Sources) -> str:
-    """`` (in FILE)`` for the last source that sets ``key``."""
+def origin(key: str, sources: Sources, flags: Sequence[str] = ()) -> str:
+    """`` (in FILE)`` for the last source that sets ``key``, unless a flag does."""
+    if any(flag.partition("=")[0] == f"--{key}" for flag in flags):
+        return ""
     for name, content in reversed(sources):
         node: Any = content
         for part in key.split("."):

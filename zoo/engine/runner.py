@@ -227,7 +227,8 @@ class ZooCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Settings are compared with their ranges before anything is done with them, a seed drawn for one."""
         super().parse_arguments(parser, args)
-        check_settings(self.arguments.verb, self.config[self.arguments.verb], self.arguments.sources)
+        given = self.arguments
+        check_settings(given.verb, self.config[given.verb], given.sources, given.flags)
 
     def _parse_ckpt_path(self) -> None:
         """Hyperparameters of checkpoints are already on the command line, checked and in the right place."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,13 +119,14 @@ OPTIMIZATION: dict[str, Range] = {
 """Arguments of optimisers and schedules, by their names in torch; others are finite numbers."""
 
 
-def check_settings(verb: str, config: Namespace, sources: Sources = ()) -> None:
+def check_settings(verb: str, config: Namespace, sources: Sources = (), flags: Sequence[str] = ()) -> None:
     """Compare what is set with the ranges above.
 
     Args:
         verb: that runs.
         config: parsed, of the verb.
-        sources: where settings come from, to say it.
+        sources: where settings come from besides flags, to say it.
+        flags: which win over those.
 
     Raises:
         ValueError: for the first number outside of its range, naming the key and the range.
@@ -133,12 +134,12 @@ def check_settings(verb: str, config: Namespace, sources: Sources = ()) -> None:
     for key, value, allowed in _numbers(verb, config):
         if not allowed.holds(value):
             limit = "" if abs(value) <= _LARGEST else f" and below {_LARGEST:g}"
-            raise ValueError(f"{key} must be {allowed}{limit}, got {value}{origin(key, sources)}")
+            raise ValueError(f"{key} must be {allowed}{limit}, got {value}{origin(key, sources, flags)}")
     seed = config.get("seed_everything")
     if isinstance(seed, bool):  # Lightning would draw one, or leave what is random to chance
-        place = origin("seed_everything", sources)
+        place = origin("seed_everything", sources, flags)
         raise ValueError(f"seed_everything must be a whole number, got {str(seed).lower()}{place}")
-    _check_devices(config, sources)
+    _check_devices(config, sources, flags)
 
 
 def _numbers(verb: str, config: Namespace) -> Iterator[tuple[str, float, Range]]:
@@ -185,7 +186,7 @@ def device_count(devices: Any) -> Any:
     return devices if _is_number(devices) else None
 
 
-def _check_devices(config: Namespace, sources: Sources) -> None:
+def _check_devices(config: Namespace, sources: Sources, flags: Sequence[str]) -> None:
     """Processes on a CPU are started at once, each with a copy of everything."""
     devices, accelerator = device_count(config.get("trainer.devices")), config.get("trainer.accelerator")
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
@@ -193,5 +194,5 @@ def _check_devices(config: Namespace, sources: Sources) -> None:
     if on_cpu and devices is not None and devices > max(_MOST_ON_CPU, cores):
         raise ValueError(
             f"trainer.devices must be at most {max(_MOST_ON_CPU, cores)} on a CPU of {cores} cores, got "
-            f"{devices}{origin('trainer.devices', sources)}"
+            f"{devices}{origin('trainer.devices', sources, flags)}"
         )
