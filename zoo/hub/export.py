@@ -1,6 +1,7 @@
 """``zoo export``: the network of a module as a ``torch.export`` program (.pt2) or as ONNX.
 
-The batch is the one free dimension, unless the module's ``dynamic_dims`` names others (nodes, edges). A file
+The batch is the one free dimension, unless the module's ``dynamic_dims`` names others (nodes, edges, height
+and width); ``least_sizes`` says from which size on, where that is not 1. A file
 is written in a folder of its own beside the target, loaded again, compared with the eager network, and only
 then moved to its place: what has the target's name has been checked.
 """
@@ -321,8 +322,10 @@ def load(path: Path) -> Any:
 
 def _traced(module: LightningModule, inputs: Inputs, dims: Dims) -> torch.export.ExportedProgram:
     # a size may be 0 where the examples show that it may
+    least: dict[str, int] = getattr(module, "least_sizes", {})
     free = {
-        label: torch.export.Dim(label, min=min(1, *found)) for label, found in _seen_sizes(module).items()
+        label: torch.export.Dim(label, min=least.get(label, min(1, *found)))
+        for label, found in _seen_sizes(module).items()
     }
     network: nn.Module = module.network  # type: ignore[assignment]
     try:
@@ -331,6 +334,8 @@ def _traced(module: LightningModule, inputs: Inputs, dims: Dims) -> torch.export
                 network,
                 tuple(inputs.values()),
                 dynamic_shapes=tuple({d: free[label] for d, label in dims[k].items()} for k in inputs),
+                # what pools round is more than torch can prove beforehand
+                prefer_deferred_runtime_asserts_over_guards=bool(least),
             )
     except Exception as error:
         reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())[:200]

@@ -17,7 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 
@@ -73,6 +73,7 @@ _INDEX_NAMES = {
     "torch.serialization._get_layout",
     "pathlib.PosixPath",
 }
+_PureUnpickler: Any = pickle._Unpickler
 _verified: set[tuple[int, int, int, int]] = set()
 
 
@@ -279,7 +280,7 @@ def _plain_key(key: Any) -> None:
         raise pickle.UnpicklingError(f"a {type(key).__name__} as a key")
 
 
-class _Asked(pickle._Unpickler):  # type: ignore[name-defined, misc]
+class _Asked(_PureUnpickler):
     """Goes through a pickle in Python: the C reader takes the memory that a memo's number asks for.
 
     Attributes:
@@ -287,7 +288,7 @@ class _Asked(pickle._Unpickler):  # type: ignore[name-defined, misc]
         itemsizes: key -> bytes of an element.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = dict(_PureUnpickler.dispatch)
 
     def __init__(self, file: Any, path: Path, names: Collection[str]) -> None:
         super().__init__(_Counted(file, path), encoding="utf-8", errors="replace")

@@ -242,7 +242,7 @@ def _checksum(state: dict[str, Tensor]) -> str:
     """Of the tensors' bytes in the order of their names, for a file format that has none of its own."""
     total = 0
     for _, value in sorted(state.items()):
-        total = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+        total = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy(), total)  # type: ignore[arg-type]
     return f"{total:08x}"
 
 

@@ -111,9 +111,7 @@ class ReverseAttention(nn.Module):
 
 
 def resize_to(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Bilinear to ``size``."""
-    if logits.shape[-2:] == size:
-        return logits
+    """Bilinear to ``size``; to its own size it changes nothing."""
     return functional.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -81,6 +81,9 @@ class RAS(LightningModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = {"image": {0: "batch", 2: "height", 3: "width"}}
+    least_sizes: ClassVar[dict[str, int]] = {"height": 64, "width": 64}
 
     def __init__(
         self,
@@ -348,9 +351,9 @@ class RAS(LightningModule):
         return columns
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
-        """Pictures for ``zoo export``; its file gives logits (batch, 1, S, S) with S 352, for ``tiny`` 96."""
+        """Pictures for ``zoo export``, of another size with each batch: its file takes any from 64 px."""
         side = 96 if self.hparams["variant"] == "tiny" else 352
-        return {"image": torch.rand(batch, 3, side, side, device=self.device)}
+        return {"image": torch.rand(batch, 3, side + 3 * batch, side - 5 * batch, device=self.device)}
 
 
 def _metrics(full: bool) -> ExactModuleDict:
