@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -247,11 +248,16 @@ def _epic_names(root: Path) -> tuple[list[str], list[str]]:
             header = next(rows, [])
             if not {"id", "key"} <= set(header):
                 raise ValueError(f"{path} needs columns id and key, has {', '.join(header)[:80]}")
-            places = header.index("id"), header.index("key")
-            pairs = _parsed(rows, lambda row, at=places: (int(row[at[0]]), row[at[1]]), path)
-            own = [dict(pairs).get(i, name) for i, name in enumerate(own)]
+            parse = partial(_numbered, header.index("id"), header.index("key"))
+            given = dict(_parsed(rows, parse, path))
+            own = [given.get(i, name) for i, name in enumerate(own)]
         names.append(own)
     return names[0], names[1]
+
+
+def _numbered(number: int, name: int, row: list[str]) -> tuple[int, str]:
+    """Number and name of a class, from these columns."""
+    return int(row[number]), row[name]
 
 
 def _seconds(text: str) -> float:
