@@ -601,7 +601,7 @@ def test_predict_on_files_gives_scores(tmp_path: Path, capsys: pytest.CaptureFix
     flags += [f"--trainer.default_root_dir={tmp_path}"]
     flags += [f"--model.init_args.{k}={v}" for k, v in sizes.items()]
     flags += [f"--data.init_args.{k}={v}" for k, v in options.items()]
-    flags.append("--data.init_args.eval_batch_size=1")
+    flags += ["--data.init_args.eval_batch_size=1", "--weights=none"]
     with pytest.warns(UserWarning, match="cannot be") as told:
         assert cli.main(["predict", *flags]) == 0
     texts = "\n".join(str(w.message) for w in told)
