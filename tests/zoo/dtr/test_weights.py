@@ -213,7 +213,8 @@ def test_official_file_survives_the_round_trip_to_the_bit(tmp_path: Path, kind: 
 
 @pytest.mark.parametrize("routing", ["none", "dtr", "random"])
 def test_our_weights_survive_the_round_trip_through_the_official_format(tmp_path: Path, routing: str) -> None:
-    module = random_module(routing=routing, alpha=2.5, beta=0.7, routing_seed=9)
+    own = {"dtr": {"alpha": 2.5, "beta": 0.7}, "random": {"beta": 0.7, "routing_seed": 9}, "none": {}}
+    module = random_module(routing=routing, **own[routing])
     ours = hub.save(module, tmp_path / "ours.safetensors")
     official = convert(ours, tmp_path / "official.pt", "--to", "official")
     back = converted(official, "--set", "heads=4")
