@@ -57,6 +57,8 @@ def belonging(file: str) -> list[str]:
     """What the node ids of the slow tests of a changed file contain."""
     path = Path(file)
     room = path.parts[1] if len(path.parts) > 2 else path.stem
+    if path.parts[:2] == ("tests", "fuzz"):
+        return ["tests/fuzz/"]
     if path.parts[0] == "tests":
         return [file] if path.name.startswith("test_") else []
     if path.parts[0] == "configs":
@@ -65,7 +67,8 @@ def belonging(file: str) -> list[str]:
     if path.parts[0] == "datamodules":
         folder = ROOT / "datamodules" / room
         cases = configs_that_use(public_names(folder, "datamodules")) if room != "loading" else []
-        return [f"tests/datamodules/{'' if room == 'loading' else f'{room}/'}", *(f"[{c}]" for c in cases)]
+        tests = ["tests/datamodules/", "tests/fuzz/"] if room == "loading" else [f"tests/datamodules/{room}/"]
+        return [*tests, *(f"[{c}]" for c in cases)]
     if path.parts[0] == "zoo" and room in ("engine", "hub", "evidence"):
         return [f"tests/zoo/{room}/"]
     if path.parts[0] == "zoo":

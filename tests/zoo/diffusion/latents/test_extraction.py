@@ -335,7 +335,7 @@ def _lose_a_weight(folder: Path) -> None:
     (lambda p: (p / "config.json").unlink(), "cannot load the VAE"),
     (lambda p: (p / "config.json").write_text("{"), "config.json: it is not JSON"),
     (lambda p: (p / "diffusion_pytorch_model.safetensors").unlink(), "cannot load the VAE"),
-    (lambda p: (p / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678"), "safetensors is damaged"),
+    (lambda p: (p / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678"), "tensors is damaged"),
     (_lose_a_weight, "1 weights are missing or do not fit, for example quant_conv.bias"),
     (lambda p: tiny_vae(p, scaling_factor=0.5), "latent_scale is 0.18215, but the VAE has factor 0.5"),
     (lambda p: tiny_vae(p, shift_factor=0.1), "and shift 0.1, which is not supported"),
