@@ -13,14 +13,15 @@ from quiet import quiet_trainer
 import zoo
 from datamodules import BlockModel, GraphSet, KarateClub, LinkSplit, SensorDiffusion, SyntheticGraphs
 
-GENERATOR = {"max_nodes": 20, "bandwidth": 18, "hidden": 12, "num_layers": 2, "val_samples": 0}
+GENERATOR = {"max_nodes": 20, "bandwidth": 18, "val_samples": 0}
+RECURRENT = {**GENERATOR, "hidden": 12, "num_layers": 2}
 CASES: dict[str, tuple[type[LightningModule], dict[str, Any]]] = {
     "node": (zoo.NodeClassifier, {"features": 16, "num_classes": 4, "arch": "sage"}),
     "link": (zoo.LinkPredictor, {"features": 34, "hidden": 8}),
     "graph": (zoo.GraphClassifier, {"hidden": 8, "num_layers": 1}),
     "diffpool": (zoo.GraphClassifier, {"arch": "sage", "readout": "diffpool", "hidden": 8, "num_layers": 1}),
-    "graphrnn_s": (zoo.GraphGenerator, {"arch": "graphrnn_s", **GENERATOR}),
-    "graphrnn": (zoo.GraphGenerator, {"arch": "graphrnn", **GENERATOR}),
+    "graphrnn_s": (zoo.GraphGenerator, {"arch": "graphrnn_s", **RECURRENT}),
+    "graphrnn": (zoo.GraphGenerator, {"arch": "graphrnn", **RECURRENT}),
     "graphvae": (zoo.GraphGenerator, {"arch": "graphvae", **GENERATOR}),
     "forecast": (zoo.SpatioTemporalForecaster, {"arch": "stgcn_1st", "num_nodes": 6, "hidden": 4}),
 }
