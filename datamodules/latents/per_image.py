@@ -174,7 +174,7 @@ class RepaLatents(LatentItems):
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(index_path, "repa", f"{type(error).__name__}: {error}") from None
         entries = [e for e in entries if e[0].endswith(".npy")]
-        if not entries or not all(type(label) is int for _, label in entries):
+        if not entries or not all(type(label) is int and abs(label) < 2**62 for _, label in entries):
             raise damaged(index_path, "repa", "no names of .npy files with whole-number labels")
         outside = next((n for n, _ in entries if n.startswith("/") or ".." in n.split("/")), None)
         if outside is not None:
@@ -183,7 +183,7 @@ class RepaLatents(LatentItems):
         if len(np.unique(self.names)) != len(self.names):
             raise damaged(index_path, "repa", "a name stands in it twice")
         self.labels = np.array([label for _, label in entries], dtype=np.int64)
-        check_labels(root, self.labels, num_classes)
+        check_labels(index_path, self.labels, num_classes)
         self._files = _EqualFiles(self.folder, entries[0][0], "repa")
         example = self._files.example
         if example.ndim != 3 or example.shape[0] % 2 or not np.issubdtype(example.dtype, np.floating):

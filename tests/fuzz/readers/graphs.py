@@ -235,11 +235,14 @@ LATENTS += [
 ]
 
 
-def _named(path: Path) -> Any:
+def _named(path: Path) -> list[Any]:
+    """Shapes alone: its callers judge the values, and add the name."""
     try:
-        return read_tensors(path)
-    except ValueError as error:  # its callers add the name
+        held = read_tensors(path)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    found = held.values() if isinstance(held, dict) else [held]
+    return [tuple(t.clone().shape) for t in found if isinstance(t, torch.Tensor)]
 
 
 READERS = [*GAUG, *GRAPHS, *TRAFFIC, *LATENTS]
