@@ -350,7 +350,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match=r"cannot write .*/x.safetensors \(.*No space left.*is the disk full"):
+    with pytest.raises(OSError, match=r"cannot write .*/x.safetensors \(No space left on device"):
         zoo.save(module, path)
     with (
         pytest.raises(OSError, match=r"cannot write .*/x.pt \(File too large\)"),

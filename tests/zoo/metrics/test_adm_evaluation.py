@@ -301,7 +301,7 @@ def bad_files(kind: str, folder: Path, files: dict[str, Path]) -> tuple[Path, Pa
         ("no weights file", "no Inception weights at"),
         ("feature rows", "spatial is float64 (3, 5)"),
         ("truncated", "is no readable npz file"),
-        ("stream cut", "is no readable npz file"),
+        ("stream cut", "pool_3 holds NaN or infinite values"),
         ("text", "is no readable npz file"),
         ("no mu", "holds mu_s, sigma, sigma_s, but a reference file has mu and sigma"),
         ("other width", "the reference has statistics of 5 features, the samples have 12 (pool_3)"),
