@@ -243,14 +243,17 @@ class Arguments:
             checkpoints = folder / "checkpoints"
             candidates = [checkpoints / "best.ckpt"] if which == "best" else step_checkpoints(checkpoints)
             broken += sorted(checkpoints.glob("*" + _BROKEN), reverse=True)
+            if self.verb == "fit" and rank() == 0 and any(path.exists() for path in candidates):
+                FolderLock(folder).release()  # who trains there takes away what is read here
             for path in candidates:
                 if not path.exists():
                     continue
                 try:
                     hub.read(path, tensors=False, own_class=self.own_class())
-                except (
-                    Damaged
-                ) as error:  # what is refused or cannot be read now may be whole: it stops the run
+                except FileNotFoundError:  # of a run that goes on, which has written a newer one
+                    return self._latest(which)
+                # what is refused or cannot be read now may be whole: it stops the run
+                except Damaged as error:
                     say(f"skipping a broken checkpoint: {error}")
                     broken.append(path)
                     if rank() == 0 and which == "last":

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from zoo.engine.arguments import Arguments
+from zoo.engine.lock import FolderLock
+from zoo.hub import weights as hub
 
 
 @pytest.fixture
@@ -99,3 +101,26 @@ def test_a_sharded_save_that_was_cut_off_is_passed_over(
     (checkpoints / "step=00000060.ckpt").mkdir()
     assert last(checkpoints) == checkpoints / "step=00000050.ckpt"
     assert "step=00000060.ckpt is a folder without meta.pt" in capsys.readouterr().out
+
+
+def test_nothing_is_read_or_renamed_in_a_folder_that_is_trained_in(checkpoints: Path) -> None:
+    (checkpoints / "step=00000050.ckpt").write_bytes(b"")
+    lock = FolderLock(checkpoints.parent)
+    with pytest.raises(BlockingIOError, match="is in use"):
+        last(checkpoints)
+    assert (checkpoints / "step=00000050.ckpt").exists()
+    lock.release()
+
+
+def test_a_checkpoint_that_a_run_takes_away_gives_way_to_its_newest(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, newest = hub.read, checkpoints / "step=00000050.ckpt"
+
+    def late(path: Path, **given: Any) -> Any:
+        if newest.exists():
+            newest.rename(checkpoints / "step=00000060.ckpt")  # what a run does that goes on
+        return read(path, **given)
+
+    monkeypatch.setattr(hub, "read", late)
+    assert last(checkpoints) == checkpoints / "step=00000060.ckpt"
