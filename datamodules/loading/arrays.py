@@ -84,7 +84,7 @@ def plain_npy(path: Path, mmap: bool = False) -> Array:
     """:func:`read_npy` without the file's name in what it raises, for readers that say more of it.
 
     Raises:
-        Those of ``READ_ERRORS``, in few words.
+        ValueError: in few words, as those of ``READ_ERRORS``.
     """
     with path.open("rb") as file:
         shape, fortran, dtype = npy_header(file)
