@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
 import json
-import math
 import re
 import shlex
 import statistics
@@ -228,8 +225,6 @@ def _find_summary(place: Path, name: str) -> Path | None:
 def read_summary(place: Path, name: str) -> dict[str, Any]:
     """Newest summary of that name in the run folders under ``place``.
 
-    A metric whose last value is NaN is NaN in ``final``: a diverged run is not judged by what it had before.
-
     Raises:
         RuntimeError: when there is none, or it cannot be read.
     """
@@ -238,22 +233,10 @@ def read_summary(place: Path, name: str) -> dict[str, Any]:
         raise RuntimeError(f"{place} has no {name}: the run ended without results")
     try:
         summary = json.loads(path.read_text())
-        final = summary["final"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        summary["final"].items()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RuntimeError(f"{path} is no summary of a run ({error}); remove it and start again") from None
-    if name == "summary.json":
-        final |= _ended_in_nan(path.with_name("metrics.csv"))
     return dict(summary)
-
-
-def _ended_in_nan(path: Path) -> dict[str, float]:
-    """Metrics of a metrics.csv whose last value is NaN. Cells that are no numbers are not looked at."""
-    last: dict[str, str] = {}
-    if path.is_file():
-        with path.open(newline="", errors="replace") as file, contextlib.suppress(csv.Error):
-            for row in csv.DictReader(file):
-                last |= {key: cell for key, cell in row.items() if isinstance(cell, str) and cell}
-    return {key: math.nan for key, cell in last.items() if cell == "nan"}
 
 
 def run_all(
