@@ -36,7 +36,7 @@ class Range:
         low = f"{'above' if self.above else 'at least'} {self.low:,}"
         high = f"{'below' if self.below else 'at most'} {self.high:,}"
         ends = [low] * (self.low > -math.inf) + [high] * (self.high < math.inf)
-        return " and ".join(ends) or "that is finite"
+        return " and ".join(ends) or "of finite size"
 
 
 Finite = Annotated[float, Range()]

@@ -8,57 +8,38 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 
 from zoo.engine.errors import Sources, origin
+from zoo.nn.ranges import Range
 
 _LARGEST = 3.4e38  # of float32, in which weights and rates are kept
 _MOST_ON_CPU = 8  # processes; or one per core
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers from ``least`` to ``most``; both ends belong to it unless ``open`` names one."""
-
-    least: float = -_LARGEST
-    most: float = _LARGEST
-    open: str = ""
-    also: tuple[float, ...] = ()
-
-    def holds(self, value: float) -> bool:
-        """Whether ``value`` lies in it; NaN and infinity never do."""
-        if value in self.also:
-            return True
-        above = self.least < value if "least" in self.open else self.least <= value
-        below = value < self.most if "most" in self.open else value <= self.most
-        return above and below
-
-    def __str__(self) -> str:
-        if (self.least, self.most) == (-_LARGEST, _LARGEST):
-            return "a finite number"
-        more = "".join(f" or {x:g}" for x in self.also)
-        if self.most == _LARGEST:
-            return f"{'above' if 'least' in self.open else 'at least'} {self.least:.12g}{more}"
-        ends = "(" if "least" in self.open else "[", ")" if "most" in self.open else "]"
-        return f"in {ends[0]}{self.least:.12g}, {self.most:.12g}{ends[1]}{more}"
-
-
 _COUNT, _NOT_NEGATIVE, _FINITE, _SHARE = Range(1), Range(0), Range(), Range(0, 1)
-_RATE = Range(0, 1, open="most")
-_COUNT_OR_ENDLESS = Range(1, also=(-1,))
+_RATE = Range(0, 1, below=True)
+_ENDLESS = (
+    "trainer.devices",
+    "trainer.max_steps",
+    "trainer.max_epochs",
+    "trainer.num_sanity_val_steps",
+    "checkpoint.keep",
+)
+"""Where -1 is all, or no end."""
 
 # of a whole number, and of a fraction where a fraction means another thing: a share instead of batches
 _BATCHES = (_NOT_NEGATIVE, _SHARE)
 SETTINGS: dict[str, tuple[Range, ...]] = {
     "seed_everything": (Range(0, 2**32 - 1),),
-    "trainer.devices": (_COUNT_OR_ENDLESS,),
+    "trainer.devices": (_COUNT,),
     "trainer.num_nodes": (_COUNT,),
-    "trainer.max_steps": (_COUNT_OR_ENDLESS,),
-    "trainer.max_epochs": (_COUNT_OR_ENDLESS,),
+    "trainer.max_steps": (_COUNT,),
+    "trainer.max_epochs": (_COUNT,),
     "trainer.min_steps": (_NOT_NEGATIVE,),
     "trainer.min_epochs": (_NOT_NEGATIVE,),
     "trainer.limit_train_batches": _BATCHES,
@@ -67,15 +48,15 @@ SETTINGS: dict[str, tuple[Range, ...]] = {
     "trainer.limit_predict_batches": _BATCHES,
     "trainer.overfit_batches": _BATCHES,
     "trainer.fast_dev_run": (_NOT_NEGATIVE,),
-    "trainer.val_check_interval": (_COUNT, Range(0, 1, open="least")),
+    "trainer.val_check_interval": (_COUNT, Range(0, 1, above=True)),
     "trainer.check_val_every_n_epoch": (_COUNT,),
-    "trainer.num_sanity_val_steps": (Range(0, also=(-1,)),),
+    "trainer.num_sanity_val_steps": (_NOT_NEGATIVE,),
     "trainer.log_every_n_steps": (_NOT_NEGATIVE,),
     "trainer.accumulate_grad_batches": (_COUNT,),
     "trainer.gradient_clip_val": (_NOT_NEGATIVE,),
     "trainer.reload_dataloaders_every_n_epochs": (_NOT_NEGATIVE,),
     "checkpoint.every_n_train_steps": (_COUNT,),
-    "checkpoint.keep": (Range(2, also=(-1,)),),
+    "checkpoint.keep": (Range(2),),
     "ema.decay": (_RATE,),
     "previews.count": (Range(0, 10_000),),
 }
@@ -132,9 +113,11 @@ def check_settings(verb: str, config: Namespace, sources: Sources = (), flags: S
         ValueError: for the first number outside of its range, naming the key and the range.
     """
     for key, value, allowed in _numbers(verb, config):
-        if not allowed.holds(value):
-            limit = "" if abs(value) <= _LARGEST else f" and below {_LARGEST:g}"
-            raise ValueError(f"{key} must be {allowed}{limit}, got {value}{origin(key, sources, flags)}")
+        endless = key in _ENDLESS
+        if (value in allowed and abs(value) <= _LARGEST) or (endless and value == -1):
+            continue
+        wanted = f"{allowed!r}{' or -1' * endless}{f' and below {_LARGEST:g}' * (not abs(value) <= _LARGEST)}"
+        raise ValueError(f"{key} must be {wanted}, got {value}{origin(key, sources, flags)}")
     seed = config.get("seed_everything")
     if isinstance(seed, bool):  # Lightning would draw one, or leave what is random to chance
         place = origin("seed_everything", sources, flags)
@@ -152,7 +135,7 @@ def _numbers(verb: str, config: Namespace) -> Iterator[tuple[str, float, Range]]
         if _is_number(value):
             allowed = ranges[-1] if isinstance(value, float) else ranges[0]
             if key == needed:
-                allowed = Range(allowed.least, allowed.most, "least") if allowed.least == 0 else allowed
+                allowed = replace(allowed, above=True) if allowed.low == 0 else allowed
             yield key, value, allowed
     yield from _of_optimization("model.init_args", config.get("model.init_args"))
 
