@@ -88,6 +88,17 @@ class AudioVisual(SplitModule):
         num_workers: loader processes, and threads that fill the cache.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "layout",
+        "train_set",
+        "source",
+        "pairs",
+        "test_pairs",
+        "image_noise",
+        "audio_snr_db",
+        "pca_energy",
+    )
+
     of_weights: ClassVar[tuple[str, ...]] = (
         *("seconds", "frames", "frame_stride", "fps", "image_size", "mel_bins", "digit_task"),
         *("spectrogram_mean", "spectrogram_std"),

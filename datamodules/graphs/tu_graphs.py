@@ -161,6 +161,16 @@ class TUGraphs(GraphLevelModule):
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "name",
+        "fold",
+        "folds",
+        "holdout",
+        "holdout_share",
+        "split_seed",
+        "splits",
+    )
+
     of_weights: ClassVar[tuple[str, ...]] = ("features", "use_node_attr", "use_edge_attr", "max_degree")
 
     def __init__(

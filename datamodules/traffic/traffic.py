@@ -23,7 +23,7 @@ is one of sensor ids, is told in :mod:`datamodules.traffic.sensor_tables`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -75,6 +75,8 @@ class Traffic(ForecastModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "split", "split_by", "nodes")
 
     unit = "mph"
 
