@@ -76,7 +76,7 @@ class Traffic(ForecastModule):
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
 
-    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "split", "split_by", "nodes")
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "graph", "split", "split_by", "nodes")
 
     unit = "mph"
 

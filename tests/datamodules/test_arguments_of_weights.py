@@ -3,76 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
 import datamodules
 
-NEITHER = set(
-    [
-        "batch_size",
-        "eval_batch_size",
-        "num_workers",
-        "predict_batch_size",
-        "shard_size",
-        "steps_per_epoch",
-        "items_per_epoch",
-        "drop_last",
-        "root",
-        "cache",
-        "cache_dir",
-        "download",
-        "codes",
-        "header",
-        "skip_unpaired",
-        "sensor_root",
-        "test_passes",
-        "predict_samples",
-        "predict_items",
-        "predict_files",
-        "predict",
-        "test_crops",
-        "evaluate_on",
-        "samples",
-        "reference",
-        "flip",
-        "rotate",
-        "crop",
-        "augment",
-        "colour_jitter",
-        "time_masks",
-        "time_width",
-        "frequency_masks",
-        "frequency_width",
-        "async_sampling",
-        "early_stopping",
-        "order",
-        "bfs_draws",
-        "stages",
-        "input_size",
-        "fine",
-        "continuous",
-        "views",
-        "neighbors",
-        "modalities",
-        "multi_label",
-        "edge_probabilities",
-        "val_root",
-        "train",
-        "val",
-        "test",
-        "upright",
-        "mask_values",
-        "num_classes",
-        "latent_norm",
-        "latent_multiplier",
-        "graph",
-        "k",
-        "metric",
-        "knn_sym",
-        "kwargs",
-    ]
-)
+_NEITHER = """
+    batch_size eval_batch_size num_workers predict_batch_size shard_size steps_per_epoch items_per_epoch
+    root cache cache_dir download codes header skip_unpaired drop_last layout kwargs
+    test_passes predict_samples predict_items predict_files predict test_crops evaluate_on samples reference
+    flip rotate crop augment colour_jitter time_masks time_width frequency_masks frequency_width
+    async_sampling early_stopping order bfs_draws stages input_size fine continuous views neighbors modalities
+    multi_label edge_probabilities val_root train val test upright mask_values num_classes latent_norm
+    latent_multiplier
+"""
+NEITHER = frozenset(re.findall(r"\w+", _NEITHER))
 """What neither changes who is held out nor what the network takes: files, batches, augmentation, sizes that
 the module compares itself; ``train``, ``val``, ``test`` of Saliency are names of folders."""
 
