@@ -173,6 +173,11 @@ class Traffic(ForecastModule):
         return read_places(path) if path.is_file() else {}
 
 
+_LARGEST = 1e7
+"""Of a measurement; beyond it, single precision loses whole numbers, and one value wipes out all others when
+they are standardised."""
+
+
 def _damaged(path: Path, error: object) -> ValueError:
     return ValueError(f"{path} is damaged or has another layout ({one_line(error)})")
 
@@ -185,6 +190,12 @@ def _checked_speeds(path: Path, values: Array) -> Array:
         finite = np.isfinite(values.astype(np.float32)).all()
     if not finite:
         raise ValueError(f"{path} holds NaN or infinite values; missing measurements are written as 0")
+    if (largest := np.abs(values).max()) > _LARGEST:
+        row, sensor = np.argwhere(np.abs(values) == largest)[0]
+        raise ValueError(
+            f"{path} holds {values[row, sensor]:g} at time {row}, sensor {sensor} (from 0), which no sensor "
+            "measures; fill values of missing measurements are written as 0"
+        )
     return values
 
 
