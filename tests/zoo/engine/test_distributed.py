@@ -268,3 +268,78 @@ def test_a_run_goes_on_with_another_number_of_processes(one: Path, two: Path, tm
         assert largest_difference(content(alone)[key], content(resumed)[key]) <= TOLERANCE
     shadows = [content(f)["callbacks"]["EMA"]["shadow"] for f in (alone, resumed)]
     assert largest_difference(*shadows) <= TOLERANCE
+
+
+FOUR_WEIGHTS = """
+import json
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from torch.utils.data import DataLoader
+
+from zoo.nn.parallel import shard_blocks
+
+
+class FourWeights(LightningModule):
+    # The loss is the weights' sum, of which rank 0 sees a half and rank 1 one and a half.
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 1, bias=False)
+        torch.nn.init.zeros_(self.linear.weight)
+        self.seen = []
+
+    def configure_model(self):
+        shard_blocks(self, [self.linear])
+
+    def training_step(self, batch, batch_idx):
+        return (0.5 + self.global_rank) * self.linear(torch.ones(1, 4)).sum()
+
+    def on_train_batch_end(self, *args):
+        weight = self.linear.weight.detach()
+        whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+        self.seen.append(whole.flatten().tolist())
+
+    def on_train_end(self):
+        if self.global_rank == 0:
+            Path("seen.json").write_text(json.dumps(self.seen))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Batches(LightningDataModule):
+    batch_size = 2
+
+    def train_dataloader(self):
+        return DataLoader(torch.zeros(8), batch_size=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", [None, 1.5])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_take_equal_steps_at_the_end_of_an_epoch(
+    strategy: str, clip: float | None, tmp_path: Path
+) -> None:
+    """8 batches, three to a step: the third step sees two and is as long as the others."""
+    (tmp_path / "four.py").write_text(FOUR_WEIGHTS)
+    flags = ["--model=four.FourWeights", "--data=four.Batches", f"--config=trainer/{strategy}", TWO]
+    flags += ["--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.accumulate_grad_batches=3"]
+    flags += [f"--trainer.gradient_clip_val={clip}"] if clip else []
+    result = subprocess.run(
+        [sys.executable, str(CLI), "fit", *flags],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    step = 0.1 if clip is None else 0.075  # of the gradient's norm 2; the short step's is 4 / 3
+    steps = [0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6]
+    seen = torch.tensor(json.loads((tmp_path / "seen.json").read_text()))
+    expected = torch.tensor([[-step * n] * 4 for n in steps])
+    assert torch.allclose(seen, expected, atol=1e-6), seen
