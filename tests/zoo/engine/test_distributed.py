@@ -258,6 +258,33 @@ def test_torchrun_uses_one_folder(strategy: str, one: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_two_machines_of_torchrun_are_one_run(one: Path, tmp_path: Path) -> None:
+    """Two of torchrun's agents on this machine, a process each."""
+    arguments = command("fit", tmp_path, "--config=trainer/multinode", STEPS)
+    place, port = environment(), environment()["MASTER_PORT"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    launcher += ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    flags = ["--trainer.devices=1", "--trainer.num_nodes=2"]
+    started = [
+        subprocess.Popen(
+            [*launcher, f"--node_rank={node}", *arguments, *flags],
+            env=place,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=SECONDS) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert [out.count("zoo: fit ") for out, _ in outputs] == [1, 0]
+    assert (
+        largest_difference(content(one)["state_dict"], content(newest(tmp_path))["state_dict"]) <= TOLERANCE
+    )
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(one: Path, two: Path, tmp_path: Path) -> None:
     """12 steps of two processes and 2 of one are 14 of one."""
     alone = fit(tmp_path / "alone", *FLAGS, "--trainer.max_steps=14")
