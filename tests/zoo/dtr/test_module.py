@@ -545,7 +545,7 @@ def test_latents_that_were_normalised_otherwise_are_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize(("bad", "message"), [
     ({"latent_mean": [0.0]}, "each one number per channel, 1, got"),
     ({"latent_mean": [0.0], "latent_std": [0.0]}, r"latent_std\[0\] is 0.0, but must be"),
-    ({"latent_mean": [0.0], "latent_std": [1.0], "latent_scale": 0.5}, "latent_scale is 0.5, but latent_mean"),
+    ({"latent_mean": [0.0], "latent_std": [1.0], "latent_scale": 0.5}, "latent_scale is 0.5, but latent"),
     ({"size": "M"}, "S, B, L, XL"),
     ({"loss_weight": "snr"}, "constant, min_snr, p2, uw"),
     ({"label_dropout": 1.0}, "label_dropout"),

@@ -208,6 +208,72 @@ def test_a_batch_that_the_devices_cannot_share_is_one_line(strategy: str, tmp_pa
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+SKIPPING = """
+from dataclasses import dataclass
+
+import torch
+from lightning import LightningModule
+
+from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.sampling import batch_keys
+
+
+class Items(BatchItems):
+    def __len__(self):
+        return 8
+
+    def __getitems__(self, keys):
+        index = [int(i) for i in batch_keys(keys)[1]]
+        bad = [i for i in index if i % 8 in BAD]
+        batch = {"x": torch.tensor([i for i in index if i not in bad])}
+        return {**batch, "skipped": [f"item {i} is damaged" for i in bad]} if bad else batch
+
+
+class Data(SplitModule):
+    def __init__(self):
+        super().__init__(batch_size=4, eval_batch_size=4)
+
+    def setup(self, stage):
+        self.test_set = Items()
+
+
+@dataclass
+class Nothing:
+    def write(self, folder):
+        return []
+
+
+class Model(LightningModule):
+    def predict_step(self, batch, batch_idx):
+        return Nothing()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bad", "said"), [
+    ("{2, 3, 5}", "3 of 8 items cannot be read and are skipped: "),
+    ("{3}", "1 of 8 items cannot be read and are skipped: item 3 is damaged"),
+    ("range(8)", "none of the 8 items can be read: "),
+])  # fmt: skip
+def test_what_two_processes_skip_is_counted_together_and_told_once(
+    bad: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "skipping.py").write_text(f"BAD = {bad}\n{SKIPPING}")
+    flags = ["--model=skipping.Model", "--data=skipping.Data", "--weights=none", "--config=trainer/ddp", TWO]
+    result = subprocess.run(
+        [sys.executable, str(CLI), "predict", *flags, "--trainer.accelerator=cpu"],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == ("none of" in said), output
+    assert output.count(said) == output.count("is damaged") == 1, output
+
+
 FAILING = """
 from lightning.pytorch import Callback
 
