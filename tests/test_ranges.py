@@ -136,9 +136,10 @@ def test_each_number_has_a_range_and_outside_of_it_one_line(cls: type) -> None:
             assert fits, f"{cls.__name__}.{name} = {word}: {found}"
 
 
-def test_the_two_packages_say_ranges_alike() -> None:
-    ours = (ROOT / "zoo" / "nn" / "ranges.py").read_text()
-    assert (ROOT / "datamodules" / "loading" / "ranges.py").read_text() == ours
+@pytest.mark.parametrize("file", ["ranges.py", "variants.py"])
+def test_the_two_packages_say_ranges_and_variants_alike(file: str) -> None:
+    ours = (ROOT / "zoo" / "nn" / file).read_text()
+    assert (ROOT / "datamodules" / "loading" / file).read_text() == ours
 
 
 class _Schedule:
