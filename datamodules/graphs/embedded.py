@@ -31,6 +31,7 @@ class KarateClub(DamagedGraphModule):
     The arguments are those of :class:`datamodules.graphs.full_graph.DamagedGraphModule`.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("seed", "edges_retained", "edges_rewired")
     of_variants: ClassVar[dict[str, Uses]] = {"early_stopping": {"seed": DamagedGraphModule.of_seed}}
 
     def __init__(self, **kwargs: Any) -> None:
@@ -71,6 +72,21 @@ class BlockModel(DamagedGraphModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "seed",
+        "nodes",
+        "classes",
+        "features",
+        "degree",
+        "homophily",
+        "signal",
+        "train_per_class",
+        "val_nodes",
+        "test_nodes",
+        "edges_retained",
+        "edges_rewired",
+    )
 
     def __init__(
         self,

@@ -63,6 +63,8 @@ class GAugGraph(FullGraphModule):
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "layout", "seed")
+
     of_weights: ClassVar[tuple[str, ...]] = ("normalize",)
     of_variants: ClassVar[dict[str, Uses]] = {"early_stopping": {"seed": (True,)}}
 

@@ -293,6 +293,7 @@ class GraphSet(GraphSetModule):
         set_seed: of the random sets; the same graphs for every seed of a run.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "set_seed")
     of_variants: ClassVar[dict[str, Uses]] = {
         **GraphSetModule.of_variants,
         "name": {"set_seed": ("community_small", "community")},
@@ -331,6 +332,8 @@ class TUGraphSet(GraphSetModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "min_nodes", "max_graph_nodes")
 
     def __init__(
         self,

@@ -111,6 +111,8 @@ class KNNGraph(FullGraphModule):
         ValueError: for unknown names or an impossible k.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "seed", "graph", "k", "metric", "knn_sym")
+
     of_weights: ClassVar[tuple[str, ...]] = ("standardize",)
     of_variants: ClassVar[dict[str, Uses]] = {
         "graph": dict.fromkeys(("k", "metric", "knn_sym"), ("knn", "sparse"))

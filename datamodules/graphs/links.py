@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,6 +68,8 @@ class LinkSplit(FullGraphModule):
         ValueError: for impossible shares and a source's ``steps_per_epoch`` or ``early_stopping``, and in
             ``setup`` for a source with edge weights or features.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("source", "val", "test", "seed")
 
     def __init__(
         self,

@@ -76,6 +76,14 @@ class Shapes(SplitModule):
             shapes: the object on white or transparent ground, filling the picture.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "source",
+        "categories",
+        "train_file",
+        "test_file",
+        "train_shapes",
+        "test_shapes",
+    )
     of_variants: ClassVar[dict[str, Uses]] = {
         "source": {
             "root": ("hdf5", "meshes"),

@@ -67,6 +67,7 @@ class Shapes2D(SplitModule):
         num_workers: loader processes.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("source", "canvas", "pairs", "blur")
     of_variants: ClassVar[dict[str, Uses]] = {
         "source": dict.fromkeys(("canvas", "pairs", "blur"), ("letters", "letters_gap"))
     }

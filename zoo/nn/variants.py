@@ -68,6 +68,12 @@ def check_variants(cls: Any, given: Mapping[str, Any]) -> None:
         refuse_unused(cls, given, choice, uses)
 
 
+def idle_options(cls: Any, given: Mapping[str, Any]) -> set[str]:
+    """What :func:`check_variants` would refuse; nothing of a class without tables."""
+    tables: Mapping[str, Uses] = getattr(cls, "of_variants", {})
+    return {name for choice, uses in tables.items() for name in unused(cls, given, choice, uses)}
+
+
 def unused(cls: type, given: Mapping[str, Any], choice: str, uses: Uses) -> list[str]:
     """The options that differ from their defaults and that no argument's value uses."""
     defaults, values = _defaults(cls), _values(cls, given)

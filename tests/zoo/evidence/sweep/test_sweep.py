@@ -66,6 +66,18 @@ def test_grid_runs_every_point_once_in_order_and_says_so(tmp_path: Path) -> None
     assert all((Path(p) / "run.log").is_file() for p in places)
 
 
+def test_tables_that_no_sweep_has_made_stay(tmp_path: Path) -> None:
+    best = tmp_path / "toy" / "best.yaml"
+    best.parent.mkdir()
+    best.write_text("precious")
+    with pytest.raises(ValueError, match=r"toy/best\.yaml: no sweep has made it; move it, or give"):
+        sweep(sweep_file(tmp_path), tmp_path, say=lambda _: None, launch=FakeRuns(square))
+    assert best.read_text() == "precious"
+    best.unlink()
+    for _ in range(2):
+        sweep(sweep_file(tmp_path), tmp_path, say=lambda _: None, launch=FakeRuns(square))
+
+
 def test_random_search_is_seeded_and_stays_in_range(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, method="random", parameters=RANGE)
     found = {}
