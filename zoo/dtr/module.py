@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -194,6 +195,8 @@ class DTR(LightningModule):
         for choice, uses in _USES.items():
             refuse_unused(DTR, self.hparams, choice, uses)
         _check_statistics(latent_mean, latent_std, in_channels)
+        if latent_mean is not None:
+            _refuse_scale(latent_scale, "latent_mean and latent_std are set")
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight
         self.label_dropout = label_dropout if num_classes > 1 else 0.0
@@ -248,6 +251,7 @@ class DTR(LightningModule):
         for key in ("latent_mean", "latent_std"):
             found = told(data, key)
             if own[key] is None and found is not None:
+                _refuse_scale(own["latent_scale"], f"{named(data)} tells latent_mean and latent_std")
                 own[key] = list(found)
             elif own[key] != found and (found is not None or stage == "fit"):
                 raise ValueError(
@@ -508,6 +512,16 @@ def _check_statistics(mean: list[float] | None, std: list[float] | None, channel
     if (mean is not None or std is not None) and not len(mean or ()) == len(std or ()) == channels:
         raise ValueError(
             f"latent_mean and latent_std are each one number per channel, {channels}, got {mean} and {std}"
+        )
+
+
+def _refuse_scale(scale: float, why: str) -> None:
+    """Latents that were normalised per channel have no factor besides."""
+    default = inspect.signature(DTR).parameters["latent_scale"].default
+    if scale != default:
+        raise ValueError(
+            f"model.init_args.latent_scale is {scale:g}, but {why}, and samples are decoded by these alone; "
+            f"leave latent_scale out (its default is {default})"
         )
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from zoo.engine.stopping import Stopped, StopSignals
+from zoo.hub import torch_files
 from zoo.reports import writing
 
 _STEP_FILE = re.compile(r"step=(\d+)\.ckpt")
@@ -61,7 +62,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary file in the target folder, syncs it, then renames it over the target.
 
     A reader sees the old file or the whole new one, also after a kill or a power cut. Loads with
-    ``weights_only=True``.
+    ``weights_only=True``, and only a file whose checksums are right, which torch does not compare.
     """
 
     def save_checkpoint(
@@ -87,6 +88,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
+        if "://" not in str(path):
+            torch_files.verify(Path(path))
         return super().load_checkpoint(path, map_location, weights_only=True)
 
 

@@ -18,6 +18,7 @@ from jsonargparse import get_loader, set_loader
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import zoo
@@ -32,7 +33,15 @@ from zoo.engine.metrics_csv import MetricsCSV
 from zoo.engine.own_modules import also_named, install, named_modules, remove, texts_of
 from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
-from zoo.engine.ranks import FOLDER_VARIABLE, RESUME_VARIABLE, check_tasks, is_child, rank
+from zoo.engine.ranks import (
+    FOLDER_VARIABLE,
+    RESUME_VARIABLE,
+    check_nodes,
+    check_srun,
+    check_tasks,
+    is_child,
+    rank,
+)
 from zoo.engine.run import Run
 from zoo.engine.settings import check_settings, device_count
 from zoo.engine.stopping import Stopped
@@ -262,6 +271,11 @@ class ZooCLI(LightningCLI):
             check_tasks(devices * config.get("num_nodes", 1))
         trainer = super()._instantiate_trainer(config, callbacks)
         check_tasks(trainer.world_size)
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(environment, LightningEnvironment):
+            check_nodes(trainer.num_nodes)
+        elif isinstance(environment, SLURMEnvironment):
+            check_srun(trainer.world_size)
         return trainer
 
     def _recorder(self) -> Callable[[dict[str, Any]], str] | None:

@@ -532,6 +532,8 @@ def test_latents_that_were_normalised_otherwise_are_refused(tmp_path: Path) -> N
     other = DTR(**sizes, latent_mean=[1.0] * 4, latent_std=[1.0] * 4)
     with pytest.raises(ValueError, match=r"latent_mean is \[1, 1, 1, 1, ...\], but the data .* has \["):
         trainer(max_steps=1).fit(other, data)
+    with pytest.raises(ValueError, match=r"latent_scale is 0\.5, but .* tells latent_mean and latent_std"):
+        trainer(max_steps=1).fit(DTR(**sizes, latent_scale=0.5), data)
     unknown = DTR(**sizes, vae="folder")  # an old checkpoint, and the latents are elsewhere
     away = ImageNetLatents(str(tmp_path / "nowhere"), "lightningdit", predict_samples=1)
     away.setup("predict")
@@ -543,6 +545,7 @@ def test_latents_that_were_normalised_otherwise_are_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize(("bad", "message"), [
     ({"latent_mean": [0.0]}, "each one number per channel, 1, got"),
     ({"latent_mean": [0.0], "latent_std": [0.0]}, r"latent_std\[0\] is 0.0, but must be"),
+    ({"latent_mean": [0.0], "latent_std": [1.0], "latent_scale": 0.5}, "latent_scale is 0.5, but latent"),
     ({"size": "M"}, "S, B, L, XL"),
     ({"loss_weight": "snr"}, "constant, min_snr, p2, uw"),
     ({"label_dropout": 1.0}, "label_dropout"),

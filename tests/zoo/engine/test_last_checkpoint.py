@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from zoo.engine.arguments import Arguments
+from zoo.engine.checkpoint import AtomicCheckpointIO
 from zoo.engine.lock import FolderLock
 from zoo.hub import weights as hub
 
@@ -61,6 +62,15 @@ def test_a_flipped_bit_in_weights_or_generator_state_takes_the_earlier_file(
         "step=00000040.ckpt",
         "step=00000050.ckpt.broken",
     ]
+
+
+def test_a_trainer_in_python_compares_checksums_too(checkpoints: Path) -> None:
+    newest = checkpoints / "step=00000050.ckpt"
+    assert AtomicCheckpointIO().load_checkpoint(newest)["global_step"] == 50
+    flip(newest, "data/0")
+    torch.load(newest, weights_only=True, mmap=True)  # says nothing
+    with pytest.raises(ValueError, match=r"step=00000050.ckpt is damaged \(Bad CRC-32"):
+        AtomicCheckpointIO().load_checkpoint(newest)
 
 
 def test_a_checkpoint_that_cannot_be_read_now_stops_and_is_left_alone(
