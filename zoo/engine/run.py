@@ -27,7 +27,9 @@ from torch import Tensor
 from zoo.drawing import drawing
 from zoo.engine.accumulation import effective_batch, window
 from zoo.engine.checkpoint import Checkpoint, step_checkpoints
+from zoo.engine.checkpoint_folder import checkpoints_of
 from zoo.engine.errors import FAILED, advise, claim, is_worker_gone
+from zoo.engine.finite import not_finite
 from zoo.engine.lock import LOCK
 from zoo.engine.lost_processes import Ranks
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics, read_table
@@ -113,6 +115,7 @@ class Run(Callback):
         self._first_not_finite: Tensor | None = None
         self._row_seen = -1
         self._told_not_finite = False
+        self._never_finite: set[str] = set()
 
     # --- start
     # ----------------------------------------------------------------------------------------------------
@@ -128,6 +131,7 @@ class Run(Callback):
             replace_file(
                 self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml"), self.config
             )
+        self._never_finite = not_finite(pl_module) if verb == "fit" else set()
         self._ranks = Ranks(trainer, self._started_here)
         self._started = time.monotonic()
         self._log = next((x for x in trainer.loggers if isinstance(x, MetricsCSV)), None)
@@ -236,6 +240,8 @@ class Run(Callback):
         self._check_folder(trainer)
         best = self._checkpoint(trainer)
         summary = self._summary(trainer, rate, memory, best)
+        lost = sorted(not_finite(pl_module) - self._never_finite)
+        summary["diverged"] = _why_diverged(lost, summary["final"])
         if self._start_step is not None or not self._has_summary_of(trainer.global_step):
             self._save_summary("summary.json", summary)
         pictures = [p.latest for p in trainer.callbacks if isinstance(p, Previews) and p.latest]  # type: ignore[attr-defined]
@@ -246,6 +252,8 @@ class Run(Callback):
             say(f"{steps} steps in {_duration(elapsed)}, {speed}peak memory {memory / 2**30:.2f} GiB")
         else:
             say(_nothing_left(trainer))
+        if summary["diverged"]:
+            say(f"the training diverged: {summary['diverged']}")
         metrics = {k: v for k, v in summary["final"].items() if k.startswith("val/")}
         score = self._score_of_best(trainer, best)
         if metrics:
@@ -259,7 +267,9 @@ class Run(Callback):
             say(f"curves      {curves}")
         log, summary_file = self.folder / "metrics.csv", self.folder / "summary.json"
         say(f"log         {f'{log} and summary.json' if log.exists() else summary_file}")
-        if best is not None and is_overridden("predict_step", pl_module):
+        # --weights takes neither a folder of shards nor weights that are no numbers
+        answers = best is not None and best.is_file() and (best.name == "best.ckpt" or not lost)
+        if answers and is_overridden("predict_step", pl_module):
             words = ["predict", "--config", self.folder / "config.yaml", "--weights", best]
             say(f"next: {program()} {shlex.join(map(str, words))}")
 
@@ -313,7 +323,7 @@ class Run(Callback):
 
     def _advice(self) -> str:
         """What to do about a run that ends for a reason outside it."""
-        kept = step_checkpoints(self.folder / "checkpoints")
+        kept = step_checkpoints(checkpoints_of(self.folder))
         return GO_ON if kept else "no checkpoint is written yet: start it again"
 
     def _checkpoint(self, trainer: Trainer) -> Path | None:
@@ -328,7 +338,7 @@ class Run(Callback):
             if not isinstance(callback, Checkpoint) or callback.monitor is None:
                 continue
             if callback.best_score is None:
-                return f" (the newest: {callback.monitor} was never a finite number)"
+                return f" (the newest: no validation had finite weights and a finite {callback.monitor})"
             if best is not None and best.name == "best.ckpt":
                 return f" ({callback.monitor} {callback.best_score:.4g} at step {callback.best_step})"
         return ""
@@ -412,6 +422,22 @@ def _nothing_left(trainer: Trainer) -> str:
     reached = [f"trainer.{key}" for key, value in limits if getattr(trainer, key) == value]
     way = f"raise {' or '.join(reached)} to go on" if reached else "it had ended by itself"
     return f"nothing left to train at step {trainer.global_step}, epoch {trainer.current_epoch}; {way}"
+
+
+def _why_diverged(lost: Sequence[str], final: Mapping[str, float]) -> str | None:
+    """What is no number at the end of a training.
+
+    Args:
+        lost: names of the weights that are not finite.
+        final: last value of each metric.
+    """
+    if lost:
+        more = f" and {len(lost) - 1} more hold" if lost[1:] else " holds"
+        return f"{lost[0]}{more} NaN or infinity"
+    losses = [
+        k for k, v in final.items() if "loss" in k and not k.startswith("test/") and not math.isfinite(v)
+    ]
+    return f"the last {losses[0]} is {final[losses[0]]}" if losses else None
 
 
 def _device_text(trainer: Trainer) -> str:
