@@ -192,6 +192,12 @@ class Checkpoint(callbacks.Checkpoint):
         due = step % self.every_n_train_steps == 0 or ends or self._stopping
         if not due or step == self._last_saved:
             return
+        if step == trainer.max_steps and not trainer.is_last_batch:
+            # Lightning logs the means of an epoch that max_steps cuts off behind the last checkpoint,
+            # and a run that is resumed from that has nothing left to train.
+            trainer._logger_connector.update_train_step_metrics()
+            assert trainer._results is not None
+            trainer._logger_connector.log_metrics(trainer._results.metrics(on_step=False)["log"])
         fetcher = trainer.fit_loop._data_fetcher
         if trainer.is_last_batch:
             self._at_epoch_end = True

@@ -20,9 +20,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from zoo.engine.arguments import Arguments
-from zoo.engine.configs import read_config
-from zoo.hub.catalog import find_config, registry
-from zoo.hub.foreign import Weights, is_plain
+from zoo.hub.foreign import is_plain
 from zoo.hub.yaml_files import parse_yaml
 from zoo.reports import say
 
@@ -56,22 +54,6 @@ def _facts(data: Any) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if is_plain(value)}
 
 
-def known(weights: Weights, name: str | None) -> dict[str, Any] | None:
-    """What weights say of their data; of bundled ones that do not, their config and the registry."""
-    if weights.data is not None:
-        return weights.data
-    entry = registry().get(name or "")
-    if entry is None:
-        return None
-    data = read_config(find_config(entry["config"])).get("data") or {}
-    cls = _import(data.get("class_path"))
-    if cls is None:
-        return None
-    held = _defaults(cls) | (data.get("init_args") or {})
-    init_args = {key: held.get(key) for key in _declared(cls)}
-    return {"class_path": data["class_path"], "init_args": init_args, "facts": entry.get("data", {})}
-
-
 def _defaults(cls: type) -> dict[str, Any]:
     """Arguments of a class with their defaults, also those of its parents, which ``**kwargs`` pass on."""
     found: dict[str, Any] = {}
@@ -97,7 +79,7 @@ def take_from_weights(arguments: Arguments) -> None:
     """Flags for what the weights expect of the data and neither a config nor a flag sets."""
     if arguments.trained is None or arguments.verb == "fit":
         return
-    trained = arguments.trained_data = known(arguments.trained, arguments.value("weights"))
+    trained = arguments.trained_data = arguments.trained.data
     cls = _import(_class_path(arguments))
     if trained is None or cls is None:
         return

@@ -223,6 +223,26 @@ def test_a_lost_log_is_told_and_the_training_goes_on(
     assert "ends at step -1, the checkpoint counts on rows up to step 7" in output
 
 
+@pytest.mark.parametrize("steps", [13, 15, 20])
+def test_means_of_the_last_epoch_are_in_the_log_before_the_last_checkpoint(
+    steps: int, tmp_path: Path
+) -> None:
+    """Of an epoch that max_steps cuts off, also behind a validation, and of a whole one."""
+
+    def on_train_batch_start(self: DTR, batch: Any, batch_idx: int) -> None:
+        self.log("train/mean", float(batch_idx), on_step=False, on_epoch=True, batch_size=1)
+
+    flags = (f"--trainer.max_steps={steps}", "--checkpoint.every_n_train_steps=4")
+    with mock.patch.object(DTR, "on_train_batch_start", on_train_batch_start):
+        whole = fit(tmp_path / "calm", *flags)
+        killed_fit(tmp_path / "killed", "saved", steps, *flags)
+        resumed = fit(tmp_path / "killed", *flags, RESUME)
+    last = read_metrics(whole / "metrics.csv")[-1]
+    left = (steps - 1) % 10 + 1
+    assert (last["step"], last["train/mean"]) == (steps - 1, (left - 1) / 2)
+    assert run_differences(whole, resumed) == []
+
+
 def test_a_folder_that_is_taken_away_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with at_step(6, lambda module: shutil.rmtree(newest(tmp_path))):
         assert refused(tmp_path) == 1
