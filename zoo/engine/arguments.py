@@ -273,8 +273,8 @@ class Arguments:
                     continue
                 if elsewhere and found.config not in (None, self.name):
                     raise ValueError(
-                        f"--ckpt_path {which}: {path} is of {found.config}, not of {self.name}; choose another "
-                        "checkpoint.dirpath"
+                        f"--ckpt_path {which}: {path} is of {found.config}, not of {self.name}; choose "
+                        "another checkpoint.dirpath"
                     )
                 if self.verb == "fit":
                     self.resume_folder = folder

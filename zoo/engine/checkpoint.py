@@ -262,7 +262,7 @@ class Checkpoint(callbacks.Checkpoint):
         return True
 
     def _diverged(self, trainer: Trainer) -> bool:
-        """Whether the weights, raw or averaged, or a validation loss are no numbers: an accuracy stays one."""
+        """Whether weights, raw or averaged, or a validation loss are no numbers: an accuracy stays one."""
         module = trainer.lightning_module
         averages = [c.shadow for c in trainer.callbacks if isinstance(c, EMA)]  # type: ignore[attr-defined]
         losses = [v for k, v in trainer.callback_metrics.items() if k.startswith("val/") and "loss" in k]
@@ -281,8 +281,8 @@ class Checkpoint(callbacks.Checkpoint):
             return
         if trainer.is_global_zero:
             say(
-                f"note: the best so far ({self.monitor} {self.best_score:.4g} at step {self.best_step}) is not "
-                f"in {self.folder}; best.ckpt there is the best from step {trainer.global_step} on"
+                f"note: the best so far ({self.monitor} {self.best_score:.4g} at step {self.best_step}) is "
+                f"not in {self.folder}; best.ckpt there is the best from step {trainer.global_step} on"
             )
         self.best_score = self.best_step = None
 

@@ -125,6 +125,6 @@ def _compare_settings(states: Sequence[Any], optimizers: Sequence[Any]) -> None:
                 strange.append("decoupled_weight_decay")  # Adam in the one, AdamW in the other
             if strange:
                 raise ValueError(
-                    f"the checkpoint's optimizer is no {_name(optimizer)}: it differs in {', '.join(strange)}; "
-                    "go on with the same, or start from the checkpoint's weights alone (--weights)"
+                    f"the checkpoint's optimizer is no {_name(optimizer)}: it differs in {', '.join(strange)}"
+                    "; go on with the same, or start from the checkpoint's weights alone (--weights)"
                 )

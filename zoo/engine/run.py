@@ -434,9 +434,7 @@ def _why_diverged(lost: Sequence[str], final: Mapping[str, float]) -> str | None
     if lost:
         more = f" and {len(lost) - 1} more hold" if lost[1:] else " holds"
         return f"{lost[0]}{more} NaN or infinity"
-    losses = [
-        k for k, v in final.items() if "loss" in k and not k.startswith("test/") and not math.isfinite(v)
-    ]
+    losses = [k for k, v in final.items() if "loss" in k and not math.isfinite(v)]
     return f"the last {losses[0]} is {final[losses[0]]}" if losses else None
 
 

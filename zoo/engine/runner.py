@@ -350,7 +350,7 @@ class ZooCLI(LightningCLI):
                 self._say_what_a_checkpoint_restores()
 
     def _check_checkpoint(self, path: Path) -> None:
-        """What answers is looked at as closely as ``--weights``; a training that diverged may be gone on with."""
+        """What answers is looked at as closely as ``--weights``; a training may go on from NaN, told."""
         own, fits = self.arguments.own_class(), self.arguments.verb == "fit"
         hub.check_state(self.model, hub.read(path, averaged=False, own_class=own))
         try:

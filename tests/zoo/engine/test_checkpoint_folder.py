@@ -1,4 +1,4 @@
-"""``--checkpoint.dirpath``: a folder of one training, where ``last`` and ``best`` look, over no other files."""
+"""``--checkpoint.dirpath``: a folder of one training, where ``last`` looks, and no other files are lost."""
 
 from __future__ import annotations
 
