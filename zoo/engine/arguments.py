@@ -203,13 +203,25 @@ class Arguments:
         return flagged or any(content.get("model") for content in self.yaml)
 
     def _run_name(self) -> str:
-        for path in self.configs:
+        for path in self.configs[self._first_of_the_model() :]:
             if path.parent.name == OVERLAYS:
                 continue
             # the config.yaml that a run left in its folder, runs/NAME/version_N
             of_a_run = path.stem.startswith("config") and re.fullmatch(r"version_\d+", path.parent.name)
             return path.resolve().parent.parent.name if of_a_run else path.stem
         return (self._model_class() or "run").rpartition(".")[2].lower()
+
+    def _first_of_the_model(self) -> int:
+        """Where the configs begin that a run is called by: at one that replaces the model of those before."""
+        found, first = None, 0
+        for i, content in enumerate(self.yaml):
+            model = content.get("model")
+            now = model.get("class_path") if isinstance(model, dict) else None
+            if now is not None and found not in (None, now):
+                first = i
+                say(f"config {self.configs[i]} replaces the model {found} by {now} and names the run")
+            found = now or found
+        return first
 
     def _asks_for_help(self) -> bool:
         return any(a in ("-h", "--help") or re.match(r"--[\w.]+\.help\b", a) for a in self.flags)
@@ -268,7 +280,8 @@ class Arguments:
                 except Damaged as error:
                     say(f"skipping a broken checkpoint: {error}")
                     broken.append(path)
-                    if rank() == 0 and which == "last":
+                    is_ours = elsewhere is None or owner(checkpoints) is not None
+                    if rank() == 0 and which == "last" and is_ours:
                         path.rename(path.with_name(path.name + _BROKEN))
                     continue
                 if elsewhere and found.config not in (None, self.name):

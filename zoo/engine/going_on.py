@@ -37,7 +37,10 @@ def take_settings(checkpoint: Mapping[str, Any], config: Any, flagged: Callable[
         taken = []
         for name in names:
             now, kept = config[group][name], state.get(name)
-            if name not in state or kept == now or flagged(group, name) or not is_plain(kept):
+            if name not in state or kept == now or not is_plain(kept):
+                continue
+            # a mode is of its monitor
+            if flagged(group, name) or (name == "mode" and flagged(group, "monitor")):
                 continue
             config[group][name] = kept
             taken.append(f"{group}.{name} {_text(kept)} (not {_text(now)})")
