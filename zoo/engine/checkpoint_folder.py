@@ -81,9 +81,10 @@ def _refuse_others(folder: Path, before: Path | None) -> None:
     if not found:
         return
     whose = "that this run did not write" if before is None else f"of {before}"
+    or_else = "if they are of this training, go on with it" if before is None else "go on with that training"
     raise ValueError(
         f"checkpoint.dirpath {folder} holds {found[0]}{f' and {len(found) - 1} more' if found[1:] else ''} "
-        f"{whose}; choose another folder, or go on with that training: --ckpt_path last"
+        f"{whose}; choose another folder, or {or_else}: --ckpt_path last"
     )
 
 

@@ -128,9 +128,9 @@ class Run(Callback):
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / FAILED).unlink(missing_ok=True)
-            replace_file(
-                self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml"), self.config
-            )
+            config = self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml")
+            if verb != "fit" or not config.exists():  # that of a run that goes on is replaced when it does
+                replace_file(config, self.config)
         self._never_finite = not_finite(pl_module) if verb == "fit" else set()
         self._ranks = Ranks(trainer, self._started_here)
         self._started = time.monotonic()
@@ -151,6 +151,8 @@ class Run(Callback):
         self._start_step, self._batches = trainer.global_step, 0
         if self._log is not None:
             self._log.continue_from(self._logged_step)
+        if trainer.is_global_zero:
+            replace_file(self.folder / "config.yaml", self.config)
         if trainer.global_step:
             say(f"resumed at step {trainer.global_step}, epoch {trainer.current_epoch}")
         if self._ranks is not None:

@@ -101,6 +101,7 @@ def test_another_optimiser_is_refused_before_anything_is_restored(
     other: str, named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = fit(tmp_path, 4)
+    config = (folder / "config.yaml").read_text()
     if not named:  # of a version that did not write the names
         before = content(folder)
         del before["zoo"]["optimization"]
@@ -112,6 +113,7 @@ def test_another_optimiser_is_refused_before_anything_is_restored(
     if named:
         assert "trained with torch.optim.Adam, this run asks for" in line
     assert f"torch.optim.{other}" in line
+    assert (folder / "config.yaml").read_text() == config
     assert "optimiser flags" not in capsys.readouterr().out
 
 
