@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -308,6 +309,8 @@ class Run(Callback):
         if isinstance(exception, SIGTERMException):
             say("stopped by SIGTERM")
             return
+        if (line := _of_precision(trainer, exception)) is not None:
+            advise(exception, "take 32-true, or bf16-mixed", line)
         if trainer.world_size > 1:
             claim(exception, self.folder, trainer.global_rank)
         if trainer.state.fn != TrainerFn.FITTING:
@@ -438,6 +441,17 @@ def _why_diverged(lost: Sequence[str], final: Mapping[str, float]) -> str | None
         return f"{lost[0]}{more} NaN or infinity"
     losses = [k for k, v in final.items() if "loss" in k and not math.isfinite(v)]
     return f"the last {losses[0]} is {final[losses[0]]}" if losses else None
+
+
+def _of_precision(trainer: Trainer, error: BaseException) -> str | None:
+    """What to say instead of torch's words where tensors of two types meet in a module turned to another."""
+    text = str(error)
+    if not str(trainer.precision).endswith("-true") or str(trainer.precision) == "32-true":
+        return None
+    if not isinstance(error, RuntimeError) or not re.search(r"scalar type|dtype", text):
+        return None
+    name = type(trainer.lightning_module).__name__
+    return f"{name} does not compute in trainer.precision {trainer.precision} ({text.splitlines()[0]})"
 
 
 def _device_text(trainer: Trainer) -> str:

@@ -167,3 +167,19 @@ def test_a_run_that_does_not_diverge_says_nothing_of_it(
     folder = fit(tmp_path, 4)
     assert "diverged" not in capsys.readouterr().out
     assert yaml.safe_load((folder / "summary.json").read_text())["diverged"] is None
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true"])
+def test_a_precision_that_the_method_does_not_compute_in_is_named(
+    precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "fit", tmp_path, "--trainer.max_steps=2", f"--trainer.precision={precision}")
+    assert f"NodeClassifier does not compute in trainer.precision {precision} (" in line
+    assert line.endswith("; take 32-true, or bf16-mixed")
+
+
+def test_the_least_steps_are_no_more_than_the_most(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "fit", tmp_path, "--trainer.min_steps=10", "--trainer.max_steps=3")
+    assert "trainer.min_steps 10 is more than trainer.max_steps 3" in line
