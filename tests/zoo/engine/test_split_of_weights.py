@@ -18,12 +18,12 @@ NESTED = "source.init_args.seed"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     seeds = ["--data.init_args.seed=5", f"--data.init_args.{NESTED}=6"]
-    run("fit", "gnn_link_karate", root, "--trainer.max_steps=3", "--checkpoint.every_n_train_steps=3", *seeds)
+    run("fit", "gnn_link_sbm", root, "--trainer.max_steps=3", "--checkpoint.every_n_train_steps=3", *seeds)
     return root
 
 
 def asked(root: Path, verb: str, *flags: str) -> list[str]:
-    common = ["--config", "gnn_link_karate", f"--trainer.default_root_dir={root}", "--ckpt_path", "last"]
+    common = ["--config", "gnn_link_sbm", f"--trainer.default_root_dir={root}", "--ckpt_path", "last"]
     arguments = Arguments(verb, [*common, *flags])
     try:
         before = len(arguments.flags)
@@ -41,7 +41,7 @@ def test_a_run_is_tested_and_goes_on_with_its_own_split(
         said = capsys.readouterr().out
         assert f"zoo: data.init_args.{NESTED}: 6, seed: 5, as " in said
     flags = ["--data.init_args.seed=5", f"--data.init_args.{NESTED}=6"]
-    common = ["gnn_link_karate", trained, "--ckpt_path=last"]
+    common = ["gnn_link_sbm", trained, "--ckpt_path=last"]
     assert summary("test", *common)["final"] == summary("test", *common, *flags)["final"]
 
 
@@ -49,12 +49,12 @@ def test_a_flag_comes_first_and_is_told_where_it_is_another_split(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert asked(trained, "test", "--data.init_args.seed=7") == ["source.init_args.seed=6"]
-    summary("test", "gnn_link_karate", trained, "--ckpt_path=last", "--data.init_args.seed=7")
+    summary("test", "gnn_link_sbm", trained, "--ckpt_path=last", "--data.init_args.seed=7")
     assert "was trained on other data: data.init_args.seed 5, here 7" in capsys.readouterr().out
 
 
 def test_a_run_does_not_go_on_with_another_split(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--config", "gnn_link_karate", f"--trainer.default_root_dir={trained}", "--ckpt_path=last"]
+    common = ["--config", "gnn_link_sbm", f"--trainer.default_root_dir={trained}", "--ckpt_path=last"]
     for flag, value in (("seed", 7), (NESTED, 8)):
         assert cli.main(["fit", *common, f"--data.init_args.{flag}={value}"]) == 1
         assert (
@@ -67,8 +67,8 @@ def test_a_config_is_asked_before_weights_and_behind_a_checkpoint(trained: Path,
     mine = ["--config", str(tmp_path / "mine.yaml")]
     assert "seed=5" in asked(trained, "test", *mine)
     assert "seed=5" not in asked(trained, "predict", *mine)
-    file = trained / "gnn_link_karate/version_0/checkpoints/step=00000003.ckpt"
-    arguments = Arguments("test", ["--config", "gnn_link_karate", *mine, "--weights", str(file)])
+    file = trained / "gnn_link_sbm/version_0/checkpoints/step=00000003.ckpt"
+    arguments = Arguments("test", ["--config", "gnn_link_sbm", *mine, "--weights", str(file)])
     take_from_weights(arguments)
     assert "--data.init_args.seed=5" not in arguments.flags
 
