@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -429,14 +430,22 @@ class DTR(LightningModule):
             eta: stochasticity of ``ddim``.
 
         Raises:
-            ValueError: for labels outside 0..K-1 or as many seeds as there are not samples.
+            ValueError: for labels that are no (B,) whole numbers in 0..K-1, guidance that is not finite, and
+                as many seeds as there are not samples.
         """
         h = self.hparams
         sampler, steps = sampler or h["sampler"], h["sampling_steps"] if steps is None else steps
         scale = h["guidance"] if guidance is None else guidance
         cfg = h["cfg_channels"] if cfg_channels is None else cfg_channels
         clip = h["clip_denoised"] if clip_denoised is None else clip_denoised
-        labels = self._labels(torch.as_tensor(labels, device=self.device))
+        if not math.isfinite(scale) or not math.isfinite(eta):
+            raise ValueError(f"guidance and eta must be finite numbers, got {scale} and {eta}")
+        labels = torch.as_tensor(labels, device=self.device)
+        if labels.dim() != 1 or not len(labels) or labels.is_floating_point() or labels.is_complex():
+            raise ValueError(
+                f"labels must be whole numbers (B,), B >= 1, got {labels.dtype} {tuple(labels.shape)}"
+            )
+        labels = self._labels(labels)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(
                 f"labels must lie in 0..{self.num_classes - 1}, got {labels.min()}..{labels.max()}"

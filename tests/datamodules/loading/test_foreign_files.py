@@ -9,6 +9,7 @@ import time
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -139,6 +140,16 @@ def test_a_header_is_compared_with_the_file_before_anything_is_allocated(tmp_pat
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"feats\.npy is damaged or has another layout \({words}"):
+            read_npy(path)
+
+
+def test_too_little_memory_names_the_file(tmp_path: Path, monkeypatch: Any) -> None:
+    """Not the batch size, which has nothing to do with it."""
+    path = tmp_path / "feats.npy"
+    path.write_bytes(npy((2,), data=bytes(16)))
+    for error in (MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:127]")):
+        monkeypatch.setattr(np, "empty", Mock(side_effect=error))
+        with pytest.raises(ValueError, match=r"feats\.npy: an array claims more memory than there is$"):
             read_npy(path)
 
 

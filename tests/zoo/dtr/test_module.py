@@ -453,6 +453,11 @@ def test_labels_outside_the_classes_are_refused(labels: list[int]) -> None:
 
 
 def test_as_many_seeds_as_labels() -> None:
+    for bad in (torch.tensor([1.5]), torch.zeros(0, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long)):
+        with pytest.raises(ValueError, match=r"labels must be whole numbers \(B,\), B >= 1, got torch\."):
+            build().sample(bad)
+    with pytest.raises(ValueError, match="guidance and eta must be finite numbers, got nan"):
+        build().sample(torch.tensor([1]), guidance=math.nan)
     with pytest.raises(ValueError, match="2 labels need as many seeds, got 1"):
         build().sample(torch.tensor([1, 2]), seed=[3])
 

@@ -29,6 +29,7 @@ from zoo.engine.lock import FolderLock
 from zoo.engine.lost_processes import Ranks
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.engine.predictions import PredictionWriter
+from zoo.engine.run import Run
 from zoo.engine.stopping import StopSignals
 from zoo.reports import CannotWrite, replace_file, writing
 
@@ -141,6 +142,18 @@ def test_a_loss_that_is_no_number_is_told_once(tmp_path: Path, capsys: pytest.Ca
     told = [line for line in capsys.readouterr().out.splitlines() if "no finite number" in line]
     assert len(told) == 1
     assert "loss is no finite number since step 5" in told[0]
+
+
+def test_a_loss_of_what_steps_itself_is_seen_where_it_is_logged(tmp_path: Path, capsys: Any) -> None:
+    """Manual optimisation returns no loss."""
+    run = Run("x", tmp_path, "", "")
+    run._log = log = MetricsCSV(tmp_path)
+    for step, value in enumerate([1.0, math.nan, -math.inf]):
+        log.log_metrics({"train/critic": value}, step)
+        run._watch_loss(mock.Mock(is_global_zero=True), None)
+    told = capsys.readouterr().out
+    assert told.startswith("zoo: the training's train/critic is no finite number since step 2; ")
+    assert told.count("\n") == 1
 
 
 def test_a_run_that_another_process_trains_is_refused(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,15 @@ def test_a_trainer_in_python_compares_checksums_too(checkpoints: Path) -> None:
     torch.load(newest, weights_only=True, mmap=True)  # says nothing
     with pytest.raises(ValueError, match=r"step=00000050.ckpt is damaged \(Bad CRC-32"):
         AtomicCheckpointIO().load_checkpoint(newest)
+
+
+def test_the_last_run_is_that_of_the_highest_number(checkpoints: Path) -> None:
+    """A clock may be set back, and a copy has times of its own."""
+    for number in (10, 9):
+        copy = checkpoints.parents[1] / f"version_{number}"
+        shutil.copytree(checkpoints.parent, copy)
+        os.utime(copy, (number, 10 - number))
+    assert last(checkpoints) == checkpoints.parents[1] / "version_10/checkpoints/step=00000050.ckpt"
 
 
 def test_a_checkpoint_that_cannot_be_read_now_stops_and_is_left_alone(

@@ -44,6 +44,7 @@ def test_a_rank_that_is_left_over_silences_nobody(
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, 0),  # the batch script itself
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "1"}, 0),
         ({"RANK": "3"}, 0),
+        ({"RANK": "3", "WORLD_SIZE": "abc"}, 0),
         ({"LOCAL_RANK": "1", "ZOO_RUN_FOLDER": "runs"}, 0),
     ],
 )

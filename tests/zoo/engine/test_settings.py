@@ -42,6 +42,11 @@ def test_nonsense_names_the_key_the_range_and_the_file(key: str) -> None:
     ("key", "value"),
     [
         ("trainer.accumulate_grad_batches", 0),
+        ("trainer.gradient_clip_val", -1),
+        ("trainer.log_every_n_steps", -1),
+        ("trainer.check_val_every_n_epoch", -1),
+        ("trainer.num_sanity_val_steps", -5),
+        ("trainer.min_epochs", -3),
         ("trainer.check_val_every_n_epoch", 0),
         ("trainer.val_check_interval", 0),
         ("trainer.val_check_interval", 1.5),

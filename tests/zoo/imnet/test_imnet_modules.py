@@ -38,6 +38,7 @@ from zoo.imnet.extraction import Mesh, marching_cubes
 from zoo.imnet.imgan import gradient_penalty
 from zoo.imnet.imsvr import IMSVR
 from zoo.imnet.report import ShapeMeshes
+from zoo.imnet.setup import training_codes
 from zoo.reports import PARTS
 
 SMALL = {"input_size": 16, "z_dim": 8, "width": 4, "encoder_width": 4, "init": "he"}
@@ -52,6 +53,28 @@ FLAGS = (
         accelerator="cpu"),
     "--checkpoint.every_n_train_steps=2",
 )  # fmt: skip
+
+
+def test_codes_are_made_of_files_that_are_read_through_in_order() -> None:
+    """A single row of the release costs a second."""
+
+    class InOrder(list[Tensor]):
+        def voxels_in_order(self, size: int) -> Any:
+            return torch.stack(self).split(2)
+
+    voxels = torch.rand(5, 1, 16, 16, 16).round()
+    autoencoder = zoo.IMAE(**SMALL)  # type: ignore[arg-type]
+    codes = training_codes(autoencoder, InOrder(voxels), torch.device("cpu"))
+    torch.testing.assert_close(codes, autoencoder.network.eval().encode(voxels))
+
+
+def test_data_are_told_what_a_step_takes() -> None:
+    """IM-SVR and IM-GAN were given voxels and points that they never use."""
+    assert zoo.IMSVR.trained_on == {"view", "code"}
+    assert zoo.IMAE.trained_on == {"voxels", "points", "values"}
+    assert zoo.CNNAE.trained_on == {"voxels"}
+    for space, taken in (("latent", "code"), ("grid", "voxels")):
+        assert zoo.IMGAN(space=space, width=2).trained_on == {taken}  # type: ignore[arg-type]
 
 
 def newest(root: Path) -> Path:
