@@ -73,14 +73,13 @@ class SameOptimization(Callback):
     ) -> None:
         checkpoint.setdefault("zoo", {})["optimization"] = _classes(trainer)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def goes_on_from(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take what the checkpoint was trained with. Strategies that shard restore optimisers before any hook
+        tells of it."""
         ours = checkpoint.get("zoo") or {}
         states = checkpoint.get("optimizer_states") or []
-        self._restored = {"classes": ours.get("optimization"), "states": states}
-        if trainer.strategy.restore_checkpoint_after_setup:
-            self.on_fit_start(trainer, pl_module)
+        groups = [{"param_groups": state["param_groups"]} for state in states]
+        self._restored = {"classes": ours.get("optimization"), "states": groups}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         restored, self._restored = self._restored, None

@@ -385,7 +385,9 @@ class ZooCLI(LightningCLI):
             self.arguments.check_weights(class_named(model.class_path), model.get("init_args") or {})
         sizes_from_data(self.arguments, config)
         if self.arguments.verb == "fit" and (path := self.arguments.checkpoint) is not None:
-            take_settings(hub.load_checkpoint_file(path), config, self.arguments.flagged)
+            checkpoint = hub.load_checkpoint_file(path)
+            take_settings(checkpoint, config, self.arguments.flagged)
+            self._optimization.goes_on_from(checkpoint)
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.ready()
