@@ -22,7 +22,28 @@ window pane glazing porthole | chair seat stool bench | bed couch mattress bunk 
 gun rifle pistol revolver | shirt blouse tunic sweater | hat cap bonnet beret | shoe boot sandal slipper
 stone rock pebble boulder | tree oak maple birch | flower rose tulip daisy | bird sparrow robin finch
 """
-FILLERS = "the a of and to in it is was for on that by this with from had but some then".split()
+FILLERS = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "to",
+    "in",
+    "it",
+    "is",
+    "was",
+    "for",
+    "on",
+    "that",
+    "by",
+    "this",
+    "with",
+    "from",
+    "had",
+    "but",
+    "some",
+    "then",
+]
 CONCEPTS = [row.split() for line in _CONCEPTS.strip().splitlines() for row in line.split(" | ")]
 """40 rows: the canonical word, then its synonyms."""
 WORDS = [word for row in CONCEPTS for word in row] + FILLERS
@@ -39,9 +60,7 @@ def procedural(split: str, seed: int) -> list[Record]:
         chosen = random.choice(len(CONCEPTS), _NAMED, replace=False)
         places = sorted(random.choice(_LENGTH, _NAMED * _TIMES, replace=False).tolist())
         words = [FILLERS[i] for i in random.integers(len(FILLERS), size=_LENGTH)]
-        named = [
-            CONCEPTS[c][1 + s] for c in chosen for s in random.choice(3, _TIMES, replace=False)
-        ]
+        named = [CONCEPTS[c][1 + s] for c in chosen for s in random.choice(3, _TIMES, replace=False)]
         for place, word in zip(places, named, strict=True):
             words[place] = word
         summary = " ".join(CONCEPTS[c][0] for c in chosen)

@@ -152,11 +152,17 @@ class Summaries(SplitModule):
         check_choice("format", format, Format)
         check_choice("aclsum_parts", aclsum_parts, Parts)
         if min(max_source, max_target) < 3:
-            raise ValueError("data.init_args.max_source and max_target must be at least 3: <s>, a token, </s>")
+            raise ValueError(
+                "data.init_args.max_source and max_target must be at least 3: <s>, a token, </s>"
+            )
         if format == "hub" and hub is None:
-            raise ValueError("data.init_args.format hub needs data.init_args.hub, abisee/cnn_dailymail for instance")
+            raise ValueError(
+                "data.init_args.format hub needs data.init_args.hub, abisee/cnn_dailymail for instance"
+            )
         if format != "hub" and hub is not None:
-            raise ValueError(f"data.init_args.hub is {hub}, which format {format} does not read; set format: hub")
+            raise ValueError(
+                f"data.init_args.hub is {hub}, which format {format} does not read; set format: hub"
+            )
         self.format, self.root, self.name = format, data_folder(root, f"summaries/{name}"), name
         self.hub, self.hub_config = hub, hub_config
         self.fields = {"document": document_field, "summary": summary_field, "id": id_field}
@@ -177,7 +183,9 @@ class Summaries(SplitModule):
         if self._tokenizer is None and self.given_tokenizer is not None:
             self._tokenizer = self._with_end(load_tokenizer(self.given_tokenizer))
         elif self._tokenizer is None and self._trained_on is not None:
-            texts = list(every_text([{"prompt": "", **r} for r in self._trained_on], "prompt", "document", "summary"))
+            texts = list(
+                every_text([{"prompt": "", **r} for r in self._trained_on], "prompt", "document", "summary")
+            )
             if self.format == "procedural":
                 room = len(WORDS) + len(_SPECIALS) + len(_LAST)
                 self._tokenizer = train_tokenizer(
@@ -243,7 +251,10 @@ class Summaries(SplitModule):
     @property
     def facts(self) -> dict[str, Any]:
         """What weights keep of the files."""
-        return {"set": {"hub": self.hub, "aclsum": "aclsum", "procedural": "procedural"}.get(self.format) or self.name}
+        return {
+            "set": {"hub": self.hub, "aclsum": "aclsum", "procedural": "procedural"}.get(self.format)
+            or self.name
+        }
 
     # --- sets -----------------------------------------------------------------------------------------------
 
@@ -269,7 +280,9 @@ class Summaries(SplitModule):
             raise ValueError(f"{what}: none of the {len(records):,} documents has a text and a summary")
         if left_out and what not in self._told:
             self._told.add(what)
-            say(f"{what}: {left_out:,} of {len(records):,} documents are empty or have an empty summary, left out")
+            say(
+                f"{what}: {left_out:,} of {len(records):,} documents are empty or have an empty summary, left out"
+            )
         return kept
 
     def _items(self, records: list[Record], texts: bool = True) -> SummaryItems:

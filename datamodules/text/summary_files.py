@@ -68,7 +68,11 @@ def renamed(records: list[Record], fields: Mapping[str, str], split: str) -> lis
     """Records under our names, lines within a text joined by blanks."""
     found = []
     for number, record in enumerate(records, 1):
-        row = {name: one_line_of(record[field]) for name, field in fields.items() if isinstance(record.get(field), str)}
+        row = {
+            name: one_line_of(record[field])
+            for name, field in fields.items()
+            if isinstance(record.get(field), str)
+        }
         name = record.get(fields["id"])
         row["id"] = str(name) if isinstance(name, str | int) else f"{split}/{number}"
         found.append(row)
@@ -149,7 +153,9 @@ def nyt_article(path: Path) -> Record | None:
         tree = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no XML ({one_line(error)})") from None
-    text = " ".join(_text(p) for block in tree.iter("block") if block.get("class") == "full_text" for p in block)
+    text = " ".join(
+        _text(p) for block in tree.iter("block") if block.get("class") == "full_text" for p in block
+    )
     summary = " ".join(_text(p) for part in tree.iter("abstract") for p in part)
     if not text.strip() or not summary.strip():
         return None
@@ -180,11 +186,18 @@ def aclsum(split: str, parts: str) -> list[Record]:
         try:
             text = " ".join(" ".join(record["sentences"][s]) for s in sections)
             rows = [
-                {"document": text, "summary": str(record["summary"][a]), "id": f"{record['id']}/{a}", "prompt": f"{a} : "}
+                {
+                    "document": text,
+                    "summary": str(record["summary"][a]),
+                    "id": f"{record['id']}/{a}",
+                    "prompt": f"{a} : ",
+                }
                 for a in ASPECTS
             ]
         except (KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: not ACLSum's layout of sentences and summaries") from None
+            raise ValueError(
+                f"{path}, line {number}: not ACLSum's layout of sentences and summaries"
+            ) from None
         found += rows
     return found
 

@@ -19,7 +19,9 @@ _SHORT = (
     r"Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Gen|Col|Sgt|Lt|Rep|Sen|Gov|Rev|No|vs|etc|al|Fig|Figs|Eq|Eqs|Sec|e\.g|i\.e|cf|approx|"
     r"Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept|Sep|Oct|Nov|Dec|Inc|Ltd|Co|Corp|[A-Z]"
 )
-_ENDS = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]*[^a-z\s])|(?<=[\u3002\uff01\uff1f])")
+_ENDS = re.compile(
+    r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]*[^a-z\s])|(?<=[\u3002\uff01\uff1f])"
+)
 _ABBREVIATED = re.compile(rf"(?:^|[\s(\[\"'])(?:{_SHORT})\.$")
 
 
@@ -94,7 +96,9 @@ class Rouge(Metric):
     totals: Tensor
     items: Tensor
 
-    def __init__(self, tokenizer: RougeTokenizer = "latin", key: str = "model.init_args.rouge_tokenizer") -> None:
+    def __init__(
+        self, tokenizer: RougeTokenizer = "latin", key: str = "model.init_args.rouge_tokenizer"
+    ) -> None:
         super().__init__()
         if tokenizer not in get_args(RougeTokenizer):
             raise ValueError(f"{key} must be {', '.join(get_args(RougeTokenizer))}, got {tokenizer!r}")
@@ -118,7 +122,9 @@ class Rouge(Metric):
     def update(self, generated: Sequence[str], references: Sequence[str]) -> None:
         for text, reference in zip(generated, references, strict=True):
             found = self.scores(text, reference)
-            self.totals += torch.tensor([found[k] for k in KEYS], dtype=torch.float64, device=self.totals.device)
+            self.totals += torch.tensor(
+                [found[k] for k in KEYS], dtype=torch.float64, device=self.totals.device
+            )
             self.items += 1
 
     def compute(self) -> dict[str, Tensor]:

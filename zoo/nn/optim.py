@@ -154,7 +154,9 @@ class WarmupLinear(LRScheduler):
     ) -> None:
         check_ranges(WarmupLinear, locals())
         if warmup_steps >= total_steps:
-            raise ValueError(f"warmup_steps must be less than total_steps = {total_steps}, got {warmup_steps}")
+            raise ValueError(
+                f"warmup_steps must be less than total_steps = {total_steps}, got {warmup_steps}"
+            )
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
         super().__init__(optimizer, last_epoch)
 

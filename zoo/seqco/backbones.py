@@ -38,7 +38,10 @@ KNOWN: dict[str, dict[str, Any]] = {
     "google-t5/t5-base": {
         "model_type": "t5",
         "vocab_size": 32128,
-        **{"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+        "d_model": 768,
+        "d_ff": 3072,
+        "num_layers": 12,
+        "num_heads": 12,
     },
     "allenai/led-base-16384": {
         "model_type": "led",
@@ -108,7 +111,9 @@ def _check(found: Mapping[str, Any], backbone: str) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not (value == value and abs(value) <= _LIMIT):
             raise ValueError(f"model.init_args.sizes.{key} is {value}, no size of a network")
-        sized = key.endswith(("_layers", "_heads", "_dim", "d_model", "d_ff", "d_kv", "_embeddings", "vocab_size"))
+        sized = key.endswith(
+            ("_layers", "_heads", "_dim", "d_model", "d_ff", "d_kv", "_embeddings", "vocab_size")
+        )
         if number and sized and value < 1:
             raise ValueError(f"model.init_args.sizes.{key} is {value}, but must be at least 1")
 
@@ -123,7 +128,9 @@ def config_of(found: Mapping[str, Any], **ids: Any) -> Any:
 
     kind = found["model_type"]
     if kind not in CONFIG_MAPPING:
-        raise ValueError(f"model_type {kind!r} is no family of transformers; known here: {', '.join(FAMILIES)}")
+        raise ValueError(
+            f"model_type {kind!r} is no family of transformers; known here: {', '.join(FAMILIES)}"
+        )
     cls = CONFIG_MAPPING[kind]
     entries = {k: v for k, v in found.items() if k != "model_type"}
     unknown = [k for k in entries if not hasattr(cls(), k)]
@@ -132,7 +139,9 @@ def config_of(found: Mapping[str, Any], **ids: Any) -> Any:
     try:
         made = cls(**{**entries, **{k: v for k, v in ids.items() if k in _OF_TOKENIZER}})
     except Exception as error:  # transformers checks the types by a class of its own
-        raise ValueError(f"model.init_args.sizes does not make a {kind}: {' '.join(str(error).split())[:160]}") from None
+        raise ValueError(
+            f"model.init_args.sizes does not make a {kind}: {' '.join(str(error).split())[:160]}"
+        ) from None
     made.forced_eos_token_id = made.forced_bos_token_id = None  # of the generation, not of the network
     return made
 
@@ -143,8 +152,6 @@ def build(config: Any) -> nn.Module:
 
     model: nn.Module = AutoModelForSeq2SeqLM.from_config(config)
     return model
-
-
 
 
 def pretrained(source: str) -> Any:

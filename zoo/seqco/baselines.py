@@ -32,7 +32,9 @@ class SummaryBaseline(LightningModule):
 
     answers_untrained: ClassVar[bool] = True
 
-    def __init__(self, kind: Kind = "lead", sentences: Depth = 3, rouge_tokenizer: RougeTokenizer = "latin") -> None:
+    def __init__(
+        self, kind: Kind = "lead", sentences: Depth = 3, rouge_tokenizer: RougeTokenizer = "latin"
+    ) -> None:
         check_ranges(SummaryBaseline, locals())
         super().__init__()
         if kind not in get_args(Kind):

@@ -201,7 +201,9 @@ class SeqCo(LightningModule):
         self.hparams["backbone"], self.hparams["sizes"] = backbone, sizes
         self._check()
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.weights = {p: schedule(self.hparams[f"weight_{p}"], f"model.init_args.weight_{p}") for p in PAIRS}
+        self.weights = {
+            p: schedule(self.hparams[f"weight_{p}"], f"model.init_args.weight_{p}") for p in PAIRS
+        }
         self.contrasted = any(not w.is_zero for w in self.weights.values())
         self.special = self._special(settings["model_type"])
         self.how = Comparison(
@@ -236,7 +238,10 @@ class SeqCo(LightningModule):
         for key, choices in (("similarity", Similarity), ("representation", Representation), ("view_format", ViewFormat)):  # fmt: skip
             if h[key] not in get_args(choices):
                 raise ValueError(f"{key} must be one of {', '.join(get_args(choices))}, got {h[key]!r}")
-        for key, choice in (("contrast_reduction", ("token_sum", "mean")), ("generated", ("online", "cached"))):
+        for key, choice in (
+            ("contrast_reduction", ("token_sum", "mean")),
+            ("generated", ("online", "cached")),
+        ):
             if h[key] not in choice:
                 raise ValueError(f"{key} must be one of {', '.join(choice)}, got {h[key]!r}")
         if h["decoder_start"] not in (None, "eos", "pad", "bos"):
@@ -250,7 +255,9 @@ class SeqCo(LightningModule):
         if h["sample_length"] < 2:
             raise ValueError("model.init_args.sample_length must be at least 2: the start token and one more")
         if h["representation"] == "decoder" and h["view_format"] == "shifted":
-            raise ValueError("view_format: shifted is a form of encoder inputs; leave it out with representation: decoder")
+            raise ValueError(
+                "view_format: shifted is a form of encoder inputs; leave it out with representation: decoder"
+            )
 
     def _special(self, kind: str) -> Special:
         h = self.hparams
@@ -415,7 +422,9 @@ class SeqCo(LightningModule):
                 loss = loss + contrast * counted
         elif self.contrasted:
             # DDP waits for a gradient of every parameter
-            others = [p for n, p in self.network.named_parameters() if p.requires_grad and "backbone" not in n]
+            others = [
+                p for n, p in self.network.named_parameters() if p.requires_grad and "backbone" not in n
+            ]
             loss = loss + 0.0 * torch.stack([p.sum() for p in others]).sum()
         self._seen += counted
         self._parts += 1
@@ -471,7 +480,9 @@ class SeqCo(LightningModule):
             self.log(f"train/effective_weight_{pair}", weight * parts / count if summed else weight)
         self._seen, self._parts = 0.0, 0
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
         """The step, then xi = beta xi + (1 - beta) theta, before anything is saved."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         done, restart = self.trainer.global_step + 1, self.hparams["restart_at"]
@@ -567,7 +578,7 @@ class SeqCo(LightningModule):
             rows = views.given[pair[1:]].rows if pair != "xy" and drawn is not None else None
             count = len(labels) if rows is None else int(rows.sum())
             if count and (pair == "xy" or drawn is not None):
-                self.eval_metrics[f"loss_{pair}" ].update(views.loss(pair).float(), count)
+                self.eval_metrics[f"loss_{pair}"].update(views.loss(pair).float(), count)
         states_pooled, features = views.monitored("x")
         self.eval_metrics["encoder_spread"].update(states_pooled)
         self.eval_metrics["feature_spread"].update(features)
@@ -610,10 +621,16 @@ class SeqCo(LightningModule):
             return
         now = torch.stack([values[k].float() for k in ("loss_xy", "encoder_spread", "feature_spread")])
         now = now.to(self.reference)
-        if stage == "val" and self.trainer.global_step >= self.hparams["restart_at"] and not self.reference.any():
+        if (
+            stage == "val"
+            and self.trainer.global_step >= self.hparams["restart_at"]
+            and not self.reference.any()
+        ):
             self.reference.copy_(now)
         if self.reference.all():
-            for key, value in zip(("loss_xy", "encoder_spread", "feature_spread"), now / self.reference, strict=True):
+            for key, value in zip(
+                ("loss_xy", "encoder_spread", "feature_spread"), now / self.reference, strict=True
+            ):
                 self.log(f"{stage}/{key}_by_start", value, sync_dist=True)
 
     # --- predictions ----------------------------------------------------------------------------------------
@@ -647,7 +664,9 @@ class SeqCo(LightningModule):
             FileNotFoundError, ValueError: for no such file, an empty text, weights without a tokenizer.
         """
         if isinstance(documents, str):
-            documents = [line for line in Path(documents).read_text(encoding="utf-8").splitlines() if line.strip()]
+            documents = [
+                line for line in Path(documents).read_text(encoding="utf-8").splitlines() if line.strip()
+            ]
         tokenizer, found = self._tokenizer(), []
         longest = (backbones.positions_of(self.network.backbone.config) or 1024) - self._least
         for start in range(0, len(documents), batch_size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.seqco import backbones
+from zoo.seqco.sampling import evaluating
 from zoo.seqco.similarity import CrossAttention, unit
 
 Similarity = Literal["cross_attention", "cls", "in_batch"]
@@ -80,7 +82,6 @@ class SeqCoNetwork(nn.Module):
         if decoder_views:
             self.target["decoder"] = self._copied("decoder")
         self.target.requires_grad_(False)
-        self.train(self.training)
 
     def _online(self, part: str) -> Any:
         if part == "head":
@@ -90,13 +91,6 @@ class SeqCoNetwork(nn.Module):
     def _copied(self, part: str) -> nn.Module:
         # a deep copy has embeddings of its own: moving xi does not move theta
         return copy.deepcopy(self._online(part))
-
-    def train(self, mode: bool = True) -> SeqCoNetwork:
-        """The target network stays in eval mode unless it is to have dropout."""
-        super().train(mode)
-        if self.compared:
-            self.target.train(mode and self.target_dropout)
-        return self
 
     # --- the target network ---------------------------------------------------------------------------------
 
@@ -135,10 +129,15 @@ class SeqCoNetwork(nn.Module):
         """f_theta of encoder or decoder states."""
         return unit(self.head(states))
 
+    def _slow_mode(self) -> Any:
+        """The target network has no dropout, unless it is to have it while training."""
+        return nullcontext() if self.target_dropout else evaluating(self.target)
+
     @torch.no_grad()
     def slow_states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Encoder states of the target network."""
-        return _encoded(self.target["encoder"], ids, mask)
+        with self._slow_mode():
+            return _encoded(self.target["encoder"], ids, mask)
 
     @torch.no_grad()
     def slow_project(self, states: Tensor) -> Tensor:
@@ -155,9 +154,13 @@ class SeqCoNetwork(nn.Module):
             slow: by the target network's decoder.
         """
         decoder = self.target["decoder"] if slow else self.backbone.get_decoder()
-        found = decoder(
-            input_ids=inputs, encoder_hidden_states=states, encoder_attention_mask=mask.long(), use_cache=False
-        )
+        with self._slow_mode() if slow else nullcontext(), torch.set_grad_enabled(_wanted(slow)):
+            found = decoder(
+                input_ids=inputs,
+                encoder_hidden_states=states,
+                encoder_attention_mask=mask.long(),
+                use_cache=False,
+            )
         return found.last_hidden_state
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
@@ -181,6 +184,10 @@ class SeqCoNetwork(nn.Module):
 def _encoded(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
     states: Tensor = encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     return states[:, : ids.shape[1]]  # LED fills up to whole windows
+
+
+def _wanted(slow: bool) -> bool:
+    return torch.is_grad_enabled() and not slow
 
 
 def _copies(network: nn.Module) -> dict[str, str]:

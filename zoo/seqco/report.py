@@ -76,7 +76,8 @@ class GeneratedSummaries:
         rows.sort(key=lambda row: row["index"])
         files = {
             "summaries.jsonl": "".join(
-                json.dumps({k: v for k, v in row.items() if k != "index"}, ensure_ascii=False) + "\n" for row in rows
+                json.dumps({k: v for k, v in row.items() if k != "index"}, ensure_ascii=False) + "\n"
+                for row in rows
             ),
             "summaries.out": "".join(row["generated"] + "\n" for row in rows),
             "summaries.html": page(rows),

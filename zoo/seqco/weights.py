@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from zoo.hub.foreign import State, Weights, building, fitted, load, read_json, safetensors_in, state_dict, written_whole
+from zoo.hub.foreign import (
+    State,
+    Weights,
+    building,
+    fitted,
+    load,
+    read_json,
+    safetensors_in,
+    state_dict,
+    written_whole,
+)
 from zoo.reports import writing
 from zoo.seqco import backbones
 from zoo.seqco.module import SeqCo
@@ -53,7 +62,9 @@ def from_fairseq(state: State) -> tuple[State, bool]:
     official = any(key.startswith(_OURS) for key in state)
     plain = _of_backbone(state, _OURS if official else "")
     kept = {k: v for k, v in plain.items() if k.startswith(("encoder.", "decoder."))}
-    kept = {k: v for k, v in kept.items() if not k.endswith(("embed_tokens.weight", "output_projection.weight"))}
+    kept = {
+        k: v for k, v in kept.items() if not k.endswith(("embed_tokens.weight", "output_projection.weight"))
+    }
     shared = plain["encoder.embed_tokens.weight"]
     found = {f"backbone.model.{k}": v for k, v in kept.items()} | {"backbone.model.shared.weight": shared}
     found["backbone.final_logits_bias"] = torch.zeros(1, len(shared))
@@ -101,7 +112,9 @@ def _sizes(state: State) -> dict[str, Any]:
     found: dict[str, Any] = {"d_model": width, "max_position_embeddings": len(state["backbone.model.encoder.embed_positions.weight"]) - 2}  # fmt: skip
     heads = _HEADS.get(width, max(1, width // 64))
     for side in ("encoder", "decoder"):
-        layers = {int(m[1]) for k in state if (m := re.match(rf"backbone\.model\.{side}\.layers\.(\d+)\.", k))}
+        layers = {
+            int(m[1]) for k in state if (m := re.match(rf"backbone\.model\.{side}\.layers\.(\d+)\.", k))
+        }
         found |= {f"{side}_layers": len(layers), f"{side}_attention_heads": heads}
         found[f"{side}_ffn_dim"] = len(state[f"backbone.model.{side}.layers.0.fc1.weight"])
     return {"vocab_size": vocabulary, "sizes": found}
@@ -131,7 +144,9 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         tensors, compared = from_fairseq(state)
         hparams: dict[str, Any] = {"backbone": "bart"} | _sizes(tensors)
     except KeyError as error:
-        raise ValueError(f"{path}: these are no weights of BART or SeqCo: {error.args[0]} is missing") from None
+        raise ValueError(
+            f"{path}: these are no weights of BART or SeqCo: {error.args[0]} is missing"
+        ) from None
     if "predictor.0.weight" in tensors:
         hparams["similarity"] = "cls"
         tensors = {k: v for k, v in tensors.items() if not k.startswith("attention.")}
@@ -185,7 +200,11 @@ def _folder_state(path: Path) -> State:
 def _read_folder(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     content = read_json(path / "config.json")
     settings = backbones.settings(str(path), None)
-    ids = {k: content[k] for k in ("vocab_size", "pad_token_id", "eos_token_id") if isinstance(content.get(k), int)}
+    ids = {
+        k: content[k]
+        for k in ("vocab_size", "pad_token_id", "eos_token_id")
+        if isinstance(content.get(k), int)
+    }
     kind = settings["model_type"]
     bos = content.get("bos_token_id")
     hparams: dict[str, Any] = {
@@ -207,7 +226,11 @@ def _read_folder(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]
 
 def _with_prefix(state: State) -> State:
     """A folder's names under ``backbone.``; ``facebook/bart-large`` was saved without its language-model head."""
-    names = state if any(k.startswith(("model.", "led.", "lm_head", "final_logits", "decoder.block")) for k in state) else None
+    names = (
+        state
+        if any(k.startswith(("model.", "led.", "lm_head", "final_logits", "decoder.block")) for k in state)
+        else None
+    )
     found = {f"backbone.{k}" if names is not None else f"backbone.model.{k}": v for k, v in state.items()}
     shared = next((v for k, v in found.items() if k.endswith(("shared.weight",))), None)
     embedded = next((v for k, v in found.items() if k.endswith("encoder.embed_tokens.weight")), None)
@@ -302,5 +325,9 @@ def write_folder(module: SeqCo, out: Path) -> list[str]:
                 module._tokenizer().save_pretrained(out)
     finally:
         model.generation_config = before
-    what = "model, generation settings and tokenizer" if module.vocabulary.text else "model and generation settings"
+    what = (
+        "model, generation settings and tokenizer"
+        if module.vocabulary.text
+        else "model and generation settings"
+    )
     return [f"wrote {out}: {what}; AutoModelForSeq2SeqLM.from_pretrained({str(out)!r})"]

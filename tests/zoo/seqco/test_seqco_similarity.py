@@ -65,7 +65,9 @@ def test_padding_changes_nothing_with_masks_and_something_without() -> None:
     long_a, long_b = torch.cat([a, junk], dim=1), torch.cat([b, junk[:, :2]], dim=1)
     long_masks = functional.pad(masks[0], (0, 3)), functional.pad(masks[1], (0, 2))
     plain = attention_loss(a, b, attention, *masks)
-    assert attention_loss(long_a, long_b, attention, *long_masks).item() == pytest.approx(plain.item(), abs=1e-5)
+    assert attention_loss(long_a, long_b, attention, *long_masks).item() == pytest.approx(
+        plain.item(), abs=1e-5
+    )
     assert abs(attention_loss(long_a, long_b, attention).item() - plain.item()) > 1e-3
 
 
@@ -157,7 +159,9 @@ def test_schedules_are_linear_between_their_points_and_hold_the_last() -> None:
     assert not schedule("0:0,10:1", "w").is_zero  # it begins at 0 and is not nothing
 
 
-@pytest.mark.parametrize("given", ["5:1,10:2", "0:1,10:2,10:3", "0:1,5", "much", "0:-1", "-1", "0:nan", "1.5:2"])
+@pytest.mark.parametrize(
+    "given", ["5:1,10:2", "0:1,10:2,10:3", "0:1,5", "much", "0:-1", "-1", "0:nan", "1.5:2"]
+)
 def test_other_schedules_are_refused_by_name(given: str) -> None:
     with pytest.raises(ValueError, match="weight_xy"):
         schedule(given, "model.init_args.weight_xy")
