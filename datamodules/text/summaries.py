@@ -96,8 +96,8 @@ class Summaries(SplitModule):
     ``index`` int64 (B,) and ``truncated`` bool (B,); ``yhat`` and ``yhat_mask`` where summaries are cached;
     outside of training the texts ``document``, ``summary`` and ``name`` too, lists of B.
 
-    Documents without text are left out, with a count. A tokenizer is trained on the training split (byte-level
-    BPE; whole words for ``procedural``), unless one is given or the weights bring theirs.
+    Documents without text are left out, with a count. A tokenizer is trained on the training split
+    (byte-level BPE; whole words for ``procedural``), unless one is given or the weights bring theirs.
 
     Args:
         format: ``jsonl`` (``train.jsonl``, ``val.jsonl``, ``test.jsonl``), ``lines`` (``train.source``,
@@ -280,9 +280,7 @@ class Summaries(SplitModule):
             raise ValueError(f"{what}: none of the {len(records):,} documents has a text and a summary")
         if left_out and what not in self._told:
             self._told.add(what)
-            say(
-                f"{what}: {left_out:,} of {len(records):,} documents are empty or have an empty summary, left out"
-            )
+            say(f"{what}: {left_out:,} of {len(records):,} documents are empty or lack a summary, left out")
         return kept
 
     def _items(self, records: list[Record], texts: bool = True) -> SummaryItems:

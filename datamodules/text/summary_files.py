@@ -1,4 +1,4 @@
-"""Layouts of summarisation sets on the disk: side-by-side lines, JSON lines, the hub, NYT's XML, ACLSum's wheel."""
+"""Layouts of sets of summaries: side-by-side lines, JSON lines, the hub, NYT's XML, ACLSum's wheel."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def missing(path: Path, root: Path, form: str) -> FileNotFoundError:
     """The error of a set that is not there, with its layout."""
     layouts = {
         "lines": "train.source, train.target, val.source, ... with a document or a summary a line",
-        "jsonl": 'train.jsonl, val.jsonl, test.jsonl with {"document": "...", "summary": "...", "id": "..."} a line',
+        "jsonl": 'train.jsonl, val.jsonl, test.jsonl with {"document": "...", "summary": "..."} a line',
         "nyt": "the XML files of LDC2008T19 (data/YYYY/MM/DD/*.xml, unpacked)",
     }
     return FileNotFoundError(
-        f"no file {path}; data.init_args.format {form} expects under {root}: {layouts[form]}. CNN/DailyMail and "
-        "XSum come from the hub (abisee/cnn_dailymail, EdinburghNLP/xsum)"
+        f"no file {path}; data.init_args.format {form} expects under {root}: {layouts[form]}. CNN/DailyMail "
+        "and XSum come from the hub (abisee/cnn_dailymail, EdinburghNLP/xsum)"
     )
 
 

@@ -139,6 +139,6 @@ def protocol(tokenizer: RougeTokenizer) -> str:
 
     how = {"latin": "a-z and 0-9, Porter stems", "words": "words of any script, no stems"}
     return (
-        f"rouge_score {version('rouge-score')} F1, {how.get(tokenizer, 'characters of any script, no stems')}, "
+        f"rouge_score {version('rouge-score')} F1, {how.get(tokenizer, 'characters of any script')}, "
         "rougeLsum over the zoo's regex sentences"
     )

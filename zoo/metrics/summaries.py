@@ -1,4 +1,4 @@
-"""What a generated summary takes from its document: new n-grams, copied words, names and numbers that stand there."""
+"""What a summary takes from its document: new n-grams, copied words, names and numbers that stand there."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def longest_copy(generated: Sequence[str], source: Sequence[str]) -> float | Non
 
 
 class SummaryStatistics(Metric):
-    """Means over summaries of what they take from their documents; a summary that has no value is left out.
+    """Means over summaries of what they take from their documents; one that has no value is left out.
 
     ``novel_{1,2,3}grams``: share of distinct n-grams that the document lacks; ``length``: words;
     ``length_ratio``: by the reference's; ``copied``: share of words in runs of three or more of the document;
-    ``names_in_source`` and ``numbers_in_source``: share of the capitalised words, but the first of a sentence,
-    and of the numbers that stand in the document: a cheap measure of faithfulness.
+    ``names_in_source`` and ``numbers_in_source``: share of the capitalised words, but the first of a
+    sentence, and of the numbers that stand in the document: a cheap measure of faithfulness.
     """
 
     full_state_update = False

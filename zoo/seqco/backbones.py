@@ -90,7 +90,7 @@ def _read(backbone: str) -> dict[str, Any]:
         except Exception as error:  # of the library anything may come
             why = " ".join(str(error).split())[:120]
             raise ValueError(
-                f"model.init_args.backbone {backbone!r} is no family ({', '.join(FAMILIES)}), no folder and no "
+                f"model.init_args.backbone {backbone!r} is no family ({', '.join(FAMILIES)}), no folder, no "
                 f"model of the hub that can be had ({why})"
             ) from None
     if not isinstance(content, dict) or not content.get("is_encoder_decoder"):

@@ -1,4 +1,4 @@
-"""Rows of the summaries' table that learn nothing: the first sentences, and the best that extraction can do."""
+"""Rows of the summaries' table that learn nothing: the first sentences, and the best ones."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ _USES: dict[str, Uses] = {
 class SeqCo(LightningModule):
     """Sequence-level contrastive learning for summarisation (Xu et al., AAAI 2022), on any encoder-decoder.
 
-    L = L_NLL + w_xy L_sim(x, y) + w_xyhat L_sim(x, yhat) + w_yyhat L_sim(y, yhat): document, gold summary and a
-    summary that the model draws are views of one meaning, made alike without negatives (BYOL). With all
+    L = L_NLL + w_xy L_sim(x, y) + w_xyhat L_sim(x, yhat) + w_yyhat L_sim(y, yhat): document, gold summary
+    and one that the model draws are views of one meaning, made alike without negatives (BYOL). With all
     weights 0 nothing is built and nothing drawn: plain fine-tuning, to the bit.
 
     The target network xi is no average that :class:`zoo.engine.ema.EMA` could keep: it takes part in every
@@ -93,7 +93,7 @@ class SeqCo(LightningModule):
         weight_xyhat: of document and generated summary.
         weight_yyhat: of gold and generated summary.
         contrast_reduction: ``token_sum``: L_NLL is a sum over target tokens and each L_sim a mean of a
-            micro-batch, all divided by tokens plus sequences (official); ``mean``: added to the mean per token.
+            micro-batch, all divided by tokens plus sequences (official); ``mean``: added to the token mean.
         symmetrical: both directions of a pair, summed.
         similarity: ``cross_attention``, ``cls`` (first token and a predictor) or ``in_batch`` (InfoNCE over
             the micro-batch, an ablation).
@@ -235,7 +235,8 @@ class SeqCo(LightningModule):
         h = self.hparams
         for choice, uses in _USES.items():
             refuse_unused(SeqCo, h, choice, uses)
-        for key, choices in (("similarity", Similarity), ("representation", Representation), ("view_format", ViewFormat)):  # fmt: skip
+        words = {"similarity": Similarity, "representation": Representation, "view_format": ViewFormat}
+        for key, choices in words.items():
             if h[key] not in get_args(choices):
                 raise ValueError(f"{key} must be one of {', '.join(get_args(choices))}, got {h[key]!r}")
         for key, choice in (
@@ -377,13 +378,13 @@ class SeqCo(LightningModule):
         return torch.cat([start, target[:, :-1]], dim=1)
 
     def _yhat(self, batch: Mapping[str, Any]) -> View:
-        """Generated summaries of a micro-batch: drawn for this update and each document, or the data's own."""
+        """Generated summaries of a micro-batch: drawn for this update and document, or the data's own."""
         h, width = self.hparams, 0 if self.how.mask_padding else self.hparams["sample_length"]
         if h["generated"] == "cached":
             if "yhat" not in batch:
                 raise ValueError(
-                    "model.init_args.generated is cached, but the data have no column yhat: jsonl with a field "
-                    "yhat (data.init_args.yhat_field), or generated: online"
+                    "model.init_args.generated is cached, but the data have no column yhat: jsonl with such "
+                    "a field (data.init_args.yhat_field), or generated: online"
                 )
             return View(batch["yhat"], batch["yhat_mask"], batch["yhat_mask"].sum(dim=1) > self._least)
         uniform = uniform_draws(

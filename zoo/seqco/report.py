@@ -67,8 +67,8 @@ class GeneratedSummaries:
 
     @staticmethod
     def merge(folder: Path) -> list[Path]:
-        """``summaries.jsonl``, ``summaries.out`` (one a line), ``candidates.out`` where there are several (those
-        of a document on neighbouring lines) and ``summaries.html``, the first 200."""
+        """``summaries.jsonl``, ``summaries.out`` (one a line), ``candidates.out`` where there are several
+        (those of a document on neighbouring lines) and ``summaries.html``, the first 200."""
         parts = sorted((folder / PARTS).glob("summaries_*.jsonl"))
         rows = [json.loads(line) for part in parts for line in part.read_text("utf-8").split("\n") if line]
         if not rows:
@@ -117,7 +117,10 @@ def _cells(row: dict[str, Any], gold: bool) -> str:
     ]
     score = ""
     if "rouge1" in row:
-        score = f"<p class='score'>R-1 {row['rouge1']:.3f}, R-2 {row['rouge2']:.3f}, R-Lsum {row['rougeLsum']:.3f}</p>"
+        score = (
+            f"<p class='score'>R-1 {row['rouge1']:.3f}, R-2 {row['rouge2']:.3f}, "
+            f"R-Lsum {row['rougeLsum']:.3f}</p>"
+        )
     document = f"<p class='score'>{html.escape(str(row['id']))}</p>{html.escape(row['document'])}"
     summary = f"<td>{html.escape(row['summary'])}</td>" if gold else ""
     return f"<tr><td class='doc'>{document}</td>{summary}<td>{' '.join(words)}{score}</td></tr>"

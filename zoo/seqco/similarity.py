@@ -1,7 +1,7 @@
-"""How like two views of one meaning are: the losses of SeqCo (Xu et al., AAAI 2022) as functions of tensors.
+"""How alike two views of one meaning are: the losses of SeqCo (Xu et al., AAAI 2022) of tensors.
 
-A view is a sequence of unit vectors, one a token. The *query* is always the target network's sequence, key and
-value are the online network's: gradients reach the latter alone.
+A view is a sequence of unit vectors, one a token. The *query* is always the target network's sequence,
+key and value are the online network's: gradients reach the latter alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def attention_loss(
     target_mask: Tensor | None = None,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """l(a -> b) = 1 - mean_j cos(Z_j, f_xi(b)_j), Z = MHA(query f_xi(b), key and value f_theta(a)); in [0, 2].
+    """l(a -> b) = 1 - mean_j cos(Z_j, f_xi(b)_j) in [0, 2], Z = MHA(query f_xi(b), key, value f_theta(a)).
 
     Args:
         online: f_theta(a), unit vectors (B, |a|, d).
@@ -41,8 +41,8 @@ def attention_loss(
         rows: bool (B,), those that count; None takes all.
 
     Returns:
-        The mean over the tokens of each sequence, then over the rows; 0, connected to ``online``, where no row
-        counts.
+        The mean over the tokens of each sequence, then over the rows; 0, connected to ``online``, where no
+        row counts.
     """
     padding = None if online_mask is None else ~online_mask
     found, _ = attend(target, online, online, key_padding_mask=padding, need_weights=False)

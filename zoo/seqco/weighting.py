@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def schedule(given: float | str, key: str) -> Schedule:
     """A number, or ``step:value,step:value`` as the official options have it.
 
     Raises:
-        ValueError: naming ``key`` for anything else: steps not increasing, the first not 0, a negative weight.
+        ValueError: naming ``key`` for anything else: steps that do not increase from 0, a negative weight.
     """
     if not isinstance(given, str):
         return Schedule((0,), (float(given),))
@@ -57,7 +58,7 @@ def schedule(given: float | str, key: str) -> Schedule:
         steps, values = tuple(int(a) for a, _ in points), tuple(float(b) for _, b in points)
     except ValueError:
         raise ValueError(f"{key} is {given!r}: write a number, or step:value,step:value") from None
-    if steps[0] != 0 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+    if steps[0] != 0 or any(b <= a for a, b in itertools.pairwise(steps)):
         raise ValueError(f"{key} is {given!r}: its steps must begin at 0 and increase")
     if not all(0 <= value < float("inf") for value in values):
         raise ValueError(f"{key} is {given!r}: a weight is a number of at least 0")

@@ -38,7 +38,7 @@ _HEADS = {1024: 16, 768: 12}
 _THIRDS = ("q_proj", "k_proj", "v_proj")
 
 
-# --- fairseq -> ours ------------------------------------------------------------------------------------------
+# --- fairseq -> ours ----------------------------------------------------------------------------------------
 
 
 def _of_backbone(state: State, prefix: str) -> State:
@@ -51,7 +51,7 @@ def _of_backbone(state: State, prefix: str) -> State:
 
 
 def from_fairseq(state: State) -> tuple[State, bool]:
-    """Tensors of fairseq as those of :class:`zoo.seqco.network.SeqCoNetwork`, and whether SeqCo's are among them.
+    """Tensors of fairseq under the names of :class:`SeqCoNetwork`, and whether a target network is there.
 
     ``models.article-summary.`` goes off, the embedding is ``model.shared.weight``, and queries, keys and
     values of the cross attention are joined.
@@ -109,7 +109,8 @@ def to_fairseq(state: State, official: bool = True) -> State:
 def _sizes(state: State) -> dict[str, Any]:
     """Sizes of BART that its tensors tell; heads are 64 wide unless it is said otherwise."""
     vocabulary, width = state["backbone.model.shared.weight"].shape
-    found: dict[str, Any] = {"d_model": width, "max_position_embeddings": len(state["backbone.model.encoder.embed_positions.weight"]) - 2}  # fmt: skip
+    positions = len(state["backbone.model.encoder.embed_positions.weight"]) - 2
+    found: dict[str, Any] = {"d_model": width, "max_position_embeddings": positions}
     heads = _HEADS.get(width, max(1, width // 64))
     for side in ("encoder", "decoder"):
         layers = {
@@ -177,7 +178,7 @@ def _weights(path: Path, module: SeqCo, tensors: State) -> Weights:
     return Weights(path, "zoo.SeqCo", hparams, state | rest)
 
 
-# --- folders of transformers ----------------------------------------------------------------------------------
+# --- folders of transformers --------------------------------------------------------------------------------
 
 
 def _folder_state(path: Path) -> State:
@@ -225,7 +226,7 @@ def _read_folder(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]
 
 
 def _with_prefix(state: State) -> State:
-    """A folder's names under ``backbone.``; ``facebook/bart-large`` was saved without its language-model head."""
+    """A folder's names under ``backbone.``; ``facebook/bart-large`` was saved without its head."""
     names = (
         state
         if any(k.startswith(("model.", "led.", "lm_head", "final_logits", "decoder.block")) for k in state)
@@ -276,7 +277,7 @@ def start_from(backbone: Any, source: str) -> str:
     return f"{source} ({sum(v.numel() for v in backbone.parameters()):,} parameters)"
 
 
-# --- out --------------------------------------------------------------------------------------------------------
+# --- out ----------------------------------------------------------------------------------------------------
 
 
 def write(module: SeqCo, out: Path, to: str) -> list[str]:

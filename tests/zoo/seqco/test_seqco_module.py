@@ -279,7 +279,7 @@ def test_the_restart_renews_the_optimiser_and_the_target() -> None:
     assert next(iter(later.trainer.optimizers[0].state.values()))["step"] == 1
 
 
-# --- summaries that are drawn ---------------------------------------------------------------------------------
+# --- summaries that are drawn -------------------------------------------------------------------------------
 
 
 def test_drawn_rows_end_at_the_first_end_and_a_pad_cuts_nothing() -> None:
@@ -408,7 +408,7 @@ def test_official_padding_makes_generated_views_as_wide_as_they_may_be() -> None
     assert widths == [8]
 
 
-# --- settings ---------------------------------------------------------------------------------------------------
+# --- settings -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The similarity of two sequences and the weights of the pairs, with the numbers of the paper's specification."""
+"""The similarity of two sequences and the weights of the pairs, with the numbers of the specification."""
 
 from __future__ import annotations
 
