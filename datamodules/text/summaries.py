@@ -173,14 +173,15 @@ class Summaries(SplitModule):
         self.max_source, self.max_target, self.seed = max_source, max_target, seed
         self._tokenizer: Any = None
         self._trained_on: list[Record] | None = None
+        self._read_files = False
         self._told: set[str] = set()
 
     # --- tokenizer ------------------------------------------------------------------------------------------
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer; None as long as there is nothing to make it of."""
-        if self._tokenizer is None and self.given_tokenizer is not None:
+        """The tokenizer; None as long as there is nothing to make it of, or the sets are not set up."""
+        if self._tokenizer is None and self.given_tokenizer is not None and self._read_files:
             self._tokenizer = self._with_end(load_tokenizer(self.given_tokenizer))
         elif self._tokenizer is None and self._trained_on is not None:
             texts = list(
@@ -206,7 +207,7 @@ class Summaries(SplitModule):
         Raises:
             ValueError: where the user has asked for another one.
         """
-        if self.given_tokenizer is not None and document(self.tokenizer) != text:
+        if self.given_tokenizer is not None and document(load_tokenizer(self.given_tokenizer)) != text:
             raise ValueError(
                 f"the weights were trained with another tokenizer than data.init_args.tokenizer "
                 f"{self.given_tokenizer}: leave it out, and theirs is taken"
@@ -290,11 +291,13 @@ class Summaries(SplitModule):
         if stage == "predict" and self.predict is not None:
             found = files.documents_of(Path(self.predict), self.fields)
             self.predict_set = self._items(self._whole(found, self.predict))
+            self._read_files = True
             if self.given_tokenizer is None and self.format in _EMBEDDED:
                 self._trained_on = self._read("train")
             return
         if self._trained_on is None:
             self._trained_on = self._read("train")
+        self._read_files = True
         self.train_set = self._items(self._trained_on, texts=False)
         if stage in ("fit", "validate"):
             self.val_set = self._items(self._read("val"))

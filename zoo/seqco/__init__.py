@@ -39,7 +39,10 @@ METHODS = (
             {**_SMALL, "weight_yyhat": "0:0,10:0.5", "representation": "decoder"},
             {**_SMALL, "similarity": "in_batch"},
         ),
-        data={"class_path": "datamodules.Summaries", "init_args": {"format": "procedural", "batch_size": 8}},
+        data={
+            "class_path": "datamodules.Summaries",
+            "init_args": {"format": "procedural", "batch_size": 8, "max_source": 24, "max_target": 12},
+        },
         weights="weights",
         converts="fairseq's BART and SeqCo checkpoints, transformers folders",
     ),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_seqco_module import data, fitted, one_batch, small
+from fakes.seqco import data, fitted, one_batch, small
 
 import cli
 import zoo
@@ -114,7 +114,7 @@ def test_foreign_files_are_one_line(tmp_path: Path) -> None:
     write(other, path, "official")
     narrow = zoo.SeqCo(
         "bart", {**other.hparams["sizes"], "d_model": 8}, vocab_size=185, special_ids=[3], weight_xyhat=0.0,
-        max_length=8,
+        max_length=8, min_length=0,
     )  # fmt: skip
     with pytest.raises(ValueError, match="does not fit"):
         start_from(narrow.network.backbone, str(path))
