@@ -53,7 +53,7 @@ TokenOrNone = Annotated[int, Range(-1, 10**6)]
 """An id, or -1 where the tokenizer has no such token."""
 _COLLAPSED = 0.1  # of the first spread
 _USES: dict[str, Uses] = {
-    "similarity": {"temperature": ("in_batch",)},
+    "similarity": {"temperature": ("in_batch",), "mask_padding": ("cross_attention", "in_batch")},
     "generated": {
         "sample_every": ("online",),
         "sample_beams": ("online",),
@@ -205,6 +205,11 @@ class SeqCo(LightningModule):
             p: schedule(self.hparams[f"weight_{p}"], f"model.init_args.weight_{p}") for p in PAIRS
         }
         self.contrasted = any(not w.is_zero for w in self.weights.values())
+        if representation == "decoder" and self.weights["yyhat"].is_zero:
+            raise ValueError(
+                "model.init_args.representation is decoder, which is for y and yhat where they are compared; "
+                "set model.init_args.weight_yyhat, or leave it out"
+            )
         self.special = self._special(settings["model_type"])
         self.how = Comparison(
             self.special, symmetrical, similarity, mask_padding, view_format, representation, temperature,
@@ -445,15 +450,15 @@ class SeqCo(LightningModule):
             self.log(f"train/loss_{pair}", found.detach(), batch_size=rows, sync_dist=True)
             total = total + weight * found
             sequences += rows * len(directions(pair, self.how.symmetrical))
-        self._watch(views, rows, "y" if "xy" in weights or "yyhat" in weights else "yhat")
+        self._watch(views, rows)
         return total, sequences
 
-    def _watch(self, views: Views, rows: int, name: str) -> None:
-        """Log how far the features are spread, and say it when they collapse."""
-        name = name if (name, False) in views._features else "x"
-        if rows < 2 or (name, False) not in views._features:
+    def _watch(self, views: Views, rows: int) -> None:
+        """Log how far the features are spread, of summaries where there are any; say when they collapse."""
+        forms = sorted(views.online_forms, reverse=True)
+        if rows < 2 or not forms:
             return
-        states, features = map(spread, views.monitored(name))
+        states, features = map(spread, views.monitored(forms[0]))
         self.log("train/encoder_spread", states, batch_size=rows, sync_dist=True)
         self.log("train/feature_spread", features, batch_size=rows, sync_dist=True)
         if not self.first_spread:

@@ -117,8 +117,13 @@ class Views:
             return in_batch_loss(pooled(fast, masks[0]), pooled(slow, masks[1]), self.how.temperature, rows)
         return attention_loss(fast, slow, network.attention, *masks, rows)
 
-    def monitored(self, name: str = "x") -> tuple[Tensor, Tensor]:
-        """Mean-pooled encoder states and features of a view (B, d), of length one, without gradient."""
-        mask = self.view(name).mask
+    @property
+    def online_forms(self) -> list[str]:
+        """Forms of which the online network has made features."""
+        return [form for form, slow in self._features if not slow]
+
+    def monitored(self, form: str = "x") -> tuple[Tensor, Tensor]:
+        """Mean-pooled states and features of a form (B, d), of length one, without gradient."""
+        mask = self.view(form).mask
         with torch.no_grad():
-            return pooled(self.states(name).detach(), mask), pooled(self.features(name).detach(), mask)
+            return pooled(self.states(form).detach(), mask), pooled(self.features(form).detach(), mask)

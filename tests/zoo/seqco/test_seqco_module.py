@@ -375,6 +375,8 @@ def test_official_padding_makes_generated_views_as_wide_as_they_may_be() -> None
         ({"weight_xyhat": 1.0, "sample_length": 99}, "decoder has 32 positions"),
         ({"special_ids": [999]}, "vocab_size is 185"),
         ({"temperature": 0.5}, "temperature"),
+        ({"similarity": "cls", "mask_padding": False}, "mask_padding"),
+        ({"representation": "decoder"}, "weight_yyhat"),
         ({"candidates": 3}, "more than beams"),
         ({"min_length": 9}, "more than max_length"),
     ],
