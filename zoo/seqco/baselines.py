@@ -59,7 +59,8 @@ class SummaryBaseline(LightningModule):
         found, count = sentences(document), self.hparams["sentences"]
         if self.hparams["kind"] == "lead" or summary is None:
             return "\n".join(found[:count])
-        scores, chosen, best = self.text_metrics["rouge"].scores, [], 0.0
+        scores, best = self.text_metrics["rouge"].scores, 0.0
+        chosen: list[int] = []
         while len(chosen) < min(count, len(found)):
             tried = {}
             for place in set(range(len(found))) - set(chosen):

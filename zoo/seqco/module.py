@@ -310,7 +310,7 @@ class SeqCo(LightningModule):
     def setup(self, stage: str) -> None:
         refuse_sharding(self)
         data = getattr(self.trainer, "datamodule", None)
-        if self.vocabulary.text and hasattr(data, "use_tokenizer"):
+        if data is not None and self.vocabulary.text and hasattr(data, "use_tokenizer"):
             data.use_tokenizer(self.vocabulary.text)
         check_fit(self)
         for key, positions in (
@@ -350,7 +350,7 @@ class SeqCo(LightningModule):
         self._given_weights = True  # a fine-tuning starts from these, not from `pretrained`
         found = super().load_state_dict(*args, **kwargs)
         data = getattr(self._trainer, "datamodule", None)
-        if self.vocabulary.text and hasattr(data, "use_tokenizer"):
+        if data is not None and self.vocabulary.text and hasattr(data, "use_tokenizer"):
             data.use_tokenizer(self.vocabulary.text)
         return found
 

@@ -115,7 +115,7 @@ class Views:
         masks = (a.mask, b.mask) if self.how.mask_padding else (None, None)
         if kind == "in_batch":
             return in_batch_loss(pooled(fast, masks[0]), pooled(slow, masks[1]), self.how.temperature, rows)
-        return attention_loss(fast, slow, network.attention, *masks, rows)
+        return attention_loss(fast, slow, network.attention, masks[0], masks[1], rows)
 
     @property
     def online_forms(self) -> list[str]:
