@@ -244,10 +244,8 @@ class SeqCo(LightningModule):
         for key, choices in words.items():
             if h[key] not in get_args(choices):
                 raise ValueError(f"{key} must be one of {', '.join(get_args(choices))}, got {h[key]!r}")
-        for key, choice in (
-            ("contrast_reduction", ("token_sum", "mean")),
-            ("generated", ("online", "cached")),
-        ):
+        pairs = {"contrast_reduction": ("token_sum", "mean"), "generated": ("online", "cached")}
+        for key, choice in pairs.items():
             if h[key] not in choice:
                 raise ValueError(f"{key} must be one of {', '.join(choice)}, got {h[key]!r}")
         if h["decoder_start"] not in (None, "eos", "pad", "bos"):
