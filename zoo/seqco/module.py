@@ -538,11 +538,10 @@ class SeqCo(LightningModule):
     def protocol(self) -> str:
         """How summaries are generated and scored, for the row of a table."""
         h = self.hparams
-        return (
-            f"{protocol(h['rouge_tokenizer'])}; beams {h['beams']}, length penalty {h['length_penalty']:g}, "
-            f"{h['min_length']} to {h['max_length']} tokens with the start token, no repeated "
-            f"{h['no_repeat_ngram']}-grams"
-        )
+        search = f"{h['beams']} beams, length penalty {h['length_penalty']:g}" if h["beams"] > 1 else "greedy"
+        repeat = f", no {h['no_repeat_ngram']}-gram twice" if h["no_repeat_ngram"] else ""
+        lengths = f"{h['min_length']} to {h['max_length']} tokens with the start token"
+        return f"{protocol(h['rouge_tokenizer'])}; {search}, {lengths}{repeat}"
 
     def _tokenizer(self) -> Any:
         if getattr(self, "_read_tokenizer", ("",))[0] != self.vocabulary.text or not self.vocabulary.text:

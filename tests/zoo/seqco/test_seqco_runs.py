@@ -147,7 +147,7 @@ def test_a_prediction_is_read_side_by_side_and_the_weights_know_their_words(tmp_
     rows = [json.loads(line) for line in (predicted / "summaries.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["mine.txt:1", "mine.txt:3"]
     assert "summary" not in rows[0]
-    assert "beams 2" in rows[0]["protocol"]
+    assert "2 beams" in rows[0]["protocol"]
     assert (predicted / "summaries.out").read_text().splitlines() == [row["generated"] for row in rows]
     candidates = (predicted / "candidates.out").read_text().splitlines()
     assert candidates == [c for row in rows for c in row["candidates"]]
@@ -184,5 +184,5 @@ def test_a_test_says_how_its_numbers_were_made(tmp_path: Path, capsys: pytest.Ca
     )["final"]
     said = capsys.readouterr().out
     assert "rouge_score 0.1.2" in said
-    assert "beams 1, length penalty 2, 0 to 12 tokens" in said
+    assert "greedy, 0 to 12 tokens" in said
     assert final["test/truncated_sources"] == 150
