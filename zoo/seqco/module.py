@@ -245,9 +245,9 @@ class SeqCo(LightningModule):
             if h[key] not in get_args(choices):
                 raise ValueError(f"{key} must be one of {', '.join(get_args(choices))}, got {h[key]!r}")
         pairs = {"contrast_reduction": ("token_sum", "mean"), "generated": ("online", "cached")}
-        for key, choice in pairs.items():
-            if h[key] not in choice:
-                raise ValueError(f"{key} must be one of {', '.join(choice)}, got {h[key]!r}")
+        for key, allowed in pairs.items():
+            if h[key] not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {h[key]!r}")
         if h["decoder_start"] not in (None, "eos", "pad", "bos"):
             raise ValueError(f"decoder_start must be null, eos, pad or bos, got {h['decoder_start']!r}")
         if h["min_length"] > h["max_length"]:
