@@ -17,6 +17,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.interleaved import interleaved, ratio
 from zoo.seqco import SeqCo
@@ -109,7 +110,12 @@ def theirs(quick: bool, given: list[dict[str, Tensor]], folder: Path) -> tuple[l
             return torch.utils.data.DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
 
     rows = [
-        {"input_ids": b["source"], "attention_mask": b["source_mask"].long(), "labels": b["target"]}
+        {
+            "input_ids": b["source"],
+            "attention_mask": b["source_mask"].long(),
+            "labels": b["target"],
+            "decoder_input_ids": functional.pad(b["target"], (1, -1), value=SPECIAL.start),
+        }
         for b in given
     ]
     arguments = Seq2SeqTrainingArguments(
