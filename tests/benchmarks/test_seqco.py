@@ -135,7 +135,7 @@ def _steps(ends: list[float]) -> list[float]:
 def test_step(record: Callable[[str, float], None], request: pytest.FixtureRequest, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="transformers' Seq2SeqTrainer needs accelerate")
     quick = request.config.getoption("--quick")
-    rounds, count = (1, 4) if quick else (4, 12)
+    rounds, count = (1, 4) if quick else (3, 8)
     given = batches(count, 8, 64 if quick else 256, 16 if quick else 48)
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(rounds):
