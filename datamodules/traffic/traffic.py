@@ -23,7 +23,7 @@ is one of sensor ids, is told in :mod:`datamodules.traffic.sensor_tables`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -69,12 +69,15 @@ class Traffic(ForecastModule):
         graph: ``directed``, the published weights; ``symmetric``, ``los_adj.csv``; or weights from
             ``distances.csv`` by the kernel of DCRNN or of STGCN.
         header: whether the first line of the csv of speeds names the sensors; null: where it holds words or
-            the ids of the other files, and for ``vel.csv`` not. A first line that may be either is refused.
+            the ids of the other files, and for ``vel.csv`` not. A first line that may be either is refused,
+            and so is the option where the speeds are in another format.
         **kwargs: of :class:`datamodules.traffic.forecast.ForecastModule`.
 
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "graph", "split", "split_by", "nodes")
 
     unit = "mph"
 
@@ -125,6 +128,11 @@ class Traffic(ForecastModule):
         if path.suffix == ".csv":
             header = False if self.header is None and self.source == "pemsd7m" else self.header
             values, names, clock = read_speeds(path, header, ids)
+        elif self.header is not None:
+            raise ValueError(
+                f"data.init_args.header is {str(self.header).lower()}, which is of a csv of speeds; leave it "
+                f"out, or take {path} away"
+            )
         else:
             values, names, clock = _npz_speeds(path) if path.suffix == ".npz" else _h5_speeds(path)
         return _checked_speeds(path, values), names, None if clock is None else _rising(path, clock, values)
@@ -171,6 +179,11 @@ class Traffic(ForecastModule):
         return read_places(path) if path.is_file() else {}
 
 
+_LARGEST = 1e7
+"""Of a measurement; beyond it, single precision loses whole numbers, and one value wipes out all others when
+they are standardised."""
+
+
 def _damaged(path: Path, error: object) -> ValueError:
     return ValueError(f"{path} is damaged or has another layout ({one_line(error)})")
 
@@ -183,6 +196,12 @@ def _checked_speeds(path: Path, values: Array) -> Array:
         finite = np.isfinite(values.astype(np.float32)).all()
     if not finite:
         raise ValueError(f"{path} holds NaN or infinite values; missing measurements are written as 0")
+    if (largest := np.abs(values).max()) > _LARGEST:
+        row, sensor = np.argwhere(np.abs(values) == largest)[0]
+        raise ValueError(
+            f"{path} holds {values[row, sensor]:g} at time {row}, sensor {sensor} (from 0), which no sensor "
+            "measures; fill values of missing measurements are written as 0"
+        )
     return values
 
 

@@ -15,6 +15,8 @@ from typing import Any, Literal, NoReturn
 import torch
 import yaml
 from jsonargparse import get_loader, set_loader
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,17 +26,27 @@ import zoo
 from zoo.engine.accumulation import EqualSteps, check_hand_stepped
 from zoo.engine.arguments import Arguments
 from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint
+from zoo.engine.checkpoint_folder import checkpoints_of
 from zoo.engine.configs import class_named, read_config, split_configs
 from zoo.engine.data_sizes import sizes_from_data
 from zoo.engine.ema import EMA
 from zoo.engine.errors import ParserError, UsageError, claim, explain_parser
+from zoo.engine.going_on import SameOptimization, take_settings
 from zoo.engine.metrics_csv import MetricsCSV
 from zoo.engine.own_modules import also_named, install, named_modules, remove, texts_of
 from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
-from zoo.engine.ranks import FOLDER_VARIABLE, RESUME_VARIABLE, check_tasks, is_child, rank
+from zoo.engine.ranks import (
+    FOLDER_VARIABLE,
+    RESUME_VARIABLE,
+    check_nodes,
+    check_srun,
+    check_tasks,
+    is_child,
+    rank,
+)
 from zoo.engine.run import Run
-from zoo.engine.settings import check_settings, device_count
+from zoo.engine.settings import check_settings, device_count, ranges_of
 from zoo.engine.stopping import Stopped
 from zoo.engine.weights_data import DataOfWeights, take_from_weights
 from zoo.hub import weights as hub
@@ -62,6 +74,19 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "parser_mode": _PARSER_MODE, **kwargs})
+
+    def add_class_arguments(
+        self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """In what ``--model.help CLASS`` shows, each number has its range, which jsonargparse strips."""
+        added = super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+        if (self.description or "").startswith("Help for "):
+            ranges = ranges_of(theclass)
+            for action in self._actions:
+                allowed = ranges.get(action.dest.removeprefix(f"{nested_key}."))
+                if allowed is not None:
+                    action.help = f"{action.help or ''} [{allowed}]".lstrip()
+        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -181,6 +206,7 @@ class ZooCLI(LightningCLI):
         ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.arguments, self.record, self.ready = arguments, record, ready
+        self._optimization = SameOptimization()
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -238,19 +264,21 @@ class ZooCLI(LightningCLI):
         if arguments.verb == "fit":
             check_hand_stepped(config, self.model)
         folder = arguments.make_folder()
-        _check_folders(_as_list(config.get("callbacks")), folder / "checkpoints")
         if config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
         for callback in callbacks:
-            if isinstance(callback, Checkpoint) and callback.dirpath is None:
-                callback.dirpath = str(folder / "checkpoints")
+            if isinstance(callback, Checkpoint):
+                callback.dirpath = callback.dirpath or str(checkpoints_of(folder))
+                _check_folders(_as_list(config.get("callbacks")), Path(callback.dirpath))
+                arguments.claim_checkpoints(Path(callback.dirpath), folder)
         command = shlex.join(["zoo", arguments.verb, *arguments.given])
         record, child = self._recorder(), is_child()
         run = Run(arguments.name, folder, self._config_text(), command, record, started_here=child)
         # Run speaks last: after the bar is closed and the predictions are written
         data = self.config[arguments.verb].get("data")
         about_data = DataOfWeights(data, arguments.trained_data, arguments.trained_name)
-        callbacks = [*callbacks, EqualSteps(), run, NamedClass(self.model, arguments.name), about_data]
+        named = NamedClass(self.model, arguments.name)
+        callbacks = [*callbacks, EqualSteps(), run, named, about_data, self._optimization]
         if not any(isinstance(c, BasePredictionWriter) for c in _as_list(self.model.configure_callbacks())):
             callbacks.insert(0, PredictionWriter())
         if config.get("enable_progress_bar") is not False:
@@ -262,6 +290,11 @@ class ZooCLI(LightningCLI):
             check_tasks(devices * config.get("num_nodes", 1))
         trainer = super()._instantiate_trainer(config, callbacks)
         check_tasks(trainer.world_size)
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(environment, LightningEnvironment):
+            check_nodes(trainer.num_nodes)
+        elif isinstance(environment, SLURMEnvironment):
+            check_srun(trainer.world_size)
         return trainer
 
     def _recorder(self) -> Callable[[dict[str, Any]], str] | None:
@@ -312,16 +345,26 @@ class ZooCLI(LightningCLI):
             hub.load_state(self.model, arguments.weights)
         if arguments.checkpoint is not None:
             if arguments.checkpoint.is_file():
-                own = arguments.own_class()
-                hub.check_state(self.model, hub.read(arguments.checkpoint, averaged=False, own_class=own))
+                self._check_checkpoint(arguments.checkpoint)
             if arguments.verb == "fit":
                 self._say_what_a_checkpoint_restores()
+
+    def _check_checkpoint(self, path: Path) -> None:
+        """What answers is looked at as closely as ``--weights``; a training may go on from NaN, told."""
+        own, fits = self.arguments.own_class(), self.arguments.verb == "fit"
+        hub.check_state(self.model, hub.read(path, averaged=False, own_class=own))
+        try:
+            hub.check_trained(self.model, hub.read(path, averaged=not fits, own_class=own))
+        except ValueError as error:
+            if not fits:
+                raise
+            say(f"note: {error}. The run goes on from it")
 
     def _say_what_a_checkpoint_restores(self) -> None:
         """Flags that a resume does not follow: those of the optimiser, and of torch's own schedules."""
         flagged = {m[1] for a in self.arguments.flags if (m := _OF_OPTIMIZATION.match(a))}
         if any("optimizer" in name for name in flagged):
-            say(
+            self._optimization.notes.append(
                 "note: the checkpoint restores the optimiser with its own learning rate; optimiser flags "
                 "do nothing"
             )
@@ -329,7 +372,9 @@ class ZooCLI(LightningCLI):
             path = self.config[self.arguments.verb].get(f"model.init_args.{name}.class_path")
             restore = getattr(class_named(path), "load_state_dict", None) if path else None
             if getattr(restore, "__module__", "").startswith("torch."):  # ours take the position alone
-                say(f"note: the checkpoint restores {path} with its own settings; {name} flags do nothing")
+                self._optimization.notes.append(
+                    f"note: the checkpoint restores {path} with its own settings; {name} flags do nothing"
+                )
 
     def before_instantiate_classes(self) -> None:
         # TF32 for what autocast leaves in float32. On a CPU the same switch only rounds.
@@ -339,6 +384,8 @@ class ZooCLI(LightningCLI):
         if (model := config.get("model")) is not None:
             self.arguments.check_weights(class_named(model.class_path), model.get("init_args") or {})
         sizes_from_data(self.arguments, config)
+        if self.arguments.verb == "fit" and (path := self.arguments.checkpoint) is not None:
+            take_settings(hub.load_checkpoint_file(path), config, self.arguments.flagged)
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.ready()

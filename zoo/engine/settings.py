@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -122,7 +123,18 @@ def check_settings(verb: str, config: Namespace, sources: Sources = (), flags: S
     if isinstance(seed, bool):  # Lightning would draw one, or leave what is random to chance
         place = origin("seed_everything", sources, flags)
         raise ValueError(f"seed_everything must be a whole number, got {str(seed).lower()}{place}")
+    _check_ends(config)
     _check_devices(config, sources, flags)
+
+
+def _check_ends(config: Namespace) -> None:
+    """Lightning ends at the most, whatever the least is."""
+    for unit in ("steps", "epochs"):
+        least, most = config.get(f"trainer.min_{unit}"), config.get(f"trainer.max_{unit}")
+        if _is_number(least) and _is_number(most) and -1 < most < least:
+            raise ValueError(
+                f"trainer.min_{unit} {least} is more than trainer.max_{unit} {most}: raise the latter"
+            )
 
 
 def _numbers(verb: str, config: Namespace) -> Iterator[tuple[str, float, Range]]:
@@ -160,6 +172,27 @@ def _items(node: Any) -> list[tuple[str, Any]]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def ranges_of(cls: type) -> dict[str, str]:
+    """What the numbers of a constructor and of those of its parents must be, by name."""
+    found: dict[str, str] = {}
+    for parent in reversed(cls.__mro__):
+        try:
+            hints = typing.get_type_hints(vars(parent).get("__init__"), include_extras=True)
+            for options in [h for h in hints.values() if typing.get_origin(h) is typing.Unpack]:
+                hints |= typing.get_type_hints(typing.get_args(options)[0], include_extras=True)
+        except (NameError, TypeError):  # no constructor, or names that are there for type checkers alone
+            continue
+        found |= {name: text for name, hint in hints.items() if (text := _range_text(hint))}
+    return found
+
+
+def _range_text(hint: Any) -> str:
+    """Of the first range in a type: data modules have a class of their own for it."""
+    extras = getattr(hint, "__metadata__", ())
+    own = next((repr(extra) for extra in extras if type(extra).__name__ == "Range"), "")
+    return own or next((text for part in typing.get_args(hint) if (text := _range_text(part))), "")
 
 
 def device_count(devices: Any) -> Any:

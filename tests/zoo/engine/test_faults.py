@@ -22,11 +22,14 @@ import cli
 from zoo import DTR
 from zoo.engine import checkpoint as checkpoints
 from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint, step_checkpoints
+from zoo.engine.ema import EMA
 from zoo.engine.errors import explain
+from zoo.engine.finite import not_finite
 from zoo.engine.lock import FolderLock
 from zoo.engine.lost_processes import Ranks
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.engine.predictions import PredictionWriter
+from zoo.engine.run import Run
 from zoo.engine.stopping import StopSignals
 from zoo.reports import CannotWrite, replace_file, writing
 
@@ -57,17 +60,45 @@ def at_step(step: int, act: Callable[[DTR], object]) -> Iterator[None]:
         yield
 
 
+def after_validation(module: torch.nn.Module, step: int, *callbacks: Any, **metrics: float) -> Any:
+    """What a callback sees of a trainer then."""
+    logged = {f"val/{name}": torch.tensor(value) for name, value in metrics.items()}
+    seen = {"lightning_module": module, "callbacks": list(callbacks), "global_step": step, "world_size": 1}
+    return mock.Mock(callback_metrics=logged, **seen)
+
+
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_no_number_is_never_the_best(mode: Any) -> None:
     kept = Checkpoint(monitor="val/x", mode=mode)
     improved = []
     for step, score in enumerate([math.nan, math.inf, -math.inf, 0.5, math.nan, 0.5]):
-        trainer: Any = mock.Mock(callback_metrics={"val/x": torch.tensor(score)}, global_step=step)
-        improved.append(kept._improved(trainer))
+        improved.append(kept._improved(after_validation(torch.nn.Linear(2, 2), step, x=score)))
     assert improved == [False, False, False, True, False, False]
     assert (kept.best_score, kept.best_step) == (0.5, 3)
     kept.load_state_dict({"best_score": math.nan, "best_step": 0})  # of a former version
     assert (kept.best_score, kept.best_step) == (None, None)
+
+
+def test_a_finite_score_of_weights_that_are_none_is_never_the_best() -> None:
+    kept, module, ema = Checkpoint(monitor="val/x", mode="max"), torch.nn.Linear(2, 2), EMA(0.5)
+    module.register_buffer("mask", torch.tensor([0.0, -math.inf]))  # a module's own, from the start
+    kept._never_finite = not_finite(module)
+    ema.shadow = {"weight": torch.full((2, 2), math.nan)}
+    assert not kept._improved(after_validation(module, 1, ema, x=0.9))
+    ema.shadow = {"weight": torch.zeros(2, 2)}
+    assert not kept._improved(after_validation(module, 2, ema, x=0.9, loss=math.nan))
+    assert kept._improved(after_validation(module, 3, ema, x=0.9, loss=1.0))
+    with torch.no_grad():
+        module.weight[0, 0] = math.inf
+    assert not kept._improved(after_validation(module, 4, ema, x=0.95, loss=1.0))
+    assert (kept.best_score, kept.best_step) == (pytest.approx(0.9), 3)
+
+
+def test_the_accuracy_of_a_network_of_nan_is_no_extreme() -> None:
+    rows = [{"step": 1.0, "val/x": 0.6, "val/loss": 1.0}, {"step": 2.0, "val/x": 0.9, "val/loss": math.nan}]
+    final, best = final_and_best(rows)
+    assert final["val/x"] == 0.9
+    assert best["val/x"] == {"min": 0.6, "min_step": 1.0, "max": 0.6, "max_step": 1.0}
 
 
 def test_a_first_validation_of_nan_does_not_keep_best(
@@ -111,6 +142,18 @@ def test_a_loss_that_is_no_number_is_told_once(tmp_path: Path, capsys: pytest.Ca
     told = [line for line in capsys.readouterr().out.splitlines() if "no finite number" in line]
     assert len(told) == 1
     assert "loss is no finite number since step 5" in told[0]
+
+
+def test_a_loss_of_what_steps_itself_is_seen_where_it_is_logged(tmp_path: Path, capsys: Any) -> None:
+    """Manual optimisation returns no loss."""
+    run = Run("x", tmp_path, "", "")
+    run._log = log = MetricsCSV(tmp_path)
+    for step, value in enumerate([1.0, math.nan, -math.inf]):
+        log.log_metrics({"train/critic": value}, step)
+        run._watch_loss(mock.Mock(is_global_zero=True), None)
+    told = capsys.readouterr().out
+    assert told.startswith("zoo: the training's train/critic is no finite number since step 2; ")
+    assert told.count("\n") == 1
 
 
 def test_a_run_that_another_process_trains_is_refused(
@@ -221,6 +264,26 @@ def test_a_lost_log_is_told_and_the_training_goes_on(
     output = capsys.readouterr().out
     assert "metrics.csv is damaged in line 1" in output
     assert "ends at step -1, the checkpoint counts on rows up to step 7" in output
+
+
+@pytest.mark.parametrize("steps", [13, 15, 20])
+def test_means_of_the_last_epoch_are_in_the_log_before_the_last_checkpoint(
+    steps: int, tmp_path: Path
+) -> None:
+    """Of an epoch that max_steps cuts off, also behind a validation, and of a whole one."""
+
+    def on_train_batch_start(self: DTR, batch: Any, batch_idx: int) -> None:
+        self.log("train/mean", float(batch_idx), on_step=False, on_epoch=True, batch_size=1)
+
+    flags = (f"--trainer.max_steps={steps}", "--checkpoint.every_n_train_steps=4")
+    with mock.patch.object(DTR, "on_train_batch_start", on_train_batch_start):
+        whole = fit(tmp_path / "calm", *flags)
+        killed_fit(tmp_path / "killed", "saved", steps, *flags)
+        resumed = fit(tmp_path / "killed", *flags, RESUME)
+    last = read_metrics(whole / "metrics.csv")[-1]
+    left = (steps - 1) % 10 + 1
+    assert (last["step"], last["train/mean"]) == (steps - 1, (left - 1) / 2)
+    assert run_differences(whole, resumed) == []
 
 
 def test_a_folder_that_is_taken_away_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
