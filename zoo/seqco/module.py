@@ -660,7 +660,7 @@ class SeqCo(LightningModule):
     def summarize(self, documents: str | Sequence[str], batch_size: int = 8) -> list[str]:
         """A summary of each text, or of each line of a file whose path is given.
 
-        ``zoo.load("seqco_aclsum").summarize(["challenge : We present ..."])``. What a document has beyond the
+        ``zoo.load("seqco_procedural").summarize(["on rose tulip painting had ..."])``. What a document has beyond the
         model's positions is cut off.
 
         Raises:
