@@ -660,8 +660,8 @@ class SeqCo(LightningModule):
     def summarize(self, documents: str | Sequence[str], batch_size: int = 8) -> list[str]:
         """A summary of each text, or of each line of a file whose path is given.
 
-        ``zoo.load("seqco_procedural").summarize(["on rose tulip painting had ..."])``. What a document has beyond the
-        model's positions is cut off.
+        ``zoo.load("seqco_procedural").summarize(["on rose tulip painting had ..."])``. What a document has
+        beyond the model's positions is cut off.
 
         Raises:
             FileNotFoundError, ValueError: for no such file, an empty text, weights without a tokenizer.
