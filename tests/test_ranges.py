@@ -52,6 +52,7 @@ _MADE: dict[str, Callable[[], dict[str, Any]]] = {
     "NeighborSampling": _source,
     "Triangular": lambda: _optimizer() | {"epochs": 3},
     "WarmupCosine": lambda: _optimizer() | {"total_steps": 3},
+    "WarmupLinear": lambda: _optimizer() | {"total_steps": 3},
     "WarmupStableDecay": lambda: _optimizer() | {"total_steps": 3},
 }
 

@@ -25,8 +25,10 @@ _NAMES: dict[str, str] = {
     **_METHODS,
     "ADMEvaluation": "zoo.metrics.adm",
     "LatentExtractor": "zoo.diffusion.latents.module",
+    "SummaryBaseline": "zoo.seqco.baselines",
     "Triangular": "zoo.nn.optim",
     "WarmupCosine": "zoo.nn.optim",
+    "WarmupLinear": "zoo.nn.optim",
     "WarmupStableDecay": "zoo.nn.optim",
     "load": "zoo.hub.weights",
     "save": "zoo.hub.weights",
@@ -57,8 +59,11 @@ if TYPE_CHECKING:
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
     from zoo.nn.optim import Triangular as Triangular
     from zoo.nn.optim import WarmupCosine as WarmupCosine
+    from zoo.nn.optim import WarmupLinear as WarmupLinear
     from zoo.nn.optim import WarmupStableDecay as WarmupStableDecay
     from zoo.ras.module import RAS as RAS
+    from zoo.seqco.baselines import SummaryBaseline as SummaryBaseline
+    from zoo.seqco.module import SeqCo as SeqCo
 
 
 def __getattr__(name: str) -> Any:

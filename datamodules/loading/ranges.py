@@ -127,7 +127,8 @@ def _check(key: str, hint: Any, value: Any, others: Sequence[str] = ()) -> None:
             word for p in parts if typing.get_origin(p) is typing.Literal for word in typing.get_args(p)
         ]
         nullable = type(None) in parts
-        if value not in choices and not (nullable and value is None):
+        spelled = str in parts and isinstance(value, str)  # the constructor itself reads it
+        if value not in choices and not (nullable and value is None) and not spelled:
             ranged = next(part for part in parts if _ranged(part))
             _check(key, ranged, value, [*choices, *["null"] * nullable])
     elif origin is Annotated:

@@ -24,7 +24,8 @@ class EqualSteps(Callback):
     """The last step of an epoch, which may see fewer batches than the others, follows their mean, too.
 
     Lightning divides each loss by ``trainer.accumulate_grad_batches``, also where the epoch ends sooner: that
-    step would be shorter by the batches that it lacks. Gradients are scaled before they are clipped.
+    step would be shorter by the batches that it lacks. Gradients are scaled before they are clipped. A module
+    that divides its gradients itself (``divides_gradients = True``) by what the step has seen is left alone.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,6 +39,8 @@ class EqualSteps(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches
         if not batches or not pl_module.automatic_optimization:
+            return
+        if getattr(pl_module, "divides_gradients", False):
             return
         for group in optimizer.param_groups:
             for parameter in group["params"]:
