@@ -1,0 +1,3 @@
+"""Text: documents with summaries, dialogues, sentence pairs, sentences with named entities."""
+
+CLASSES: dict[str, str] = {}
