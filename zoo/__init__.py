@@ -35,6 +35,7 @@ _NAMES: dict[str, str] = {
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
+    from zoo.ami.module import AMI as AMI
     from zoo.diffusion.latents.module import LatentExtractor as LatentExtractor
     from zoo.dtr.module import DTR as DTR
     from zoo.gaug.module_m import GAugM as GAugM

@@ -1,3 +1,7 @@
 """Text: documents with summaries, dialogues, sentence pairs, sentences with named entities."""
 
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {
+    "Dialogues": "dialogues",
+    "DullReplies": "dull",
+    "ParallelText": "parallel",
+}

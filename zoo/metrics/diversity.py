@@ -25,6 +25,11 @@ def _number(gram: Sequence[str]) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def text_number(text: str) -> int:
+    """63 bits that tell a text from others."""
+    return _number([text])
+
+
 class Diversity(Metric):
     """Distinct-1, -2 over all texts (inter) and per text (intra), Ent-4, length, number of different texts.
 
@@ -63,7 +68,7 @@ class Diversity(Metric):
                 if order < 4:  # a text without n-grams repeats none
                     self.intra[order - 1] += len({*own}) / len(own) if own else 1.0
         self.replies += len(generated)
-        kept = {"texts": [_number([text]) for text in generated]}
+        kept = {"texts": [text_number(text) for text in generated]}
         kept |= {f"grams_{order}": numbers for order, numbers in found.items()}
         for name, numbers in kept.items():
             getattr(self, name).append(torch.tensor(numbers, dtype=torch.long, device=self.device))

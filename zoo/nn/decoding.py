@@ -133,8 +133,9 @@ def beam_search(
         rows[:, :, place] = word
         ends = word == eos
         norm = float(place + 1) ** length_penalty
-        # candidates that end join the finished ones, the others go on
-        pool = torch.cat([ended_scores, torch.where(ends, best / norm, _NEVER)], dim=1)
+        # those of the best candidates that end join the finished ones; what ends further down is dropped
+        finished = ends & (torch.arange(ends.shape[1], device=device) < beams)
+        pool = torch.cat([ended_scores, torch.where(finished, best / norm, _NEVER)], dim=1)
         ended_scores, kept = pool.topk(beams, dim=1)
         ended = torch.cat([ended, rows], dim=1).gather(1, kept[:, :, None].expand(-1, -1, max_length))
         scores, chosen = torch.where(ends, _NEVER, best).topk(beams, dim=1)
