@@ -16,7 +16,11 @@ from datamodules.text.records import hub_records, lines_of, package_folder, read
 from datamodules.text.tokenizers import Model
 
 Layout = Literal["chitchat", "parlai", "jsonl", "hub"]
-PERSONACHAT = {"train": "train_self_original.txt", "val": "valid_self_original.txt", "test": "test_self_original.txt"}
+PERSONACHAT = {
+    "train": "train_self_original.txt",
+    "val": "valid_self_original.txt",
+    "test": "test_self_original.txt",
+}
 _PERSONA = re.compile(r"(?:your|partner's) persona: ?")
 _SPLIT_KEY = 16_01
 
@@ -90,7 +94,15 @@ class Dialogues(PairModule):
         check_choice("layout", layout, Layout)
         check_choice("model", model, Model)
         super().__init__(
-            tokenizer, vocab_size, model, lowercase, longest, batch_size, batch_tokens, eval_batch_size, num_workers
+            tokenizer,
+            vocab_size,
+            model,
+            lowercase,
+            longest,
+            batch_size,
+            batch_tokens,
+            eval_batch_size,
+            num_workers,
         )
         self.layout, self.folder, self.name = layout, data_folder(root, "dialogues"), name
         self.predict, self.history = predict, history
@@ -109,7 +121,9 @@ class Dialogues(PairModule):
     def vocabulary(self) -> str:
         import json
 
-        return json.dumps({**json.loads(super().vocabulary), "history": self.history}, ensure_ascii=False, sort_keys=True)
+        return json.dumps(
+            {**json.loads(super().vocabulary), "history": self.history}, ensure_ascii=False, sort_keys=True
+        )
 
     def read(self) -> Splits:
         splits = {"chitchat": self._chitchat, "parlai": self._parlai, "jsonl": self._jsonl, "hub": self._hub}[
@@ -156,7 +170,9 @@ class Dialogues(PairModule):
         found = []
         for split in ("train", "validation"):
             records = hub_records(name, config or None, split, {})
-            found.append([pair for i, r in enumerate(records) for pair in of_hub(r, f"{name}, {split}, record {i}")])
+            found.append(
+                [pair for i, r in enumerate(records) for pair in of_hub(r, f"{name}, {split}, record {i}")]
+            )
         return Splits(*found)
 
     def setup(self, stage: str) -> None:
@@ -234,7 +250,9 @@ def read_parlai(path: Path) -> list[Exchange]:
             continue
         count, _, text = line.partition(" ")
         if not count.isascii() or not count.isdigit():
-            raise ValueError(f"{path}, line {number}: begins with no number; expected is 'N text<TAB>response'")
+            raise ValueError(
+                f"{path}, line {number}: begins with no number; expected is 'N text<TAB>response'"
+            )
         if int(count[:9]) == 1:
             persona, turns = [], []
         if match := _PERSONA.match(text):
@@ -262,10 +280,14 @@ def read_pairs(path: Path, replies: bool = True) -> list[Exchange]:
         FileNotFoundError, ValueError: for a file that is missing, damaged, or has an empty text.
     """
     found = []
-    for number, record in enumerate(read_jsonl(path, {"source": str, **({"target": str} if replies else {})}), 1):
+    for number, record in enumerate(
+        read_jsonl(path, {"source": str, **({"target": str} if replies else {})}), 1
+    ):
         before, persona = (record.get(key) or [] for key in ("history", "persona"))
         for key, value in (("history", before), ("persona", persona)):
-            if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
+            if not isinstance(value, list) or not all(
+                isinstance(text, str) and text.strip() for text in value
+            ):
                 raise ValueError(f"{path}, record {number}: {key!r} must be a list of texts")
         target = record.get("target", "")
         if not record["source"].strip() or not isinstance(target, str) or (replies and not target.strip()):

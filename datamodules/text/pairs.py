@@ -218,7 +218,9 @@ class PairItems(BatchItems):
             batch[name] = column_values if isinstance(column_values[0], str) else torch.tensor(column_values)
         return batch
 
-    def _with_candidates(self, chosen: Sequence[Exchange], tokenizer: Any, ends: Sequence[int]) -> dict[str, Any]:
+    def _with_candidates(
+        self, chosen: Sequence[Exchange], tokenizer: Any, ends: Sequence[int]
+    ) -> dict[str, Any]:
         bos, eos, pad = ends
         most = max(len(e.candidates) for e in chosen)
         longest = self._made()[1].longest

@@ -92,9 +92,22 @@ class ParallelText(PairModule):
         check_choice("layout", layout, Layout)
         check_choice("model", model, Model)
         super().__init__(
-            tokenizer, vocab_size, model, lowercase, longest, batch_size, batch_tokens, eval_batch_size, num_workers
+            tokenizer,
+            vocab_size,
+            model,
+            lowercase,
+            longest,
+            batch_size,
+            batch_tokens,
+            eval_batch_size,
+            num_workers,
         )
-        self.layout, self.folder, self.name, self.package = layout, data_folder(root, "parallel"), name, package
+        self.layout, self.folder, self.name, self.package = (
+            layout,
+            data_folder(root, "parallel"),
+            name,
+            package,
+        )
         self.source, self.target, self.predict = source, target, predict
         self.most_pairs, self.most_evaluated = most_pairs, most_evaluated
 
@@ -108,7 +121,9 @@ class ParallelText(PairModule):
                 raise ValueError(f"{self.layout}: no pairs of {self.source} and {self.target} to {name}")
         train, val, test = splits
         if self.most_pairs is not None and self.most_pairs < len(train):
-            train = [train[i] for i in item_generator(_SPLIT_KEY, 1).permutation(len(train))[: self.most_pairs]]
+            train = [
+                train[i] for i in item_generator(_SPLIT_KEY, 1).permutation(len(train))[: self.most_pairs]
+            ]
         name = {"gettext": self.package, "hub": self.name}.get(self.layout, self.layout)
         most = self.most_evaluated
         return Splits(train, val[:most], test[:most], {"set": name})
@@ -149,13 +164,20 @@ class ParallelText(PairModule):
         splits = []
         for split in ("train", "validation", "test"):
             records = hub_records(name, config or None, split, {"translation": dict})
-            splits.append([self._of_hub(r["translation"], f"{name}, {split}, record {i}") for i, r in enumerate(records)])
+            splits.append(
+                [
+                    self._of_hub(r["translation"], f"{name}, {split}, record {i}")
+                    for i, r in enumerate(records)
+                ]
+            )
         return splits
 
     def _of_hub(self, pair: dict[str, Any], where: str) -> Exchange:
         texts = [pair.get(language) for language in (self.source, self.target)]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{where}: no texts {self.source!r} and {self.target!r}, only {', '.join(map(repr, pair))}")
+            raise ValueError(
+                f"{where}: no texts {self.source!r} and {self.target!r}, only {', '.join(map(repr, pair))}"
+            )
         return Exchange((str(texts[0]),), str(texts[1]))
 
     def setup(self, stage: str) -> None:

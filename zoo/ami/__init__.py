@@ -13,7 +13,13 @@ METHODS = (
         title="AMI",
         about="Adversarial Mutual Information for Text Generation (Pan et al., ICML 2020): dialogue and translation",
         small=(
-            {**_TINY, "forward_batches": 1, "backward_batches": 1, "noise_batches": 1, "adversarial_every": 1},
+            {
+                **_TINY,
+                "forward_batches": 1,
+                "backward_batches": 1,
+                "noise_batches": 1,
+                "adversarial_every": 1,
+            },
             {**_TINY, "variant": "rnn", "layers": 1, "objective": "vim", "noise": "gaussian"},
             {**_TINY, "variant": "transformer_tiny", "objective": "mle", "noise": "none", "judge": False},
         ),

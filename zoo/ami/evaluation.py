@@ -157,7 +157,13 @@ class Evaluation(nn.Module):
             scores.pairs.update(torch.stack([batch["topic"].cpu(), torch.tensor(said)], 1).flatten().float())
 
     def _against_references(
-        self, scores: Any, batch: Mapping[str, Any], texts: list[str], references: Any, reply: Tensor, table: Tensor
+        self,
+        scores: Any,
+        batch: Mapping[str, Any],
+        texts: list[str],
+        references: Any,
+        reply: Tensor,
+        table: Tensor,
     ) -> None:
         pad, eos, histories = self.settings["pad_id"], self.settings["eos_id"], batch["history"]
         both = list(zip(texts, references, strict=True))

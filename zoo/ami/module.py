@@ -231,7 +231,13 @@ class AMI(LightningModule):
         check_ranges(AMI, locals())
         super().__init__()
         table = list(table)
-        callables = ("optimizer", "backward_optimizer", "noise_optimizer", "pretrain_optimizer", "lr_scheduler")
+        callables = (
+            "optimizer",
+            "backward_optimizer",
+            "noise_optimizer",
+            "pretrain_optimizer",
+            "lr_scheduler",
+        )
         self.save_hyperparameters(ignore=list(callables))
         self.automatic_optimization = False
         self._check_settings()
@@ -269,7 +275,7 @@ class AMI(LightningModule):
         pretraining = (h["pretrain_forward"], h["pretrain_backward"], h["pretrain_noise"] if noisy else 0)
         noise_turn = h["noise_batches"] if noisy and h["objective"] != "mle" else 0
         turns = (h["forward_batches"], h["backward_batches"], noise_turn)
-        if not sum(turns) and h["forward_batches"] + h["backward_batches"] == 0:
+        if not sum(turns):
             raise ValueError(
                 "a cycle needs model.init_args.forward_batches or backward_batches of at least 1"
             )
@@ -332,7 +338,9 @@ class AMI(LightningModule):
         scheduled = [0, 1]
         if self.pretrain_optimizer is not None and sum(self.cycle.pretraining):
             scheduled = [len(made), len(made) + 1]
-            made += [self.pretrain_optimizer(n.parameters()) for n in (net.forward_network, net.backward_network)]
+            made += [
+                self.pretrain_optimizer(n.parameters()) for n in (net.forward_network, net.backward_network)
+            ]
         if net.noise is not None:
             made.append(self.noise_optimizer(net.noise.parameters()))
         self._pretrain = scheduled[0]
@@ -371,10 +379,20 @@ class AMI(LightningModule):
         size = len(batch["target"])
         for name, value in logged.items():
             # each turn has losses of its own: the others' latest ones stay in the row
-            self.log(f"train/{name}", value.detach(), prog_bar=name.endswith("nll"), batch_size=size, sync_dist=True)
+            self.log(
+                f"train/{name}",
+                value.detach(),
+                prog_bar=name.endswith("nll"),
+                batch_size=size,
+                sync_dist=True,
+            )
 
     def _keep_judge(self, turn: str) -> None:
-        if self.judge is not None and not self.judged and turn not in ("pretrain_forward", "pretrain_backward"):
+        if (
+            self.judge is not None
+            and not self.judged
+            and turn not in ("pretrain_forward", "pretrain_backward")
+        ):
             self.judge.load_state_dict(self.network.backward_network.state_dict())
             self.judged.fill_(True)
 
@@ -475,7 +493,9 @@ class AMI(LightningModule):
             ends = (h["bos_id"], h["eos_id"], h["pad_id"])
             if h["rollout"] == "sample":
                 rows, _ = global_rows(encoded.states)
-                uniform = torch.rand(h["max_length"], h["samples"], rows, generator=random, device=random.device)
+                uniform = torch.rand(
+                    h["max_length"], h["samples"], rows, generator=random, device=random.device
+                )
                 own = uniform[:, :, self.global_rank :: self._processes].flatten(1)
                 drawn = generate(network, noisy, h["max_length"], *ends, own, h["temperature"])
             else:
@@ -512,7 +532,11 @@ class AMI(LightningModule):
         gained = advantage(reward, h["baseline"], mean)
         self._step(0, self._mean_over_rows(forward_loss(nll, gained), batch), counts=False)
         length = lengths_of(sources, pad).float().mean()
-        return {"forward_adversarial": forward_loss(nll, gained), "reward": reward.mean(), "rollout_length": length}
+        return {
+            "forward_adversarial": forward_loss(nll, gained),
+            "reward": reward.mean(),
+            "rollout_length": length,
+        }
 
     def _backward_adversarial(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
         """L_phi of synthetic pairs (section 2.5), on the original pair as the first of both steps."""
@@ -625,7 +649,9 @@ class AMI(LightningModule):
         pad, recover = self.hparams["pad_id"], batch["recover"][:, 1:]
         by = [self.network.backward_network, self.judge if self.judged else None]
         found = [
-            None if n is None else -sequence_nll(self._backward_logits(n, batch, reply), recover, pad, mean=False)
+            None
+            if n is None
+            else -sequence_nll(self._backward_logits(n, batch, reply), recover, pad, mean=False)
             for n in by
         ]
         assert found[0] is not None

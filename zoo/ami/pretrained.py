@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.hub import foreign
-from zoo.nn.encoder_decoder import Encoded, State, source_mask
+from zoo.nn.encoder_decoder import Encoded, State
 
 # What a kind of model is used to: ids before and behind a source, and behind the decoder's start.
 _ENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -45,6 +45,10 @@ class PretrainedSeq2Seq(nn.Module):
         before, after, start = _ENDS[config.model_type]
         self.before, self.after = ([ids[k] for k in names] for names in (before, after))
         self.start = [config.decoder_start_token_id, *(ids[k] for k in start)]
+        # a weight with several names has one in the state dict: safetensors refuses the others
+        self._names = _other_names(model)
+        self.register_state_dict_post_hook(_drop_other_names)
+        self.register_load_state_dict_pre_hook(_add_other_names)
 
     def word_table(self) -> Tensor:
         """Embeddings of the source words (V, d), without positions and scale."""
@@ -53,8 +57,7 @@ class PretrainedSeq2Seq(nn.Module):
 
     def encode(self, ids: Tensor, extra: Tensor | None = None) -> Encoded:
         """See :meth:`zoo.nn.encoder_decoder.EncoderDecoder.encode`; the memory has the ends, too."""
-        own = source_mask(ids, self.pad) & (ids != self.pad)
-        lengths = own.sum(dim=1)
+        lengths = (ids != self.pad).sum(dim=1)
         front = len(self.before)
         width = ids.shape[1] + front + len(self.after)
         source = ids.new_full((len(ids), width), self.pad)
@@ -65,11 +68,16 @@ class PretrainedSeq2Seq(nn.Module):
         for place, token in enumerate(self.after):
             source[rows, front + lengths + place] = token
         mask = torch.arange(width, device=ids.device) < (front + lengths + len(self.after))[:, None]
-        embedded = self.model.get_input_embeddings()(source)
+        encoder, table = self.model.get_encoder(), self.model.get_input_embeddings()
+        embedded = table(source)
+        # the scale of words is the table's in BART and the encoder's in Marian, which leaves it out of
+        # embeddings that it is given
+        own = getattr(table, "embed_scale", None)
         if extra is not None:
-            scale = getattr(self.model.get_input_embeddings(), "embed_scale", 1.0)
-            embedded = embedded + scale * nn.functional.pad(extra, (0, 0, front, len(self.after)))
-        encoder = self.model.get_encoder()
+            extra = nn.functional.pad(extra, (0, 0, front, len(self.after)))
+            embedded = embedded + (1.0 if own is None else own) * extra
+        if own is None:
+            embedded = embedded * getattr(encoder, "embed_scale", 1.0)
         states = encoder(inputs_embeds=embedded, attention_mask=mask.long()).last_hidden_state
         return Encoded(states, mask)
 
@@ -104,6 +112,28 @@ class PretrainedSeq2Seq(nn.Module):
         return found.logits[:, -1], dataclasses.replace(
             state, past=found.past_key_values, length=state.length + 1
         )
+
+
+def _other_names(model: nn.Module) -> dict[str, str]:
+    """Names of tied weights -> the name under which each is first found."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        kept = first.setdefault(id(parameter), name)
+        if kept != name:
+            found[name] = kept
+    return found
+
+
+def _drop_other_names(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in module._names:
+        state.pop(f"{prefix}model.{name}", None)
+
+
+def _add_other_names(module: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name, kept in module._names.items():
+        if f"{prefix}model.{kept}" in state:
+            state[f"{prefix}model.{name}"] = state[f"{prefix}model.{kept}"]
 
 
 def _reordered(past: Any, rows: Tensor) -> Any:
@@ -157,7 +187,9 @@ def pretrained_pair(
                 "words: set data.init_args.tokenizer to its folder"
             )
     if len({c["d_model"] for c in configs}) > 1 or configs[0]["model_type"] != configs[1]["model_type"]:
-        raise ValueError(f"{forward} and {backward} are of different classes or widths; take a pair of one kind")
+        raise ValueError(
+            f"{forward} and {backward} are of different classes or widths; take a pair of one kind"
+        )
     first, second = (PretrainedSeq2Seq(m, pad) for m in models)
     drop = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
     kept = {k: v for k, v in configs[0].items() if k not in drop}

@@ -51,7 +51,9 @@ class GeneratedReplies:
     def records(self) -> Iterator[dict[str, Any]]:
         """One for each history."""
         for row, number in enumerate(self.index.tolist()):
-            scores = zip(self.replies[row], self.forward[row].tolist(), self.backward[row].tolist(), strict=True)
+            scores = zip(
+                self.replies[row], self.forward[row].tolist(), self.backward[row].tolist(), strict=True
+            )
             record: dict[str, Any] = {"index": number, "history": self.histories[row]}
             if self.references:
                 record["reference"] = self.references[row]

@@ -52,14 +52,22 @@ def names(variant: str, layers: int) -> dict[str, str]:
         for part in ("in", "out"):
             found[f"decoder.attn.linear_{part}.weight"] = f"attention_{part}.weight"
         return found
-    blocks: list[tuple[str, str]] = [("encoder.layer_norm", "encoder_norm"), ("decoder.layer_norm", "decoder_norm")]
+    blocks: list[tuple[str, str]] = [
+        ("encoder.layer_norm", "encoder_norm"),
+        ("decoder.layer_norm", "decoder_norm"),
+    ]
     for i in range(layers):
         theirs, ours = f"encoder.transformer.{i}", f"encoder.{i}"
         blocks.append((f"{theirs}.layer_norm", f"{ours}.norm"))
         blocks += _parts(theirs, ours, (("self_attn", "attention"),))
         theirs, ours = f"decoder.transformer_layers.{i}", f"decoder.{i}"
-        blocks += [(f"{theirs}.layer_norm_1", f"{ours}.self_norm"), (f"{theirs}.layer_norm_2", f"{ours}.memory_norm")]
-        blocks += _parts(theirs, ours, (("self_attn", "self_attention"), ("context_attn", "memory_attention")))
+        blocks += [
+            (f"{theirs}.layer_norm_1", f"{ours}.self_norm"),
+            (f"{theirs}.layer_norm_2", f"{ours}.memory_norm"),
+        ]
+        blocks += _parts(
+            theirs, ours, (("self_attn", "self_attention"), ("context_attn", "memory_attention"))
+        )
     for a, b in blocks:
         found |= {f"{a}.{kind}": f"{b}.{kind}" for kind in ("weight", "bias")}
     return found
@@ -81,7 +89,9 @@ def _read_network(path: Path) -> State:
     """``model`` and ``generator`` of a file, without the table of positions."""
     content = foreign.load(path)
     if not isinstance(content, dict) or not {"model", "generator"} <= content.keys():
-        raise ValueError(f"{path} has no 'model' and 'generator': save those two state dicts of the checkpoint")
+        raise ValueError(
+            f"{path} has no 'model' and 'generator': save those two state dicts of the checkpoint"
+        )
     state = foreign.state_dict(content["model"], path)
     generator = foreign.state_dict(content["generator"], path)
     state |= {f"generator.{k}": v for k, v in generator.items()}
@@ -92,7 +102,9 @@ def _sizes(state: State, path: Path) -> dict[str, Any]:
     """Constructor arguments that the tensors tell; those of the variant's table are left out."""
     table = state.get("encoder.embeddings.make_embedding.emb_luts.0.weight")
     if table is None or table.dim() != 2:
-        raise ValueError(f"{path} has no encoder.embeddings.make_embedding.emb_luts.0.weight: no OpenNMT checkpoint")
+        raise ValueError(
+            f"{path} has no encoder.embeddings.make_embedding.emb_luts.0.weight: no OpenNMT checkpoint"
+        )
     rnn = "encoder.rnn.weight_ih_l0" in state
     variant = "rnn" if rnn else "transformer_base"
     pattern = r"encoder\.rnn\.weight_ih_l(\d+)" if rnn else r"encoder\.transformer\.(\d+)\."
@@ -102,7 +114,11 @@ def _sizes(state: State, path: Path) -> dict[str, Any]:
     if inner is not None:
         width["hidden"] = inner.shape[0]
     own = dict(zip(("width", "layers", "heads", "hidden"), SIZES[variant], strict=False))
-    return {"variant": variant, "vocab_size": table.shape[0], **{k: v for k, v in width.items() if v != own[k]}}
+    return {
+        "variant": variant,
+        "vocab_size": table.shape[0],
+        **{k: v for k, v in width.items() if v != own[k]},
+    }
 
 
 def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
@@ -181,7 +197,9 @@ def write(module: Any, out: Path, to: str) -> list[str]:
         named = {theirs[k]: v for k, v in state.items()}
         content = {
             "model": {k: v for k, v in named.items() if not k.startswith("generator.")},
-            "generator": {k.removeprefix("generator."): v for k, v in named.items() if k.startswith("generator.")},
+            "generator": {
+                k.removeprefix("generator."): v for k, v in named.items() if k.startswith("generator.")
+            },
         }
         _save(content, out / _ROOMS[name] / "md_step_0.pt")
     if module.network.noise is not None:

@@ -80,6 +80,19 @@ def source_mask(ids: Tensor, pad: int) -> Tensor:
     return place < last[:, None]
 
 
+class Generator(nn.Module):
+    """A linear layer to the vocabulary; tied, its weights are the table of words that it is called with."""
+
+    def __init__(self, width: int, vocabulary: int, tied: bool) -> None:
+        super().__init__()
+        made = nn.Linear(width, vocabulary)
+        self.weight = None if tied else made.weight
+        self.bias = made.bias
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return functional.linear(x, table if self.weight is None else self.weight, self.bias)
+
+
 class EncoderDecoder(nn.Module):
     """What all have: source and target embeddings, and a generator, a linear layer to the vocabulary.
 
@@ -95,13 +108,19 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.vocabulary, self.width, self.pad = vocabulary, width, pad
         self.source_embedding = nn.Embedding(vocabulary, width, padding_idx=pad)
-        self.target_embedding = (
-            self.source_embedding if tied else nn.Embedding(vocabulary, width, padding_idx=pad)
-        )
-        self.generator = nn.Linear(width, vocabulary)
-        if tied:
-            self.generator.weight = self.source_embedding.weight
+        # a tied table has one name in the state dict, which safetensors asks for
+        self.target_embedding = None if tied else nn.Embedding(vocabulary, width, padding_idx=pad)
+        self.generator = Generator(width, vocabulary, tied)
         self.dropout = nn.Dropout(dropout)
+
+    def target_words(self, ids: Tensor) -> Tensor:
+        """Embeddings of target words (..., d)."""
+        table = self.source_embedding if self.target_embedding is None else self.target_embedding
+        return table(ids)
+
+    def generated(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., d)."""
+        return self.generator(x, self.source_embedding.weight)
 
     def word_table(self) -> Tensor:
         """Embeddings of the source words (V, d), without positions and scale."""
@@ -216,9 +235,7 @@ class DecoderLayer(nn.Module):
         a = self.memory_attention
         return a.split(a.key(states)), a.split(a.value(states))
 
-    def forward(
-        self, x: Tensor, memory: Pair, mask: Tensor, past: Pair | None = None
-    ) -> tuple[Tensor, Pair]:
+    def forward(self, x: Tensor, memory: Pair, mask: Tensor, past: Pair | None = None) -> tuple[Tensor, Pair]:
         """All positions at once, or, with the keys and values of the ``past``, the next one."""
         y, a = self.self_norm(x), self.self_attention
         key, value = a.split(a.key(y)), a.split(a.value(y))
@@ -280,10 +297,10 @@ class Transformer(EncoderDecoder):
         return Encoded(self.encoder_norm(x), mask)
 
     def decode(self, prefix: Tensor, encoded: Encoded) -> Tensor:
-        x, mask = self._placed(self.target_embedding(prefix)), encoded.mask[:, None, None]
+        x, mask = self._placed(self.target_words(prefix)), encoded.mask[:, None, None]
         for layer in self.decoder:
             x, _ = layer(x, layer.memory(encoded.states), mask)
-        return self.generator(self.decoder_norm(x))
+        return self.generated(self.decoder_norm(x))
 
     def begin(self, encoded: Encoded) -> State:
         layers: Any = self.decoder
@@ -291,12 +308,12 @@ class Transformer(EncoderDecoder):
         return State(encoded, past, 0, _select_pairs)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        x = self._placed(self.target_embedding(tokens[:, None]), state.length)
+        x = self._placed(self.target_words(tokens[:, None]), state.length)
         mask, past = state.encoded.mask[:, None, None], []
         for layer, (memory, before) in zip(self.decoder, state.past, strict=True):
             x, kept = layer(x, memory, mask, before)
             past.append((memory, kept))
-        logits = self.generator(self.decoder_norm(x))[:, 0]
+        logits = self.generated(self.decoder_norm(x))[:, 0]
         return logits, dataclasses.replace(state, past=past, length=state.length + 1)
 
 
@@ -342,19 +359,19 @@ class GRU(EncoderDecoder):
         return Encoded(states, mask, (last,))
 
     def decode(self, prefix: Tensor, encoded: Encoded) -> Tensor:
-        x = self.dropout(self.target_embedding(prefix))
+        x = self.dropout(self.target_words(prefix))
         hidden, _ = self.decoder(x, encoded.start[0].contiguous())
         return self._logits(hidden, encoded)
 
     def _logits(self, hidden: Tensor, encoded: Encoded) -> Tensor:
         context = attend(hidden, encoded.states, encoded.mask)
-        return self.generator(self.dropout(self.combine(torch.cat([context, hidden], dim=-1)).tanh()))
+        return self.generated(self.dropout(self.combine(torch.cat([context, hidden], dim=-1)).tanh()))
 
     def begin(self, encoded: Encoded) -> State:
         return State(encoded, encoded.start[0].contiguous(), 0, lambda past, rows: past[:, rows].contiguous())
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        x = self.dropout(self.target_embedding(tokens[:, None]))
+        x = self.dropout(self.target_words(tokens[:, None]))
         hidden, past = self.decoder(x, state.past)
         logits = self._logits(hidden, state.encoded)[:, 0]
         return logits, dataclasses.replace(state, past=past, length=state.length + 1)
@@ -413,17 +430,15 @@ class RNN(EncoderDecoder):
 
     def decode(self, prefix: Tensor, encoded: Encoded) -> Tensor:
         state, fed = self.begin(encoded), []
-        for word in self.target_embedding(prefix).unbind(dim=1):
+        for word in self.target_words(prefix).unbind(dim=1):
             state = self._next(word, state)
             fed.append(state.past[0])
-        return self.generator(torch.stack(fed, dim=1))
+        return self.generated(torch.stack(fed, dim=1))
 
     def begin(self, encoded: Encoded) -> State:
         hidden, cell = encoded.start
         past = (hidden.new_zeros(hidden.shape[1:]), hidden, cell)
-        return State(
-            encoded, past, 0, lambda past, rows: (past[0][rows], past[1][:, rows], past[2][:, rows])
-        )
+        return State(encoded, past, 0, lambda past, rows: (past[0][rows], past[1][:, rows], past[2][:, rows]))
 
     def _next(self, word: Tensor, state: State) -> State:
         """Behind one word (B, d)."""
@@ -443,5 +458,5 @@ class RNN(EncoderDecoder):
         return dataclasses.replace(state, past=past, length=state.length + 1)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        state = self._next(self.target_embedding(tokens), state)
-        return self.generator(state.past[0]), state
+        state = self._next(self.target_words(tokens), state)
+        return self.generated(state.past[0]), state

@@ -28,7 +28,10 @@ def test_names_are_opennmts() -> None:
     assert found["encoder.transformer.5.layer_norm.weight"] == "encoder.5.norm.weight"
     assert found["encoder.transformer.0.feed_forward.layer_norm.bias"] == "encoder.0.feed_forward.norm.bias"
     assert found["encoder.transformer.0.self_attn.final_linear.weight"] == "encoder.0.attention.output.weight"
-    assert found["decoder.transformer_layers.3.context_attn.linear_keys.bias"] == "decoder.3.memory_attention.key.bias"
+    assert (
+        found["decoder.transformer_layers.3.context_attn.linear_keys.bias"]
+        == "decoder.3.memory_attention.key.bias"
+    )
     assert found["decoder.transformer_layers.3.layer_norm_2.weight"] == "decoder.3.memory_norm.weight"
     assert names("rnn", 2)["decoder.rnn.layers.1.weight_ih"] == "decoder.1.weight_ih"
     for variant, sizes in (("transformer_base", SMALL), ("rnn", {"width": 8})):
@@ -43,7 +46,9 @@ def test_official_folders_convert_both_ways(variant: str, tmp_path: Path) -> Non
     ours, folder = tmp_path / "ours.safetensors", tmp_path / "official"
     zoo.save(module, ours)
     assert cli.main(["convert", str(ours), "--to", "official", "--out", str(folder)]) == 0
-    position = {"encoder.embeddings.make_embedding.pe.pe": torch.zeros(50, 1, 8)}  # a buffer of the released code
+    position = {
+        "encoder.embeddings.make_embedding.pe.pe": torch.zeros(50, 1, 8)
+    }  # a buffer of the released code
     path = folder / "g_model" / "md_step_0.pt"
     content = torch.load(path, weights_only=True)
     torch.save({**content, "model": {**content["model"], **position}}, folder / "g_model" / "md_step_7.pt")
@@ -80,7 +85,9 @@ def folders(request: Any, tmp_path: Path) -> list[str]:
     for name in ("forward", "backward"):
         model: Any
         if request.param == "bart":
-            model = BartForConditionalGeneration(BartConfig(**sizes, bos_token_id=2, decoder_start_token_id=3))
+            model = BartForConditionalGeneration(
+                BartConfig(**sizes, bos_token_id=2, decoder_start_token_id=3)
+            )
         else:
             model = MarianMTModel(MarianConfig(**sizes, decoder_start_token_id=1, scale_embedding=True))
         model.save_pretrained(tmp_path / name)
@@ -117,8 +124,12 @@ def test_models_of_transformers_decode_as_they_do_there(folders: list[str]) -> N
     assert extra.grad[0].abs().sum() > 0
 
 
-def test_a_pair_of_transformers_is_saved_and_loaded_without_its_folders(folders: list[str], tmp_path: Path) -> None:
-    module = zoo.AMI(variant="hf", vocab_size=30, pretrained_forward=folders[0], pretrained_backward=folders[1])
+def test_a_pair_of_transformers_is_saved_and_loaded_without_its_folders(
+    folders: list[str], tmp_path: Path
+) -> None:
+    module = zoo.AMI(
+        variant="hf", vocab_size=30, pretrained_forward=folders[0], pretrained_backward=folders[1]
+    )
     path = zoo.save(module, tmp_path / "pair.safetensors")
     for folder in folders:
         Path(folder).rename(f"{folder}-gone")
@@ -127,5 +138,8 @@ def test_a_pair_of_transformers_is_saved_and_loaded_without_its_folders(folders:
     assert torch.equal(module.eval().network(source, prefix), again.network(source, prefix))
     with pytest.raises(ValueError, match="vocab_size is 31, but the pretrained model has 30"):
         zoo.AMI(
-            variant="hf", vocab_size=31, pretrained_forward=f"{folders[0]}-gone", pretrained_backward=f"{folders[1]}-gone"
+            variant="hf",
+            vocab_size=31,
+            pretrained_forward=f"{folders[0]}-gone",
+            pretrained_backward=f"{folders[1]}-gone",
         )

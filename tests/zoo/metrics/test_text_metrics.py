@@ -38,7 +38,9 @@ def test_short_texts_without_a_common_four_gram_are_smoothed() -> None:
     pytest.importorskip("sacrebleu")
     metric = CorpusBLEU()
     metric.update(["a b c x", "d e f y", "g h"], ["a b c d", "d e f g", "g h"])
-    assert metric.compute() == pytest.approx(100 * (8 / 10 * 5 / 7 * 2 / 4 * 1 / 4) ** 0.25)  # torchmetrics: 0
+    assert metric.compute() == pytest.approx(
+        100 * (8 / 10 * 5 / 7 * 2 / 4 * 1 / 4) ** 0.25
+    )  # torchmetrics: 0
     assert metric.of_order(1) == pytest.approx(100 * 8 / 10)
 
 

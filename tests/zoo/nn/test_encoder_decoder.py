@@ -53,7 +53,9 @@ def test_a_prefix_at_once_is_its_tokens_one_by_one(name: str) -> None:
         assert torch.allclose(logits, at_once[:, place], atol=1e-5)
     rows = tensor([2, 0, 0])
     logits, _ = network.step(tensor([5, 6, 7]), state.select(rows))
-    again = network.decode(torch.cat([prefix[rows], tensor([[5], [6], [7]])], 1), network.encode(SOURCE[rows]))
+    again = network.decode(
+        torch.cat([prefix[rows], tensor([[5], [6], [7]])], 1), network.encode(SOURCE[rows])
+    )
     assert torch.allclose(logits, again[:, -1], atol=1e-5)
 
 
@@ -81,7 +83,9 @@ def test_zero_noise_is_the_plain_network(name: str) -> None:
 def test_the_transformer_is_torchs_with_its_norm_first() -> None:
     ours = Transformer(V, 8, 1, 2, 16, 0.0).eval()
     layer: Any = ours.encoder[0]
-    reference = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, norm_first=True, layer_norm_eps=1e-6)
+    reference = nn.TransformerEncoderLayer(
+        8, 2, 16, 0.0, batch_first=True, norm_first=True, layer_norm_eps=1e-6
+    )
     a, f = layer.attention, layer.feed_forward
     with torch.no_grad():
         reference.self_attn.in_proj_weight.copy_(torch.cat([a.query.weight, a.key.weight, a.value.weight]))
@@ -151,5 +155,7 @@ def test_draws_follow_the_softmax_and_the_uniform_numbers() -> None:
     capped = generate(table, sources(400), 3, BOS, EOS, PAD, uniform)
     assert torch.equal(capped, rows[:, :3])
     assert not (capped == PAD).any(dim=1).all()  # no EOS is added at the cap
-    narrow = generate(Table(tensor([[0.0, 0, 0, 1, 3, 2]] * 6)), sources(400), 1, BOS, EOS, PAD, uniform, 1.0, 2)
+    narrow = generate(
+        Table(tensor([[0.0, 0, 0, 1, 3, 2]] * 6)), sources(400), 1, BOS, EOS, PAD, uniform, 1.0, 2
+    )
     assert {*narrow.flatten().tolist()} == {4, 5}
