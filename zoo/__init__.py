@@ -25,6 +25,8 @@ _NAMES: dict[str, str] = {
     **_METHODS,
     "ADMEvaluation": "zoo.metrics.adm",
     "LatentExtractor": "zoo.diffusion.latents.module",
+    "Halving": "zoo.nn.optim",
+    "Noam": "zoo.nn.optim",
     "Triangular": "zoo.nn.optim",
     "WarmupCosine": "zoo.nn.optim",
     "WarmupStableDecay": "zoo.nn.optim",
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from zoo.mbt.module import MBT as MBT
     from zoo.metrics.adm import ADMEvaluation as ADMEvaluation
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
+    from zoo.nn.optim import Halving as Halving
+    from zoo.nn.optim import Noam as Noam
     from zoo.nn.optim import Triangular as Triangular
     from zoo.nn.optim import WarmupCosine as WarmupCosine
     from zoo.nn.optim import WarmupStableDecay as WarmupStableDecay

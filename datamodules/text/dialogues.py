@@ -28,13 +28,13 @@ _SPLIT_KEY = 16_01
 class Dialogues(PairModule):
     """Pairs of a dialogue's history and the reply to it, for :class:`zoo.AMI`.
 
-    The forward network reads ``persona ... <a> a1 <b> b1 ... <b> b2 <a> <mask>`` and says a3; the backward one
-    reads ``persona ... <b> <mask> <a> a3`` and recovers the last utterance b2. For batches see
+    The forward network reads ``persona ... <a> a1 <b> b1 ... <b> b2 <a> <mask>`` and says a3; the backward
+    one reads ``persona ... <b> <mask> <a> a3`` and recovers the last utterance b2. For batches see
     :mod:`datamodules.text.pairs`.
 
     Layouts:
-        ``chitchat``: the 7,168 conversations of the installed package ``chitchat-dataset`` (BYU, MIT licence),
-        its messages of a turn joined; conversations, not pairs, are split 90 : 5 : 5.
+        ``chitchat``: the 7,168 conversations of the installed package ``chitchat-dataset`` (BYU, MIT
+        licence), its messages of a turn joined; conversations, not pairs, are split 90 : 5 : 5.
         ``parlai``: ``train_self_original.txt``, ``valid_self_original.txt`` and, where it is there,
         ``test_self_original.txt`` under ``root`` (PersonaChat in ParlAI's text, as its ``build.py`` gets it):
         ``N text<TAB>response<TAB><TAB>cand1|cand2|...``, N restarts at 1 with each dialogue, lines
@@ -112,7 +112,8 @@ class Dialogues(PairModule):
         a, b, mask = (tokenizer.convert_tokens_to_ids(t) for t in ("<a>", "<b>", "<mask>"))
         if len({a, b, mask, tokenizer.unk_token_id}) < 4 or None in (a, b, mask):
             raise ValueError(
-                f"the tokenizer {self.tokenizer_source} has no special tokens <a>, <b>, <mask>, which tell the speakers; "
+                f"the tokenizer {self.tokenizer_source} has no special tokens <a>, <b>, <mask>, which tell "
+                "the speakers; "
                 "add them, or leave data.init_args.tokenizer out"
             )
         return DialogueTemplate(self.longest, self.history, (a, b, mask))
@@ -160,7 +161,8 @@ class Dialogues(PairModule):
         paths = {split: self.folder / f"{split}.jsonl" for split in ("train", "val", "test")}
         if missing := [p for s, p in paths.items() if s != "test" and not p.is_file()]:
             raise FileNotFoundError(
-                f'no {missing[0]}; expected are train.jsonl and val.jsonl with lines {{"source": "...", "target": '
+                f"no {missing[0]}; expected are train.jsonl and val.jsonl with lines "
+                f'{{"source": "...", "target": '
                 '"..."}, or set data.init_args.root'
             )
         return Splits(*(read_pairs(p) if p.is_file() else [] for p in paths.values()))
@@ -208,7 +210,8 @@ def exchanges_of(turns: Sequence[str]) -> Iterator[Exchange]:
 
 
 def read_chitchat(path: Path) -> list[list[str]]:
-    """Turns of each conversation of ``chitchat_dataset/dataset.json``; a turn's messages are joined by spaces.
+    """Turns of each conversation of ``chitchat_dataset/dataset.json``; a turn's messages are joined by
+    spaces.
 
     Empty turns are left out. The package is not imported.
 

@@ -60,9 +60,9 @@ class DullReplies(PairModule):
 
     def training_texts(self) -> Iterator[str]:
         """Every word, so that the vocabulary does not depend on what was drawn."""
-        for topic in range(TOPICS):
-            yield f"ask topic{topic} filler{topic % FILLERS} opener{topic % OPENERS} answer{topic} closer {GENERIC}"
-            yield f"ask topic{topic} filler{topic % FILLERS} opener{topic % OPENERS} answer{topic} closer {GENERIC}"
+        for topic in [*range(TOPICS)] * 2:  # words that stand once have no place in a vocabulary
+            names = f"topic{topic} filler{topic % FILLERS} opener{topic % OPENERS} answer{topic}"
+            yield f"ask {names} closer {GENERIC}"
 
     def _drawn(self, split: str) -> list[Exchange]:
         draw = item_generator(_KEY, _SPLITS[split])

@@ -182,7 +182,8 @@ class PairItems(BatchItems):
                 yield template.row(history, reply, persona)
         if cut:
             say(
-                f"{cut:,} of {len(self.exchanges):,} pairs{f' of {self.name}' if self.name else ''} have a text of "
+                f"{cut:,} of {len(self.exchanges):,} pairs{f' of {self.name}' if self.name else ''} have a "
+                "text of "
                 f"more than {template.longest} tokens, of which so many are kept"
             )
 

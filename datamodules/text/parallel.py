@@ -29,14 +29,15 @@ class ParallelText(PairModule):
     :mod:`datamodules.text.pairs`.
 
     Layouts:
-        ``gettext``: the catalogues ``*/locale/<language>/LC_MESSAGES/*.mo`` of an installed package, real human
-        translations of short English texts; names to fill in, shortcuts, HTML and line ends are taken out,
-        pairs are unique, and split 80 : 10 : 10 by their English text.
-        ``lines``: ``train.<source>`` and ``train.<target>``, ``val.``, and, where they are there, ``test.`` under
-        ``root``, one sentence a line (``train.de`` and ``train.en``; ``train.src`` and ``train.tgt`` with
-        ``source: src``, ``target: tgt``). WMT14 lies so: train, newstest2013 as val, newstest2014 as test.
-        ``jsonl``: ``train.jsonl``, ``val.jsonl``, ``test.jsonl``, lines ``{"source": "...", "target": "..."}``.
-        ``hub``: a data set whose records have ``translation: {"de": ..., "en": ...}``, ``wmt/wmt14`` for instance.
+        ``gettext``: the catalogues ``*/locale/<language>/LC_MESSAGES/*.mo`` of an installed package, real
+        human translations of short English texts; names to fill in, shortcuts, HTML and line ends are taken
+        out, pairs are unique, and split 80 : 10 : 10 by their English text.
+        ``lines``: ``train.<source>`` and ``train.<target>``, ``val.``, and, where they are there, ``test.``
+        under ``root``, one sentence a line (``train.de`` and ``train.en``; ``train.src`` and ``train.tgt``
+        with ``source: src``, ``target: tgt``). WMT14 lies so: train, newstest2013 as val, newstest2014 as
+        test. ``jsonl``: ``train.jsonl``, ``val.jsonl``, ``test.jsonl``, lines ``{"source": "...", "target":
+        "..."}``. ``hub``: a data set whose records have ``translation: {"de": ..., "en": ...}``,
+        ``wmt/wmt14`` for instance.
 
     Args:
         layout: of the files.
@@ -144,7 +145,8 @@ class ParallelText(PairModule):
                 continue
             if missing := [p for p in paths if not p.is_file()]:
                 raise FileNotFoundError(
-                    f"no {missing[0]}; expected are train and val, each .{self.source} and .{self.target} with a sentence "
+                    f"no {missing[0]}; expected are train and val, each .{self.source} and .{self.target} "
+                    "with a sentence "
                     "a line (WMT14: statmt.org/wmt14/translation-task.html), or set data.init_args.root"
                 )
             splits.append([Exchange((a,), b) for a, b in read_side_by_side(*paths)])
@@ -154,7 +156,8 @@ class ParallelText(PairModule):
         paths = [self.folder / f"{split}.jsonl" for split in _SPLITS]
         if missing := [p for p in paths[:2] if not p.is_file()]:
             raise FileNotFoundError(
-                f'no {missing[0]}; expected are train.jsonl and val.jsonl with lines {{"source": "...", "target": '
+                f"no {missing[0]}; expected are train.jsonl and val.jsonl with lines "
+                f'{{"source": "...", "target": '
                 '"..."}, or set data.init_args.root'
             )
         return [read_pairs(p) if p.is_file() else [] for p in paths]
@@ -200,7 +203,8 @@ def catalogue_pairs(folder: Path, source: str, target: str) -> list[Exchange]:
         if not paths and language != "en":
             known = sorted({p.parts[-3] for p in folder.rglob("locale/*/LC_MESSAGES/*.mo")})
             raise ValueError(
-                f"{folder} has no catalogues locale/{language}/LC_MESSAGES/*.mo, only of {', '.join(known) or 'none'}"
+                f"{folder} has no catalogues locale/{language}/LC_MESSAGES/*.mo, only of "
+                f"{', '.join(known) or 'none'}"
             )
         found: dict[tuple[str, str, int], str] = {}
         for path in paths if language != "en" else ():
@@ -226,14 +230,15 @@ def _english(key: str, number: int) -> str:
 
 def clean(text: str) -> str:
     """Without names to fill in, HTML, marks of shortcuts, line ends."""
-    return " ".join(_NOISE.sub(" ", text).replace(" .", ".").replace(" ,", ",").split())
+    text = " ".join(_NOISE.sub(" ", text).split())
+    return re.sub(r" ([.,:;])", r"\1", text)
 
 
 def read_catalogue(path: Path) -> dict[str, list[str]]:
     """The texts of a compiled gettext catalogue: key -> its plural forms, one where it has none.
 
-    A key with a message context reads ``context\\x04text``, one with a plural ``one\\0many``. The header, whose
-    key is empty, is left out. The plural rule, a program, is not looked at.
+    A key with a message context reads ``context\\x04text``, one with a plural ``one\\0many``. The header,
+    whose key is empty, is left out. The plural rule, a program, is not looked at.
 
     Raises:
         FileNotFoundError, ValueError: for a file that is missing or damaged.

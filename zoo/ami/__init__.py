@@ -11,7 +11,8 @@ METHODS = (
         "AMI",
         page="ami",
         title="AMI",
-        about="Adversarial Mutual Information for Text Generation (Pan et al., ICML 2020): dialogue and translation",
+        about="Adversarial Mutual Information for Text Generation (Pan et al., ICML 2020), dialogue and "
+        "translation",
         small=(
             {
                 **_TINY,

@@ -1,4 +1,5 @@
-"""What any model must beat, from the same data: the most frequent reply, and the reply to the nearest history."""
+"""What any model must beat, from the same data: the most frequent reply, and the reply to the nearest
+history."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Retrieval:
 def adversarial_success(
     histories: Sequence[str], references: Sequence[str], generated: Sequence[str]
 ) -> float | None:
-    """1 - accuracy of a classifier that tells (S, T) from (S, T'), trained on one half and asked on the other.
+    """1 - accuracy of a classifier that tells (S, T) from (S, T'), trained on one half and asked on the
+    other.
 
     A logistic regression on TF-IDF of words and word pairs, of the history and of the reply apart. 0.5 is
     what replies that cannot be told from gold ones have. None for fewer than 20 histories.

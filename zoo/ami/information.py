@@ -37,8 +37,8 @@ def token_nll(logits: Tensor, labels: Tensor, pad: int, smoothing: float = 0.0) 
 
 
 def sequence_nll(logits: Tensor, labels: Tensor, pad: int, mean: bool = True) -> Tensor:
-    """Length-normalised negative log-likelihood (released code): the sum over tokens that are no pads, divided
-    by their number. EOS counts as a token, BOS is no label. A sequence without tokens has 0.
+    """Length-normalised negative log-likelihood (released code): the sum over tokens that are no pads,
+    divided by their number. EOS counts as a token, BOS is no label. A sequence without tokens has 0.
 
     Args:
         logits: (B, T, V).
@@ -75,8 +75,8 @@ def pair_weights(gold: Tensor, generated: Tensor) -> Tensor:
 def advantage(reward: Tensor, baseline: Baseline, batch_mean: Tensor | None = None) -> Tensor:
     """The reward r (K, B) less its baseline, a constant for theta.
 
-    ``leave_one_out`` subtracts the mean over the other samples of the source (none where K = 1), ``batch`` the
-    mean over batch and samples, ``none`` nothing, as the released code.
+    ``leave_one_out`` subtracts the mean over the other samples of the source (none where K = 1), ``batch``
+    the mean over batch and samples, ``none`` nothing, as the released code.
 
     Args:
         reward: (K, B).
@@ -104,8 +104,8 @@ def forward_loss(nll: Tensor, reward: Tensor) -> Tensor:
 def backward_loss(nll: Tensor, weight: Tensor) -> Tensor:
     """L_phi of synthetic pairs to minimise: -mean_{k,b} w nll(S|T'), so that log q goes down on them.
 
-    The released code multiplies (B,) by (B, 1), which gives (sum of nll) (sum of w); here each pair has its own
-    weight.
+    The released code multiplies (B,) by (B, 1), which gives (sum of nll) (sum of w); here each pair has its
+    own weight.
 
     Args:
         nll: (K, B) summed over tokens.

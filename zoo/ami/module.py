@@ -89,12 +89,14 @@ class AMI(LightningModule):
     Forward p_theta(T|S) and backward q_phi(S|T) are trained as a saddle point,
     min_phi max_theta E[w(T, T') log q(S|T')] - E[log q(S|T)]: the forward network is rewarded for targets T'
     from which the backward one recovers the source, the backward one is trained to be sure on real pairs and
-    unsure on synthetic ones. MLE steps are interleaved, in a cycle of turns (:class:`zoo.ami.information.Cycle`).
+    unsure on synthetic ones. MLE steps are interleaved, in a cycle of turns
+    (:class:`zoo.ami.information.Cycle`).
 
-    A batch has int64 ids ``source`` (B, S) without ends, ``target`` (B, T) from BOS to EOS, ``context`` (B, C),
-    what stands before T in the backward network's source (C = 0 in translation), and ``recover`` (B, R) from
-    BOS to EOS, what it has to recover; evaluation adds the texts ``history`` and ``reference``, dialogues
-    ``candidates`` (B, N, L) and ``gold`` (B,), procedural data ``topic`` (B,). Pads stand on the right.
+    A batch has int64 ids ``source`` (B, S) without ends, ``target`` (B, T) from BOS to EOS, ``context`` (B,
+    C), what stands before T in the backward network's source (C = 0 in translation), and ``recover`` (B, R)
+    from BOS to EOS, what it has to recover; evaluation adds the texts ``history`` and ``reference``,
+    dialogues ``candidates`` (B, N, L) and ``gold`` (B,), procedural data ``topic`` (B,). Pads stand on the
+    right.
 
     ``objective`` is the switch between the arms: ``ami``; ``vim``, a variational bound whose backward network
     has MLE steps alone (``backward_batches: 0`` fixes it); ``mle``, without adversarial steps. The arms
@@ -303,16 +305,19 @@ class AMI(LightningModule):
         ):
             if of not in used and h[option] != default:
                 raise ValueError(
-                    f"model.init_args.{option} is {h[option]}, which decoding: {h['decoding']} does not use: beams "
+                    f"model.init_args.{option} is {h[option]}, which decoding: {h['decoding']} does not "
+                    "use: beams "
                     f"do not sample; leave it out, or set decoding, or an entry of table, to {of}"
                 )
         if h["replies"] > h["beam"] and h["decoding"] == "beam":
             raise ValueError(
-                f"model.init_args.replies is {h['replies']}, but a beam of {h['beam']} has no more replies than that"
+                f"model.init_args.replies is {h['replies']}, but a beam of {h['beam']} has no more replies "
+                "than that"
             )
         if h["replies"] > 1 and h["decoding"] == "greedy" and not h["test_noise"]:
             raise ValueError(
-                "decoding: greedy has one reply for a history; set model.init_args.decoding to beam or sample, or "
+                "decoding: greedy has one reply for a history; set model.init_args.decoding to beam or "
+                "sample, or "
                 "test_noise: true"
             )
 
@@ -332,7 +337,7 @@ class AMI(LightningModule):
             evaluation.prepare(data, self.vocabulary)
 
     def configure_optimizers(self) -> Any:
-        h, net = self.hparams, self.network
+        net = self.network
         made = [self.optimizer(net.forward_network.parameters())]
         made.append(self.backward_optimizer(net.backward_network.parameters()))
         scheduled = [0, 1]
@@ -510,7 +515,8 @@ class AMI(LightningModule):
         return forbid(logits, h["pad_id"], h["bos_id"]).argmax(dim=-1)
 
     def _prefix(self, batch: Batch, labels: Tensor) -> Tensor:
-        """What the forward network reads while T' is scored: T' itself, or gold words where those led to it."""
+        """What the forward network reads while T' is scored: T' itself, or gold words where those led to
+        it."""
         if self.hparams["rollout"] == "sample":
             return shifted(labels, self.hparams["bos_id"])
         prefix: Tensor = batch["target"][:, :-1].repeat(self.hparams["samples"], 1)
@@ -612,7 +618,8 @@ class AMI(LightningModule):
 
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        """Likelihoods of real pairs, and replies of each decoding with what the backward networks say of them."""
+        """Likelihoods of real pairs, and replies of each decoding with what the backward networks say of
+        them."""
         evaluation: Any = self.evaluation[stage]
         h, pad = self.hparams, self.hparams["pad_id"]
         labels, recover = batch["target"][:, 1:], batch["recover"][:, 1:]

@@ -161,7 +161,8 @@ def pretrained_pair(
     if architecture is None:
         if forward is None or backward is None:
             raise ValueError(
-                "variant: hf needs model.init_args.pretrained_forward and pretrained_backward: folders or hub ids of "
+                "variant: hf needs model.init_args.pretrained_forward and pretrained_backward: folders or "
+                "hub ids of "
                 "sequence-to-sequence models with one vocabulary"
             )
         models = [_loaded(name) for name in (forward, backward)]
@@ -183,7 +184,8 @@ def pretrained_pair(
             )
         if config["vocab_size"] != vocab_size:
             raise ValueError(
-                f"model.init_args.vocab_size is {vocab_size}, but the pretrained model has {config['vocab_size']} "
+                f"model.init_args.vocab_size is {vocab_size}, but the pretrained model has "
+                f"{config['vocab_size']} "
                 "words: set data.init_args.tokenizer to its folder"
             )
     if len({c["d_model"] for c in configs}) > 1 or configs[0]["model_type"] != configs[1]["model_type"]:

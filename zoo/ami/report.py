@@ -17,7 +17,8 @@ from zoo.reports import PARTS, writing
 _MOST_ON_A_PAGE = 500
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
 section{border-top:1px solid #ccc;padding:1em 0}.h{white-space:pre-wrap;color:#444}.g{color:#070}
-table{border-collapse:collapse;margin-top:.5em}td,th{text-align:left;padding:.15em 1.2em .15em 0;vertical-align:top}
+table{border-collapse:collapse;margin-top:.5em}td,th{text-align:left;padding:.15em 1.2em .15em
+0;vertical-align:top}
 th{font-weight:normal;color:#777;font-size:85%}.n{font-variant-numeric:tabular-nums;color:#777;white-space:nowrap}"""
 
 
@@ -101,11 +102,14 @@ def page(records: list[dict[str, Any]]) -> str:
         reference = f'<div class="g">{html.escape(gold)}</div>' if gold else ""
         sections.append(
             f'<section><div class="h">{html.escape(record["history"])}</div>{reference}'
-            f"<table><tr><th>reply</th><th>log p(T'|S)</th><th>log q(S|T')</th></tr>{''.join(rows)}</table></section>"
+            f"<table><tr><th>reply</th><th>log p(T'|S)</th><th>log "
+            f"q(S|T')</th></tr>{''.join(rows)}</table></section>"
         )
     more = f"<p>The first {len(shown)} of {len(records):,}.</p>" if len(shown) < len(records) else ""
     return (
-        f'<!doctype html><html><head><meta charset="utf-8"><title>Replies</title><style>{_STYLE}</style></head>'
-        f"<body><h1>Replies</h1><p>{html.escape(records[0]['protocol'])}. Scores in nats, summed over tokens; the gold "
+        f"<!doctype html><html><head><meta "
+        f'charset="utf-8"><title>Replies</title><style>{_STYLE}</style></head>'
+        f"<body><h1>Replies</h1><p>{html.escape(records[0]['protocol'])}. Scores in nats, summed over "
+        "tokens; the gold "
         f'reply in <span class="g">green</span>.</p>{more}{"".join(sections)}</body></html>\n'
     )

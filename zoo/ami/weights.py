@@ -1,9 +1,9 @@
 """Checkpoints of the released code (OpenNMT-py 1.0) <-> ours.
 
 The code writes a folder: ``g_model/md_step_N.pt`` (forward), ``m_model/md_step_N.pt`` (backward) and
-``n_model/md-N.pt`` (the noise). Its files hold pickled objects besides tensors (``vocab``, ``opt``, ``optim``;
-the noise is a pickled module), which are refused: where you trust them, save ``{"model": ..., "generator": ...}``
-and the noise's ``state_dict()`` once.
+``n_model/md-N.pt`` (the noise). Its files hold pickled objects besides tensors (``vocab``, ``opt``,
+``optim``; the noise is a pickled module), which are refused: where you trust them, save ``{"model": ...,
+"generator": ...}`` and the noise's ``state_dict()`` once.
 """
 
 from __future__ import annotations

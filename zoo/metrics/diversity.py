@@ -33,8 +33,9 @@ def text_number(text: str) -> int:
 class Diversity(Metric):
     """Distinct-1, -2 over all texts (inter) and per text (intra), Ent-4, length, number of different texts.
 
-    Dist-n = distinct n-grams / n-grams over the whole set (Li et al. 2016). It falls with the number of texts:
-    compare sets of one size, see :func:`check_comparable`. Ent-n = -sum_g p(g) ln p(g) over all n-grams.
+    Dist-n = distinct n-grams / n-grams over the whole set (Li et al. 2016). It falls with the number of
+    texts: compare sets of one size, see :func:`check_comparable`. Ent-n = -sum_g p(g) ln p(g) over all
+        n-grams.
 
     Attributes:
         replies: number of texts.
@@ -111,7 +112,8 @@ def check_comparable(sets: Mapping[str, Diversity]) -> None:
     for name, metric in sets.items():
         if int(metric.replies) != int(sets[first].replies):
             raise ValueError(
-                f"{first} has {int(sets[first].replies):,} replies, {name} has {int(metric.replies):,}: distinct "
+                f"{first} has {int(sets[first].replies):,} replies, {name} has {int(metric.replies):,}: "
+                "distinct "
                 "n-grams fall with the number of replies, compare equally many"
             )
 

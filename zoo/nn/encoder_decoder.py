@@ -247,7 +247,8 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(EncoderDecoder):
-    """OpenNMT's pre-norm Transformer: sinusoidal positions, embeddings times sqrt(d), norms behind the stacks.
+    """OpenNMT's pre-norm Transformer: sinusoidal positions, embeddings times sqrt(d), norms behind the
+    stacks.
 
     Args:
         vocabulary: V.

@@ -108,7 +108,7 @@ class Alone:
         self.patches = [
             mock.patch.object(type(self.module), "trainer", trainer),
             mock.patch.object(type(self.module), "global_rank", 0),
-            mock.patch.object(self.module, "optimizers", lambda: wrapped),
+            mock.patch.object(self.module, "optimizers", return_value=wrapped),
         ]
         for patch in self.patches:
             patch.start()
@@ -136,7 +136,7 @@ def test_the_signs_of_the_backward_network() -> None:
         random = torch.Generator().manual_seed(3)
         _, sources, _ = module._roll_out(batch, random)
         before = nll(sources, 2)
-        with mock.patch.object(module, "_roll_out", lambda *a: (None, sources, None)):
+        with mock.patch.object(module, "_roll_out", return_value=(None, sources, None)):
             module._backward_adversarial(batch, random)
         assert nll(sources, 2) > before
         gold = batch["target"][:, 1:].where(batch["target"][:, 1:] != EOS, PAD)
@@ -219,7 +219,7 @@ def test_replies_are_drawn_without_dropout_and_the_noise_is_that_of_the_scores()
             mock.patch.object(network, "decode", decode),
             mock.patch.object(network.dropout, "p", 0.0),
             evaluated(module.network),
-            mock.patch.object(module, "_roll_out", lambda *a: first),
+            mock.patch.object(module, "_roll_out", return_value=first),
         ):
             clean = network.encode(batch["source"]).states
             module._forward_adversarial(batch, torch.Generator().manual_seed(5))
@@ -316,5 +316,5 @@ def test_impossible_settings_are_one_line(settings: dict[str, Any], said: str) -
 def test_other_data_than_those_of_the_weights_are_refused() -> None:
     module = zoo.AMI(**SMALL, noise="none")
     module.vocabulary.fill('{"another": "vocabulary"}')
-    with pytest.raises(ValueError, match="another vocabulary|no tokenizer"):
+    with pytest.raises(ValueError, match=r"another vocabulary|no tokenizer"):
         quiet_trainer(max_steps=1).fit(module, data())
