@@ -28,11 +28,10 @@ def sentence_pairs(root: Path, source: str, target: str, pairs: int = 24) -> Non
     root.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val", "test"):
         rows = [(WORDS[i % 8], WORDS[(i // 3) % 8], i) for i in range(pairs)]
-        (root / f"{split}.{source}").write_text(
-            "".join(f"ein {a} haus und {b} nummer {i}\n" for a, b, i in rows)
-        )(root / f"{split}.{target}").write_text(
-            "".join(f"a {a} house and {b} number {i}\n" for a, b, i in rows)
-        )
+        first = [f"ein {a} haus und {b} nummer {i}" for a, b, i in rows]
+        second = [f"a {a} house and {b} number {i}" for a, b, i in rows]
+        for name, lines in ((source, first), (target, second)):
+            (root / f"{split}.{name}").write_text("\n".join(lines) + "\n")
 
 
 def _flags(config: dict[str, Any]) -> dict[str, Any]:
