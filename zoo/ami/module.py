@@ -34,6 +34,7 @@ from zoo.ami.noise import Noise, placed, straight_through
 from zoo.ami.processes import averaged_gradients, global_rows, total
 from zoo.ami.replies import Decoding, Replies
 from zoo.ami.report import GeneratedReplies
+from zoo.ami.turns import batch_of
 from zoo.ami.vocabulary import Vocabulary
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.decoding import forbid, generate
@@ -698,10 +699,44 @@ class AMI(LightningModule):
             protocol=self.replies.protocol(h["decoding"]) + (", ordered by log q" if h["rerank"] else ""),
         )
 
-    def example_inputs(self, length: int) -> dict[str, Tensor]:
-        """A source and a prefix for the network, which gives logits (1, length, V)."""
-        ids = torch.arange(length, device=self.device).remainder(self.hparams["vocab_size"])[None]
-        return {"source": ids.clone(), "prefix": ids.clone()}
+    @torch.no_grad()
+    def reply(
+        self, history: str | Sequence[str], count: int = 1, decoding: Decoding | None = None
+    ) -> list[dict[str, Any]]:
+        """Replies to one history, or translations of one sentence, best first.
+
+        ``zoo.load("ami_chitchat").reply("do you like music ?", 3, "sample")``
+
+        Args:
+            history: an utterance, or several, oldest first.
+            count: replies.
+            decoding: ``greedy``, ``beam`` or ``sample``; null is the module's.
+
+        Returns:
+            for each reply ``text``, ``log_p`` = log p(T'|S) and ``log_q`` = log q(S|T') in nats.
+        """
+        h, decoding = self.hparams, decoding or self.hparams["decoding"]
+        if count > (h["beam"] if decoding == "beam" else 1 if decoding == "greedy" else count):
+            raise ValueError(
+                f"decoding: {decoding} has fewer than {count} replies; take sample, or a wider beam"
+            )
+        utterances = [history] if isinstance(history, str) else list(history)
+        found = batch_of(self.vocabulary, utterances, h["bos_id"], h["eos_id"])
+        batch = {k: v.to(self.device) for k, v in found.items()}
+        with evaluated(self):
+            random = self.replies.generator(torch.zeros(1, dtype=torch.long), "reply")
+            rows, forward = self.replies.ranked(batch["source"], str(decoding), count, random)
+            copies = [batch["recover"][:, 1:].repeat(count, 1), rows[0]]
+            logits = self._backward_logits(self.network.backward_network, batch, copies[1], copies=count)
+        backward = -sequence_nll(logits, copies[0], h["pad_id"], mean=False)
+        scores = zip(self.vocabulary.texts(rows[0]), forward[0].tolist(), backward.tolist(), strict=True)
+        replies = [{"text": text, "log_p": p, "log_q": q} for text, p, q in scores]
+        return sorted(replies, key=lambda r: -r["log_q" if h["rerank"] else "log_p"])
+
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """Sources and prefixes of eight tokens for the network, which gives logits (batch, 8, V)."""
+        ids = torch.arange(8, device=self.device).add(4).remainder(self.hparams["vocab_size"])
+        return {"source": ids.expand(batch, -1).clone(), "prefix": ids.expand(batch, -1).clone()}
 
 
 @contextmanager

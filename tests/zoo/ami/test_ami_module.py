@@ -318,3 +318,37 @@ def test_other_data_than_those_of_the_weights_are_refused() -> None:
     module.vocabulary.fill('{"another": "vocabulary"}')
     with pytest.raises(ValueError, match=r"another vocabulary|no tokenizer"):
         quiet_trainer(max_steps=1).fit(module, data())
+
+
+def test_a_typed_history_becomes_the_ids_of_the_data(tmp_path: Path) -> None:
+    from fakes.pairs import persona_chat
+
+    from zoo.ami.turns import batch_of
+    from zoo.ami.vocabulary import Vocabulary
+
+    persona_chat(tmp_path, 3)
+    utterances = ["what is red 0 ?", "my house is red , number 0 .", "what is red 1 ?"]
+    for history in (1, 2, 3):
+        source = datamodules.Dialogues(
+            "parlai", str(tmp_path), predict=utterances, history=history, vocab_size=300, longest=4
+        )
+        source.setup("predict")
+        batch = next(iter(source.predict_dataloader()))
+        found = batch_of(Vocabulary(source.vocabulary), utterances, BOS, EOS)
+        for name, ids in found.items():
+            assert torch.equal(ids, batch[name]), name
+
+
+def test_a_turn_in_python_is_that_of_the_command_line() -> None:
+    module = zoo.AMI(**SMALL, noise="none", decoding="sample", top_k=5)
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(module, data())
+    replies = module.reply("ask topic3 filler1", 4)
+    assert len(replies) == 4
+    assert [r["log_p"] for r in replies] == sorted((r["log_p"] for r in replies), reverse=True)
+    assert module.reply("ask topic3 filler1", 4) == replies
+    beams = module.reply("ask topic3 filler1", 5, "beam")
+    assert len({r["text"] for r in beams}) > 1
+    for given, said in ((("", 1), "needs a word"), (("a", 2, "greedy"), "has fewer than 2 replies")):
+        with pytest.raises(ValueError, match=said):
+            module.reply(*given)
