@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.declaration import Method, lazy
 
-_TINY = {"variant": "gru", "vocab_size": 64, "width": 8, "samples": 2, "max_length": 6}
+_TINY = {"variant": "gru", "vocab_size": 58, "width": 8, "samples": 2, "max_length": 6}
 
 METHODS = (
     Method(

@@ -83,12 +83,12 @@ class Evaluation(nn.Module):
         self.whole = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in names})
         self.baselines: dict[str, Baseline] = {}
         self.source_entropy: float | None = None
-        self.vocabulary: Vocabulary | None = None
+        self._texts: Callable[[Tensor], list[str]] | None = None
         self._seen: set[str] = set()
 
     def prepare(self, data: Any, vocabulary: Vocabulary) -> None:
         """Learn from the data what is measured."""
-        self.vocabulary = vocabulary
+        self._texts = vocabulary.texts  # the vocabulary itself would become part of this one's state
         self.source_entropy = told(data, "source_entropy")
         pairs = told(data, "training_pairs") if self.stage == "test" else None
         self._pairs: Callable[[], Sequence[tuple[str, str]]] | None = pairs if callable(pairs) else None
@@ -139,8 +139,8 @@ class Evaluation(nn.Module):
             texts: of the replies, where they are not what the ids give.
         """
         scores: Any = self.scores[name]
-        assert self.vocabulary is not None
-        texts = self.vocabulary.texts(reply) if texts is None else list(texts)
+        assert self._texts is not None
+        texts = self._texts(reply) if texts is None else list(texts)
         scores.diversity.update(texts)
         for prefix, values in (("", log_q), ("judge_", judge_log_q)):
             if values is not None:

@@ -29,11 +29,10 @@ def global_rows(states: Tensor) -> tuple[int, int]:
     rows, longest = states.shape[:2]
     if not _several():
         return rows, longest
-    size = torch.tensor([rows, longest], device=states.device)
-    rows, longest = size[:1].clone(), size[1:].clone()
-    dist.all_reduce(rows)
-    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-    return int(rows), int(longest)
+    count, most = (torch.tensor([n], device=states.device) for n in (rows, longest))
+    dist.all_reduce(count)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(count), int(most)
 
 
 def averaged_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

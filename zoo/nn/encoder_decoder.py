@@ -299,7 +299,8 @@ class Transformer(EncoderDecoder):
 
     def decode(self, prefix: Tensor, encoded: Encoded) -> Tensor:
         x, mask = self._placed(self.target_words(prefix)), encoded.mask[:, None, None]
-        for layer in self.decoder:
+        layers: Any = self.decoder
+        for layer in layers:
             x, _ = layer(x, layer.memory(encoded.states), mask)
         return self.generated(self.decoder_norm(x))
 
