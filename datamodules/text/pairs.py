@@ -342,21 +342,38 @@ class PairModule(TextModule):
         own = {"template": self.template_name, "longest": self.longest}
         return json.dumps({**content, **own}, ensure_ascii=False, sort_keys=True)
 
+    def _special(self, token: str, role: str) -> int | None:
+        """Id of a special token; of a tokenizer that is trained here it is known before."""
+        if self._tokenizer is None and self.tokenizer_source is None and not self._of_weights():
+            return SPECIALS.index(token)
+        found: int | None = getattr(self.tokenizer, f"{role}_token_id")
+        return found
+
     @property
     def pad_id(self) -> int:
-        """Of the tokenizer."""
-        return int(self.tokenizer.pad_token_id)
+        """Of the tokenizer.
+
+        Raises:
+            ValueError: for a tokenizer that has none, as for :attr:`eos_id`.
+        """
+        return self._needed("<pad>", "pad")
 
     @property
     def bos_id(self) -> int:
         """Of the tokenizer; its pad where it has none, with which Marian and T5 begin."""
-        found = self.tokenizer.bos_token_id
-        return self.pad_id if found is None else int(found)
+        found = self._special("<s>", "bos")
+        return self.pad_id if found is None else found
 
     @property
     def eos_id(self) -> int:
         """Of the tokenizer."""
-        return int(self.tokenizer.eos_token_id)
+        return self._needed("</s>", "eos")
+
+    def _needed(self, token: str, role: str) -> int:
+        found = self._special(token, role)
+        if found is None:
+            raise ValueError(f"the tokenizer {self.tokenizer_source} has no {role} token, which pairs need")
+        return found
 
     def items(self, exchanges: Sequence[Exchange], name: str, texts: bool = True) -> PairItems:
         """A data set of exchanges."""
