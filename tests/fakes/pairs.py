@@ -51,7 +51,7 @@ def _flags(config: dict[str, Any]) -> dict[str, Any]:
         flags |= {f"model.init_args.{n}_batches": 1 for n in ("forward", "backward", "noise")}
         flags |= {"model.init_args.adversarial_every": 1, "model.init_args.samples": 2}
     flags["data.init_args.batch_tokens" if "batch_tokens" in data else "data.init_args.batch_size"] = (
-        200 if "batch_tokens" in data else 4
+        500 if "batch_tokens" in data else 4
     )
     return flags
 
