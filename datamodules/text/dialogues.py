@@ -104,7 +104,7 @@ class Dialogues(PairModule):
             eval_batch_size,
             num_workers,
         )
-        self.layout, self.folder, self.name = layout, data_folder(root, "dialogues"), name
+        self.layout, self.folder, self.hub_name = layout, data_folder(root, "dialogues"), name
         self.predict, self.history = predict, history
         self.most_pairs, self.most_evaluated = most_pairs, most_evaluated
 
@@ -132,12 +132,14 @@ class Dialogues(PairModule):
         ]()
         for split in ("train", "val"):
             if not getattr(splits, split):
-                raise ValueError(f"{self.folder if self.layout != 'hub' else self.name}: no pairs to {split}")
+                raise ValueError(
+                    f"{self.folder if self.layout != 'hub' else self.hub_name}: no pairs to {split}"
+                )
         if self.most_pairs is not None and self.most_pairs < len(splits.train):
             order = item_generator(_SPLIT_KEY, 1).permutation(len(splits.train))[: self.most_pairs]
             splits.train = [splits.train[i] for i in order]
         splits.val, splits.test = (s[: self.most_evaluated] for s in (splits.val, splits.test))
-        splits.facts = {"set": self.layout if self.layout != "hub" else self.name}
+        splits.facts = {"set": self.layout if self.layout != "hub" else self.hub_name}
         return splits
 
     def _chitchat(self) -> Splits:
@@ -146,7 +148,10 @@ class Dialogues(PairModule):
         order = item_generator(_SPLIT_KEY, 0).permutation(len(conversations))
         held = len(conversations) // 20
         parts = (order[2 * held :], order[:held], order[held : 2 * held])
-        return Splits(*([pair for i in sorted(p) for pair in exchanges_of(conversations[i])] for p in parts))
+        train, val, test = (
+            [pair for i in sorted(p) for pair in exchanges_of(conversations[i])] for p in parts
+        )
+        return Splits(train, val, test)
 
     def _parlai(self) -> Splits:
         paths = {split: self.folder / file for split, file in PERSONACHAT.items()}
@@ -155,7 +160,8 @@ class Dialogues(PairModule):
                 f"no {missing[0]}; PersonaChat is parl.ai/downloads/personachat/personachat.tgz, whose "
                 f"{' and '.join(PERSONACHAT.values())} belong there, or set data.init_args.root"
             )
-        return Splits(*(read_parlai(p) if p.is_file() else [] for p in paths.values()))
+        train, val, test = (read_parlai(p) if p.is_file() else [] for p in paths.values())
+        return Splits(train, val, test)
 
     def _jsonl(self) -> Splits:
         paths = {split: self.folder / f"{split}.jsonl" for split in ("train", "val", "test")}
@@ -165,17 +171,18 @@ class Dialogues(PairModule):
                 f'{{"source": "...", "target": '
                 '"..."}, or set data.init_args.root'
             )
-        return Splits(*(read_pairs(p) if p.is_file() else [] for p in paths.values()))
+        train, val, test = (read_pairs(p) if p.is_file() else [] for p in paths.values())
+        return Splits(train, val, test)
 
     def _hub(self) -> Splits:
-        name, _, config = self.name.partition(":")
+        name, _, config = self.hub_name.partition(":")
         found = []
         for split in ("train", "validation"):
             records = hub_records(name, config or None, split, {})
             found.append(
                 [pair for i, r in enumerate(records) for pair in of_hub(r, f"{name}, {split}, record {i}")]
             )
-        return Splits(*found)
+        return Splits(found[0], found[1])
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

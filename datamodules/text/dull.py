@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from datamodules.loading.ranges import Depth, Many, Part, Workers, check_ranges
 from datamodules.loading.sampling import item_generator
@@ -75,11 +76,12 @@ class DullReplies(PairModule):
         ]
 
     def read(self) -> Splits:
-        return Splits(*(self._drawn(split) for split in _SPLITS))
+        train, val, test = (self._drawn(split) for split in _SPLITS)
+        return Splits(train, val, test)
 
     def items(self, exchanges: object, name: str, texts: bool = True) -> PairItems:
         rows: list[Exchange] = list(exchanges)  # type: ignore[call-overload]
-        extra = {}
+        extra: dict[str, Any] = {}
         if texts:
             topics = [int(e.history[0].split()[1].removeprefix("topic")) for e in rows]
             extra = {

@@ -103,7 +103,7 @@ class ParallelText(PairModule):
             eval_batch_size,
             num_workers,
         )
-        self.layout, self.folder, self.name, self.package = (
+        self.layout, self.folder, self.hub_name, self.package = (
             layout,
             data_folder(root, "parallel"),
             name,
@@ -125,7 +125,7 @@ class ParallelText(PairModule):
             train = [
                 train[i] for i in item_generator(_SPLIT_KEY, 1).permutation(len(train))[: self.most_pairs]
             ]
-        name = {"gettext": self.package, "hub": self.name}.get(self.layout, self.layout)
+        name = {"gettext": self.package, "hub": self.hub_name}.get(self.layout, self.layout)
         most = self.most_evaluated
         return Splits(train, val[:most], test[:most], {"set": name})
 
@@ -137,7 +137,7 @@ class ParallelText(PairModule):
         return [[found[i] for i in sorted(part)] for part in parts]
 
     def _lines(self) -> list[list[Exchange]]:
-        splits = []
+        splits: list[list[Exchange]] = []
         for split in _SPLITS:
             paths = [self.folder / f"{split}.{end}" for end in (self.source, self.target)]
             if split == "test" and not paths[0].is_file():
@@ -163,7 +163,7 @@ class ParallelText(PairModule):
         return [read_pairs(p) if p.is_file() else [] for p in paths]
 
     def _hub(self) -> list[list[Exchange]]:
-        name, _, config = self.name.partition(":")
+        name, _, config = self.hub_name.partition(":")
         splits = []
         for split in ("train", "validation", "test"):
             records = hub_records(name, config or None, split, {"translation": dict})
@@ -216,8 +216,8 @@ def catalogue_pairs(folder: Path, source: str, target: str) -> list[Exchange]:
     keyed = columns[0] or columns[1]
     pairs: dict[str, str] = {}
     for place in keyed:
-        texts = [c.get(place) if c else _english(place[1], place[2]) for c in columns]
-        first, second = (clean(text) if text else "" for text in texts)
+        texts = [c.get(place, "") if c else _english(place[1], place[2]) for c in columns]
+        first, second = map(clean, texts)
         if first and second:
             pairs.setdefault(first, second)
     return [Exchange((a,), b) for a, b in pairs.items()]

@@ -36,7 +36,7 @@ class ReplyScores(nn.Module):
     def __init__(self, bleu: str | None, lowercase: bool) -> None:
         super().__init__()
         self.diversity = Diversity()
-        self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in _MEANS})
+        self.means: Any = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in _MEANS})
         self.bleu = CorpusBLEU(lowercase) if bleu else None
         self.dialogue = bleu == "dialogue"
         self.pairs = CatMetric(nan_strategy="error")
@@ -78,9 +78,9 @@ class Evaluation(nn.Module):
         self.settings, self.stage = settings, stage
         decodings = settings["table"] if stage == "test" else [settings["decoding"]]
         self.decodings = list(dict.fromkeys(decodings))
-        self.scores = nn.ModuleDict()
+        self.scores: Any = nn.ModuleDict()
         names = ("forward_nll", "backward_nll", "hits_at_1")
-        self.whole = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in names})
+        self.whole: Any = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in names})
         self.baselines: dict[str, Baseline] = {}
         self.source_entropy: float | None = None
         self._texts: Callable[[Tensor], list[str]] | None = None
@@ -188,8 +188,8 @@ class Evaluation(nn.Module):
             ValueError: for decodings with unequal numbers of replies.
         """
         found = {name: self.whole[name].compute() for name in self._seen}
-        names = [n for n in self.scores if int(self.scores[n].diversity.replies)]  # type: ignore[union-attr,arg-type,operator]
-        check_comparable({n: self.scores[n].diversity for n in names})  # type: ignore[union-attr,misc]
+        names = [n for n in self.scores if int(self.scores[n].diversity.replies)]
+        check_comparable({n: self.scores[n].diversity for n in names})
         for name in names:
             scores: Any = self.scores[name]
             computed = scores.compute(self.source_entropy)
@@ -217,16 +217,16 @@ class Evaluation(nn.Module):
 
     def _reset(self) -> None:
         for metric in self.whole.values():
-            metric.reset()  # type: ignore[operator]
+            metric.reset()
         self._seen = set()
         for scores in self.scores.values():
             for metric in scores.modules():
                 if hasattr(metric, "compute") and hasattr(metric, "update"):
-                    metric.reset()  # type: ignore[operator]
-            scores.seen, scores.texts = set(), []  # type: ignore[assignment]
+                    metric.reset()
+            scores.seen, scores.texts = set(), []
 
     @property
     def protocol(self) -> dict[str, str]:
         """sacrebleu's signature of each row that has a BLEU."""
         found = {n: s.bleu for n, s in self.scores.items() if getattr(s, "bleu", None) is not None}
-        return {name: bleu.signature for name, bleu in found.items()}  # type: ignore[union-attr,misc]
+        return {name: bleu.signature for name, bleu in found.items()}

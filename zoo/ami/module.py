@@ -248,14 +248,14 @@ class AMI(LightningModule):
         self.noise_optimizer, self.pretrain_optimizer = noise_optimizer, pretrain_optimizer
         self.lr_scheduler = lr_scheduler
         self.vocabulary = Vocabulary()
-        nets = self._networks()
-        self.network = AMINetwork(*nets, noise == "learned")
+        first, second = self._networks()
+        self.network = AMINetwork(first, second, noise == "learned")
         # the same shape as phi, so that its place in the weights does not depend on where a training stands
         self.judge = copy.deepcopy(self.network.backward_network).requires_grad_(False) if judge else None
         self.register_buffer("judged", torch.tensor(False))
         self.cycle = self._cycle()
         self.replies = Replies(self.network, self.hparams)
-        self.evaluation = nn.ModuleDict({s: Evaluation(self.hparams, s) for s in ("val", "test")})
+        self.evaluation: Any = nn.ModuleDict({s: Evaluation(self.hparams, s) for s in ("val", "test")})
 
     def _networks(self) -> list[Any]:
         h = self.hparams
@@ -342,7 +342,7 @@ class AMI(LightningModule):
         made = [self.optimizer(net.forward_network.parameters())]
         made.append(self.backward_optimizer(net.backward_network.parameters()))
         scheduled = [0, 1]
-        if self.pretrain_optimizer is not None and sum(self.cycle.pretraining):
+        if self.pretrain_optimizer is not None and any(self.cycle.pretraining):
             scheduled = [len(made), len(made) + 1]
             made += [
                 self.pretrain_optimizer(n.parameters()) for n in (net.forward_network, net.backward_network)
@@ -609,13 +609,13 @@ class AMI(LightningModule):
         self._evaluate("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.evaluation["val"].log(self)  # type: ignore[operator]
+        self.evaluation["val"].log(self)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("test", batch)
 
     def on_test_epoch_end(self) -> None:
-        self.evaluation["test"].log(self)  # type: ignore[operator]
+        self.evaluation["test"].log(self)
 
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:
