@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn, tensor
 
 from zoo.nn.decoding import beam_search, generate, inverse_cdf
-from zoo.nn.encoder_decoder import GRU, RNN, Encoded, State, Transformer
+from zoo.nn.encoder_decoder import GRU, RNN, Encoded, State, Transformer, sinusoids
 
 PAD, BOS, EOS, V = 1, 2, 3, 11
 NETWORKS = {
@@ -80,6 +81,18 @@ def test_zero_noise_is_the_plain_network(name: str) -> None:
     assert torch.equal(noisy, plain)
 
 
+def test_positions_are_opennmts_sinusoids() -> None:
+    found = sinusoids(tensor([0, 3, 7]), 8)
+    for row, place in enumerate((0, 3, 7)):
+        for i in range(4):
+            angle = place / 10000 ** (2 * i / 8)
+            wanted = [math.sin(angle), math.cos(angle)]
+            assert found[row, 2 * i : 2 * i + 2].tolist() == pytest.approx(wanted, abs=1e-6)
+    network = NETWORKS["transformer"]().eval()
+    swapped = network.encode(tensor([[5, 4, 6, 7]])).states[:, [1, 0, 2, 3]]
+    assert not torch.allclose(network.encode(SOURCE[:1]).states, swapped, atol=1e-3)
+
+
 def test_the_transformer_is_torchs_with_its_norm_first() -> None:
     ours = Transformer(V, 8, 1, 2, 16, 0.0).eval()
     layer: Any = ours.encoder[0]
@@ -144,6 +157,8 @@ def test_beam_search_finds_what_trying_everything_finds() -> None:
 def test_draws_follow_the_softmax_and_the_uniform_numbers() -> None:
     logits = tensor([0.1, 0.2, 0.7]).log().expand(3, -1)
     assert inverse_cdf(logits, tensor([0.05, 0.25, 0.999999])).tolist() == [0, 1, 2]
+    never = tensor([[-torch.inf, 0.0, -torch.inf]])
+    assert [inverse_cdf(never, tensor([u])).item() for u in (0.0, 0.9999999)] == [1, 1]
     table = Table(torch.zeros(6, 6))
     uniform = torch.rand(50, 400, generator=torch.Generator().manual_seed(0))
     rows = generate(table, sources(400), 50, BOS, EOS, PAD, uniform)
