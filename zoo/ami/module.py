@@ -254,6 +254,7 @@ class AMI(LightningModule):
         self.judge = copy.deepcopy(self.network.backward_network).requires_grad_(False) if judge else None
         self.register_buffer("judged", torch.tensor(False))
         self.cycle = self._cycle()
+        self.latest: dict[str, Any] = {}
         self.replies = Replies(self.network, self.hparams)
         self.evaluation: Any = nn.ModuleDict({s: Evaluation(self.hparams, s) for s in ("val", "test")})
 
@@ -382,16 +383,18 @@ class AMI(LightningModule):
             self._step(self._pretrain + 1 if before else 1, loss, mle=True)
             if adversarial and self.hparams["objective"] == "ami":
                 logged |= self._backward_adversarial(batch, random)
-        size = len(batch["target"])
-        for name, value in logged.items():
-            # each turn has losses of its own: the others' latest ones stay in the row
-            self.log(
-                f"train/{name}",
-                value.detach(),
-                prog_bar=name.endswith("nll"),
-                batch_size=size,
-                sync_dist=True,
-            )
+        names = sorted(logged)
+        means = total(torch.stack([logged[n].detach().float() for n in names])) / self._processes
+        self.latest |= dict(zip(names, means.unbind(), strict=True))
+        for name, value in self.latest.items():
+            # each turn has losses of its own; a row has the latest of all, whenever the run was resumed
+            self.log(f"train/{name}", value, prog_bar=name.endswith("nll"), batch_size=len(batch["target"]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ami_latest"] = {name: float(value) for name, value in self.latest.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.latest = dict(checkpoint.get("ami_latest", {}))
 
     def _keep_judge(self, turn: str) -> None:
         if (
