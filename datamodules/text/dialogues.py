@@ -68,6 +68,7 @@ class Dialogues(PairModule):
     """
 
     of_weights: ClassVar[tuple[str, ...]] = ("longest", "lowercase", "history")
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "most_pairs")
     bleu = "dialogue"
     template_name = "dialogue"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from datamodules.loading.ranges import Depth, Many, Part, Workers, check_ranges
 from datamodules.loading.sampling import item_generator
@@ -39,6 +39,7 @@ class DullReplies(PairModule):
     """
 
     of_weights = ()
+    split_of_weights: ClassVar[tuple[str, ...]] = ("generic", "openers", "train_pairs")
 
     def __init__(
         self,

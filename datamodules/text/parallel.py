@@ -66,6 +66,7 @@ class ParallelText(PairModule):
     """
 
     of_weights: ClassVar[tuple[str, ...]] = ("longest", "lowercase", "source", "target")
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "package", "most_pairs")
     bleu = "translation"
 
     def __init__(
