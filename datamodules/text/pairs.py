@@ -68,9 +68,11 @@ class PairTemplate:
 
     Attributes:
         longest: tokens of a source or target that are kept.
+        history: utterances that are kept, the latest.
     """
 
     longest: int
+    history: int = 1
 
     def row(self, history: Sequence[Ids], reply: Ids, persona: Sequence[Ids]) -> Row:
         """Ids of an exchange."""
@@ -173,9 +175,12 @@ class PairItems(BatchItems):
         cut = 0
         for start in range(0, len(self.exchanges), _CHUNK):
             some = self.exchanges[start : start + _CHUNK]
-            ids = iter(token_ids(tokenizer, [t for e in some for t in (*e.history, e.reply, *e.persona)]))
-            for exchange in some:
-                history = [next(ids) for _ in exchange.history]
+            # a long dialogue's last pair has all its turns as history: those alone that are read
+            read = [e.history[-template.history :] for e in some]
+            texts = [t for e, h in zip(some, read, strict=True) for t in (*h, e.reply, *e.persona)]
+            ids = iter(token_ids(tokenizer, texts))
+            for exchange, turns in zip(some, read, strict=True):
+                history = [next(ids) for _ in turns]
                 reply = next(ids)
                 persona = [next(ids) for _ in exchange.persona]
                 cut += any(len(x) > template.longest for x in (*history, reply, *persona))
