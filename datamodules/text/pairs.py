@@ -203,7 +203,7 @@ class PairItems(BatchItems):
 
     def __getitems__(self, keys: Keys) -> dict[str, Any]:
         index = batch_keys(keys)[1].tolist()
-        tokenizer, _ = self._made()
+        tokenizer, template = self._made()
         bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
         bos = pad if bos is None else bos  # Marian and T5 begin with their pad
         batch: dict[str, Any] = {}
@@ -214,7 +214,7 @@ class PairItems(BatchItems):
         batch["index"] = torch.tensor(index)
         if self.texts:
             chosen = [self.exchanges[i] for i in index]
-            batch["history"] = ["\n".join(e.history) for e in chosen]
+            batch["history"] = ["\n".join(e.history[-template.history :]) for e in chosen]
             if any(e.reply for e in chosen):
                 batch["reference"] = [e.reply for e in chosen]
             if self._candidates:
@@ -335,8 +335,9 @@ class PairModule(TextModule):
             yield from exchange.persona
 
     def training_pairs(self) -> list[tuple[str, str]]:
-        """(history, reply) texts of the training split, for baselines."""
-        return [("\n".join(e.history), e.reply) for e in self.splits.train]
+        """(history, reply) texts of the training split, for baselines; of a history what a network reads."""
+        read = self.made()[1].history
+        return [("\n".join(e.history[-read:]), e.reply) for e in self.splits.train]
 
     @property
     def vocabulary(self) -> str:
