@@ -225,8 +225,23 @@ class Evaluation(nn.Module):
                     metric.reset()
             scores.seen, scores.texts = set(), []
 
-    @property
-    def protocol(self) -> dict[str, str]:
-        """sacrebleu's signature of each row that has a BLEU."""
-        found = {n: s.bleu for n, s in self.scores.items() if getattr(s, "bleu", None) is not None}
-        return {name: bleu.signature for name, bleu in found.items()}
+    def rows(self, decodings: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """How each row of the table was made: replies, decoding, scorers.
+
+        Args:
+            decodings: how each decoding makes replies.
+        """
+        made = {
+            "constant": "the most frequent reply of the training split",
+            "retrieval": "the reply to the training history of largest TF-IDF cosine",
+        }
+        found: dict[str, dict[str, Any]] = {}
+        for name, scores in self.scores.items():
+            count = scores.diversity.replies.clone()
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                dist.all_reduce(count)
+            row = {"replies": int(count), "generation": {**made, **decodings}[name]}
+            if scores.bleu is not None:
+                row["bleu"] = scores.bleu.signature
+            found[name] = {**row, "words": "separated by white space", "entropy": "natural logarithm"}
+        return found

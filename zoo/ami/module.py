@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -33,7 +34,7 @@ from zoo.ami.network import AMINetwork, Variant, encoder_decoder, shifted
 from zoo.ami.noise import Noise, placed, straight_through
 from zoo.ami.processes import averaged_gradients, global_rows, total
 from zoo.ami.replies import Decoding, Replies
-from zoo.ami.report import GeneratedReplies
+from zoo.ami.report import GeneratedReplies, write_protocol
 from zoo.ami.turns import batch_of
 from zoo.ami.vocabulary import Vocabulary
 from zoo.nn.data_fit import DataSizes, check_fit
@@ -56,6 +57,7 @@ from zoo.nn.ranges import (
 )
 from zoo.nn.variants import refuse_unused
 from zoo.randomness import step_generator
+from zoo.reports import say
 
 Objective = Literal["mle", "vim", "ami"]
 Rollout = Literal["sample", "teacher_forced"]
@@ -618,7 +620,13 @@ class AMI(LightningModule):
         self._evaluate("test", batch)
 
     def on_test_epoch_end(self) -> None:
-        self.evaluation["test"].log(self)
+        evaluation, folder = self.evaluation["test"], self.trainer.log_dir  # asks all processes
+        rows = evaluation.rows({d: self.replies.protocol(d) for d in evaluation.decodings})
+        rows = {name: {**row, **self.vocabulary.described()} for name, row in rows.items()}
+        evaluation.log(self)
+        if folder is not None and self.trainer.is_global_zero:
+            for path in write_protocol(Path(folder), rows):
+                say(f"protocol    {path}")
 
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:

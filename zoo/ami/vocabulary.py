@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -61,6 +62,13 @@ class Vocabulary(KeptText):
         """Id of a special token, or None."""
         found: int | None = self._tokenizer.token_to_id(token) if self._tokenizer is not None else None
         return found
+
+    def described(self) -> dict[str, Any]:
+        """Which tokenizer it is: sha256 of its document, entries, and the longest text that is kept."""
+        content = self.value or {}
+        size = self._tokenizer.get_vocab_size() if self.text else 0
+        digest = hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        return {"tokenizer": f"sha256 {digest}", "entries": size, "longest": content.get("longest")}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}

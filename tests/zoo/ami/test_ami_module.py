@@ -352,3 +352,30 @@ def test_a_turn_in_python_is_that_of_the_command_line() -> None:
     for given, said in ((("", 1), "needs a word"), (("a", 2, "greedy"), "has fewer than 2 replies")):
         with pytest.raises(ValueError, match=said):
             module.reply(*given)
+
+
+def test_a_test_of_dialogues_says_how_each_row_was_made(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    from fakes.pairs import persona_chat
+
+    persona_chat(tmp_path, 8)
+    source = datamodules.Dialogues("parlai", str(tmp_path), vocab_size=300, eval_batch_size=7, history=2)
+    module = zoo.AMI(
+        **{**SMALL, "vocab_size": source.vocab_size}, noise="none", table=["greedy", "beam"], beam=2
+    )
+    trainer = quiet_trainer(default_root_dir=tmp_path / "run")
+    with mock.patch.object(type(trainer), "log_dir", str(tmp_path / "run")):
+        trainer.test(module, source, verbose=False)
+    found = trainer.callback_metrics
+    assert 0 <= found["test/hits_at_1"] <= 1
+    for row in ("greedy", "beam", "constant", "retrieval"):
+        for name in ("bleu", "bleu_1", "bleu_4", "distinct_2", "adversarial_success", "judge_log_q"):
+            assert (f"test/{row}/{name}" in found) == (name != "judge_log_q"), name
+    assert found["test/greedy/bleu"] == found["test/greedy/bleu_4"]
+    assert "test/greedy/bound" not in found  # H(S) is not known
+    rows = json.loads((tmp_path / "run" / "protocol_test.json").read_text())
+    assert {*rows} == {"greedy", "beam", "constant", "retrieval"}
+    assert "beam 2" in rows["beam"]["generation"]
+    assert {r["replies"] for r in rows.values()} == {24}
+    assert "case:lc" in rows["greedy"]["bleu"]
+    assert rows["greedy"]["entries"] == source.vocab_size
