@@ -163,9 +163,10 @@ def test_what_trained_to_nan_or_took_all_memory_is_refused(name: str, given: dic
         cls(**{**needed(cls), **given})
 
 
-def test_the_two_packages_say_ranges_alike() -> None:
-    ours = (ROOT / "zoo" / "nn" / "ranges.py").read_text()
-    assert (ROOT / "datamodules" / "loading" / "ranges.py").read_text() == ours
+@pytest.mark.parametrize("file", ["ranges.py", "variants.py"])
+def test_the_two_packages_say_ranges_and_variants_alike(file: str) -> None:
+    ours = (ROOT / "zoo" / "nn" / file).read_text()
+    assert (ROOT / "datamodules" / "loading" / file).read_text() == ours
 
 
 class _Schedule:

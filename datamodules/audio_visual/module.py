@@ -30,8 +30,23 @@ from datamodules.loading.ranges import (
     check_ranges,
 )
 from datamodules.loading.terminal import say
+from datamodules.loading.variants import Uses, check_variants
 
 _MODALITIES = ("rgb", "spectrogram")
+_OF_FILES = (
+    *("seconds", "frame_stride", "fps", "image_size", "mel_bins", "async_sampling", "augment"),
+    *("colour_jitter", "time_masks", "time_width", "frequency_masks", "frequency_width"),
+    *("test_crops", "cache", "cache_dir"),
+)
+_OF_DIGITS = (
+    *("digit_task", "source", "pairs", "test_pairs"),
+    *("image_noise", "pca_energy", "audio_snr_db"),
+)
+_NO_FILES = (
+    "data.init_args.predict_files is {}, but layout: digits shows its own pairs of a picture of 28 x 28 and "
+    "0.64 s of sound at 8 kHz; train a network on clips of yours (as the config mbt_vggsound does, with "
+    "data.init_args.layout: folder and data.init_args.root), then predict with its weights"
+)
 
 
 class AudioVisual(SplitModule):
@@ -103,6 +118,18 @@ class AudioVisual(SplitModule):
         *("seconds", "frames", "frame_stride", "fps", "image_size", "mel_bins", "digit_task"),
         *("spectrogram_mean", "spectrogram_std"),
     )
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "layout": {
+            **dict.fromkeys(_OF_FILES, tuple(READERS)),
+            **dict.fromkeys(_OF_DIGITS, ("digits",)),
+            "train_set": ("audioset",),
+            "multi_label": ("csv",),
+        },
+        "source": {"root": ("auto", "real")},
+        "cache": {"cache_dir": (True,)},
+        "augment": {"async_sampling": (True,)},
+    }
+    # `augment: false` is one word for all augmentation, whose settings may stand beside it
 
     def __init__(
         self,
@@ -147,6 +174,9 @@ class AudioVisual(SplitModule):
         super().__init__(batch_size, eval_batch_size, num_workers)
         if layout != "digits" and layout not in READERS:
             raise ValueError(f"layout must be digits, {', '.join(READERS)}, got {layout!r}")
+        if layout == "digits" and predict_files is not None:
+            raise ValueError(_NO_FILES.format(predict_files))
+        check_variants(AudioVisual, locals())
         if not modalities or set(modalities) - set(_MODALITIES):
             raise ValueError(f"modalities must be of {', '.join(_MODALITIES)}, got {list(modalities)}")
         if (spectrogram_mean is None) != (spectrogram_std is None):

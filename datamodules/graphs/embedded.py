@@ -16,6 +16,7 @@ from torch_geometric.utils import index_to_mask
 from datamodules.graphs.full_graph import DamagedGraphModule, node_pairs, random_split
 from datamodules.loading.ranges import Fraction, Many, NonNegative, Positive, Size, check_ranges
 from datamodules.loading.sampling import item_generator
+from datamodules.loading.variants import Uses, check_variants
 
 # Second words of the keys of this module's random streams.
 _SPLIT, _NODES = 34, 55
@@ -31,6 +32,11 @@ class KarateClub(DamagedGraphModule):
     """
 
     split_of_weights: ClassVar[tuple[str, ...]] = ("seed", "edges_retained", "edges_rewired")
+    of_variants: ClassVar[dict[str, Uses]] = {"early_stopping": {"seed": DamagedGraphModule.of_seed}}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_variants(KarateClub, locals())
 
     def read(self) -> Data:
         from torch_geometric.datasets import KarateClub as Source

@@ -7,7 +7,7 @@ Damage to the edges is a pure function of a seed, so that runs with the same see
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from datamodules.graphs.checks import check_graph, source_name
 from datamodules.loading.loaders import evaluation_loader, train_loader
 from datamodules.loading.ranges import Fraction, Many, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
+from datamodules.loading.variants import Users
 
 # Second words of the keys of this module's random streams.
 _RETAIN, _REWIRE, _COIN, _SPLIT = 1, 2, 3, 4
@@ -188,6 +189,21 @@ class FullGraphModule(LightningDataModule):
         return self._moved[key]
 
 
+def check_source(source: FullGraphModule, user: str) -> None:
+    """Refuse options of a graph that the data module ``user``, which deals it out anew, would read past.
+
+    Raises:
+        ValueError: naming the option and what to do.
+    """
+    for name, default in (("steps_per_epoch", 1), ("early_stopping", False)):
+        value = getattr(source, name, default)
+        if value != default:
+            raise ValueError(
+                f"data.init_args.source.init_args.{name} is {str(value).lower()}, which {user} does not use; "
+                f"leave it out (its default is {str(default).lower()})"
+            )
+
+
 class DamagedGraphModule(FullGraphModule):
     """A graph with missing or wrong edges; subclasses give ``damaged`` the whole one.
 
@@ -202,6 +218,13 @@ class DamagedGraphModule(FullGraphModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    of_seed: ClassVar[dict[str, Users]] = {
+        "early_stopping": "true",
+        "edges_retained": "a share below 1",
+        "edges_rewired": "a share above 0",
+    }
+    """What makes a difference of ``seed`` where neither graph nor split is drawn."""
 
     def __init__(
         self,

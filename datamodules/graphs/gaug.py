@@ -22,6 +22,7 @@ from datamodules.loading.arrays import read_npy, read_npz
 from datamodules.loading.ranges import Many, Seed, check_ranges
 from datamodules.loading.restricted_pickle import read_pickle
 from datamodules.loading.sparse import check_dense, dense
+from datamodules.loading.variants import Uses, check_variants
 
 Layout = Literal["auto", "npz", "pickle"]
 Normalisation = Literal["auto", "l1", "zscore", "none"]
@@ -65,6 +66,7 @@ class GAugGraph(FullGraphModule):
     split_of_weights: ClassVar[tuple[str, ...]] = ("name", "layout", "seed")
 
     of_weights: ClassVar[tuple[str, ...]] = ("normalize",)
+    of_variants: ClassVar[dict[str, Uses]] = {"early_stopping": {"seed": (True,)}}
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class GAugGraph(FullGraphModule):
         super().__init__(steps_per_epoch)
         check_choice("layout", layout, Layout)
         check_choice("normalize", normalize, Normalisation)
+        check_variants(GAugGraph, locals())
         self.name, self.layout, self.edge_probabilities = name, layout, edge_probabilities
         self.early_stopping, self.seed = early_stopping, seed
         self.normalize = _NORMALISATION.get(name, "l1") if normalize == "auto" else normalize

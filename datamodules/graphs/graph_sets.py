@@ -20,6 +20,7 @@ from datamodules.loading.arguments import check_choice
 from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, evaluation_loader
 from datamodules.loading.ranges import Many, ManyOrZero, Seed, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys, global_seed, item_generator
+from datamodules.loading.variants import Uses, check_variants
 
 Array = np.ndarray[Any, Any]
 Order = Literal["bfs", "canonical"]
@@ -188,6 +189,8 @@ class GraphSetModule(SplitModule):
     max_nodes: int
     bandwidth: int
 
+    of_variants: ClassVar[dict[str, Uses]] = {"order": {"bfs_draws": ("bfs",)}}
+
     def __init__(
         self,
         batch_size: Many = 32,
@@ -201,6 +204,7 @@ class GraphSetModule(SplitModule):
         check_ranges(GraphSetModule, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         check_choice("order", order, Order)
+        check_variants(GraphSetModule, locals())
         self.order: Order = order
         self.items_per_epoch, self.bfs_draws = items_per_epoch, bfs_draws
         self.predict_samples = predict_samples
@@ -290,6 +294,10 @@ class GraphSet(GraphSetModule):
     """
 
     split_of_weights: ClassVar[tuple[str, ...]] = ("name", "set_seed")
+    of_variants: ClassVar[dict[str, Uses]] = {
+        **GraphSetModule.of_variants,
+        "name": {"set_seed": ("community_small", "community")},
+    }
 
     def __init__(
         self,
@@ -300,6 +308,7 @@ class GraphSet(GraphSetModule):
         check_ranges(GraphSet, locals())
         super().__init__(**kwargs)
         check_choice("name", name, SetName)
+        check_variants(GraphSet, locals())
         self.set_name, self.set_seed = name, set_seed
 
     def read(self) -> list[Array]:

@@ -20,6 +20,7 @@ from datamodules.graphs.full_graph import FullGraphModule
 from datamodules.loading.arguments import check_choice
 from datamodules.loading.ranges import Many, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
+from datamodules.loading.variants import Uses, check_variants
 
 SetName = Literal["wine", "cancer", "digits"]
 GraphKind = Literal["knn", "sparse", "dense", "rbf"]
@@ -98,7 +99,7 @@ class KNNGraph(FullGraphModule):
         name: of the set.
         graph: ``knn``; or, for baselines, ``sparse`` (as many random edges as the kNN graph has), ``dense``
             (all pairs, weights uniform in [0, 1]) or ``rbf`` (all pairs, weights exp(-||x - y||^2 / F)).
-        k: neighbours of a node.
+        k: neighbours of a node, of ``knn`` and, whose edges ``sparse`` counts, also there.
         metric: of the neighbours, ``cosine`` or ``minkowski`` (p = 2).
         standardize: columns to mean 0 and deviation 1 over all nodes, constant ones to 0, before the
             neighbours are looked for; by default as the paper does, all but Digits.
@@ -113,6 +114,9 @@ class KNNGraph(FullGraphModule):
     split_of_weights: ClassVar[tuple[str, ...]] = ("name", "seed", "graph", "k", "metric", "knn_sym")
 
     of_weights: ClassVar[tuple[str, ...]] = ("standardize",)
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "graph": dict.fromkeys(("k", "metric", "knn_sym"), ("knn", "sparse"))
+    }
 
     def __init__(
         self,
@@ -134,6 +138,7 @@ class KNNGraph(FullGraphModule):
             ("knn_sym", knn_sym, Symmetry),
         ):
             check_choice(key, value, choices)
+        check_variants(KNNGraph, locals())
         self.set_name, self.kind, self.k, self.metric = name, graph, k, metric
         self.knn_sym, self.seed = knn_sym, seed
         self.standardize = name != "digits" if standardize is None else standardize
@@ -152,8 +157,6 @@ class KNNGraph(FullGraphModule):
         if self.standardize:
             spread = features.std(axis=0)
             features = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
-        if self.k >= len(features):
-            raise ValueError(f"data.init_args.k is {self.k}, but {self.set_name} has {len(features)} nodes")
         edge_index, edge_weight = self._edges(features)
         data = Data(
             x=torch.from_numpy(features).float(),
@@ -172,8 +175,9 @@ class KNNGraph(FullGraphModule):
         """Mirrored edges (2, 2 P) and their weights (2 P,) or None."""
         nodes, width = features.shape
         random = item_generator(self.seed, _RANDOM_GRAPH)
-        upper = knn_matrix(features, self.k, self.metric, self.knn_sym)
-        if self.kind == "sparse":
+        if self.kind in ("knn", "sparse"):
+            upper = knn_matrix(features, self.k, self.metric, self.knn_sym)
+        if self.kind == "sparse":  # as many edges, at random places
             row, column = np.triu_indices(nodes, 1)
             chosen = random.choice(len(row), size=int((upper > 0).sum()), replace=False)
             upper = np.zeros((nodes, nodes))

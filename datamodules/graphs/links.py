@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 
 from datamodules.graphs.checks import check_graph
 from datamodules.graphs.embedded import BlockModel
-from datamodules.graphs.full_graph import FullGraphModule, mirrored, node_pairs
+from datamodules.graphs.full_graph import FullGraphModule, check_source, mirrored, node_pairs
 from datamodules.loading.ranges import Many, Part, Seed, check_ranges
 from datamodules.loading.sampling import item_generator
 
@@ -65,7 +65,8 @@ class LinkSplit(FullGraphModule):
         steps_per_epoch: batches (always the same graph) of an epoch.
 
     Raises:
-        ValueError: for impossible shares, and in ``setup`` for a source with edge weights or features.
+        ValueError: for impossible shares and a source's ``steps_per_epoch`` or ``early_stopping``, and in
+            ``setup`` for a source with edge weights or features.
     """
 
     split_of_weights: ClassVar[tuple[str, ...]] = ("source", "val", "test", "seed")
@@ -87,6 +88,7 @@ class LinkSplit(FullGraphModule):
             )
         # degree and homophily of p_in .06, p_out .01: 99 * .06 + 300 * .01 neighbours, 5.94 of them inside
         self.source = source or BlockModel(degree=8.94, homophily=0.6644, seed=seed)
+        check_source(self.source, "datamodules.LinkSplit")
         self.val, self.test, self.seed = val, test, seed
 
     def read(self) -> Data:

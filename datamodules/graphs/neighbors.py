@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
-from datamodules.graphs.full_graph import FullGraphModule
+from datamodules.graphs.full_graph import FullGraphModule, check_source
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Fanout, Many, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys, global_seed, item_seeds
@@ -142,6 +142,7 @@ class NeighborSampling(SplitModule):
                 "data.init_args.neighbors holds a positive number or -1 for each layer, got "
                 f"{list(neighbors)}"
             )
+        check_source(source, "datamodules.NeighborSampling")
         self.source, self.neighbors = source, list(neighbors)
 
     def prepare_data(self) -> None:

@@ -27,6 +27,7 @@ from datamodules.loading.ranges import Many, check_ranges
 from datamodules.loading.restricted_pickle import read_pickle
 from datamodules.loading.sparse import dense
 from datamodules.loading.tables import numbers, read_rows
+from datamodules.loading.variants import Uses, check_variants
 
 PlanetoidName = Literal["Cora", "CiteSeer", "PubMed"]
 Split = Literal["public", "full", "random"]
@@ -80,6 +81,13 @@ class Planetoid(DamagedGraphModule):
     )
 
     of_weights: ClassVar[tuple[str, ...]] = ("normalize_features",)
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "split": {
+            **dict.fromkeys(("train_per_class", "val_nodes", "test_nodes"), ("random",)),
+            "seed": {"split": ("random",), **DamagedGraphModule.of_seed},
+        },
+        "graph": dict.fromkeys(("k", "metric", "knn_sym"), ("knn",)),
+    }
 
     def __init__(
         self,
@@ -106,6 +114,7 @@ class Planetoid(DamagedGraphModule):
             ("knn_sym", knn_sym, Symmetry),
         ):
             check_choice(key, choice, choices)
+        check_variants(Planetoid, locals())
         if graph == "knn" and (self.edges_retained, self.edges_rewired) != (1, 0):
             raise ValueError(
                 "data.init_args.graph: knn needs k of at least 1 and neither edges_retained nor edges_rewired"

@@ -18,10 +18,12 @@ from datamodules.loading.files import one_line, written_whole
 from datamodules.loading.ranges import Many, check_ranges
 from datamodules.loading.tables import numbers, read_rows
 from datamodules.loading.tensors import read_tensors
+from datamodules.loading.variants import Users, Uses, check_variants
 
 Features = Literal["auto", "given", "degree", "degree_onehot", "constant"]
 _SOURCE = "https://www.chrsmrrs.com/graphkerneldatasets"
 _FORMAT = 1  # of the cached tensors
+_BY_SPLITS: dict[str, Users] = {"splits": (None,), "holdout": "a number above 0"}
 
 
 def check_tu_files(raw: Path, name: str) -> list[Path]:
@@ -172,6 +174,10 @@ class TUGraphs(GraphLevelModule):
     )
 
     of_weights: ClassVar[tuple[str, ...]] = ("features", "use_node_attr", "use_edge_attr", "max_degree")
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "features": {"max_degree": ("degree_onehot",), "use_node_attr": ("auto", "given")},
+        "splits": dict.fromkeys(("holdout_share", "split_seed"), _BY_SPLITS),
+    }
 
     def __init__(
         self,
@@ -188,6 +194,7 @@ class TUGraphs(GraphLevelModule):
         check_ranges(TUGraphs, locals())
         super().__init__(**kwargs)
         check_choice("features", features, Features)
+        check_variants(TUGraphs, locals())
         self.set_name, self.features, self.max_degree = name, features, max_degree
         self.use_node_attr, self.use_edge_attr = use_node_attr, use_edge_attr
         self.raw = tu_folder(root, name)

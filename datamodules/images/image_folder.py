@@ -19,6 +19,7 @@ from datamodules.loading.loaders import BatchItems, SplitModule, TensorItems, as
 from datamodules.loading.pictures import SUFFIXES, read_rgb
 from datamodules.loading.ranges import Many, Size, Workers, check_ranges
 from datamodules.loading.sampling import batch_keys, global_seed, item_seeds
+from datamodules.loading.variants import Uses, check_variants
 
 _WANTED = "root/CLASS/NAME.jpg, one folder per class (ImageNet: train/n01440764/n01440764_10026.JPEG)"
 
@@ -198,6 +199,9 @@ class ImageFolder(SplitModule):
     """
 
     of_weights: ClassVar[tuple[str, ...]] = ("size side",)
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "predict_samples": dict.fromkeys(("predict_batch_size", "shard_size"), (None,))
+    }
 
     def __init__(
         self,
@@ -216,6 +220,7 @@ class ImageFolder(SplitModule):
     ) -> None:
         check_ranges(ImageFolder, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
+        check_variants(ImageFolder, locals())
         if shard_size % predict_batch_size:
             raise ValueError(
                 f"shard_size must be a multiple of predict_batch_size, got {shard_size} and "

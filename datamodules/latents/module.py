@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -19,6 +20,7 @@ from datamodules.latents.per_image import FastDiTLatents, RepaLatents
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import SplitModule, TensorItems
 from datamodules.loading.ranges import Many, Positive, Size, Workers, check_ranges
+from datamodules.loading.variants import Uses, check_variants
 
 
 def open_latents(
@@ -69,6 +71,10 @@ class ImageNetLatents(SplitModule):
         own_scale: whether they are needed to decode, ``lightningdit``.
     """
 
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "layout": dict.fromkeys(("latent_norm", "latent_multiplier"), ("lightningdit",))
+    }
+
     def __init__(
         self,
         root: str | None = None,
@@ -85,6 +91,7 @@ class ImageNetLatents(SplitModule):
         check_ranges(ImageNetLatents, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         check_choice("layout", layout, LatentLayout)
+        check_variants(ImageNetLatents, locals())
         self.root = data_folder(root, "imagenet256")
         self.layout, self.val_root = layout, Path(val_root) if val_root else None
         self.predict_samples, self.num_classes = predict_samples, num_classes

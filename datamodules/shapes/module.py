@@ -14,6 +14,7 @@ from datamodules.loading.hdf5 import open_hdf5, read_errors
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Count, DepthOrZero, Many, ManyOrZero, Size, Workers, check_ranges
 from datamodules.loading.terminal import say
+from datamodules.loading.variants import Uses, check_variants
 from datamodules.shapes.building import (
     MESHES,
     build_meshes,
@@ -83,6 +84,13 @@ class Shapes(SplitModule):
         "train_shapes",
         "test_shapes",
     )
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "source": {
+            "root": ("hdf5", "meshes"),
+            **dict.fromkeys(("train_file", "test_file", "cache"), ("hdf5",)),
+            **dict.fromkeys(("categories", "continuous"), ("solids",)),
+        }
+    }
 
     def __init__(
         self,
@@ -114,11 +122,10 @@ class Shapes(SplitModule):
         super().__init__(batch_size, eval_batch_size, num_workers)
         check_choice("source", source, Source)
         check_choice("evaluate_on", evaluate_on, Part)
+        check_variants(Shapes, locals())
         _check_stages(stages)
         if source == "solids" and (train_shapes is None or test_shapes is None):
             raise ValueError("solids have no end: give train_shapes and test_shapes")
-        if continuous and source != "solids":
-            raise ValueError("continuous points need exact shapes: source: solids")
         for name, value, choices in (
             ("input_size", input_size, (8, 16, 32, 64)),
             ("fine", fine, (16, 32, 64, 128)),

@@ -12,6 +12,7 @@ from datamodules.loading.arguments import check_choice
 from datamodules.loading.loaders import SplitModule, TensorItems
 from datamodules.loading.ranges import Many, NonNegative, Size, Workers, check_ranges
 from datamodules.loading.sampling import batch_keys, item_generator
+from datamodules.loading.variants import Uses, check_variants
 
 Array = np.ndarray[Any, Any]
 Source = Literal["letters", "letters_gap", "digits"]
@@ -67,6 +68,9 @@ class Shapes2D(SplitModule):
     """
 
     split_of_weights: ClassVar[tuple[str, ...]] = ("source", "canvas", "pairs", "blur")
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "source": dict.fromkeys(("canvas", "pairs", "blur"), ("letters", "letters_gap"))
+    }
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Shapes2D(SplitModule):
         check_ranges(Shapes2D, locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         check_choice("source", source, Source)
+        check_variants(Shapes2D, locals())
         if source != "digits" and canvas not in LETTERS:
             raise ValueError(f"letters have a canvas of {' or '.join(map(str, LETTERS))}, got {canvas}")
         self.source, self.pairs, self.blur = source, pairs, blur

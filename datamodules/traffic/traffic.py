@@ -69,7 +69,8 @@ class Traffic(ForecastModule):
         graph: ``directed``, the published weights; ``symmetric``, ``los_adj.csv``; or weights from
             ``distances.csv`` by the kernel of DCRNN or of STGCN.
         header: whether the first line of the csv of speeds names the sensors; null: where it holds words or
-            the ids of the other files, and for ``vel.csv`` not. A first line that may be either is refused.
+            the ids of the other files, and for ``vel.csv`` not. A first line that may be either is refused,
+            and so is the option where the speeds are in another format.
         **kwargs: of :class:`datamodules.traffic.forecast.ForecastModule`.
 
     Raises:
@@ -127,6 +128,11 @@ class Traffic(ForecastModule):
         if path.suffix == ".csv":
             header = False if self.header is None and self.source == "pemsd7m" else self.header
             values, names, clock = read_speeds(path, header, ids)
+        elif self.header is not None:
+            raise ValueError(
+                f"data.init_args.header is {str(self.header).lower()}, which is of a csv of speeds; leave it "
+                f"out, or take {path} away"
+            )
         else:
             values, names, clock = _npz_speeds(path) if path.suffix == ".npz" else _h5_speeds(path)
         return _checked_speeds(path, values), names, None if clock is None else _rising(path, clock, values)

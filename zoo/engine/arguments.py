@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.engine.checkpoint import step_checkpoints
+from zoo.engine.checkpoint_folder import PLACE, checkpoints_of, claim, hold, owner
 from zoo.engine.configs import class_named, read_config, split_configs, under_public_names
 from zoo.engine.errors import FAILED, UsageError
 from zoo.engine.lock import LOCK, FolderLock
@@ -59,7 +60,6 @@ class Arguments:
                 say(f"config {path} of the current folder, not the shipped {shipped}")
         self._as_written = [read_config(path) for path in self.configs]
         self.yaml = [under_public_names(content) for content in self._as_written]
-        self._check_one_model()
         self.hparams: dict[str, Any] = {}
         self.weights: Weights | None = None
         self.partial = False
@@ -68,7 +68,8 @@ class Arguments:
         self.trained_data: dict[str, Any] | None = None
         self.resume_folder: Path | None = None
         self._new_folder: Path | None = None
-        self._lock: FolderLock | None = None
+        self._locks: list[FolderLock] = []
+        self._searched = False
         self.untrained = False
         if self._asks_for_help():
             self.name, self.root = "run", Path("runs")
@@ -172,6 +173,10 @@ class Arguments:
                 found = item.partition("=")[2]
         return None if found in (None, "null", "None", "") else found
 
+    def flagged(self, group: str, key: str) -> bool:
+        """Whether the command line sets ``group.key``, or the whole group with it."""
+        return any(re.match(rf"--{group}(\.{key})?(=|$)", flag) for flag in self.flags)
+
     def _replace(self, key: str, value: str | None) -> None:
         """Set a flag to ``value``; None takes it out."""
         out, skip = [], False
@@ -193,33 +198,30 @@ class Arguments:
         self.yaml.insert(0, under_public_names(self._as_written[0]))
         say(f"config {name}, as {path} says")
 
-    def _check_one_model(self) -> None:
-        """A run has the name, the data and the monitor of its first config: a second method does not fit in.
-
-        Raises:
-            UsageError: for configs of two classes of models.
-        """
-        named: dict[str, Path] = {}
-        for path, content in zip(self.configs, self.yaml, strict=True):
-            model = content.get("model")
-            if isinstance(model, dict) and isinstance(model.get("class_path"), str):
-                named.setdefault(model["class_path"], path)
-        if len(named) > 1:
-            given = " and ".join(f"{cls} ({path.name})" for cls, path in named.items())
-            raise UsageError(f"the configs are of two methods, {given}: give one of them, and overlays")
-
     def _names_model(self) -> bool:
         flagged = any(re.match(r"--model(\.class_path)?(=|$)", flag) for flag in self.flags)
         return flagged or any(content.get("model") for content in self.yaml)
 
     def _run_name(self) -> str:
-        for path in self.configs:
+        for path in self.configs[self._first_of_the_model() :]:
             if path.parent.name == OVERLAYS:
                 continue
             # the config.yaml that a run left in its folder, runs/NAME/version_N
             of_a_run = path.stem.startswith("config") and re.fullmatch(r"version_\d+", path.parent.name)
             return path.resolve().parent.parent.name if of_a_run else path.stem
         return (self._model_class() or "run").rpartition(".")[2].lower()
+
+    def _first_of_the_model(self) -> int:
+        """Where the configs begin that a run is called by: at one that replaces the model of those before."""
+        found, first = None, 0
+        for i, content in enumerate(self.yaml):
+            model = content.get("model")
+            now = model.get("class_path") if isinstance(model, dict) else None
+            if now is not None and found not in (None, now):
+                first = i
+                say(f"config {self.configs[i]} replaces the model {found} by {now} and names the run")
+            found = now or found
+        return first
 
     def _asks_for_help(self) -> bool:
         return any(a in ("-h", "--help") or re.match(r"--[\w.]+\.help\b", a) for a in self.flags)
@@ -250,47 +252,66 @@ class Arguments:
         return latest
 
     def _latest(self, which: str) -> Path | None:
-        """``last``: newest readable checkpoint of the newest run that has one; fit goes on in its folder."""
+        """``last``: newest readable checkpoint of the newest run that has one; fit goes on in its folder.
+
+        With ``checkpoint.dirpath``, what is there and nothing else.
+        """
+        self._searched = True
         if is_child():
             inherited = os.environ.get(RESUME_VARIABLE)
             return Path(inherited) if inherited else None
         broken: list[Path] = []
-        for folder in _versions(self.root / self.name):
-            checkpoints = folder / "checkpoints"
+        elsewhere = self.value("checkpoint.dirpath")
+        searched = Path(elsewhere) if elsewhere else self.root / self.name
+        for folder, checkpoints in self._places(elsewhere):
             candidates = [checkpoints / "best.ckpt"] if which == "best" else step_checkpoints(checkpoints)
             broken += sorted(checkpoints.glob("*" + _BROKEN), reverse=True)
             if self.verb == "fit" and rank() == 0 and any(path.exists() for path in candidates):
-                FolderLock(folder).release()  # who trains there takes away what is read here
+                # who trains there takes away what is read here
+                (hold(checkpoints) if folder is None else FolderLock(folder)).release()
             for path in candidates:
                 if not path.exists():
                     continue
                 try:
-                    hub.read(path, tensors=False, own_class=self.own_class())
+                    found = hub.read(path, tensors=False, own_class=self.own_class())
                 except FileNotFoundError:  # of a run that goes on, which has written a newer one
                     return self._latest(which)
                 # what is refused or cannot be read now may be whole: it stops the run
                 except Damaged as error:
                     say(f"skipping a broken checkpoint: {error}")
                     broken.append(path)
-                    if rank() == 0 and which == "last":
+                    is_ours = elsewhere is None or owner(checkpoints) is not None
+                    if rank() == 0 and which == "last" and is_ours:
                         path.rename(path.with_name(path.name + _BROKEN))
                     continue
+                if elsewhere and found.config not in (None, self.name):
+                    raise ValueError(
+                        f"--ckpt_path {which}: {path} is of {found.config}, not of {self.name}; choose "
+                        "another checkpoint.dirpath"
+                    )
                 if self.verb == "fit":
                     self.resume_folder = folder
                 os.environ[RESUME_VARIABLE] = str(path)
                 return path
         if self.verb != "fit" or which == "best":
             raise FileNotFoundError(
-                f"--ckpt_path {which}: no readable checkpoint under {self.root / self.name}; train first or "
-                "give a file"
+                f"--ckpt_path {which}: no readable checkpoint under {searched}; train first or give a file"
             )
         if broken:
             raise ValueError(
-                f"--ckpt_path last: every checkpoint under {self.root / self.name} is broken, for example "
+                f"--ckpt_path last: every checkpoint under {searched} is broken, for example "
                 f"{broken[0].name}; leave --ckpt_path out to start anew, or give an earlier file"
             )
-        say(f"no checkpoint under {self.root / self.name}, starting fresh")
+        say(f"no checkpoint under {searched}, starting fresh")
         return None
+
+    def _places(self, elsewhere: str | None) -> list[tuple[Path | None, Path]]:
+        """Folders of runs and those of their checkpoints, newest first; of a run that is gone, None."""
+        runs = _versions(self.root / self.name)
+        if elsewhere is None:
+            return [(run, checkpoints_of(run)) for run in runs]
+        whose = owner(Path(elsewhere))
+        return [(next((run for run in runs if run.resolve() == whose), None), Path(elsewhere))]
 
     def _take_hparams(self, weights: Weights) -> None:
         """Check the hyperparameters against the class that the config asks for and use them."""
@@ -347,21 +368,26 @@ class Arguments:
                     raise _not_writable(folder, error) from error
             self._new_folder = folder
         if self.verb == "fit" and rank() == 0:
-            self._lock = FolderLock(folder)
+            self._locks.append(FolderLock(folder))
         os.environ[FOLDER_VARIABLE] = str(folder)
         return folder
 
+    def claim_checkpoints(self, dirpath: Path, folder: Path) -> None:
+        """Let no other training have ``dirpath``, unless it is in the run's ``folder`` anyway."""
+        if self.verb == "fit" and rank() == 0 and dirpath.resolve() != (folder / "checkpoints").resolve():
+            self._locks.append(claim(dirpath, folder, self.checkpoint if self._searched else None))
+
     def release_folder(self) -> None:
         """Another process may go on with the run."""
-        if self._lock is not None:
-            self._lock.release()
+        for lock in self._locks:
+            lock.release()
 
     def remove_unused_folder(self) -> None:
         """A run that failed before it did anything leaves no numbered folder behind."""
         folder = self._new_folder
         if folder is None or rank() or not folder.is_dir():
             return
-        ours = re.compile(rf"config\w*\.yaml|{re.escape(FAILED)}|{re.escape(LOCK)}")
+        ours = re.compile(rf"config\w*\.yaml|{re.escape(FAILED)}|{re.escape(LOCK)}|{re.escape(PLACE)}")
         if all(ours.fullmatch(p.name) for p in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -18,9 +18,11 @@ from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 
+from zoo.engine.ema import EMA
+from zoo.engine.finite import is_finite, not_finite
 from zoo.engine.stopping import Stopped, StopSignals
 from zoo.hub import torch_files
-from zoo.reports import writing
+from zoo.reports import say, writing
 
 _STEP_FILE = re.compile(r"step=(\d+)\.ckpt")
 
@@ -108,8 +110,9 @@ class Checkpoint(callbacks.Checkpoint):
         keep: how many of the newest to keep; -1 keeps all. At least 2, so that a broken newest file has a
             fallback.
         monitor: metric whose best value is kept as ``best.ckpt`` after each validation; null keeps none.
+            Weights or a validation loss that are not finite are never the best.
         mode: whether ``min`` or ``max`` of ``monitor`` is best.
-        dirpath: folder; the CLI sets it to ``checkpoints`` in the run's folder.
+        dirpath: folder of this training alone; the CLI sets it to ``checkpoints`` in the run's folder.
 
     Raises:
         ValueError: for impossible settings.
@@ -141,6 +144,7 @@ class Checkpoint(callbacks.Checkpoint):
         self._last_saved = -1
         self._signals = StopSignals()
         self._stopping = False
+        self._never_finite: set[str] = set()
 
     @property
     def folder(self) -> Path | None:
@@ -162,11 +166,14 @@ class Checkpoint(callbacks.Checkpoint):
             self.dirpath = str(Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints")
         if stage == TrainerFn.FITTING:
             self.dirpath = trainer.strategy.broadcast(self.dirpath)
+            self._never_finite = not_finite(pl_module)  # masks of infinity, say
             self._signals.catch(trainer)  # before the data workers start, which are to ignore Ctrl-C
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.folder is not None:
             _tidy(self.folder)
+            _set_aside(self.folder, trainer.global_step)
+        self._forget_lost_best(trainer)
         self._signals.catch(trainer)
         epochs = trainer.fit_loop.epoch_progress.current
         if epochs.ready == epochs.completed:
@@ -249,9 +256,35 @@ class Checkpoint(callbacks.Checkpoint):
             self.best_score is None
             or (score < self.best_score if self.mode == "min" else score > self.best_score)
         )
-        if better:
-            self.best_score, self.best_step = score, trainer.global_step
-        return better
+        if not better or self._diverged(trainer):
+            return False
+        self.best_score, self.best_step = score, trainer.global_step
+        return True
+
+    def _diverged(self, trainer: Trainer) -> bool:
+        """Whether weights, raw or averaged, or a validation loss are no numbers: an accuracy stays one."""
+        module = trainer.lightning_module
+        averages = [c.shadow for c in trainer.callbacks if isinstance(c, EMA)]  # type: ignore[attr-defined]
+        losses = [v for k, v in trainer.callback_metrics.items() if k.startswith("val/") and "loss" in k]
+        lost = bool(not_finite(module) - self._never_finite)
+        lost = lost or not all(is_finite(t) for shadow in averages for t in shadow.values())
+        lost = lost or not all(math.isfinite(float(v)) for v in losses)
+        if trainer.world_size == 1:
+            return lost
+        return bool(trainer.strategy.reduce_boolean_decision(lost, all=False))
+
+    def _forget_lost_best(self, trainer: Trainer) -> None:
+        """A score whose file is in another folder would keep this one from ever having a best."""
+        if self.monitor is None or self.best_score is None or self.folder is None:
+            return
+        if trainer.strategy.broadcast((self.folder / "best.ckpt").exists()):
+            return
+        if trainer.is_global_zero:
+            say(
+                f"note: the best so far ({self.monitor} {self.best_score:.4g} at step {self.best_step}) is "
+                f"not in {self.folder}; best.ckpt there is the best from step {trainer.global_step} on"
+            )
+        self.best_score = self.best_step = None
 
     def _write(self, trainer: Trainer) -> None:
         assert self.folder is not None
@@ -299,10 +332,19 @@ class Checkpoint(callbacks.Checkpoint):
         self.release_signals()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_step": self.best_step}
+        settings = ("monitor", "mode", "keep", "every_n_train_steps")
+        kept = {name: getattr(self, name) for name in settings}
+        return {"best_score": self.best_score, "best_step": self.best_step, **kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+        before = state_dict.get("monitor", self.monitor), state_dict.get("mode", self.mode)
+        if before != (self.monitor, self.mode) and self.best_score is not None:
+            say(
+                f"note: the best so far was the {before[1]} of {before[0]}; it is the {self.mode} of "
+                f"{self.monitor} from here on"
+            )
+            self.best_score = self.best_step = None
         if self.best_score is not None and not math.isfinite(self.best_score):  # kept by former versions
             self.best_score = self.best_step = None
 
@@ -320,14 +362,24 @@ def _writes_folders(strategy: Strategy) -> bool:
 
 def _tidy(folder: Path) -> None:
     """Take away what a process left that was killed while it wrote; put back what it was to replace."""
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in [*folder.glob(".step=*.ckpt.*tmp"), *folder.glob(".best.ckpt.*tmp")]:
         _remove(leftover)
-    for old in folder.glob(".*.old"):
+    for old in [*folder.glob(".step=*.ckpt.old"), *folder.glob(".best.ckpt.old")]:
         path = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
         if path.exists():
             _remove(old)
         else:
             os.replace(old, path)
+
+
+def _set_aside(folder: Path, step: int) -> None:
+    """Steps behind the one that a run goes on from are of a training that it leaves; `last` would take them,
+    and the run's own be pruned for them."""
+    later = [p for p in step_checkpoints(folder) if int(p.name[5:-5]) > step]
+    for path in later:
+        os.replace(path, path.with_name(path.name + ".left"))
+    if later:
+        say(f"note: checkpoints behind step {step} are set aside as {later[0]}.left")
 
 
 def _remove(path: Path) -> None:

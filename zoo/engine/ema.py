@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from zoo.hub.weights import EMA_KEY
+from zoo.reports import say
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -36,6 +37,9 @@ class EMA(Callback):
     Validation, test and prediction run with the averaged weights. A checkpoint holds the raw weights in
     ``state_dict`` and the averaged ones here; :func:`zoo.load` gives the averaged ones.
 
+    A training that goes on without a decay drops the averages of its checkpoint, and says so: nothing would
+    bring them up to date.
+
     Args:
         decay: in [0, 1); null switches averaging off.
 
@@ -52,6 +56,8 @@ class EMA(Callback):
         self._restored: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
         self._step = -1
+        self._going_on = False
+        self._decay_before: float | None = None
 
     @property
     def state_key(self) -> str:
@@ -73,9 +79,25 @@ class EMA(Callback):
             self.shadow = {n: p.detach().clone() for n, p in parameters.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.decay is not None:
+        if self._going_on:
+            self._say_changes(trainer)
+            self._going_on = False
+        if self.decay is None:
+            self.shadow, self._restored = {}, {}
+        else:
             self._prepare(pl_module, fresh=not self.shadow)
         self._step = trainer.global_step
+
+    def _say_changes(self, trainer: Trainer) -> None:
+        before, now, step = self._decay_before, self.decay, trainer.global_step
+        if before == now or not trainer.is_global_zero:
+            return
+        if now is None:
+            say(f"note: ema.decay was {before} and is null: the averaged weights are dropped at step {step}")
+        elif before is None:
+            say(f"note: ema.decay was null and is {now}: the average starts from the weights of step {step}")
+        else:
+            say(f"note: ema.decay was {before} in the checkpoint and is {now} from step {step} on")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.decay is None or trainer.global_step == self._step:  # no optimiser step: accumulating
@@ -151,7 +173,9 @@ class EMA(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = dict(state_dict["shadow"])
+        self._going_on, self._decay_before = True, state_dict["decay"]
+        # without a decay they are of an earlier step, which former versions kept
+        self._restored = {} if self._decay_before is None else dict(state_dict["shadow"])
 
 
 def _like(full: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -19,14 +19,21 @@ class FolderLock:
 
     Args:
         folder: of the run.
+        name: of the lock's file in it.
+        advice: what else one may do than wait.
 
     Raises:
         BlockingIOError: when another process trains in it.
         CannotWrite: when the folder is read-only.
     """
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / LOCK
+    def __init__(
+        self,
+        folder: Path,
+        name: str = LOCK,
+        advice: str = "leave out --ckpt_path last for a run of its own",
+    ) -> None:
+        path = folder / name
         with writing(path):
             self._file: int | None = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         _held.add(self._file)
@@ -37,7 +44,7 @@ class FolderLock:
             self.release()
             raise BlockingIOError(
                 f"{folder} is in use: {holder or 'another process'} trains there; wait for it to end, or "
-                "leave out --ckpt_path last for a run of its own"
+                f"{advice}"
             ) from None
         except OSError as error:
             say(f"note: {path} cannot be locked ({error.strerror}); resume this run once at a time only")

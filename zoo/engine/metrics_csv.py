@@ -222,16 +222,18 @@ class MetricsCSV(Logger):
 def final_and_best(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Last value of each metric, and the extremes of each evaluation metric with their steps.
 
-    A run that ended in NaN has NaN as its last value. The extremes are of the finite values.
+    A run that ended in NaN has NaN as its last value. The extremes are of the finite values, of rows whose
+    loss is finite: the accuracy of a network of NaN is none.
     """
     final: dict[str, float] = {}
     best: dict[str, dict[str, float]] = {}
     for row in rows:
+        diverged = any(_is_loss(key) and not math.isfinite(value) for key, value in row.items())
         for key, value in row.items():
             if key in ("step", "epoch"):
                 continue
             final[key] = value
-            if not key.startswith(("val/", "test/")) or not math.isfinite(value):
+            if diverged or not key.startswith(("val/", "test/")) or not math.isfinite(value):
                 continue
             seen = best.setdefault(
                 key, {"min": value, "min_step": row["step"], "max": value, "max_step": row["step"]}
@@ -241,3 +243,7 @@ def final_and_best(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict
             if value > seen["max"]:
                 seen.update(max=value, max_step=row["step"])
     return final, best
+
+
+def _is_loss(key: str) -> bool:
+    return key.startswith(("val/", "test/")) and "loss" in key

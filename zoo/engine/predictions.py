@@ -29,6 +29,9 @@ class Previews(Callback):
         self.count = count
         self.latest: Path | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         preview = getattr(pl_module, "preview", None)
         if not self.count or preview is None or trainer.sanity_checking or trainer.log_dir is None:

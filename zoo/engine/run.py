@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -27,7 +28,9 @@ from torch import Tensor
 from zoo.drawing import drawing
 from zoo.engine.accumulation import effective_batch, window
 from zoo.engine.checkpoint import Checkpoint, step_checkpoints
+from zoo.engine.checkpoint_folder import checkpoints_of
 from zoo.engine.errors import FAILED, advise, claim, is_worker_gone
+from zoo.engine.finite import not_finite
 from zoo.engine.lock import LOCK
 from zoo.engine.lost_processes import Ranks
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics, read_table
@@ -113,6 +116,7 @@ class Run(Callback):
         self._first_not_finite: Tensor | None = None
         self._row_seen = -1
         self._told_not_finite = False
+        self._never_finite: set[str] = set()
 
     # --- start
     # ----------------------------------------------------------------------------------------------------
@@ -125,9 +129,10 @@ class Run(Callback):
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / FAILED).unlink(missing_ok=True)
-            replace_file(
-                self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml"), self.config
-            )
+            config = self.folder / ("config.yaml" if verb == "fit" else f"config_{verb}.yaml")
+            if verb != "fit" or not config.exists():  # that of a run that goes on is replaced when it does
+                replace_file(config, self.config)
+        self._never_finite = not_finite(pl_module) if verb == "fit" else set()
         self._ranks = Ranks(trainer, self._started_here)
         self._started = time.monotonic()
         self._log = next((x for x in trainer.loggers if isinstance(x, MetricsCSV)), None)
@@ -147,6 +152,8 @@ class Run(Callback):
         self._start_step, self._batches = trainer.global_step, 0
         if self._log is not None:
             self._log.continue_from(self._logged_step)
+        if trainer.is_global_zero:
+            replace_file(self.folder / "config.yaml", self.config)
         if trainer.global_step:
             say(f"resumed at step {trainer.global_step}, epoch {trainer.current_epoch}")
         if self._ranks is not None:
@@ -236,6 +243,8 @@ class Run(Callback):
         self._check_folder(trainer)
         best = self._checkpoint(trainer)
         summary = self._summary(trainer, rate, memory, best)
+        lost = sorted(not_finite(pl_module) - self._never_finite)
+        summary["diverged"] = _why_diverged(lost, summary["final"])
         if self._start_step is not None or not self._has_summary_of(trainer.global_step):
             self._save_summary("summary.json", summary)
         pictures = [p.latest for p in trainer.callbacks if isinstance(p, Previews) and p.latest]  # type: ignore[attr-defined]
@@ -246,6 +255,8 @@ class Run(Callback):
             say(f"{steps} steps in {_duration(elapsed)}, {speed}peak memory {memory / 2**30:.2f} GiB")
         else:
             say(_nothing_left(trainer))
+        if summary["diverged"]:
+            say(f"the training diverged: {summary['diverged']}")
         metrics = {k: v for k, v in summary["final"].items() if k.startswith("val/")}
         score = self._score_of_best(trainer, best)
         if metrics:
@@ -259,7 +270,9 @@ class Run(Callback):
             say(f"curves      {curves}")
         log, summary_file = self.folder / "metrics.csv", self.folder / "summary.json"
         say(f"log         {f'{log} and summary.json' if log.exists() else summary_file}")
-        if best is not None and is_overridden("predict_step", pl_module):
+        # --weights takes neither a folder of shards nor weights that are no numbers
+        answers = best is not None and best.is_file() and (best.name == "best.ckpt" or not lost)
+        if answers and is_overridden("predict_step", pl_module):
             words = ["predict", "--config", self.folder / "config.yaml", "--weights", best]
             say(f"next: {program()} {shlex.join(map(str, words))}")
 
@@ -296,6 +309,8 @@ class Run(Callback):
         if isinstance(exception, SIGTERMException):
             say("stopped by SIGTERM")
             return
+        if (line := _of_precision(trainer, exception)) is not None:
+            advise(exception, "take 32-true, or bf16-mixed", line)
         if trainer.world_size > 1:
             claim(exception, self.folder, trainer.global_rank)
         if trainer.state.fn != TrainerFn.FITTING:
@@ -313,7 +328,7 @@ class Run(Callback):
 
     def _advice(self) -> str:
         """What to do about a run that ends for a reason outside it."""
-        kept = step_checkpoints(self.folder / "checkpoints")
+        kept = step_checkpoints(checkpoints_of(self.folder))
         return GO_ON if kept else "no checkpoint is written yet: start it again"
 
     def _checkpoint(self, trainer: Trainer) -> Path | None:
@@ -328,7 +343,7 @@ class Run(Callback):
             if not isinstance(callback, Checkpoint) or callback.monitor is None:
                 continue
             if callback.best_score is None:
-                return f" (the newest: {callback.monitor} was never a finite number)"
+                return f" (the newest: no validation had finite weights and a finite {callback.monitor})"
             if best is not None and best.name == "best.ckpt":
                 return f" ({callback.monitor} {callback.best_score:.4g} at step {callback.best_step})"
         return ""
@@ -412,6 +427,31 @@ def _nothing_left(trainer: Trainer) -> str:
     reached = [f"trainer.{key}" for key, value in limits if getattr(trainer, key) == value]
     way = f"raise {' or '.join(reached)} to go on" if reached else "it had ended by itself"
     return f"nothing left to train at step {trainer.global_step}, epoch {trainer.current_epoch}; {way}"
+
+
+def _why_diverged(lost: Sequence[str], final: Mapping[str, float]) -> str | None:
+    """What is no number at the end of a training.
+
+    Args:
+        lost: names of the weights that are not finite.
+        final: last value of each metric.
+    """
+    if lost:
+        more = f" and {len(lost) - 1} more hold" if lost[1:] else " holds"
+        return f"{lost[0]}{more} NaN or infinity"
+    losses = [k for k, v in final.items() if "loss" in k and not math.isfinite(v)]
+    return f"the last {losses[0]} is {final[losses[0]]}" if losses else None
+
+
+def _of_precision(trainer: Trainer, error: BaseException) -> str | None:
+    """What to say instead of torch's words where tensors of two types meet in a module turned to another."""
+    text = str(error)
+    if not str(trainer.precision).endswith("-true") or str(trainer.precision) == "32-true":
+        return None
+    if not isinstance(error, RuntimeError) or not re.search(r"scalar type|dtype", text):
+        return None
+    name = type(trainer.lightning_module).__name__
+    return f"{name} does not compute in trainer.precision {trainer.precision} ({text.splitlines()[0]})"
 
 
 def _device_text(trainer: Trainer) -> str:

@@ -26,10 +26,12 @@ import zoo
 from zoo.engine.accumulation import EqualSteps, check_hand_stepped
 from zoo.engine.arguments import Arguments
 from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint
+from zoo.engine.checkpoint_folder import checkpoints_of
 from zoo.engine.configs import class_named, read_config, split_configs
 from zoo.engine.data_sizes import sizes_from_data
 from zoo.engine.ema import EMA
 from zoo.engine.errors import ParserError, UsageError, claim, explain_parser
+from zoo.engine.going_on import SameOptimization, take_settings
 from zoo.engine.metrics_csv import MetricsCSV
 from zoo.engine.own_modules import also_named, install, named_modules, remove, texts_of
 from zoo.engine.predictions import PredictionWriter, Previews
@@ -204,6 +206,7 @@ class ZooCLI(LightningCLI):
         ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.arguments, self.record, self.ready = arguments, record, ready
+        self._optimization = SameOptimization()
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -261,19 +264,21 @@ class ZooCLI(LightningCLI):
         if arguments.verb == "fit":
             check_hand_stepped(config, self.model)
         folder = arguments.make_folder()
-        _check_folders(_as_list(config.get("callbacks")), folder / "checkpoints")
         if config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
         for callback in callbacks:
-            if isinstance(callback, Checkpoint) and callback.dirpath is None:
-                callback.dirpath = str(folder / "checkpoints")
+            if isinstance(callback, Checkpoint):
+                callback.dirpath = callback.dirpath or str(checkpoints_of(folder))
+                _check_folders(_as_list(config.get("callbacks")), Path(callback.dirpath))
+                arguments.claim_checkpoints(Path(callback.dirpath), folder)
         command = shlex.join(["zoo", arguments.verb, *arguments.given])
         record, child = self._recorder(), is_child()
         run = Run(arguments.name, folder, self._config_text(), command, record, started_here=child)
         # Run speaks last: after the bar is closed and the predictions are written
         data = self.config[arguments.verb].get("data")
         about_data = DataOfWeights(data, arguments.trained_data, arguments.trained_name)
-        callbacks = [*callbacks, EqualSteps(), run, NamedClass(self.model, arguments.name), about_data]
+        named = NamedClass(self.model, arguments.name)
+        callbacks = [*callbacks, EqualSteps(), run, named, about_data, self._optimization]
         if not any(isinstance(c, BasePredictionWriter) for c in _as_list(self.model.configure_callbacks())):
             callbacks.insert(0, PredictionWriter())
         if config.get("enable_progress_bar") is not False:
@@ -340,16 +345,26 @@ class ZooCLI(LightningCLI):
             hub.load_state(self.model, arguments.weights)
         if arguments.checkpoint is not None:
             if arguments.checkpoint.is_file():
-                own = arguments.own_class()
-                hub.check_state(self.model, hub.read(arguments.checkpoint, averaged=False, own_class=own))
+                self._check_checkpoint(arguments.checkpoint)
             if arguments.verb == "fit":
                 self._say_what_a_checkpoint_restores()
+
+    def _check_checkpoint(self, path: Path) -> None:
+        """What answers is looked at as closely as ``--weights``; a training may go on from NaN, told."""
+        own, fits = self.arguments.own_class(), self.arguments.verb == "fit"
+        hub.check_state(self.model, hub.read(path, averaged=False, own_class=own))
+        try:
+            hub.check_trained(self.model, hub.read(path, averaged=not fits, own_class=own))
+        except ValueError as error:
+            if not fits:
+                raise
+            say(f"note: {error}. The run goes on from it")
 
     def _say_what_a_checkpoint_restores(self) -> None:
         """Flags that a resume does not follow: those of the optimiser, and of torch's own schedules."""
         flagged = {m[1] for a in self.arguments.flags if (m := _OF_OPTIMIZATION.match(a))}
         if any("optimizer" in name for name in flagged):
-            say(
+            self._optimization.notes.append(
                 "note: the checkpoint restores the optimiser with its own learning rate; optimiser flags "
                 "do nothing"
             )
@@ -357,7 +372,9 @@ class ZooCLI(LightningCLI):
             path = self.config[self.arguments.verb].get(f"model.init_args.{name}.class_path")
             restore = getattr(class_named(path), "load_state_dict", None) if path else None
             if getattr(restore, "__module__", "").startswith("torch."):  # ours take the position alone
-                say(f"note: the checkpoint restores {path} with its own settings; {name} flags do nothing")
+                self._optimization.notes.append(
+                    f"note: the checkpoint restores {path} with its own settings; {name} flags do nothing"
+                )
 
     def before_instantiate_classes(self) -> None:
         # TF32 for what autocast leaves in float32. On a CPU the same switch only rounds.
@@ -367,6 +384,8 @@ class ZooCLI(LightningCLI):
         if (model := config.get("model")) is not None:
             self.arguments.check_weights(class_named(model.class_path), model.get("init_args") or {})
         sizes_from_data(self.arguments, config)
+        if self.arguments.verb == "fit" and (path := self.arguments.checkpoint) is not None:
+            take_settings(hub.load_checkpoint_file(path), config, self.arguments.flagged)
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.ready()

@@ -123,7 +123,18 @@ def check_settings(verb: str, config: Namespace, sources: Sources = (), flags: S
     if isinstance(seed, bool):  # Lightning would draw one, or leave what is random to chance
         place = origin("seed_everything", sources, flags)
         raise ValueError(f"seed_everything must be a whole number, got {str(seed).lower()}{place}")
+    _check_ends(config)
     _check_devices(config, sources, flags)
+
+
+def _check_ends(config: Namespace) -> None:
+    """Lightning ends at the most, whatever the least is."""
+    for unit in ("steps", "epochs"):
+        least, most = config.get(f"trainer.min_{unit}"), config.get(f"trainer.max_{unit}")
+        if _is_number(least) and _is_number(most) and -1 < most < least:
+            raise ValueError(
+                f"trainer.min_{unit} {least} is more than trainer.max_{unit} {most}: raise the latter"
+            )
 
 
 def _numbers(verb: str, config: Namespace) -> Iterator[tuple[str, float, Range]]:

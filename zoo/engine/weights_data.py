@@ -28,6 +28,7 @@ from zoo.engine.arguments import Arguments
 from zoo.engine.errors import UsageError
 from zoo.hub.foreign import is_plain
 from zoo.hub.yaml_files import parse_yaml
+from zoo.nn.variants import idle_options
 from zoo.reports import say
 
 _MOST_CLASSES = 1000
@@ -121,15 +122,23 @@ def take_from_weights(arguments: Arguments) -> None:
     has = {**trained["init_args"], **trained["facts"]}
     given = _given(arguments)
     defaults = _defaults(cls)
-    taken = []
+    taken = {}
     for key, names in _declared(cls).items():
         value = next((has[n] for n in names.split() if has.get(n) is not None), None)
         if value is None or key in given or key not in defaults or defaults[key] == value:
             continue
-        arguments.flags.append(f"--data.init_args.{key}={json.dumps(value)}")
-        taken.append(f"{key}: {json.dumps(value)}")
+        taken[key] = value
+    taken = _useful(cls, taken, _with(_of_configs(arguments), _of_flags(arguments)))
+    arguments.flags += [f"--data.init_args.{key}={json.dumps(value)}" for key, value in taken.items()]
     if taken:
-        say(f"data.init_args.{', '.join(taken)}, as {arguments.trained_name} was trained")
+        words = ", ".join(f"{key}: {json.dumps(value)}" for key, value in taken.items())
+        say(f"data.init_args.{words}, as {arguments.trained_name} was trained")
+
+
+def _useful(cls: Any, taken: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what is taken from weights, what the variant that is ``given`` uses and so does not refuse."""
+    idle = idle_options(cls, {**_defaults(cls), **given, **taken})
+    return {key: value for key, value in taken.items() if key not in idle}
 
 
 def _take_split(arguments: Arguments, cls: Any, trained: Mapping[str, Any]) -> None:
@@ -150,7 +159,9 @@ def _take_split(arguments: Arguments, cls: Any, trained: Mapping[str, Any]) -> N
             f"{arguments.trained_name} was trained with {_words(flagged, trained)}, not "
             f"{_words(flagged, wanted)}: leave the flags out to go on, or --ckpt_path to train anew"
         )
-    taken = [k for k in keys if k not in flagged and (before_configs or not _sets(configs, k))]
+    own = {k for k in keys if k not in flagged and (before_configs or not _sets(configs, k))}
+    useful = _useful(cls, {k: trained[k] for k in own}, _with(configs, flags))
+    taken = [k for k in keys if k in useful]
     for key in taken:
         arguments.flags.append(f"--data.init_args.{key}={json.dumps(trained[key])}")
     if taken:

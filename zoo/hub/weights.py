@@ -156,7 +156,7 @@ def load_state(module: LightningModule, weights: Weights) -> None:
         ValueError: for tensors that do not fit, and for NaN or infinity where the module's own are finite.
     """
     check_state(module, weights)
-    _check_finite(module, weights)
+    check_trained(module, weights)
     _load(module, weights, weights.state_dict)
 
 
@@ -182,12 +182,17 @@ def load_fitting(module: LightningModule, weights: Weights) -> tuple[list[str], 
     fitting = {k: v for k, v in held.items() if k in own and (v.shape == own[k].shape or k.endswith(_TEXT))}
     if not any(k in fitting for k, _ in module.named_parameters()):
         raise ValueError(f"{weights.path}: none of its tensors fits {type(module).__name__}")
-    _check_finite(module, dataclasses.replace(weights, state_dict=fitting))
+    check_trained(module, dataclasses.replace(weights, state_dict=fitting))
     _load(module, weights, own | fitting)
     return sorted(own.keys() - fitting.keys()), sorted(held.keys() - own.keys())
 
 
-def _check_finite(module: LightningModule, weights: Weights) -> None:
+def check_trained(module: LightningModule, weights: Weights) -> None:
+    """Weights of a training that diverged give no answer.
+
+    Raises:
+        ValueError: for NaN or infinity where the module's own are finite.
+    """
     own = module.state_dict()
     for name, value in weights.state_dict.items():
         if not_finite(value) and not not_finite(own[name]):
@@ -404,8 +409,11 @@ def _read_checkpoint(path: Path, averaged: bool, tensors: bool, own_class: str |
                 "trainer.strategy.init_args.save_distributed_checkpoint: false"
             )
         weights.state_dict = _tensors(content["state_dict"], "state_dict", path)
-        shadow = _inner(content, "callbacks", EMA_KEY, "shadow")
-        if averaged and shadow:
+        ema = _inner(content, "callbacks", EMA_KEY)
+        shadow = _inner(ema, "shadow")
+        # averages without a decay are of an earlier step: former versions went on without their decay
+        current = not isinstance(ema, dict) or ema.get("decay", 0) is not None
+        if averaged and shadow and current:
             weights.state_dict |= _tensors(shadow, "the averaged weights", path)
             weights.averaged = True
     return weights

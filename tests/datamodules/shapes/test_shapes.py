@@ -361,7 +361,7 @@ def test_missing_files_name_the_layout(tmp_path: Path) -> None:
     ({"stages": [{"resolution": 24, "epochs": 1}]}, "a stage reads"),
     ({"stages": [{"resolution": 16, "epochs": 0}]}, r"stages\[0\].epochs is 0, but must be"),
     ({"input_size": 48}, "input_size must be one of"),
-    ({"source": "hdf5", "continuous": 5}, "need exact shapes"),
+    ({"source": "hdf5", "continuous": 5}, "continuous is 5, which source: hdf5 does not use"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(arguments: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):

@@ -22,7 +22,9 @@ import cli
 from zoo import DTR
 from zoo.engine import checkpoint as checkpoints
 from zoo.engine.checkpoint import AtomicCheckpointIO, Checkpoint, step_checkpoints
+from zoo.engine.ema import EMA
 from zoo.engine.errors import explain
+from zoo.engine.finite import not_finite
 from zoo.engine.lock import FolderLock
 from zoo.engine.lost_processes import Ranks
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
@@ -58,17 +60,45 @@ def at_step(step: int, act: Callable[[DTR], object]) -> Iterator[None]:
         yield
 
 
+def after_validation(module: torch.nn.Module, step: int, *callbacks: Any, **metrics: float) -> Any:
+    """What a callback sees of a trainer then."""
+    logged = {f"val/{name}": torch.tensor(value) for name, value in metrics.items()}
+    seen = {"lightning_module": module, "callbacks": list(callbacks), "global_step": step, "world_size": 1}
+    return mock.Mock(callback_metrics=logged, **seen)
+
+
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_no_number_is_never_the_best(mode: Any) -> None:
     kept = Checkpoint(monitor="val/x", mode=mode)
     improved = []
     for step, score in enumerate([math.nan, math.inf, -math.inf, 0.5, math.nan, 0.5]):
-        trainer: Any = mock.Mock(callback_metrics={"val/x": torch.tensor(score)}, global_step=step)
-        improved.append(kept._improved(trainer))
+        improved.append(kept._improved(after_validation(torch.nn.Linear(2, 2), step, x=score)))
     assert improved == [False, False, False, True, False, False]
     assert (kept.best_score, kept.best_step) == (0.5, 3)
     kept.load_state_dict({"best_score": math.nan, "best_step": 0})  # of a former version
     assert (kept.best_score, kept.best_step) == (None, None)
+
+
+def test_a_finite_score_of_weights_that_are_none_is_never_the_best() -> None:
+    kept, module, ema = Checkpoint(monitor="val/x", mode="max"), torch.nn.Linear(2, 2), EMA(0.5)
+    module.register_buffer("mask", torch.tensor([0.0, -math.inf]))  # a module's own, from the start
+    kept._never_finite = not_finite(module)
+    ema.shadow = {"weight": torch.full((2, 2), math.nan)}
+    assert not kept._improved(after_validation(module, 1, ema, x=0.9))
+    ema.shadow = {"weight": torch.zeros(2, 2)}
+    assert not kept._improved(after_validation(module, 2, ema, x=0.9, loss=math.nan))
+    assert kept._improved(after_validation(module, 3, ema, x=0.9, loss=1.0))
+    with torch.no_grad():
+        module.weight[0, 0] = math.inf
+    assert not kept._improved(after_validation(module, 4, ema, x=0.95, loss=1.0))
+    assert (kept.best_score, kept.best_step) == (pytest.approx(0.9), 3)
+
+
+def test_the_accuracy_of_a_network_of_nan_is_no_extreme() -> None:
+    rows = [{"step": 1.0, "val/x": 0.6, "val/loss": 1.0}, {"step": 2.0, "val/x": 0.9, "val/loss": math.nan}]
+    final, best = final_and_best(rows)
+    assert final["val/x"] == 0.9
+    assert best["val/x"] == {"min": 0.6, "min_step": 1.0, "max": 0.6, "max_step": 1.0}
 
 
 def test_a_first_validation_of_nan_does_not_keep_best(

@@ -145,3 +145,11 @@ def test_a_checkpoint_that_a_run_takes_away_gives_way_to_its_newest(
 
     monkeypatch.setattr(hub, "read", late)
     assert last(checkpoints) == checkpoints / "step=00000060.ckpt"
+
+
+def test_a_config_that_replaces_the_model_names_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = Arguments("fit", ["--config=gnn_node_karate", "--config=dtr_dit_digits"])
+    assert arguments.name == "dtr_dit_digits"  # and its folder, where `last` looks for its checkpoints
+    assert "dtr_dit_digits.yaml replaces the model zoo.NodeClassifier by zoo.DTR" in capsys.readouterr().out
+    assert Arguments("fit", ["--config=gnn_node_karate", "--config=trainer/cpu"]).name == "gnn_node_karate"
+    assert capsys.readouterr().out == ""

@@ -40,6 +40,23 @@ def test_data_take_the_size_that_the_weights_know_unless_told_otherwise(
     assert capsys.readouterr().out == ""
 
 
+def test_what_the_variant_that_is_asked_for_does_not_use_is_not_taken() -> None:
+    """Files have none of the noise that the digits of the weights have: the data would refuse it."""
+    taken = {}
+    for layout in ("digits", "folder"):
+        flags = [
+            "--weights=mbt_digits",
+            "--data=datamodules.AudioVisual",
+            f"--data.init_args.layout={layout}",
+        ]
+        arguments = Arguments("predict", flags)
+        take_from_weights(arguments)
+        taken[layout] = {flag.partition("=")[0].rpartition(".")[2] for flag in arguments.flags[len(flags) :]}
+    statistics = {"spectrogram_mean", "spectrogram_std"}
+    assert taken["folder"] == taken["digits"] & statistics
+    assert taken["digits"] - statistics == {"image_noise", "pca_energy", "audio_snr_db"}
+
+
 def test_bundled_weights_know_their_data_by_path_too(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     path.write_bytes(hub.resolve("ras_tiny_composites").read_bytes())

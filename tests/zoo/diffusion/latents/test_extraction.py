@@ -355,7 +355,8 @@ def test_wrong_uses_are_one_line(made: Path, tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "x"
     line = refused(capsys, made, out, "--data.init_args.size=36")
     assert "size is 36, which the VAE's 8 pixels per latent do not divide" in line
-    labels = refused(capsys, made, out, "--data.init_args.predict_samples=5")
+    sizes = ("--data.init_args.predict_batch_size=32", "--data.init_args.shard_size=2048")  # the defaults
+    labels = refused(capsys, made, out, "--data.init_args.predict_samples=5", *sizes)
     assert "datamodules.ImageFolder without predict_samples" in labels
     fit = [a for a in command(made, out) if a != "predict"]
     assert cli.main(["fit", *fit]) == 1

@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {
 CONFIG = "gnn_gen_community_small"
 FLAGS = (
     "--data.init_args.items_per_epoch=192",
-    "--data.init_args.bfs_draws=0", "--trainer.max_steps=13", "--trainer.val_check_interval=5",
+    "--trainer.max_steps=13", "--trainer.val_check_interval=5",
     "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu",
     "--checkpoint.every_n_train_steps=4", "--checkpoint.keep=-1",
 )  # fmt: skip
@@ -52,23 +52,24 @@ def small(arch: str) -> dict[str, Any]:
     return {k: v for k, v in SMALL.items() if k not in unused.get(arch, ())}
 
 
+def order_of(arch: str) -> dict[str, Any]:
+    """The order of the nodes, and few draws where it is random."""
+    return {"order": "canonical"} if arch == "graphvae" else {"order": "bfs", "bfs_draws": 0}
+
+
 def flags_of(arch: str) -> list[str]:
     """Defaults for what the architecture does not have and the config sets."""
     defaults = {k: inspect.signature(GraphGenerator).parameters[k].default for k in SMALL}
-    return [f"--model.init_args.{k}={v}" for k, v in {"arch": arch, **defaults, **small(arch)}.items()]
-
-
-def order_of(arch: str) -> str:
-    return "canonical" if arch == "graphvae" else "bfs"
+    model = [f"--model.init_args.{k}={v}" for k, v in {"arch": arch, **defaults, **small(arch)}.items()]
+    return model + [f"--data.init_args.{k}={v}" for k, v in order_of(arch).items()]
 
 
 def fit(root: Path, arch: str, *flags: str) -> Path:
-    own = (*flags_of(arch), f"--data.init_args.order={order_of(arch)}")
-    return run("fit", CONFIG, root, *FLAGS, *own, *flags)
+    return run("fit", CONFIG, root, *FLAGS, *flags_of(arch), *flags)
 
 
 def trained(arch: str, steps: int = 5, **arguments: Any) -> tuple[GraphGenerator, GraphSet, Trainer]:
-    data = GraphSet(order=order_of(arch), items_per_epoch=192, bfs_draws=0)  # type: ignore[arg-type]
+    data = GraphSet(items_per_epoch=192, **order_of(arch))
     module = GraphGenerator(arch=arch, **{**small(arch), **arguments})  # type: ignore[arg-type]
     trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, use_distributed_sampler=False)
     trainer.fit(module, data)
@@ -224,8 +225,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(arch: str, step: int, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["graphrnn_s", "graphrnn", "graphvae"])
 def test_two_processes_give_what_one_gives(arch: str, tmp_path: Path) -> None:
-    flags = [*flags_of(arch), f"--data.init_args.order={order_of(arch)}"]
-    command = [sys.executable, str(CLI), "fit", f"--config={CONFIG}", *FLAGS, "--config=trainer/ddp", *flags]
+    command = [sys.executable, str(CLI), "fit", f"--config={CONFIG}", *FLAGS, "--config=trainer/ddp"]
+    command += flags_of(arch)
     command += [f"--trainer.default_root_dir={tmp_path / 'two'}", "--trainer.devices=2"]
     output: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300, "check": False}
     done = subprocess.run(command, env=environment(), cwd=tmp_path, **output)

@@ -36,7 +36,9 @@ def data_of(case: str) -> LightningDataModule:
         return SensorDiffusion(sensors=6, steps=300, day=50)
     if case in ("graph", "diffpool"):
         return SyntheticGraphs(graphs=60)
-    return GraphSet(order="canonical" if case == "graphvae" else "bfs", items_per_epoch=64, bfs_draws=0)
+    if case == "graphvae":
+        return GraphSet(order="canonical", items_per_epoch=64)
+    return GraphSet(items_per_epoch=64, bfs_draws=0)
 
 
 def stepped(case: str, compiled: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
