@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
+    from datamodules.text.dialogues import Dialogues as Dialogues
+    from datamodules.text.dull import DullReplies as DullReplies
+    from datamodules.text.parallel import ParallelText as ParallelText
     from datamodules.text.summaries import Summaries as Summaries
     from datamodules.traffic.chickenpox import Chickenpox as Chickenpox
     from datamodules.traffic.sensor_diffusion import SensorDiffusion as SensorDiffusion

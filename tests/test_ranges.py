@@ -50,6 +50,8 @@ def _optimizer() -> dict[str, Any]:
 _MADE: dict[str, Callable[[], dict[str, Any]]] = {
     "LinkSplit": _source,
     "NeighborSampling": _source,
+    "Halving": _optimizer,
+    "Noam": _optimizer,
     "Triangular": lambda: _optimizer() | {"epochs": 3},
     "WarmupCosine": lambda: _optimizer() | {"total_steps": 3},
     "WarmupLinear": lambda: _optimizer() | {"total_steps": 3},

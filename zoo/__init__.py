@@ -26,6 +26,8 @@ _NAMES: dict[str, str] = {
     "ADMEvaluation": "zoo.metrics.adm",
     "LatentExtractor": "zoo.diffusion.latents.module",
     "SummaryBaseline": "zoo.seqco.baselines",
+    "Halving": "zoo.nn.optim",
+    "Noam": "zoo.nn.optim",
     "Triangular": "zoo.nn.optim",
     "WarmupCosine": "zoo.nn.optim",
     "WarmupLinear": "zoo.nn.optim",
@@ -37,6 +39,7 @@ _NAMES: dict[str, str] = {
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
+    from zoo.ami.module import AMI as AMI
     from zoo.diffusion.latents.module import LatentExtractor as LatentExtractor
     from zoo.dtr.module import DTR as DTR
     from zoo.gaug.module_m import GAugM as GAugM
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
     from zoo.mbt.module import MBT as MBT
     from zoo.metrics.adm import ADMEvaluation as ADMEvaluation
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
+    from zoo.nn.optim import Halving as Halving
+    from zoo.nn.optim import Noam as Noam
     from zoo.nn.optim import Triangular as Triangular
     from zoo.nn.optim import WarmupCosine as WarmupCosine
     from zoo.nn.optim import WarmupLinear as WarmupLinear

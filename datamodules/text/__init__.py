@@ -1,3 +1,8 @@
 """Text: documents with summaries, dialogues, sentence pairs, sentences with named entities."""
 
-CLASSES: dict[str, str] = {"Summaries": "summaries"}
+CLASSES: dict[str, str] = {
+    "Dialogues": "dialogues",
+    "DullReplies": "dull",
+    "ParallelText": "parallel",
+    "Summaries": "summaries",
+}

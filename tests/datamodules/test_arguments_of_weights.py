@@ -17,6 +17,7 @@ _NEITHER = """
     async_sampling early_stopping order bfs_draws stages input_size fine continuous views neighbors modalities
     multi_label edge_probabilities val_root train val test upright mask_values num_classes latent_norm
     latent_multiplier
+    tokenizer vocab_size model batch_tokens most_evaluated val_pairs test_pairs
 """
 NEITHER = frozenset(re.findall(r"\w+", _NEITHER))
 """What neither changes who is held out nor what the network takes: files, batches, augmentation, sizes that

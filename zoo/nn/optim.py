@@ -173,3 +173,62 @@ class WarmupLinear(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+
+class Noam(LRScheduler):
+    """lr(k) = base factor width^-0.5 min(k^-0.5, k warm-up^-1.5) at step k, from 1 (Vaswani et al. 2017).
+
+    The base rate is 1 in the recipes. Step it every optimiser step.
+
+    Args:
+        width: d of the model.
+        factor: of the rate.
+        warmup_steps: steps of the linear rise, at whose end the rate is largest.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        width: Size = 512,
+        factor: Positive = 1.0,
+        warmup_steps: Count = 4000,
+        last_epoch: LastEpoch = -1,
+    ) -> None:
+        check_ranges(Noam, locals())
+        self.width, self.scale, self.warmup_steps = width, factor, warmup_steps
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the base rate before step ``step`` + 1."""
+        k = step + 1
+        return self.scale * self.width**-0.5 * min(k**-0.5, k * self.warmup_steps**-1.5)
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+
+class Halving(LRScheduler):
+    """Halves the base rate at step ``start`` and every ``every`` steps after it (OpenNMT's decay).
+
+    Args:
+        start: step of the first halving.
+        every: steps between halvings.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        start: CountOrZero = 50_000,
+        every: Count = 10_000,
+        last_epoch: LastEpoch = -1,
+    ) -> None:
+        check_ranges(Halving, locals())
+        self.start, self.every = start, every
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the base rate at ``step``."""
+        return 1.0 if step < self.start else 0.5 ** ((step - self.start) // self.every + 1)
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
+from fakes.pairs import persona_chat
 from fuzz.forked import Reader
 
+from datamodules.text.dialogues import read_chitchat, read_pairs, read_parlai
+from datamodules.text.parallel import read_catalogue
 from datamodules.text.records import read_jsonl, read_side_by_side
 from datamodules.text.tokenizers import load_tokenizer, token_ids, train_tokenizer
 
@@ -30,7 +34,42 @@ def tokenizer(folder: Path) -> Path:
     return folder / "tokenizer.json"
 
 
+def parlai(folder: Path) -> Path:
+    persona_chat(folder, 2)
+    return folder / "train_self_original.txt"
+
+
+def chitchat(folder: Path) -> Path:
+    turns = [
+        [{"text": t, "timestamp": "2018-05-02T19:38:15Z", "sender": str(i % 2)}] for i, t in enumerate(TEXTS)
+    ]
+    (folder / "dataset.json").write_text(json.dumps({"a07e": {"prompt": "x", "messages": turns}}))
+    return folder / "dataset.json"
+
+
+def exchanges(folder: Path) -> Path:
+    rows = [{"source": t, "target": t[:9], "history": TEXTS[:1], "persona": [t]} for t in TEXTS]
+    (folder / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "val.jsonl"
+
+
+def catalogue(folder: Path) -> Path:
+    """A compiled one with four texts."""
+    keys, values = [t.encode() for t in TEXTS], [t.upper().encode() for t in TEXTS]
+    start, tables, texts = 28 + 16 * len(TEXTS), b"", b""
+    for text in keys + values:
+        tables += struct.pack("<2I", len(text), start + len(texts))
+        texts += text + b"\0"
+    head = struct.pack("<7I", 0x950412DE, 0, len(TEXTS), 28, 28 + 8 * len(TEXTS), 0, 28)
+    (folder / "django.mo").write_bytes(head + tables + texts)
+    return folder / "django.mo"
+
+
 READERS = [
+    Reader("PersonaChat of ParlAI", parlai, read_parlai),
+    Reader("chit-chat", chitchat, read_chitchat),
+    Reader("pairs as JSON lines", exchanges, read_pairs),
+    Reader("gettext catalogue", catalogue, read_catalogue),
     Reader("lines side by side", lines, lambda path: read_side_by_side(path, path.with_suffix(".target"))),
     Reader("JSON lines", jsonl, lambda path: read_jsonl(path, {"document": str, "summary": str})),
     Reader("tokenizer.json", tokenizer, lambda path: token_ids(load_tokenizer(str(path)), TEXTS)),

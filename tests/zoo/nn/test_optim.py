@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zoo.nn.optim import WarmupStableDecay, with_schedule
+from zoo.nn.optim import Halving, Noam, WarmupStableDecay, with_schedule
 
 
 def rates(steps: int, **kwargs: float) -> list[float]:
@@ -80,3 +80,19 @@ def test_a_schedule_goes_to_lightning_beside_its_optimizer() -> None:
     assert found["optimizer"] is optimizer
     assert found["lr_scheduler"]["interval"] == "epoch"
     assert found["lr_scheduler"]["scheduler"].get_last_lr() == [0.5]
+
+
+def test_noam_peaks_at_the_end_of_its_warm_up() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Noam(optimizer, width=512, factor=2.0, warmup_steps=8000)
+    rates = {k: schedule.factor(k - 1) for k in (1, 4000, 8000, 32000)}
+    assert rates[8000] == pytest.approx(9.882e-4, rel=1e-3)
+    assert rates == pytest.approx({1: rates[8000] / 8000, 4000: rates[8000] / 2, 8000: rates[8000],
+                                   32000: rates[8000] / 2})  # fmt: skip
+
+
+def test_halving_begins_at_its_step() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Halving(optimizer, start=50_000, every=10_000)
+    found = [schedule.factor(k) for k in (49_999, 50_000, 59_999, 60_000, 70_000)]
+    assert found == [1.0, 0.5, 0.5, 0.25, 0.125]

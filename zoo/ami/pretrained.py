@@ -1,0 +1,213 @@
+"""Sequence-to-sequence models of transformers as forward and backward networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.hub import foreign
+from zoo.nn.encoder_decoder import Encoded, State
+
+# What a kind of model is used to: ids before and behind a source, and behind the decoder's start.
+_ENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "bart": (("bos",), ("eos",), ("bos",)),
+    "marian": ((), ("eos",), ()),
+    "t5": ((), ("eos",), ()),
+    "pegasus": ((), ("eos",), ()),
+    "blenderbot": ((), ("eos",), ()),
+    "blenderbot-small": ((), ("eos",), ()),
+}
+
+
+class PretrainedSeq2Seq(nn.Module):
+    """A model of transformers with the interface of :class:`zoo.nn.encoder_decoder.EncoderDecoder`.
+
+    Sources get the ends that the model is used to here, so that data need not know them, and BOS at the
+    beginning of a target is replaced by the model's own start.
+
+    Args:
+        model: ``AutoModelForSeq2SeqLM``.
+        pad: id that the data pad with.
+    """
+
+    def __init__(self, model: Any, pad: int) -> None:
+        super().__init__()
+        self.model, self.pad = model, pad
+        config = model.config
+        self.width: int = config.d_model
+        self.vocabulary: int = config.vocab_size
+        ids = {"bos": config.bos_token_id, "eos": config.eos_token_id}
+        before, after, start = _ENDS[config.model_type]
+        self.before, self.after = ([ids[k] for k in names] for names in (before, after))
+        self.start = [config.decoder_start_token_id, *(ids[k] for k in start)]
+        # a weight with several names has one in the state dict: safetensors refuses the others
+        self._names = _other_names(model)
+        self.register_state_dict_post_hook(_drop_other_names)
+        self.register_load_state_dict_pre_hook(_add_other_names)
+
+    def word_table(self) -> Tensor:
+        """Embeddings of the source words (V, d), without positions and scale."""
+        table: Tensor = self.model.get_input_embeddings().weight
+        return table
+
+    def encode(self, ids: Tensor, extra: Tensor | None = None) -> Encoded:
+        """See :meth:`zoo.nn.encoder_decoder.EncoderDecoder.encode`; the memory has the ends, too."""
+        lengths = (ids != self.pad).sum(dim=1)
+        front = len(self.before)
+        width = ids.shape[1] + front + len(self.after)
+        source = ids.new_full((len(ids), width), self.pad)
+        source[:, front : front + ids.shape[1]] = ids
+        for place, token in enumerate(self.before):
+            source[:, place] = token
+        rows = torch.arange(len(ids), device=ids.device)
+        for place, token in enumerate(self.after):
+            source[rows, front + lengths + place] = token
+        mask = torch.arange(width, device=ids.device) < (front + lengths + len(self.after))[:, None]
+        encoder, table = self.model.get_encoder(), self.model.get_input_embeddings()
+        embedded = table(source)
+        # the scale of words is the table's in BART and the encoder's in Marian, which leaves it out of
+        # embeddings that it is given
+        own = getattr(table, "embed_scale", None)
+        if extra is not None:
+            extra = nn.functional.pad(extra, (0, 0, front, len(self.after)))
+            embedded = embedded + (1.0 if own is None else own) * extra
+        if own is None:
+            embedded = embedded * getattr(encoder, "embed_scale", 1.0)
+        states = encoder(inputs_embeds=embedded, attention_mask=mask.long()).last_hidden_state
+        return Encoded(states, mask)
+
+    def _started(self, prefix: Tensor) -> Tensor:
+        start = torch.tensor(self.start, device=prefix.device).expand(len(prefix), -1)
+        return torch.cat([start, prefix[:, 1:]], dim=1)
+
+    def _decoded(self, tokens: Tensor, encoded: Encoded, past: Any, cached: bool) -> Any:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states),
+            attention_mask=encoded.mask.long(),
+            decoder_input_ids=tokens,
+            past_key_values=past,
+            use_cache=cached,
+        )
+
+    def decode(self, prefix: Tensor, encoded: Encoded) -> Tensor:
+        """Logits (B, T, V) after each token of a prefix that begins with BOS."""
+        logits: Tensor = self._decoded(self._started(prefix), encoded, None, False).logits
+        return logits[:, len(self.start) - 1 :]
+
+    def begin(self, encoded: Encoded) -> State:
+        """A state before the first token."""
+        return State(encoded, None, 0, _reordered)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits (B, V) of the next token, with the model's own cache."""
+        tokens = tokens[:, None] if state.length else self._started(tokens[:, None])
+        found = self._decoded(tokens, state.encoded, state.past, True)
+        return found.logits[:, -1], dataclasses.replace(
+            state, past=found.past_key_values, length=state.length + 1
+        )
+
+
+def _other_names(model: nn.Module) -> dict[str, str]:
+    """Names of tied weights -> the name under which each is first found."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        kept = first.setdefault(id(parameter), name)
+        if kept != name:
+            found[name] = kept
+    return found
+
+
+def _drop_other_names(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in module._names:
+        state.pop(f"{prefix}model.{name}", None)
+
+
+def _add_other_names(module: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name, kept in module._names.items():
+        if f"{prefix}model.{kept}" in state:
+            state[f"{prefix}model.{name}"] = state[f"{prefix}model.{kept}"]
+
+
+def _reordered(past: Any, rows: Tensor) -> Any:
+    past.reorder_cache(rows)
+    return past
+
+
+def pretrained_pair(
+    architecture: str | None, forward: str | None, backward: str | None, vocab_size: int, pad: int
+) -> tuple[PretrainedSeq2Seq, PretrainedSeq2Seq, str]:
+    """Two networks of one class, and their configuration as JSON.
+
+    Args:
+        architecture: the configuration, of weights that are read afterwards; null reads the models.
+        forward: folder or hub id.
+        backward: likewise.
+        vocab_size: of the data.
+        pad: id.
+
+    Raises:
+        ValueError: for models that cannot be had, or do not fit one another or the data; in one line.
+    """
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    if architecture is None:
+        if forward is None or backward is None:
+            raise ValueError(
+                "variant: hf needs model.init_args.pretrained_forward and pretrained_backward: folders or "
+                "hub ids of "
+                "sequence-to-sequence models with one vocabulary"
+            )
+        models = [_loaded(name) for name in (forward, backward)]
+        configs = [json.loads(m.config.to_json_string(use_diff=False)) for m in models]
+    else:
+        try:
+            configs = [json.loads(architecture)] * 2
+            kind = configs[0].pop("model_type")
+            config = AutoConfig.for_model(kind, **configs[0])
+            configs[0]["model_type"] = kind
+            models = [AutoModelForSeq2SeqLM.from_config(config) for _ in range(2)]
+        except Exception as error:  # of the library anything may come
+            raise ValueError(f"model.init_args.architecture is no configuration: {_line(error)}") from None
+    for config in configs:
+        if config.get("model_type") not in _ENDS:
+            raise ValueError(
+                f"a model of type {config.get('model_type')!r} has no known ends of sources; known are "
+                f"{', '.join(_ENDS)}"
+            )
+        if config["vocab_size"] != vocab_size:
+            raise ValueError(
+                f"model.init_args.vocab_size is {vocab_size}, but the pretrained model has "
+                f"{config['vocab_size']} "
+                "words: set data.init_args.tokenizer to its folder"
+            )
+    if len({c["d_model"] for c in configs}) > 1 or configs[0]["model_type"] != configs[1]["model_type"]:
+        raise ValueError(
+            f"{forward} and {backward} are of different classes or widths; take a pair of one kind"
+        )
+    first, second = (PretrainedSeq2Seq(m, pad) for m in models)
+    drop = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+    kept = {k: v for k, v in configs[0].items() if k not in drop}
+    return first, second, json.dumps(kept, sort_keys=True)
+
+
+def _loaded(name: str) -> Any:
+    from transformers import AutoModelForSeq2SeqLM
+
+    try:
+        with foreign.checked_folder(Path(name)):
+            return AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
+    except Exception as error:  # of the library anything may come
+        where = "the folder" if Path(name).is_dir() else "the hub's"
+        raise ValueError(f"{where} {name} is no sequence-to-sequence model: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,51 @@
+"""Sums over processes, and gradients of one network among several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@torch.no_grad()
+def total(value: Tensor) -> Tensor:
+    """The sum over processes, a constant."""
+    value = value.detach()
+    if not _several():
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value
+
+
+def global_rows(states: Tensor) -> tuple[int, int]:
+    """(rows, longest source) of the global batch whose part on this process is ``states`` (B, S, ...)."""
+    rows, longest = states.shape[:2]
+    if not _several():
+        return rows, longest
+    count, most = (torch.tensor([n], device=states.device) for n in (rows, longest))
+    dist.all_reduce(count)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(count), int(most)
+
+
+def averaged_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """d loss / d parameters and of nothing else, the mean over processes; 0 where a loss does not depend on
+    one."""
+    found: list[Tensor] = [torch.zeros_like(p) for p in parameters]
+    if loss.requires_grad:
+        given = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found = [f if g is None else g for f, g in zip(found, given, strict=True)]
+    if _several():
+        flat = torch.cat([g.flatten() for g in found])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        parts = flat.split([g.numel() for g in found])
+        found = [part.view_as(g) for part, g in zip(parts, found, strict=True)]
+    return found

@@ -1,0 +1,42 @@
+"""A typed history as the ids that the data modules make of one, for a turn in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zoo.ami.vocabulary import Vocabulary
+
+
+def batch_of(vocabulary: Vocabulary, utterances: Sequence[str], bos: int, eos: int) -> dict[str, Tensor]:
+    """``source``, ``context`` and ``recover`` (1, ...) of one history, as the data modules have
+    them.
+
+    Args:
+        vocabulary: of the weights, which say what template they were trained with.
+        utterances: oldest first; the last is answered.
+        bos: id.
+        eos: id.
+
+    Raises:
+        ValueError: for weights without a vocabulary, and a history without a word.
+    """
+    if not utterances or not all(text.strip() for text in utterances):
+        raise ValueError("a history needs a word in each of its utterances")
+    content = vocabulary.value or {}
+    longest = int(content.get("longest", 100))
+    rows = [ids[:longest] for ids in vocabulary.ids(utterances)]
+    source, context = rows[-1], []
+    if content.get("template") == "dialogue":
+        a, b, mask = (vocabulary.special(token) for token in ("<a>", "<b>", "<mask>"))
+        if a is None or b is None or mask is None:
+            raise ValueError("the vocabulary among the weights lacks <a>, <b> or <mask>")
+        rows = rows[-int(content.get("history", 1)) :]
+        before: list[int] = []
+        for number, ids in enumerate(rows[:-1]):
+            before += [(a, b)[(len(rows) - 2 - number) % 2], *ids]
+        source, context = [*before, b, *rows[-1], a, mask], [*before, b, mask, a]
+    named = {"source": source, "context": context, "recover": [bos, *rows[-1], eos]}
+    return {name: torch.tensor([ids], dtype=torch.long) for name, ids in named.items()}
