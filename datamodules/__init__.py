@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
+    from datamodules.text.ner import NER as NER
     from datamodules.traffic.chickenpox import Chickenpox as Chickenpox
     from datamodules.traffic.sensor_diffusion import SensorDiffusion as SensorDiffusion
     from datamodules.traffic.traffic import Traffic as Traffic

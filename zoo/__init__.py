@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from zoo.mbt.module import MBT as MBT
     from zoo.metrics.adm import ADMEvaluation as ADMEvaluation
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
+    from zoo.ner.module import ActiveNER as ActiveNER
     from zoo.nn.optim import Triangular as Triangular
     from zoo.nn.optim import WarmupCosine as WarmupCosine
     from zoo.nn.optim import WarmupStableDecay as WarmupStableDecay

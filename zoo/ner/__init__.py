@@ -1,0 +1,32 @@
+"""Active-NER: deep active learning for named entity recognition (Shen et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+from zoo.declaration import Method, lazy
+
+_TINY = {
+    "char_dim": 8,
+    "char_filters": 8,
+    "word_dim": 8,
+    "word_filters": 8,
+    "decoder_hidden": 8,
+    "num_words": 1187,
+    "num_characters": 40,
+}
+
+METHODS = (
+    Method(
+        "ActiveNER",
+        page="active_ner",
+        title="Active-NER",
+        about="Deep active learning for named entity recognition (Shen et al., ICLR 2018): a light tagger that "
+        "says which sentences are worth labelling",
+        small=(_TINY,),
+        data={
+            "class_path": "datamodules.NER",
+            "init_args": {"batch_size": 4, "seed_updates": 2, "round_updates": 2},
+        },
+    ),
+)
+
+__getattr__ = lazy(__name__, METHODS)
