@@ -1,6 +1,6 @@
-"""Text: named entities with a pool to ask."""
+"""Text: documents with summaries, dialogues, sentence pairs, sentences with named entities."""
 
-CLASSES = {
+CLASSES: dict[str, str] = {
     "NER": "ner",
 }
 """Public data modules -> the module of this package that defines them."""

@@ -11,12 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.loading.files import check_claim
 from datamodules.loading.tables import cut
+from datamodules.text.records import lines_of
 from datamodules.text.schemes import Span, spans_of, split_tag
 
-_LINE = 2**20
-_MARK = b"\xef\xbb\xbf"
 _LONGEST_WORD = 1000  # characters: what is longer is no word of a table
 
 
@@ -33,31 +31,6 @@ class Sentence:
     words: tuple[str, ...]
     spans: tuple[Span, ...] | None
     genre: str = ""
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, text without its end) of each line of a UTF-8 file.
-
-    Raises:
-        FileNotFoundError, ValueError: for a file that is missing, too large or no text.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    check_claim(path, "the file", path.stat().st_size)
-    with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(_LINE + 1):
-            number += 1
-            if len(raw) > _LINE:
-                raise ValueError(
-                    f"{path}, line {number}: more than {_LINE:,} bytes without an end, no table of words"
-                )
-            try:
-                yield number, raw.removeprefix(_MARK if number == 1 else b"").decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: byte {error.start + 1} is no text (UTF-8)"
-                ) from None
 
 
 def read_columns(

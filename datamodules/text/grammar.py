@@ -13,10 +13,60 @@ from datamodules.loading.sampling import item_generator
 from datamodules.text.conll import Sentence
 
 _STREAM = 7301
-_SYLLABLES = (
-    "ba be bo da de do ka ke ko la le lo ma me mo na ne no ra re ro sa se so ta te to va ve vo".split()
-)
-_FIRST = "Anna Ben Clara David Emma Felix Grace Hugo Ida Jonas Kate Leo May Nora Oskar Paula Rose Tom Vera Will".split()
+_SYLLABLES = [
+    "ba",
+    "be",
+    "bo",
+    "da",
+    "de",
+    "do",
+    "ka",
+    "ke",
+    "ko",
+    "la",
+    "le",
+    "lo",
+    "ma",
+    "me",
+    "mo",
+    "na",
+    "ne",
+    "no",
+    "ra",
+    "re",
+    "ro",
+    "sa",
+    "se",
+    "so",
+    "ta",
+    "te",
+    "to",
+    "va",
+    "ve",
+    "vo",
+]
+_FIRST = [
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Grace",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Kate",
+    "Leo",
+    "May",
+    "Nora",
+    "Oskar",
+    "Paula",
+    "Rose",
+    "Tom",
+    "Vera",
+    "Will",
+]
 _ENDS = {
     "PER": ("son", "berg", "ini", "ova"),
     "LOC": ("ville", "burg", "stad", "ia"),

@@ -26,12 +26,13 @@ from datamodules.loading.ranges import (
 )
 from datamodules.loading.sampling import Keys, batch_keys, global_seed
 from datamodules.loading.terminal import say
+from datamodules.text.batches import by_length
 from datamodules.text.conll import Sentence
 from datamodules.text.ner_files import FILE_LAYOUT, read_files, read_pool
 from datamodules.text.ner_sets import SETS, SPLITS, Name, read_ontonotes, read_set, types_of
 from datamodules.text.pool import Pool, noisy
 from datamodules.text.queries import export_queries, read_answers
-from datamodules.text.rounds import RoundLoader, RoundSampler, length_batches
+from datamodules.text.rounds import RoundLoader, RoundSampler
 from datamodules.text.schemes import Scheme, Span, tag_names, tags_of
 from datamodules.text.vectors import read_vectors
 
@@ -394,7 +395,8 @@ class NER(SplitModule):
         """The unlabelled sentences by length, in batches; a function of the pool alone."""
         assert self.pool is not None
         chosen = self.pool.unlabelled if indices is None else indices
-        return length_batches(chosen, self.lengths, self.eval_batch_size)
+        places = by_length([self.lengths[i] for i in chosen], self.eval_batch_size)
+        return [[chosen[p] for p in batch] for batch in places]
 
     def pool_dataloader(self) -> Any:
         """The unlabelled sentences in the order of their index, without labels."""

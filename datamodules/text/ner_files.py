@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.loading.files import json_of, one_line
-from datamodules.text.conll import Sentence, lines_of, read_columns
+from datamodules.text.conll import Sentence, read_columns
+from datamodules.text.records import lines_of
 from datamodules.text.schemes import Span, spans_of
 
 FILE_LAYOUT = "train, dev, test (and pool) as .conll, .tsv or .jsonl (pool also .txt)"

@@ -15,8 +15,9 @@ from typing import Any
 
 from datamodules.loading.files import one_line, read_json, written_whole
 from datamodules.loading.terminal import say
-from datamodules.text.conll import Sentence, lines_of
+from datamodules.text.conll import Sentence
 from datamodules.text.ner_files import json_record
+from datamodules.text.records import lines_of
 from datamodules.text.schemes import Span, spans_of, split_tag, tags_of
 
 Query = tuple[int, Sequence[str], Sequence[Span], float | None]

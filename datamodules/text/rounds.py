@@ -122,12 +122,6 @@ class RoundLoader(DataLoader[Any]):
             )
 
 
-def length_batches(indices: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Sentences of similar length together, so that a batch pads little; a function of the lengths alone."""
-    order = sorted(indices, key=lambda i: (lengths[i], i))
-    return [order[i : i + size] for i in range(0, len(order), size)]
-
-
 def padded_words(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     """Words that batches have with their padding."""
     return int(sum(len(b) * max(lengths[i] for i in b) for b in batches if len(b)))

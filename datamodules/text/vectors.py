@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.text.conll import lines_of
+from datamodules.text.records import lines_of
 
 _WIDEST = 4096
 _DIGIT = re.compile(r"\d")

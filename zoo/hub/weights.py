@@ -42,6 +42,8 @@ from zoo.hub.foreign import (
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"
 """Of the averaged weights among a checkpoint's callbacks."""
+_TEXT = "_extra_state"
+"""End of the names of :class:`zoo.nn.kept_text.KeptText`'s entries, which have any length."""
 _REFUSED_KEYS = {"class_path", "init_args", "dict_kwargs", "_class_path", "_instantiator", "_target_"}
 _LIGHTNINGS_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -124,7 +126,11 @@ def check_state(module: LightningModule, weights: Weights) -> None:
     expected = module.state_dict()
     missing = sorted(set(expected) - set(weights.state_dict))
     extra = sorted(set(weights.state_dict) - set(expected))
-    wrong = [k for k, v in weights.state_dict.items() if k in expected and v.shape != expected[k].shape]
+    wrong = [
+        k
+        for k, v in weights.state_dict.items()
+        if k in expected and v.shape != expected[k].shape and not k.endswith(_TEXT)
+    ]
     if missing or extra or wrong:
         parts = []
         if wrong:
@@ -151,7 +157,14 @@ def load_state(module: LightningModule, weights: Weights) -> None:
     """
     check_state(module, weights)
     _check_finite(module, weights)
-    module.load_state_dict(weights.state_dict)
+    _load(module, weights, weights.state_dict)
+
+
+def _load(module: LightningModule, weights: Weights, state: dict[str, Tensor]) -> None:
+    try:
+        module.load_state_dict(state)
+    except ValueError as error:  # a text among the weights that is none
+        raise ValueError(f"{weights.path}: {one_line(error, 200)}") from None
 
 
 def load_fitting(module: LightningModule, weights: Weights) -> tuple[list[str], list[str]]:
@@ -165,11 +178,12 @@ def load_fitting(module: LightningModule, weights: Weights) -> tuple[list[str], 
     """
     own = module.state_dict()
     held = weights.state_dict
-    fitting = {k: v for k, v in held.items() if k in own and v.shape == own[k].shape}
+    # a vocabulary of any length goes with the weights that were trained on it
+    fitting = {k: v for k, v in held.items() if k in own and (v.shape == own[k].shape or k.endswith(_TEXT))}
     if not any(k in fitting for k, _ in module.named_parameters()):
         raise ValueError(f"{weights.path}: none of its tensors fits {type(module).__name__}")
     _check_finite(module, dataclasses.replace(weights, state_dict=fitting))
-    module.load_state_dict(own | fitting)
+    _load(module, weights, own | fitting)
     return sorted(own.keys() - fitting.keys()), sorted(held.keys() - own.keys())
 
 

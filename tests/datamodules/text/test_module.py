@@ -1,0 +1,50 @@
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from datamodules.text.module import TextModule
+from datamodules.text.tokenizers import document, train_tokenizer
+from zoo.nn.kept_text import KeptText
+
+TEXTS = ["a tale of two cities"] * 3
+
+
+class Tales(TextModule):
+    trained = 0
+
+    def training_texts(self) -> Iterator[str]:
+        self.trained += 1
+        yield from TEXTS
+
+
+def tales(kept: str | None = None, **arguments: Any) -> Tales:
+    data = Tales(**{"tokenizer": None, "vocab_size": 270, "batch_size": 1, "eval_batch_size": 1, **arguments})
+    if kept is not None:
+        module = SimpleNamespace(vocabulary=KeptText(kept))
+        data.trainer = SimpleNamespace(lightning_module=module)  # type: ignore[assignment]
+    return data
+
+
+def test_the_tokenizer_is_trained_once_where_neither_weights_nor_a_file_have_one(tmp_path: Any) -> None:
+    data = tales(kept="")
+    assert data.vocab_size == 270
+    assert data.vocabulary == document(train_tokenizer(TEXTS, 270))
+    assert data.trained == 1
+
+
+def test_that_of_the_weights_is_taken_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = document(train_tokenizer(["another text, another text"] * 3, 280))
+    data = tales(kept=theirs)
+    assert data.vocabulary == theirs
+    assert data.trained == 0
+    assert "zoo: the tokenizer is that of the weights" in capsys.readouterr().out
+
+
+def test_a_file_that_is_given_comes_first_and_the_weights_refuse_another(tmp_path: Any) -> None:
+    train_tokenizer(TEXTS, 265).save_pretrained(tmp_path)
+    theirs = KeptText(document(train_tokenizer(["x y x y"] * 3, 280)))
+    data = tales(kept=theirs.text, tokenizer=str(tmp_path))
+    with pytest.raises(ValueError, match="another vocabulary than that of Tales"):
+        theirs.fill(data.vocabulary, "Tales")
