@@ -70,8 +70,8 @@ def read_columns(
         needed = max(word, -1 if tag is None else tag) + 1
         if width < max(needed, 1 if tag is None else 2):
             raise ValueError(
-                f"{path}, line {number}: {width} column{'s' if width > 1 else ''}, no tag; words without tags "
-                "belong in the file of the pool"
+                f"{path}, line {number}: {width} column{'s' if width > 1 else ''}, no tag; words without "
+                "tags belong in the file of the pool"
             )
         if not cells[word] or len(cells[word]) > _LONGEST_WORD:
             raise ValueError(f"{path}, line {number}: {'no' if not cells[word] else 'too long a'} word")
@@ -94,7 +94,8 @@ _BRACKETS = re.compile(r"(?:\(([A-Z_]+))?\*?(\))?")
 
 
 def read_gold_conll(path: Path, genre: str = "") -> Iterator[Sentence]:
-    """Sentences of a CoNLL-2012 file: word in column 4, entities as brackets in column 11, ``(PERSON*``, ``*)``.
+    """Sentences of a CoNLL-2012 file: word in column 4, entities as brackets in column 11, ``(PERSON*``,
+    ``*)``.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and the line.

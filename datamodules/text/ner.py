@@ -107,9 +107,9 @@ class _RoundItems(SentenceItems):
 class NER(SplitModule):
     """Sentences with named entities; the training set grows by rounds of questions (Shen et al., ICLR 2018).
 
-    An epoch is a round: it ends when its ``updates`` are made, the model asks for labels of ``budget`` more, and
-    the next epoch trains on all that is labelled by then. The order is a function of (seed, round, position).
-    The pool and its history are in every checkpoint.
+    An epoch is a round: it ends when its ``updates`` are made, the model asks for labels of ``budget`` more,
+    and the next epoch trains on all that is labelled by then. The order is a function of (seed, round,
+    position). The pool and its history are in every checkpoint.
 
     Batches are those of :class:`SentenceItems`; ``tags`` are ids of the names in ``tags``.
 
@@ -135,8 +135,8 @@ class NER(SplitModule):
         round_updates: training batches of each later round; null counts ``passes``.
         passes: over the labelled set in a round, where updates are null (50 in the paper).
         window: batches that are sorted by length together.
-        oracle: ``simulated`` answers with the set's own labels; ``human`` writes the questions to files of the
-            labelling tools and ends the run, which a resume with ``labels`` goes on with.
+        oracle: ``simulated`` answers with the set's own labels; ``human`` writes the questions to files of
+            the labelling tools and ends the run, which a resume with ``labels`` goes on with.
         noise: share of the tags that the simulated oracle gets wrong.
         labels: files that came back from the labelling tools.
         held_out: sentences of the pool that are never asked: the sample of a stopping rule.
@@ -228,8 +228,8 @@ class NER(SplitModule):
             raise ValueError("data.init_args.noise is of oracle: simulated; leave it out")
         if self.oracle == "human" and self.name != "files":
             raise ValueError(
-                "oracle: human asks for labels of your own sentences: set data.init_args.name: files and root "
-                f"to a folder with {FILE_LAYOUT}"
+                "oracle: human asks for labels of your own sentences: set data.init_args.name: files and "
+                f"root to a folder with {FILE_LAYOUT}"
             )
         if self.oracle == "simulated" and self.labels:
             raise ValueError("data.init_args.labels is of oracle: human; leave it out")
@@ -295,8 +295,8 @@ class NER(SplitModule):
                 unknown = {kind for *_, kind in sentence.spans or ()} - set(types)
                 if unknown:
                     raise ValueError(
-                        f"{self.root}: {split} sentence {number} has an entity of type {min(unknown)!r}, which is "
-                        f"none of data.init_args.types {', '.join(types)}"
+                        f"{self.root}: {split} sentence {number} has an entity of type {min(unknown)!r}, "
+                        f"which is none of data.init_args.types {', '.join(types)}"
                     )
         self.genres = sorted({s.genre for found in self.sets.values() for s in found if s.genre})
         self._genre_ids = {name: i for i, name in enumerate(self.genres)}
@@ -358,7 +358,7 @@ class NER(SplitModule):
         """Width of the word vectors, None without a file of them."""
         return len(next(iter(self.vectors.values()))) if self.vectors else None
 
-    # --- rounds ----------------------------------------------------------------------------------------------
+    # --- rounds ----------------------------------------------------------------------------------------
 
     def labels_of(self, index: int) -> list[Span]:
         """What the oracle says of a labelled sentence of the pool."""
@@ -486,14 +486,14 @@ class NER(SplitModule):
         if waiting and given:
             skipped = sum(s is None for s in given.values())
             say(
-                f"{len(given) - skipped:,} of {len(waiting):,} sentences come back labelled, {skipped:,} skipped, "
-                f"{len(waiting) - len(given):,} not answered"
+                f"{len(given) - skipped:,} of {len(waiting):,} sentences come back labelled, {skipped:,} "
+                f"skipped, {len(waiting) - len(given):,} not answered"
             )
             self._answered(given)
         if corrected:
             say(f"{corrected:,} sentences that were labelled before have new labels")
 
-    # --- loaders ---------------------------------------------------------------------------------------------
+    # --- loaders ---------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Any:
         assert self.pool is not None

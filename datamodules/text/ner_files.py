@@ -65,9 +65,9 @@ def _file(root: Path, split: str, endings: tuple[str, ...]) -> Path:
 
 
 def read_jsonl(path: Path) -> Iterator[Sentence]:
-    """Sentences of JSON lines: ``tokens`` (or ``words``) with ``tags`` (or ``ner_tags``: names, not numbers) or
-    ``spans`` ({start, end, label} in words, ``end`` after the last); ``genre`` if there is one. Without tags and
-    spans nobody has labelled the sentence.
+    """Sentences of JSON lines: ``tokens`` (or ``words``) with ``tags`` (or ``ner_tags``: names, not numbers)
+    or ``spans`` ({start, end, label} in words, ``end`` after the last); ``genre`` if there is one. Without
+    tags and spans nobody has labelled the sentence.
 
     Raises:
         FileNotFoundError, ValueError: naming file and line.

@@ -42,27 +42,25 @@ class NERSet:
 
 
 _UNER_TYPES = ("LOC", "ORG", "PER")
-ONTONOTES_TYPES = tuple(
-    [
-        "CARDINAL",
-        "DATE",
-        "EVENT",
-        "FAC",
-        "GPE",
-        "LANGUAGE",
-        "LAW",
-        "LOC",
-        "MONEY",
-        "NORP",
-        "ORDINAL",
-        "ORG",
-        "PERCENT",
-        "PERSON",
-        "PRODUCT",
-        "QUANTITY",
-        "TIME",
-        "WORK_OF_ART",
-    ]
+ONTONOTES_TYPES = (
+    "CARDINAL",
+    "DATE",
+    "EVENT",
+    "FAC",
+    "GPE",
+    "LANGUAGE",
+    "LAW",
+    "LOC",
+    "MONEY",
+    "NORP",
+    "ORDINAL",
+    "ORG",
+    "PERCENT",
+    "PERSON",
+    "PRODUCT",
+    "QUANTITY",
+    "TIME",
+    "WORK_OF_ART",
 )
 SETS = {
     "conll2003": NERSet(
@@ -147,7 +145,8 @@ def read_ontonotes(root: Path, language: str, split: str, genres: Collection[str
     if not base.is_dir():
         raise FileNotFoundError(
             f"no folder {base}; OntoNotes 5.0 (LDC2013T19) in the layout of CoNLL-2012 is expected in "
-            "data.init_args.root: data/{train,development,test}/data/LANGUAGE/annotations/GENRE/**/*.v4_gold_conll"
+            "data.init_args.root: data/{train,development,test}/data/LANGUAGE/annotations/GENRE/**/"
+            "*.v4_gold_conll"
         )
     found = sorted(p.name for p in base.iterdir() if p.is_dir() and p.name != "pt")
     if unknown := sorted(set(genres or ()) - set(found)):

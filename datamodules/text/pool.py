@@ -106,7 +106,8 @@ class Pool:
         self.scores |= {i: float(scores[i]) for i in indices if i in scores}
 
     def answer(self, labelled: Collection[int], skipped: Collection[int] = ()) -> None:
-        """The oracle has answered: a new round begins; who was asked and not answered is in the pool again."""
+        """The oracle has answered: a new round begins; who was asked and not answered is in the pool
+        again."""
         self.round += 1
         self.skipped.update(skipped)
         for index in self.waiting:
@@ -136,8 +137,8 @@ class Pool:
         """
         if state["sentences"] != len(self.costs):
             raise ValueError(
-                f"the checkpoint's pool has {state['sentences']:,} sentences, the data have {len(self.costs):,}: "
-                "resume with the data of the run, or start anew from its --weights"
+                f"the checkpoint's pool has {state['sentences']:,} sentences, the data have "
+                f"{len(self.costs):,}: resume with the data of the run, or start anew from its --weights"
             )
         self.round, self.batches_before = int(state["round"]), int(state["batches_before"])
         self.rounds = {int(i): int(r) for i, r in state["rounds"]}

@@ -2,12 +2,13 @@
 
 The text of a sentence is its words, between blanks or without any; a span of characters that comes back must
 begin and end where words do, blanks around it aside. One that does not is counted and named, never moved; its
-sentence waits for a correction. Each record carries the sentence's ``index``, and its text must be the one that
-was asked.
+sentence waits for a correction. Each record carries the sentence's ``index``, and its text must be the one
+that was asked.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -137,7 +138,8 @@ def _interface(types: Sequence[str]) -> str:
     from xml.sax.saxutils import quoteattr
 
     labels = "\n".join(f"    <Label value={quoteattr(kind)}/>" for kind in types)
-    return f'<View>\n  <Labels name="label" toName="text">\n{labels}\n  </Labels>\n  <Text name="text" value="$text"/>\n</View>\n'
+    inner = f'  <Labels name="label" toName="text">\n{labels}\n  </Labels>\n'
+    return f'<View>\n{inner}  <Text name="text" value="$text"/>\n</View>\n'
 
 
 def _conll(index: int, words: Sequence[str], spans: Sequence[Span], score: float | None) -> str:
@@ -193,7 +195,7 @@ class _Answers:
     def add_words(self, index: int, spans: Sequence[Span], where: str) -> None:
         """A labelled sentence; spans in words."""
         spans = sorted(set(spans))
-        if any(a[1] > b[0] for a, b in zip(spans, spans[1:], strict=False)):
+        if any(a[1] > b[0] for a, b in itertools.pairwise(spans)):
             raise ValueError(f"{where}: two spans overlap; a word has one tag")
         self.found[index] = list(spans)
 
@@ -208,9 +210,9 @@ def read_answers(
 ) -> dict[int, list[Span] | None]:
     """Index -> entities, or None of a skipped sentence; a later file corrects an earlier one.
 
-    Formats are told by ending and keys: ``.json`` is Label Studio's export; ``.jsonl`` is Prodigy's where lines
-    have ``answer`` or ``tokens``, else doccano's; ``.conll`` is the exported table with other tags. Prodigy's
-    ``reject`` and ``ignore``, and annotations that Label Studio calls cancelled, are skips.
+    Formats are told by ending and keys: ``.json`` is Label Studio's export; ``.jsonl`` is Prodigy's where
+    lines have ``answer`` or ``tokens``, else doccano's; ``.conll`` is the exported table with other tags.
+    Prodigy's ``reject`` and ``ignore``, and annotations that Label Studio calls cancelled, are skips.
 
     Raises:
         FileNotFoundError, ValueError: naming file, line and what is wrong.

@@ -1,9 +1,9 @@
 """Training batches of active learning: an epoch is a round, whose set is what is labelled by then.
 
-The order of a round is a function of (seed, round, position): the labelled sentences again and again, each pass
-in an order of its own; windows of some batches are sorted by length before they are cut, so that a batch pads
-little, and the batches of a window are shuffled. Nothing of it has a state to lose: where a round goes on
-follows from the number of batches that the training has had.
+The order of a round is a function of (seed, round, position): the labelled sentences again and again, each
+pass in an order of its own; windows of some batches are sorted by length before they are cut, so that a
+batch pads little, and the batches of a window are shuffled. Nothing of it has a state to lose: where a round
+goes on follows from the number of batches that the training has had.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ class RoundSampler:
             yield batches[place % self.window][self.rank :: self.world_size]
 
     def _window(self, number: int) -> list[list[tuple[int, int]]]:
-        size = self.window * self.batch_size
-        drawn = [self._drawn(i) for i in range(number * size, (number + 1) * size)]
+        # the last window of a round is shorter, so that a round has all that was drawn, whatever its length
+        size = min(self.window, self.updates - number * self.window) * self.batch_size
+        first = number * self.window * self.batch_size
+        drawn = [self._drawn(i) for i in range(first, first + size)]
         if self.window > 1:
             drawn.sort(key=lambda key: self.lengths[key[1]])  # stable: equal lengths stay as drawn
         batches = [drawn[i : i + self.batch_size] for i in range(0, size, self.batch_size)]

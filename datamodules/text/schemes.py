@@ -3,8 +3,8 @@
 A span is (first word, word after the last, type). :func:`spans_of` reads any scheme as the CoNLL scorer
 (conlleval) does, :func:`strict_spans` only what the scheme allows, :func:`tags_of` writes a scheme.
 
-IOBES and BILOU are two names of the same marks: E is L, S is U. IOB1 writes B only between touching entities of
-one type, IOB2 at the beginning of each.
+IOBES and BILOU are two names of the same marks: E is L, S is U. IOB1 writes B only between touching entities
+of one type, IOB2 at the beginning of each.
 
 ``zoo`` and ``datamodules`` do not import each other: each has this file, with the same content.
 """

@@ -23,8 +23,8 @@ def forms_of(word: str) -> tuple[str, str, str]:
 
 
 def read_vectors(path: Path, words: Collection[str]) -> dict[str, Tensor]:
-    """Vectors (d,) of those words that a file has, under the form that it has them in: exact, else lower case,
-    else lower case with 0 for digits. The other lines are read past.
+    """Vectors (d,) of those words that a file has, under the form that it has them in: exact, else lower
+    case, else lower case with 0 for digits. The other lines are read past.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and the line of what is no vector.

@@ -1,7 +1,7 @@
 """Span F1 of named entities: an entity counts where its type and both its ends are right.
 
-Spans are (first word, word after the last, type's name). Counts are summed over batches and processes, so that
-the value is that of the whole set, never a mean of batches.
+Spans are (first word, word after the last, type's name). Counts are summed over batches and processes, so
+that the value is that of the whole set, never a mean of batches.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Span = tuple[int, int, str]
 class SpanF1(Metric):
     """Micro-averaged F1 of exact spans, in all and by type or group.
 
-    ``update`` takes the gold and the predicted spans of each sentence, and its group (a genre) where there are
-    some. Without entities on either side the value is 0, as seqeval's ``zero_division=0``.
+    ``update`` takes the gold and the predicted spans of each sentence, and its group (a genre) where there
+    are some. Without entities on either side the value is 0, as seqeval's ``zero_division=0``.
 
     Args:
         types: names of the types, of which the spans are.

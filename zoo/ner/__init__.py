@@ -19,8 +19,8 @@ METHODS = (
         "ActiveNER",
         page="active_ner",
         title="Active-NER",
-        about="Deep active learning for named entity recognition (Shen et al., ICLR 2018): a light tagger that "
-        "says which sentences are worth labelling",
+        about="Deep active learning for named entity recognition (Shen et al., ICLR 2018): a light tagger "
+        "that says which sentences are worth labelling",
         small=(_TINY,),
         data={
             "class_path": "datamodules.NER",

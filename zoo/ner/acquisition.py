@@ -105,7 +105,8 @@ def take_budget(order: Sequence[int], costs: Sequence[int], budget: int) -> list
 
 
 def coverage(chosen: Sequence[int], similarity: Tensor, weights: Tensor) -> float:
-    """F(S) = sum_i u_i max_{j in S} (1 + cos(v_i, v_j)) / 2, 0 of no sentences; adding one never lowers it."""
+    """F(S) = sum_i u_i max_{j in S} (1 + cos(v_i, v_j)) / 2, 0 of no sentences; adding one never lowers
+    it."""
     if not len(chosen):
         return 0.0
     return float((weights * similarity[:, list(chosen)].amax(1)).sum())

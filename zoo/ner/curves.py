@@ -15,8 +15,8 @@ def area_under(words: Sequence[float], f1: Sequence[float], end: float | None = 
     Args:
         words: labelled at each round, increasing.
         f1: at each round.
-        end: upper end of the range, for runs that end at different words; interpolated linearly. The lower one
-            is the seed set's.
+        end: upper end of the range, for runs that end at different words; interpolated linearly. The lower
+            one is the seed set's.
 
     Returns:
         NaN of fewer than two rounds.
@@ -57,6 +57,6 @@ def kappa(first: Sequence[int], second: Sequence[int]) -> float:
 
 
 def stabilised(kappas: Sequence[float], threshold: float, rounds: int = 3) -> bool:
-    """Whether successive models have agreed long enough (Bloodgood & Vijay-Shanker 2009): the mean of the last
-    ``rounds`` kappas is at least ``threshold``."""
-    return len(kappas) >= rounds and float(np.mean(kappas[-rounds:])) >= threshold
+    """Whether successive models have agreed long enough (Bloodgood & Vijay-Shanker 2009): the mean of the
+    last ``rounds`` kappas is at least ``threshold``."""
+    return len(kappas) >= rounds and math.fsum(kappas[-rounds:]) / rounds >= threshold - 1e-12  # of rounding

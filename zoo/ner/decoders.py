@@ -1,7 +1,8 @@
 """Tag decoders: the paper's LSTM, a linear-chain CRF, and a softmax of each word alone.
 
 All take h_enc (B, T, D) of the real words with their mask (B, T), give a loss, the best tags with the
-log-probability of each step, and the distributions of each word. The output has K columns: it cannot emit [GO].
+log-probability of each step, and the distributions of each word. The output has K columns: it cannot emit
+[GO].
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ class LSTMDecoder(nn.Module):
 
 
 class CRFDecoder(nn.Module):
-    """p(y|x) ~ exp(sum_t (W h_t + b)_{y_t} + sum_{t>1} A_{y_{t-1}, y_t}), A by [from, to], no start or stop."""
+    """p(y|x) ~ exp(sum_t (W h_t + b)_{y_t} + sum_{t>1} A_{y_{t-1}, y_t}), A by [from, to], no start or
+    stop."""
 
     def __init__(self, width: int, num_tags: int, dropout: float) -> None:
         super().__init__()

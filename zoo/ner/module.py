@@ -68,8 +68,8 @@ class ActiveNER(LightningModule):
     """Deep active learning for named entities (Shen et al., ICLR 2018): characters -> words -> tags.
 
     An epoch is a round. When its updates are made and its F1 is known, the model scores the sentences that
-    nobody has labelled, the least certain ones are labelled up to the data's budget, and the next round trains
-    the same weights (``warm_start``) on all of them.
+    nobody has labelled, the least certain ones are labelled up to the data's budget, and the next round
+    trains the same weights (``warm_start``) on all of them.
 
     Batches have ``words`` (lists of texts), ``tags`` int64 (B, T) with -1 at padding and ``spans``; see
     :class:`datamodules.NER`. Its vocabulary is part of the weights.
@@ -97,21 +97,23 @@ class ActiveNER(LightningModule):
         backbone: transformer of the Hugging Face hub or a local folder, first sub-token of each word.
         dropout: everywhere.
         word_drop: share of the words that become [UNK] in training.
-        loss_reduction: over the words of a batch: their ``sum`` (the paper, whose rate of .001 needs it) or ``mean``.
+        loss_reduction: over the words of a batch: their ``sum`` (the paper, whose rate of .001 needs it) or
+            ``mean``.
         feedback: the tag before, in training: ``gold`` or the decoder's own, ``greedy``.
         beam: hypotheses of the decoding for validation, test and prediction; 1 is greedy.
-        acquisition: who is asked: ``mnlp``, ``lc``, ``bald`` (the paper's: variation ratio), ``bald_mi`` (mutual
-            information), ``submod``, ``random``, ``entropy``, ``margin``; ``random_length`` draws sentences of the
-            lengths that MNLP would ask, ``random_entity`` draws among those with a predicted entity.
+        acquisition: who is asked: ``mnlp``, ``lc``, ``bald`` (the paper's: variation ratio), ``bald_mi``
+            (mutual information), ``submod``, ``random``, ``entropy``, ``margin``; ``random_length`` draws
+            sentences of the lengths that MNLP would ask, ``random_entity`` draws among those with a
+            predicted entity.
         mc_passes: passes with dropout, M.
         mc_repeats: what is repeated: ``all``, or the ``decoder`` alone.
         candidates: c of submod: the candidates have c times the budget.
         pool_sample: score a random sample of the pool of this size; null scores all.
-        warm_start: later rounds go on with the weights; false starts each round from the first ones, with a new
-            optimiser.
+        warm_start: later rounds go on with the weights; false starts each round from the first ones, with a
+            new optimiser.
         target_f1: F1 whose cost in words is reported.
-        stop_agreement: say that more labels hardly help when successive models agree so far (Cohen's kappa, the
-            mean of three rounds) on the data's held-out sample.
+        stop_agreement: say that more labels hardly help when successive models agree so far (Cohen's kappa,
+            the mean of three rounds) on the data's held-out sample.
         stop_training: end the run then.
         optimizer: of all parameters.
         lr_scheduler: stepped every update.
@@ -200,11 +202,12 @@ class ActiveNER(LightningModule):
         refuse_unused(ActiveNER, h, "word_encoder", _USES_OF_WORDS)
         refuse_unused(ActiveNER, h, "tag_decoder", _USES_OF_TAGS)
         refuse_unused(ActiveNER, h, "acquisition", _USES_OF_SCORE)
-        refuse_unused(ActiveNER, h, "stop_agreement", {"stop_training": "a number"})
+        if h["stop_training"] and h["stop_agreement"] is None:
+            raise ValueError("model.init_args.stop_training ends at stop_agreement, which is null; set both")
         if not h["warm_start"] and self.lr_scheduler is not None:
             raise ValueError(
-                "warm_start: false starts the optimiser anew each round, which model.init_args.lr_scheduler would "
-                "run across; leave it out"
+                "warm_start: false starts the optimiser anew each round, which "
+                "model.init_args.lr_scheduler would run across; leave it out"
             )
         if len(set(h["tags"])) < len(h["tags"]) or "O" not in h["tags"]:
             raise ValueError(

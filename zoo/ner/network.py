@@ -1,8 +1,8 @@
 """The light tagger of Shen et al. (ICLR 2018, section 3): characters -> words -> tags.
 
-Sentences stand as ``[BOS] w_1 .. w_n [EOS] [PAD]..`` in the encoders, T = n + 2 of the longest; the decoder sees
-the n real words. Padded words are zeros before every convolution, so that what a sentence gets does not depend
-on the others of its batch.
+Sentences stand as ``[BOS] w_1 .. w_n [EOS] [PAD]..`` in the encoders, T = n + 2 of the longest; the decoder
+sees the n real words. Padded words are zeros before every convolution, so that what a sentence gets does not
+depend on the others of its batch.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ class CharEncoder(nn.Module):
 
 
 class WordEncoder(nn.Module):
-    """h_enc = [h^(l) ; w_full], w_full = [w_char ; w_emb]. *Shapes*: :class:`Encoded` -> (B, T - 2, width)."""
+    """h_enc = [h^(l) ; w_full], w_full = [w_char ; w_emb]. *Shapes*: :class:`Encoded` -> (B, T - 2,
+    width)."""
 
     def __init__(
         self,
@@ -191,7 +192,8 @@ class WordEncoder(nn.Module):
 
 
 def drop_words(batch: Encoded, uniform: Tensor, rate: float) -> Encoded:
-    """Replace the ids of real words by [UNK] where ``uniform`` (B, T - 2) is below ``rate``; characters stay."""
+    """Replace the ids of real words by [UNK] where ``uniform`` (B, T - 2) is below ``rate``; characters
+    stay."""
     words = batch.words.clone()
     inner = words[:, 1:-1]
     inner[(uniform < rate) & batch.mask] = UNKNOWN

@@ -83,9 +83,10 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     rows = "\n".join(_row(record, colours) for record in shown)
     legend = " ".join(f'<mark style="background:{c}">{html.escape(t)}</mark>' for t, c in colours.items())
     return f"""<!doctype html><meta charset="utf-8"><title>Tagged text</title>
-<style>body{{font:15px/1.9 sans-serif;max-width:60em;margin:2em auto}}mark{{padding:2px 4px;border-radius:4px}}
-sub{{font-size:70%;color:#555}}.missed{{border-bottom:2px solid #c00}}.wrong{{text-decoration:line-through}}
-td{{vertical-align:top;padding:2px 8px}}td:first-child{{color:#888}}</style>
+<style>body{{font:15px/1.9 sans-serif;max-width:60em;margin:2em auto}}mark{{padding:2px
+4px;border-radius:4px}} sub{{font-size:70%;color:#555}}.missed{{border-bottom:2px solid
+#c00}}.wrong{{text-decoration:line-through}} td{{vertical-align:top;padding:2px
+# 8px}}td:first-child{{color:#888}}</style>
 <p>{legend} <span class="missed">missed</span> <mark class="wrong">not so in the data</mark></p>
 <p>{len(shown):,} of {len(records):,} sentences, the least certain first.</p>
 <table>

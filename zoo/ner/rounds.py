@@ -4,8 +4,8 @@ The data module is known by its interface alone: ``pool`` (round, budget, unlabe
 batches_before, costs), ``lengths``, ``batch_of``, ``pool_batches``, ``updates_of_round``, ``last_round``,
 ``labels_of`` and ``ask``.
 
-The end of a round comes after its validation and before the checkpoint: a resumed run goes on with the new pool.
-Nothing here draws from the global generator.
+The end of a round comes after its validation and before the checkpoint: a resumed run goes on with the new
+pool. Nothing here draws from the global generator.
 """
 
 from __future__ import annotations
@@ -57,7 +57,12 @@ class Rounds(Callback):
         if not hasattr(getattr(trainer, "datamodule", None), "pool_batches"):
             raise ValueError(
                 "ActiveNER asks for labels of a pool, which these data do not have; set data.class_path: "
-                "datamodules.NER (with seed_budget: 100, unit: percent and rounds: 0 it trains on all of them)"
+                "datamodules.NER (seed_budget: 100, unit: percent and rounds: 0 train on all of them)"
+            )
+        if pl_module.hparams["stop_agreement"] is not None and not trainer.datamodule.held_out:  # type: ignore[attr-defined]
+            raise ValueError(
+                "model.init_args.stop_agreement compares models on held-out sentences: set "
+                "data.init_args.held_out, 200 for instance"
             )
         trainer.reload_dataloaders_every_n_epochs = 1  # the training set of a round is new
 
@@ -269,7 +274,7 @@ class Rounds(Callback):
             for i, w, (score, mnlp, tags, vector) in zip(batch, words, rows, strict=True)
         }
 
-    # --- what is told -----------------------------------------------------------------------------------------
+    # --- what is told ----------------------------------------------------------------------------------
 
     def summary(self, budget: int | None, target: float | None) -> dict[str, float]:
         """Numbers of the run so far.

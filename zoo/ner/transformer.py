@@ -60,8 +60,8 @@ class TransformerEncoder(nn.Module):
         longest, most = max(map(len, got["input_ids"])), max(map(len, sentences))
         if longest > self.most:
             raise ValueError(
-                f"a sentence takes {longest} sub-tokens, the backbone has {self.most} positions; leave out long "
-                "ones with data.init_args.max_words"
+                f"a sentence takes {longest} sub-tokens, the backbone has {self.most} positions; leave out "
+                "long ones with data.init_args.max_words"
             )
         pad = self.tokenizer.pad_token_id or 0
         ids, attention = (

@@ -1,8 +1,8 @@
 """Which words and characters the tagger knows: tensors of its own, so that weights bring them along.
 
-A word is known by a 64-bit digest (BLAKE2b), a character by its code point; both lie in the state of the module,
-whose shapes their numbers decide. A word that is looked up is tried as it is, in lower case, then with 0 for
-each digit.
+A word is known by a 64-bit digest (BLAKE2b), a character by its code point; both lie in the state of the
+module, whose shapes their numbers decide. A word that is looked up is tried as it is, in lower case, then
+with 0 for each digit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Who is asked: the paper's scores with the numbers of the traps (signs, length, underflow, padding, budget)."""
+"""Who is asked: the paper's scores with the numbers of the traps (signs, length, underflow, padding,
+budget)."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -109,7 +111,7 @@ def test_submodular_choice_covers_and_keeps_the_budget() -> None:
     similarity, weights = (1 + unit @ unit.T) / 2, torch.rand(9, generator=g, dtype=torch.double)
     values = [coverage(range(k), similarity, weights) for k in range(10)]
     assert values[0] == 0
-    assert all(a <= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(values))
     # the same objective by brute force over pairs: the greedy set is within 1 - 1/e of the best
     best = max(coverage([i, j], similarity, weights) for i in range(9) for j in range(i))
     got = coverage(submodular(unit, weights, [1] * 9, 2), similarity, weights)
