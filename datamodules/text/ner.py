@@ -28,7 +28,7 @@ from datamodules.loading.sampling import Keys, batch_keys, global_seed
 from datamodules.loading.terminal import say
 from datamodules.text.batches import by_length
 from datamodules.text.conll import Sentence
-from datamodules.text.ner_files import FILE_LAYOUT, read_files, read_pool
+from datamodules.text.ner_files import FILE_LAYOUT, read_files, read_pool, read_sentences
 from datamodules.text.ner_sets import SETS, SPLITS, Name, read_ontonotes, read_set, types_of
 from datamodules.text.pool import Pool, noisy
 from datamodules.text.queries import export_queries, read_answers
@@ -140,6 +140,7 @@ class NER(SplitModule):
         noise: share of the tags that the simulated oracle gets wrong.
         labels: files that came back from the labelling tools.
         held_out: sentences of the pool that are never asked: the sample of a stopping rule.
+        predict: file of sentences to tag: .txt (one a line), .jsonl, .conll or .tsv; null takes the test set.
         seed: of seed set, held-out sample and noise; null takes the run's.
         batch_size: global training batch.
         eval_batch_size: global batch of validation, test, prediction and of scoring the pool.
@@ -176,6 +177,7 @@ class NER(SplitModule):
         noise: Rate = 0.0,
         labels: Sequence[str] = (),
         held_out: ManyOrZero = 0,
+        predict: str | None = None,
         seed: Seed | None = None,
         batch_size: Many = 16,
         eval_batch_size: Many = 64,
@@ -205,7 +207,7 @@ class NER(SplitModule):
             window,
         )
         self.oracle, self.noise, self.labels, self.held_out = oracle, noise, list(labels), held_out
-        self.seed = seed
+        self.seed, self.predict = seed, predict
         self.spaces = (
             SETS[name].spaces if name in SETS else not (name == "ontonotes" and language == "chinese")
         )
@@ -240,6 +242,10 @@ class NER(SplitModule):
         if self.sets:
             return
         self._seed = global_seed() if self.seed is None else self.seed
+        if stage == "predict" and self.predict is not None:
+            self._declare(stage)
+            self.predict_set = self._items(read_sentences(Path(self.predict)))
+            return
         wanted = SPLITS if stage in ("fit", "validate") else ("test",)
         for split in wanted:
             try:
@@ -288,6 +294,8 @@ class NER(SplitModule):
             types = sorted({kind for s in seen for *_, kind in s.spans or ()})
             if not types:
                 raise ValueError(f"{self.root}: no entity is labelled; declare data.init_args.types")
+        if wrong := [t for t in types if not t or any(c.isspace() for c in t)]:
+            raise ValueError(f"data.init_args.types has {wrong[0]!r}: a type is a word without blanks")
         self.entity_types = list(types)
         self.tags = tag_names(self.entity_types, self.scheme)
         for split, sentences in self.sets.items():

@@ -29,22 +29,35 @@ def read_files(root: Path, split: str) -> list[Sentence]:
 
 
 def read_pool(root: Path) -> list[Sentence]:
-    """The sentences without labels: ``pool.txt`` has one a line, its words between blanks.
+    """The sentences that nobody has labelled; labels that the file may have are not looked at.
 
     Raises:
         FileNotFoundError: with the layout.
         ValueError: naming file and line.
     """
-    path = _file(root, "pool", _ENDINGS)
+    return [Sentence(s.words, None, s.genre) for s in read_sentences(_file(root, "pool", _ENDINGS))]
+
+
+def read_sentences(path: Path) -> list[Sentence]:
+    """Sentences of any file, labelled or not: a table of one column has words alone; ``.txt`` has a sentence a
+    line, its words between blanks.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and line.
+    """
     if path.suffix == ".jsonl":
         found = list(read_jsonl(path))
     elif path.suffix == ".txt":
         found = [Sentence(tuple(line.split()), None) for _, line in lines_of(path) if line.strip()]
+    elif path.suffix in _ENDINGS:
+        first = next((line for _, line in lines_of(path) if line.strip()), "")
+        tag = -1 if len(first.split(_delimiter(path))) > 1 else None
+        found = list(read_columns(path, tag=tag, delimiter=_delimiter(path)))
     else:
-        found = list(read_columns(path, tag=None, delimiter=_delimiter(path)))
+        raise ValueError(f"{path}: sentences are in files {', '.join(_ENDINGS)}")
     if not found:
         raise ValueError(f"{path} has no sentence")
-    return [Sentence(s.words, None, s.genre) for s in found]
+    return found
 
 
 def _delimiter(path: Path) -> str | None:

@@ -17,7 +17,6 @@ GOLD: list[Tagged] = [
     [("Nobody", "*"), ("came", "*")],
 ]
 _FOLDERS = {"train": "train", "dev": "development", "test": "test"}
-_FIRST = {"conll2003": 0, "ontonotes": 0}
 
 
 def write_gold(path: Path, sentences: Sequence[Tagged]) -> Path:
@@ -83,12 +82,33 @@ def fake_columns(root: Path, name: str, count: int = 60) -> None:
         (root / known.files[split][0]).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def own_folder(root: Path, labelled: int = 30, pool: int = 60) -> list[Sentence]:
+    """A user's folder with a few labelled sentences and a pool; returns the pool's sentences with labels."""
+    train = grammar_sentences("train")
+    root.mkdir(parents=True, exist_ok=True)
+    for name, sentences in (
+        ("train", train[:labelled]),
+        ("dev", grammar_sentences("dev")[:30]),
+        ("test", grammar_sentences("test")[:30]),
+    ):
+        rows = []
+        for s in sentences:
+            tags = tags_of(s.spans or (), len(s.words), "iob2")
+            rows += [f"{word} {tag}" for word, tag in zip(s.words, tags, strict=True)] + [""]
+        (root / f"{name}.conll").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    rest = train[labelled : labelled + pool]
+    (root / "pool.txt").write_text("".join(" ".join(s.words) + "\n" for s in rest), encoding="utf-8")
+    return rest
+
+
 def fake_ner(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The twin of what a config reads, and the flags of a short run on it."""
     data = config["data"]["init_args"]
     name = data.get("name", "grammar")
     if name == "ontonotes":
         fake_ontonotes(root, data.get("language", "english"))
+    elif name == "files":
+        own_folder(root)
     else:
         fake_columns(root, name)
     flags: dict[str, Any] = {
@@ -100,6 +120,8 @@ def fake_ner(root: Path, config: dict[str, Any]) -> dict[str, Any]:
         "trainer.val_check_interval": 1.0,
         "trainer.check_val_every_n_epoch": 1,
     }
+    if data.get("oracle") == "human" or data.get("rounds") == 0:  # the run ends with its first round
+        flags["data.init_args.seed_updates"] = 3
     if data.get("embeddings"):
         width = config["model"]["init_args"].get("word_dim", 100)
         path = root / "vectors.txt"
