@@ -39,8 +39,8 @@ def read_pool(root: Path) -> list[Sentence]:
 
 
 def read_sentences(path: Path) -> list[Sentence]:
-    """Sentences of any file, labelled or not: a table of one column has words alone; ``.txt`` has a sentence a
-    line, its words between blanks.
+    """Sentences of any file, labelled or not: a table of one column has words alone; ``.txt`` has a sentence
+    a line, its words between blanks.
 
     Raises:
         FileNotFoundError, ValueError: naming file and line.

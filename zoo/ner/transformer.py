@@ -107,4 +107,4 @@ def _load(backbone: str) -> tuple[Any, Any]:
         raise ValueError(
             f"model.init_args.backbone {backbone!r} has no fast tokenizer, which tells words apart"
         )
-    return tokenizer, model
+    return tokenizer, model.train()  # it comes in eval mode: its dropout would be off

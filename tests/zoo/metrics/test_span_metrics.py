@@ -86,10 +86,10 @@ def test_forgiving_counts_are_those_of_nervaluate() -> None:
 
 
 def test_schemes_convert_back_and_forth() -> None:
-    assert convert("B-LOC B-LOC I-LOC I-LOC".split(), "iobes") == "S-LOC B-LOC I-LOC E-LOC".split()
+    assert convert(["B-LOC", "B-LOC", "I-LOC", "I-LOC"], "iobes") == ["S-LOC", "B-LOC", "I-LOC", "E-LOC"]
     # IOB1 writes B between touching entities of one type alone
-    iob1 = "I-PER I-PER B-PER O I-LOC I-PER".split()
-    assert convert(iob1, "iob2") == "B-PER I-PER B-PER O B-LOC B-PER".split()
+    iob1 = ["I-PER", "I-PER", "B-PER", "O", "I-LOC", "I-PER"]
+    assert convert(iob1, "iob2") == ["B-PER", "I-PER", "B-PER", "O", "B-LOC", "B-PER"]
     rng = random.Random(2)
     for _ in range(200):
         length = rng.randint(1, 9)

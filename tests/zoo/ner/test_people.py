@@ -82,7 +82,7 @@ def test_questions_answers_skips_and_corrections(tmp_path: Path, capsys: pytest.
     flag = f"--data.init_args.labels=[{answers}, {second}, {correction}]"
     fit(tmp_path, tmp_path / "own", "--ckpt_path=last", flag)
     state = pool_of(folder)
-    assert dict((i, s) for i, s in state["answers"])[first[1]] == [[0, 1, "ORG"]]
+    assert dict(state["answers"])[first[1]] == [[0, 1, "ORG"]]
     assert "1 sentences that were labelled before have new labels" in capsys.readouterr().out
     audit = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
     assert [a["status"] for a in audit[:4]] == ["skipped", "labelled", "labelled", "labelled"]
@@ -102,7 +102,10 @@ def test_own_sentences_are_tagged_by_the_command_and_by_a_call(tmp_path: Path) -
         f"--data.init_args.predict={tmp_path / 'text.txt'}",
     )
     records = [json.loads(line) for line in (out / "predictions" / "tagged.jsonl").read_text().splitlines()]
-    assert [r["tokens"] for r in records] == ["Anna Kosaberg went to Ely .".split(), "It rained .".split()]
+    assert [r["tokens"] for r in records] == [
+        ["Anna", "Kosaberg", "went", "to", "Ely", "."],
+        ["It", "rained", "."],
+    ]
     model = zoo.load(weights)
     found = model.tag(["Anna Kosaberg went to Ely .", "", ["It", "rained", "."]])  # type: ignore[operator]
     assert [[list(s) for s in spans] for spans in (found[0], found[2])] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_the_pool_shrinks_by_the_budget_and_nobody_is_asked_twice(whole: Path) -
     sizes = [row["words"] for row in rows]
     assert [row["round"] for row in rows] == [0, 1, 2, 3]
     assert 60 <= sizes[0] < 60 + longest
-    assert all(50 <= b - a < 50 + longest for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(50 <= b - a < 50 + longest for a, b in itertools.pairwise(sizes))
     labelled = [i for i, _ in pool["rounds"]]
     assert len(labelled) == len(set(labelled)) == rows[-1]["sentences"]
     assert sum(data.lengths[i] for i in labelled) == sizes[-1]
