@@ -315,7 +315,7 @@ class Rounds(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         """``rounds.jsonl`` and ``asked.jsonl`` of the run, and their picture."""
-        if not trainer.is_global_zero or trainer.log_dir is None:
+        if not trainer.is_global_zero or trainer.log_dir is None or not trainer.loggers:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         folder = Path(trainer.log_dir)

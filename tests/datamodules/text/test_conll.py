@@ -100,9 +100,11 @@ def test_a_bad_record_is_named(line: str, said: str, tmp_path: Path) -> None:
 
 def test_own_files_of_every_kind_read_alike(tmp_path: Path) -> None:
     table = "Ada B-PER\nleft O\n\nEly B-LOC\n"
-    lines = '{"tokens": ["Ada", "left"], "tags": ["B-PER", "O"]}\n{"words": ["Ely"], "spans": [{"start": 0,
-    "end": 1, "label": "LOC"}]}\n' for split, name in (("train", "train.jsonl"), ("dev", "dev.conll"),
-    ("test", "test.tsv")):
+    lines = (
+        '{"tokens": ["Ada", "left"], "tags": ["B-PER", "O"]}\n'
+        '{"words": ["Ely"], "spans": [{"start": 0, "end": 1, "label": "LOC"}]}\n'
+    )
+    for split, name in (("train", "train.jsonl"), ("dev", "dev.conll"), ("test", "test.tsv")):
         text = (
             lines if name.endswith("jsonl") else table.replace(" ", "\t") if name.endswith("tsv") else table
         )

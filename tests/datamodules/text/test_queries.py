@@ -152,7 +152,7 @@ GOOD = {"text": "Nobody came .", "label": [], "index": 2}
 def test_answers_that_do_not_fit_are_one_line(name: str, content: Any, said: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError, match="a") as caught:
         read_answers([path], ENGLISH, True, TYPES)
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
