@@ -120,6 +120,8 @@ def draw_rounds(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axes[0].set_ylabel("F1 (validation)")
         _draw_asked(axes[1], asked)
         _draw_types(axes[2], asked)
+        for axis in axes[1:]:
+            axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _draw_asked(axis: Any, asked: Sequence[Mapping[str, Any]]) -> None:
