@@ -140,6 +140,8 @@ class NER(SplitModule):
         noise: share of the tags that the simulated oracle gets wrong.
         labels: files that came back from the labelling tools.
         held_out: sentences of the pool that are never asked: the sample of a stopping rule.
+        spaces: whether words are written with blanks between them, in what people get; null takes the set's, and
+            true of your own files.
         predict: file of sentences to tag: .txt (one a line), .jsonl, .conll or .tsv; null takes the test set.
         seed: of seed set, held-out sample and noise; null takes the run's.
         batch_size: global training batch.
@@ -177,6 +179,7 @@ class NER(SplitModule):
         noise: Rate = 0.0,
         labels: Sequence[str] = (),
         held_out: ManyOrZero = 0,
+        spaces: bool | None = None,
         predict: str | None = None,
         seed: Seed | None = None,
         batch_size: Many = 16,
@@ -208,9 +211,8 @@ class NER(SplitModule):
         )
         self.oracle, self.noise, self.labels, self.held_out = oracle, noise, list(labels), held_out
         self.seed, self.predict = seed, predict
-        self.spaces = (
-            SETS[name].spaces if name in SETS else not (name == "ontonotes" and language == "chinese")
-        )
+        own = SETS[name].spaces if name in SETS else not (name == "ontonotes" and language == "chinese")
+        self.spaces = own if spaces is None else spaces
         self._check_settings()
         self.pool: Pool | None = None
         self.sets: dict[str, list[Sentence]] = {}
