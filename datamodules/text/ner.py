@@ -140,7 +140,7 @@ class NER(SplitModule):
         noise: share of the tags that the simulated oracle gets wrong.
         labels: files that came back from the labelling tools.
         held_out: sentences of the pool that are never asked: the sample of a stopping rule.
-        spaces: whether words are written with blanks between them, in what people get; null takes the set's, and
+        spaces: whether blanks stand between the words that people get; null takes the set's, and
             true of your own files.
         predict: file of sentences to tag: .txt (one a line), .jsonl, .conll or .tsv; null takes the test set.
         seed: of seed set, held-out sample and noise; null takes the run's.

@@ -135,7 +135,7 @@ def _spans(record: dict[str, Any], length: int, where: str) -> tuple[Span, ...] 
         return None
     if not isinstance(given, list):
         raise ValueError(f"{where}: spans must be a list")
-    found = []
+    found: list[Span] = []
     for span in given:
         parts = [span.get(k) for k in ("start", "end", "label")] if isinstance(span, dict) else [None]
         if (
@@ -145,7 +145,7 @@ def _spans(record: dict[str, Any], length: int, where: str) -> tuple[Span, ...] 
             or not _is_type(parts[2])
         ):
             raise ValueError(f"{where}: a span has start and end, whole numbers of words, and a label")
-        found.append((parts[0], parts[1], parts[2]))
+        found.append((parts[0], parts[1], str(parts[2])))
     found.sort()
     ends = [0, *(end for _, end, _ in found)]
     if any(
