@@ -195,7 +195,7 @@ class NER(SplitModule):
         ):
             check_choice(key, value, choices)
         super().__init__(batch_size, eval_batch_size, num_workers)
-        self.name, self.language, self.genres_of_pool = name, language, genres
+        self.set_name, self.language, self.genres_of_pool = name, language, genres
         self.root = data_folder(root, SETS[name].folder if name in SETS else name)
         self.scheme, self.embeddings = scheme, embeddings
         self.types = list(types) if types is not None else None
@@ -226,11 +226,11 @@ class NER(SplitModule):
                 raise ValueError(f"{shown} is {value} percent of the training words")
             if self.unit != "percent" and value != int(value):
                 raise ValueError(f"{shown} is {value}, but whole {self.unit} are labelled")
-        if self.name != "ontonotes" and (self.genres_of_pool is not None or self.language != "english"):
+        if self.set_name != "ontonotes" and (self.genres_of_pool is not None or self.language != "english"):
             raise ValueError("data.init_args.genres and language are of name: ontonotes; leave them out")
         if self.oracle == "human" and self.noise:
             raise ValueError("data.init_args.noise is of oracle: simulated; leave it out")
-        if self.oracle == "human" and self.name != "files":
+        if self.oracle == "human" and self.set_name != "files":
             raise ValueError(
                 "oracle: human asks for labels of your own sentences: set data.init_args.name: files and "
                 f"root to a folder with {FILE_LAYOUT}"
@@ -265,13 +265,13 @@ class NER(SplitModule):
                 setattr(self, "val_set" if split == "dev" else "test_set", self._items(kept))
 
     def _read(self, split: str) -> list[Sentence]:
-        if self.name == "ontonotes":
+        if self.set_name == "ontonotes":
             genres = self.genres_of_pool if split == "train" else None
             found = read_ontonotes(self.root, self.language, split, genres)
-        elif self.name == "files":
+        elif self.set_name == "files":
             found = read_files(self.root, split)
         else:
-            found = read_set(self.name, self.root, split)
+            found = read_set(self.set_name, self.root, split)
         if split == "train":
             found = [s for s in found if len(s.words) >= self.min_words][: self.train_sentences]
         if self.max_words is not None:
@@ -283,12 +283,12 @@ class NER(SplitModule):
                 )
             found = kept
         if not found:
-            raise ValueError(f"{self.root}: the {split} set of {self.name} has no sentence")
+            raise ValueError(f"{self.root}: the {split} set of {self.set_name} has no sentence")
         return found
 
     def _declare(self, stage: str) -> None:
         """Types, tags, genres: declared, or of sentences that everybody may see."""
-        types = self.types or types_of(self.name)
+        types = self.types or types_of(self.set_name)
         if types is None:
             seen = [*self.sets.get("dev", ()), *self.sets.get("test", ())]
             if self.oracle == "human":
@@ -311,7 +311,7 @@ class NER(SplitModule):
         self.genres = sorted({s.genre for found in self.sets.values() for s in found if s.genre})
         self._genre_ids = {name: i for i, name in enumerate(self.genres)}
         self._tag_ids = {name: i for i, name in enumerate(self.tags)}
-        self.facts = {"set": self.name, "scheme": self.scheme, "types": self.entity_types}
+        self.facts = {"set": self.set_name, "scheme": self.scheme, "types": self.entity_types}
 
     def _items(
         self, sentences: Sequence[Sentence], members: Sequence[int] | None = None, kind: Any = SentenceItems

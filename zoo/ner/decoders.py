@@ -123,8 +123,8 @@ class LSTMDecoder(nn.Module):
 
     def _inputs(self, h: Tensor) -> Tensor:
         """W h_t + b of all words at once, (B, T, 4 H): the tag before is added step by step."""
-        lstm = self.lstm
-        return functional.linear(h, lstm.weight_ih_l0[:, : self.width], lstm.bias_ih_l0 + lstm.bias_hh_l0)
+        inputs, _, bias, bias_of_state = self.lstm.all_weights[0]
+        return functional.linear(h, inputs[:, : self.width], bias + bias_of_state)
 
     def _start(self, h: Tensor) -> tuple[Tensor, Tensor]:
         zero = h.new_zeros(len(h), self.lstm.hidden_size)
@@ -134,8 +134,9 @@ class LSTMDecoder(nn.Module):
         self, inputs: Tensor, before: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One word: log-probabilities (N, K) and the state after it."""
-        columns = self.lstm.weight_ih_l0[:, self.width :].T  # (K + 1, 4 H)
-        gates = inputs + columns[before] + functional.linear(state[0], self.lstm.weight_hh_l0)
+        weights, recurrent, *_ = self.lstm.all_weights[0]
+        columns = weights[:, self.width :].T  # (K + 1, 4 H)
+        gates = inputs + columns[before] + functional.linear(state[0], recurrent)
         i, f, g, o = gates.chunk(4, -1)
         cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
         hidden = o.sigmoid() * cell.tanh()

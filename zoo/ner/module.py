@@ -224,13 +224,25 @@ class ActiveNER(LightningModule):
             characters = CharEncoder(
                 h["char_encoder"],
                 h["num_characters"],
-                *(h[f"char_{k}"] for k in ("dim", "filters", "kernel", "layers", "hidden")),
+                h["char_dim"],
+                h["char_filters"],
+                h["char_kernel"],
+                h["char_layers"],
+                h["char_hidden"],
                 h["dropout"],
                 h["char_residual"],
             )
-        sizes = (h[f"word_{k}"] for k in ("dim", "filters", "kernel", "layers", "hidden"))
         return WordEncoder(
-            h["word_encoder"], characters, h["num_words"], *sizes, h["dropout"], h["word_residual"]
+            h["word_encoder"],
+            characters,
+            h["num_words"],
+            h["word_dim"],
+            h["word_filters"],
+            h["word_kernel"],
+            h["word_layers"],
+            h["word_hidden"],
+            h["dropout"],
+            h["word_residual"],
         )
 
     def _decoder(self, width: int) -> LSTMDecoder | CRFDecoder | LinearDecoder:
@@ -258,8 +270,10 @@ class ActiveNER(LightningModule):
     @torch.no_grad()
     def _take_vectors(self, vectors: dict[str, Tensor]) -> None:
         """Pretrained embeddings of the words that have some."""
+        embedding: Any = self.network.encoder.embedding
+        assert self.vocabulary is not None
         for word, vector in vectors.items():
-            self.network.encoder.embedding.weight[self.vocabulary.id_of(word)] = vector  # type: ignore[union-attr, operator, index]
+            embedding.weight[self.vocabulary.id_of(word)] = vector
 
     def _make_metrics(self, genres: list[str]) -> None:
         self.genres = genres

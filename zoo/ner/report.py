@@ -166,13 +166,13 @@ def draw_comparison(path: Path, runs: Mapping[str, Sequence[Sequence[Mapping[str
             _mean_line(axes[2], seeds, "round", "asked_with_entity", colour, name)
         pool = [[r for r in rows if "pool_words" in r] for seeds in runs.values() for rows in seeds]
         _mean_line(axes[1], pool, "round", "pool_words", "grey", "pool")
-        for axis, x, y in (
+        for axis, across, up in (
             (axes[0], "labelled words", "F1 (validation), every seed and the mean"),
             (axes[1], "asked after round", "mean words of a sentence asked"),
             (axes[2], "asked after round", "share of sentences asked that hold an entity"),
         ):
-            axis.set_xlabel(x)
-            axis.set_ylabel(y)
+            axis.set_xlabel(across)
+            axis.set_ylabel(up)
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)
 

@@ -59,18 +59,20 @@ class Rounds(Callback):
                 "ActiveNER asks for labels of a pool, which these data do not have; set data.class_path: "
                 "datamodules.NER (seed_budget: 100, unit: percent and rounds: 0 train on all of them)"
             )
-        if pl_module.hparams["stop_agreement"] is not None and not trainer.datamodule.held_out:  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if pl_module.hparams["stop_agreement"] is not None and not data.held_out:
             raise ValueError(
                 "model.init_args.stop_agreement compares models on held-out sentences: set "
                 "data.init_args.held_out, 200 for instance"
             )
-        trainer.reload_dataloaders_every_n_epochs = 1  # the training set of a round is new
+        # the training set of a round is new
+        trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.monotonic()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not pl_module.hparams["warm_start"] and self._initial is None:
-            network = pl_module.network.state_dict()  # type: ignore[operator, union-attr]
+            network = pl_module.network.state_dict()  # type: ignore[union-attr]
             self._initial = {k: v.detach().cpu().clone() for k, v in network.items()}
         if data.pool.waiting:
             say(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +73,8 @@ class Vocabulary(nn.Module):
         self.characters.copy_(torch.tensor(points))
         self._forget()
 
-    def _load_from_state_dict(self, *args: object) -> None:
-        super()._load_from_state_dict(*args)  # type: ignore[arg-type]
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
         self._forget()
 
     def _forget(self) -> None:
