@@ -71,7 +71,11 @@ class LSTMDecoder(nn.Module):
 
         With ``feedback: greedy`` the tag that is fed back is the decoder's own.
         """
-        fed = tags if self.feedback == "gold" else self.decode(h.detach(), mask).tags
+        if self.feedback == "gold":
+            fed = tags
+        else:
+            with torch.no_grad():
+                fed = self.decode(h, mask).tags
         return -(_at(self.log_probabilities(h, fed), tags) * mask).sum(1)
 
     def log_probabilities(self, h: Tensor, tags: Tensor) -> Tensor:

@@ -259,7 +259,12 @@ class ActiveNER(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        check_fit(self, tags=lambda own, found: list(own) == list(found))
+        # trained weights bring their words along, and meet other texts
+        knows = self.vocabulary is None or not self.vocabulary.is_empty
+        sizes = dict.fromkeys(
+            ("num_words", "num_characters", "word_dim"), lambda own, found: knows or own == found
+        )
+        check_fit(self, tags=lambda own, found: list(own) == list(found), **sizes)
         self._make_metrics(list(getattr(data, "genres", ()) or ()))
         if stage == "fit" and self.vocabulary is not None and self.vocabulary.is_empty:
             if data is None or getattr(data, "num_words", None) is None:

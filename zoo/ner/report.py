@@ -172,6 +172,7 @@ def draw_comparison(path: Path, runs: Mapping[str, Sequence[Sequence[Mapping[str
             (axes[2], "asked after round", "share of sentences asked that hold an entity"),
         ):
             axis.set_xlabel(across)
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set_ylabel(up)
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)

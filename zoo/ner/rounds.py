@@ -47,6 +47,7 @@ class Rounds(Callback):
         self._held_out_tags: list[int] = []
         self._initial: dict[str, torch.Tensor] | None = None
         self._stopped = False
+        self._validated_at = -1
         self._since = time.monotonic()
         self._seconds: dict[int, float] = {}
 
@@ -88,6 +89,9 @@ class Rounds(Callback):
                 self._ask(trainer, pl_module)
                 trainer.fit_loop._last_train_dl_reload_epoch = float("-inf")
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated_at = trainer.global_step
+
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -106,7 +110,9 @@ class Rounds(Callback):
 
     def _close(self, trainer: Trainer, module: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        f1 = trainer.callback_metrics.get("val/f1")
+        # that of an earlier round is not this one's
+        validated = self._validated_at == trainer.global_step
+        f1 = trainer.callback_metrics.get("val/f1") if validated else None
         labelled = data.pool.labelled
         self.rows.append(
             {
@@ -199,12 +205,18 @@ class Rounds(Callback):
         if (size := module.hparams["pool_sample"]) is not None and size < len(pool_order):
             places = torch.randperm(len(pool_order), generator=generator(_SAMPLE, *key)).tolist()[:size]
             pool_order = sorted(pool_order[i] for i in places)
-            shuffled = [i for i in shuffled if i in set(pool_order)]
+            kept = set(pool_order)
+            shuffled = [i for i in shuffled if i in kept]
         human = getattr(data, "oracle", "simulated") == "human"
         if name == "random" and not human:
             return scores.take_budget(shuffled, pool.costs, pool.budget), {}, {}
         found = self._score(trainer, module, pool_order, name)
         values = {i: row[0] for i, row in found.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise ValueError(
+                f"after round {pool.round} the model's scores are no finite numbers: the training "
+                "diverged; lower the learning rate or set trainer.gradient_clip_val"
+            )
         tags = {i: row[2] for i, row in found.items()}
         if name == "random":
             chosen = scores.take_budget(shuffled, pool.costs, pool.budget)
@@ -212,13 +224,11 @@ class Rounds(Callback):
             ranked = scores.ranking([values[i] for i in pool_order], pool_order, lowest_first=True)
             wanted = [data.lengths[i] for i in scores.take_budget(ranked, pool.costs, pool.budget)]
             matched = scores.matched_lengths(wanted, data.lengths, shuffled)
-            rest = [i for i in shuffled if i not in set(matched)]
-            chosen = scores.take_budget([*matched, *rest], pool.costs, pool.budget)
+            chosen = scores.take_budget(_first(matched, shuffled), pool.costs, pool.budget)
         elif name == "random_entity":
             outside = module.hparams["tags"].index("O")
             marked = [i for i in shuffled if any(t != outside for t in tags[i])]
-            rest = [i for i in shuffled if i not in set(marked)]
-            chosen = scores.take_budget([*marked, *rest], pool.costs, pool.budget)
+            chosen = scores.take_budget(_first(marked, shuffled), pool.costs, pool.budget)
         else:
             lowest = name in scores.LOWEST_FIRST
             ranked = scores.ranking([values[i] for i in pool_order], pool_order, lowest)
@@ -347,6 +357,12 @@ class Rounds(Callback):
         self.rows, self.kappas = list(state_dict["rows"]), list(state_dict["kappas"])
         self._held_out_tags, self._initial = list(state_dict["held_out_tags"]), state_dict["initial"]
         self._stopped = bool(state_dict["stopped"])
+
+
+def _first(preferred: Sequence[int], every: Sequence[int]) -> list[int]:
+    """``preferred``, then the others in their order."""
+    before = set(preferred)
+    return [*preferred, *(i for i in every if i not in before)]
 
 
 def _seconds_of(path: Path) -> dict[int, float]:

@@ -211,10 +211,20 @@ def test_the_seed_set_is_that_of_every_strategy(whole: Path, tmp_path: Path) -> 
     assert seeds["lc"] == [i for i, r in pool_of(whole)["rounds"] if r == 0]
 
 
-def test_an_epoch_without_end_and_other_data_are_told(
+def test_a_round_that_was_not_validated_has_no_f1(tmp_path: Path) -> None:
+    folder = fit(tmp_path, *of_data(rounds=2), "--trainer.check_val_every_n_epoch=2")
+    assert [row["f1"] is None for row in rows_of(folder)] == [True, False, True]
+
+
+def test_scores_of_a_diverged_model_and_other_data_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import cli
+
+    nan = "--model.init_args.optimizer={class_path: torch.optim.SGD, init_args: {lr: 1.0e+30}}"
+    code = cli.main(["fit", "--config=ner_grammar", *FLAGS, nan, f"--trainer.default_root_dir={tmp_path}"])
+    assert code == 1
+    assert "after round 0 the model's scores are no finite numbers" in capsys.readouterr().err
 
     code = cli.main(
         [
