@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.loading.arguments import check_choice, data_folder
-from datamodules.loading.loaders import BatchItems, SplitModule, as_is, evaluation_loader, place
+from datamodules.loading.loaders import SplitModule, as_is, evaluation_loader, place
 from datamodules.loading.ranges import (
     Count,
     CountOrZero,
@@ -24,84 +24,21 @@ from datamodules.loading.ranges import (
     Workers,
     check_ranges,
 )
-from datamodules.loading.sampling import Keys, batch_keys, global_seed
+from datamodules.loading.sampling import global_seed
 from datamodules.loading.terminal import say
 from datamodules.text.batches import by_length
 from datamodules.text.conll import Sentence
 from datamodules.text.ner_files import FILE_LAYOUT, read_files, read_pool, read_sentences
+from datamodules.text.ner_items import RoundItems, SentenceItems
 from datamodules.text.ner_sets import SETS, SPLITS, Name, read_ontonotes, read_set, types_of
 from datamodules.text.pool import Pool, noisy
 from datamodules.text.queries import export_queries, read_answers
 from datamodules.text.rounds import RoundLoader, RoundSampler
-from datamodules.text.schemes import Scheme, Span, tag_names, tags_of
+from datamodules.text.schemes import Scheme, Span, tag_names
 from datamodules.text.vectors import read_vectors
 
 Unit = Literal["words", "sentences", "percent"]
 Oracle = Literal["simulated", "human"]
-
-
-class SentenceItems(BatchItems):
-    """Sentences as batches: ``words`` (B lists of texts), ``tags`` int64 (B, T) with -1 at padding, ``genre``
-    int64 (B,), ``index`` int64 (B,), and ``spans`` (B lists of (first, after the last, type)).
-
-    Args:
-        sentences: all of them.
-        spans: of each, None for one without labels: its batch has no ``tags`` and no ``spans``.
-        tag_ids: id of each tag.
-        scheme: of the tags.
-        genres: id of each genre.
-        members: indices of the items; None takes all in order.
-    """
-
-    def __init__(
-        self,
-        sentences: Sequence[Sentence],
-        spans: Sequence[Sequence[Span] | None],
-        tag_ids: Mapping[str, int],
-        scheme: str,
-        genres: Mapping[str, int],
-        members: Sequence[int] | None = None,
-    ) -> None:
-        self.sentences, self.spans, self.tag_ids, self.scheme, self.genres = (
-            sentences,
-            spans,
-            tag_ids,
-            scheme,
-            genres,
-        )
-        self.members = members
-
-    def __len__(self) -> int:
-        return len(self.sentences) if self.members is None else len(self.members)
-
-    def __getitems__(self, keys: Keys) -> dict[str, Any]:
-        places = batch_keys(keys)[1].tolist()
-        return self.batch([i if self.members is None else self.members[i] for i in places])
-
-    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
-        """The batch of sentences, by their index."""
-        words = [list(self.sentences[i].words) for i in indices]
-        found: dict[str, Any] = {
-            "words": words,
-            "genre": torch.tensor([self.genres.get(self.sentences[i].genre, 0) for i in indices]),
-            "index": torch.tensor(list(indices)),
-        }
-        spans = [self.spans[i] for i in indices]
-        if any(s is None for s in spans):
-            return found
-        longest = max(map(len, words))
-        tags = torch.full((len(words), longest), -1)
-        for row, (sentence, entities) in enumerate(zip(words, spans, strict=True)):
-            names = tags_of(entities or (), len(sentence), self.scheme)
-            tags[row, : len(names)] = torch.tensor([self.tag_ids[name] for name in names])
-        return {**found, "tags": tags, "spans": [list(s or ()) for s in spans]}
-
-
-class _RoundItems(SentenceItems):
-    """Asked as (pass, index of the data set)."""
-
-    def __getitems__(self, keys: Keys) -> dict[str, Any]:
-        return self.batch(batch_keys(keys)[1].tolist())
 
 
 class NER(SplitModule):
@@ -218,6 +155,7 @@ class NER(SplitModule):
         self.sets: dict[str, list[Sentence]] = {}
         self.vectors: dict[str, Tensor] = {}
         self._new_answers: dict[int, list[Span] | None] = {}
+        self._restored = False
 
     def _check_settings(self) -> None:
         for key in ("seed_budget", "_budget"):
@@ -472,6 +410,7 @@ class NER(SplitModule):
         if self.pool is None or "pool" not in state_dict:
             return
         self.pool.restore(state_dict["pool"])
+        self._restored = True
         self._take_answers()
 
     def _take_answers(self) -> None:
@@ -482,10 +421,12 @@ class NER(SplitModule):
             return
         waiting = set(pool.waiting)
         given = {i: s for i, s in self._new_answers.items() if i in waiting}
-        corrected = 0
+        corrected = unasked = 0
         for index, spans in self._new_answers.items():
-            known = index in waiting or index in pool.rounds or index in pool.skipped
-            if not known or spans is None:
+            if index not in waiting and index not in pool.rounds and index not in pool.skipped:
+                unasked += 1
+                continue
+            if spans is None:
                 continue
             if index in pool.rounds and sorted(spans) != sorted(self.labels_of(index)):
                 corrected += 1
@@ -500,6 +441,8 @@ class NER(SplitModule):
                 f"skipped, {len(waiting) - len(given):,} not answered"
             )
             self._answered(given)
+        if unasked:
+            say(f"{unasked:,} answers are of sentences that were not asked: left out")
         if corrected:
             say(f"{corrected:,} sentences that were labelled before have new labels")
 
@@ -507,11 +450,16 @@ class NER(SplitModule):
 
     def train_dataloader(self) -> Any:
         assert self.pool is not None
+        if self._new_answers and not self._restored:
+            raise ValueError(
+                "data.init_args.labels answers the questions of a run: add --ckpt_path last, or leave it out "
+                "to start anew"
+            )
         train, pool = self.sets["train"], self.pool
         spans: list[Sequence[Span] | None] = [None] * len(train)
         for index in pool.rounds:
             spans[index] = self.labels_of(index)
-        dataset = _RoundItems(train, spans, self._tag_ids, self.scheme, self._genre_ids)
+        dataset = RoundItems(train, spans, self._tag_ids, self.scheme, self._genre_ids)
         rank, world = place(self)
         position: Callable[[], int] = lambda: 0  # noqa: E731
         if self.trainer is not None:

@@ -22,7 +22,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from zoo.ner import acquisition as scores
-from zoo.ner.curves import area_under, kappa, stabilised, words_to_reach
+from zoo.ner.curves import kappa, stabilised
+from zoo.ner.history import audit, seconds_of, summary
 from zoo.ner.report import draw_rounds
 from zoo.ner.schemes import Span, spans_of
 from zoo.ner.tagger import Scored, score_batch
@@ -288,41 +289,10 @@ class Rounds(Callback):
 
     # --- what is told ----------------------------------------------------------------------------------
 
-    def summary(self, budget: int | None, target: float | None) -> dict[str, float]:
-        """Numbers of the run so far.
-
-        Args:
-            budget: words of a query: the range of the area ends at the seed set and so many more for each
-                round, which every arm of a comparison reaches. None ends it at the last round.
-            target: F1 whose cost in words is asked for.
-        """
-        rows = [r for r in self.rows if r["f1"] is not None]
-        found: dict[str, float] = {"words": self.rows[-1]["words"], "sentences": self.rows[-1]["sentences"]}
-        first = next((r for r in self.rows if "asked" in r), None)
-        if first is not None:
-            found["first_asked_words"] = first["asked_words"]
-            found["first_pool_words"] = first["pool_words"]
-            if "asked_with_entity" in first:
-                found["first_asked_with_entity"] = first["asked_with_entity"]
-        if "agreement" in self.rows[-1]:
-            found["agreement"] = self.rows[-1]["agreement"]
-        if not rows:
-            return found
-        words, f1 = [r["words"] for r in rows], [r["f1"] for r in rows]
-        end = words[0] + budget * (len(rows) - 1) if budget is not None else None
-        area = area_under(words, f1, end)
-        if math.isfinite(area):
-            found["area"] = area
-        if target is not None:
-            reached = words_to_reach(words, f1, target)
-            found["target_reached"] = float(math.isfinite(reached))
-            found["words_to_target"] = min(reached, float(end or words[-1]))
-        return found
-
     def _log(self, module: Any) -> None:
         data: Any = module.trainer.datamodule
         by_words = getattr(data, "unit", "words") != "sentences"
-        found = self.summary(data.pool.budget if by_words else None, module.hparams["target_f1"])
+        found = summary(self.rows, data.pool.budget if by_words else None, module.hparams["target_f1"])
         module.log_dict({f"rounds/{k}": float(v) for k, v in found.items()}, batch_size=1)
 
     def _write(self, trainer: Trainer) -> None:
@@ -333,13 +303,13 @@ class Rounds(Callback):
         folder = Path(trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "rounds.jsonl"
-        seconds = _seconds_of(path) | self._seconds
+        seconds = seconds_of(path) | self._seconds
         lines = []
         for row in self.rows:
             shown = {k: v for k, v in row.items() if k not in ("indices", "scores")}
             lines.append(json.dumps({**shown, "seconds": round(seconds.get(row["round"], 0.0), 3)}))
         replace_file(path, "\n".join(lines) + "\n")
-        replace_file(folder / "asked.jsonl", _audit(self.rows, data, trainer.lightning_module.hparams))
+        replace_file(folder / "asked.jsonl", audit(self.rows, data, trainer.lightning_module.hparams))
         if trainer.should_stop:
             draw_rounds(folder / "rounds.png", self.rows)
             say(f"rounds      {path}, asked.jsonl and rounds.png")
@@ -363,46 +333,3 @@ def _first(preferred: Sequence[int], every: Sequence[int]) -> list[int]:
     """``preferred``, then the others in their order."""
     before = set(preferred)
     return [*preferred, *(i for i in every if i not in before)]
-
-
-def _seconds_of(path: Path) -> dict[int, float]:
-    """Seconds of the rounds that a run had before it was resumed: a clock's, hence in no checkpoint."""
-    found: dict[int, float] = {}
-    if not path.is_file():
-        return found
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-            found[int(row["round"])] = float(row["seconds"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
-def _audit(rows: Sequence[Mapping[str, Any]], data: Any, hparams: Mapping[str, Any]) -> str:
-    """A line for each sentence that was ever asked: when, in which place, why, and what became of it."""
-    lines = []
-    for row in rows:
-        scored = bool(row.get("scores"))
-        for place, index in enumerate(row.get("indices", ())):
-            pool = data.pool
-            status = "labelled" if index in pool.rounds else "skipped" if index in pool.skipped else "waiting"
-            if status == "waiting" and index not in pool.waiting:
-                status = "not answered"
-            words = data.sets["train"][index].words
-            lines.append(
-                json.dumps(
-                    {
-                        "asked_after_round": row["round"],
-                        "place": place,
-                        "index": index,
-                        "acquisition": hparams["acquisition"],
-                        "score": row["scores"][place] if scored else None,
-                        "words": len(words),
-                        "status": status,
-                        "text": " ".join(words),
-                    },
-                    ensure_ascii=False,
-                )
-            )
-    return "\n".join(lines) + "\n" if lines else ""

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from zoo.ner.curves import area_under, kappa, stabilised, words_to_reach
+from zoo.ner.history import summary
 
 
 def test_area_is_a_mean_over_the_shared_range() -> None:
@@ -34,3 +35,27 @@ def test_the_rule_waits_for_three_rounds() -> None:
     assert not stabilised([1.0, 1.0], 0.99)
     assert stabilised([0.2, 0.99, 0.99, 0.99], 0.99)
     assert not stabilised([0.99, 0.97, 0.99], 0.99)
+
+
+def test_numbers_of_a_run_end_where_every_arm_has_been() -> None:
+    rows = [
+        {
+            "round": 0,
+            "sentences": 1,
+            "words": 10,
+            "f1": 0.0,
+            "asked": 2,
+            "asked_words": 5.0,
+            "pool_words": 4.0,
+        },
+        {"round": 1, "sentences": 2, "words": 21, "f1": None},
+        {"round": 2, "sentences": 3, "words": 34, "f1": 0.6},
+    ]
+    found = summary(rows, budget=10, target=0.5)
+    # two budgets after the seed set: at 30 words F1 is .5 on the line from (10, 0) to (34, .6)
+    assert found["area"] == pytest.approx(0.25)
+    assert found["words_to_target"] == pytest.approx(30)
+    assert (found["target_reached"], found["words"]) == (1, 34)
+    never = summary(rows, budget=10, target=0.9)
+    assert (never["target_reached"], never["words_to_target"]) == (0, 30)
+    assert found["first_asked_words"] == 5

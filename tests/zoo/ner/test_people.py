@@ -12,6 +12,7 @@ from commands import of_data, of_model, run
 from fakes.named_entities import own_folder
 from interruption import newest_checkpoint
 
+import cli
 import zoo
 from datamodules.text.conll import Sentence
 
@@ -65,6 +66,11 @@ def test_questions_answers_skips_and_corrections(tmp_path: Path, capsys: pytest.
     assert pool_of(folder)["round"] == 0
 
     answers = answered(folder, 1, gold, skip=first[0])
+
+    fresh = ["fit", "--config=ner_own", *SMALL, *UPDATES, f"--data.init_args.root={tmp_path / 'own'}"]
+    fresh += [f"--data.init_args.labels=[{answers}]", f"--trainer.default_root_dir={tmp_path / 'fresh'}"]
+    assert cli.main(fresh) == 1
+    assert "labels answers the questions of a run: add --ckpt_path last" in capsys.readouterr().err
     fit(tmp_path, tmp_path / "own", "--ckpt_path=last", f"--data.init_args.labels=[{answers}]")
     assert "3 of 4 sentences come back labelled, 1 skipped, 0 not answered" in capsys.readouterr().out
     state = pool_of(folder)
