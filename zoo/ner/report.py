@@ -101,8 +101,8 @@ def _row(record: Mapping[str, Any], colours: Mapping[str, str]) -> str:
     true = None if gold is None else {(s["start"], s["end"], s["label"]) for s in gold}
     found = {(s["start"], s["end"], s["label"]) for s in record["spans"]}
     for start, end, kind in sorted((true or set()) - found):
-        words[start] = f'<span class="missed" title="{html.escape(kind)}">{words[start]}'
-        words[end - 1] += "</span>"
+        for i in range(start, end):  # word by word: it may reach over the ends of a mark
+            words[i] = f'<span class="missed" title="{html.escape(kind)}">{words[i]}</span>'
     for start, end, kind in sorted(found):
         wrong = ' class="wrong"' if true is not None and (start, end, kind) not in true else ""
         words[start] = f'<mark{wrong} style="background:{colours[kind]}">{words[start]}'

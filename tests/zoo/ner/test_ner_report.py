@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ def test_a_label_cannot_leave_its_place_in_the_page() -> None:
     span = {"start": 0, "end": 1, "label": kind, "text": "x"}
     text = page([{"tokens": ["x"], "spans": [], "gold": [span], "mnlp": -1.0, "index": 0}])
     assert "<script>" not in text
+
+
+def test_marks_that_overlap_are_nested() -> None:
+    found, gold = ({"start": a, "end": b, "label": "X", "text": ""} for a, b in ((1, 3), (0, 2)))
+    text = page([{"tokens": ["a", "b", "c"], "spans": [found], "gold": [gold], "mnlp": -1.0, "index": 0}])
+    row = next(line for line in text.splitlines() if line.startswith("<tr><td>-1.000"))
+    opened: list[str] = []
+    for slash, name in re.findall(r"<(/?)(\w+)", row):
+        if slash:
+            assert opened.pop() == name
+        else:
+            opened.append(name)
+    assert opened == []
 
 
 def test_pictures_of_one_round_and_of_rounds_without_f1(tmp_path: Path) -> None:
