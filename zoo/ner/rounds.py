@@ -152,8 +152,9 @@ class Rounds(Callback):
         chosen, values, tags = self._choose(trainer, module, data)
         guesses = {i: spans_of([module.hparams["tags"][t] for t in tags[i]]) for i in chosen if i in tags}
         before = pool.unlabelled
-        folder = Path(trainer.log_dir) if trainer.log_dir is not None else None
-        answered = data.ask(chosen, values, guesses, folder if trainer.is_global_zero else None)
+        place = trainer.log_dir
+        folder = Path(place) if place is not None and trainer.is_global_zero else None
+        answered = data.ask(chosen, values, guesses, folder)
         self.rows[-1] |= self._asked(data, chosen, before, values, answered)
         if not answered:
             say(
@@ -297,10 +298,11 @@ class Rounds(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         """``rounds.jsonl`` and ``asked.jsonl`` of the run, and their picture."""
-        if not trainer.is_global_zero or trainer.log_dir is None or not trainer.loggers:
+        place = trainer.log_dir  # the processes agree on it: asked by one alone, it waits for ever
+        if not trainer.is_global_zero or place is None or not trainer.loggers:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.log_dir)
+        folder = Path(place)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "rounds.jsonl"
         seconds = seconds_of(path) | self._seconds
