@@ -6,6 +6,7 @@ that the value is that of the whole set, never a mean of batches.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -58,24 +59,26 @@ class SpanF1(Metric):
                 for *_, kind in spans:
                     counts[group, self.types[kind]] += 1
 
-    def compute(self) -> Tensor:
-        """F1 over all types and groups, a scalar."""
-        return f1(self.hits.sum(), self.predicted.sum(), self.gold.sum())
+    def compute(self) -> dict[str, Tensor]:
+        """``f1``, ``precision`` and ``recall`` over all, ``type_NAME_f1`` of each type, ``genre_NAME_f1`` of each
+        group that has an entity on either side."""
+        hits, predicted, gold = self.hits, self.predicted, self.gold
+        found = {
+            "f1": f1(hits.sum(), predicted.sum(), gold.sum()),
+            "precision": hits.sum() / predicted.sum().clamp(min=1),
+            "recall": hits.sum() / gold.sum().clamp(min=1),
+        }
+        for name, i in self.types.items():
+            found[f"type_{key_of(name)}_f1"] = f1(hits[:, i].sum(), predicted[:, i].sum(), gold[:, i].sum())
+        for i, name in enumerate(self.groups):
+            if int((predicted[i] + gold[i]).sum()):
+                found[f"genre_{key_of(name)}_f1"] = f1(hits[i].sum(), predicted[i].sum(), gold[i].sum())
+        return found
 
-    def by_type(self) -> dict[str, Tensor]:
-        """F1 of each type."""
-        counts = (self.hits.sum(0), self.predicted.sum(0), self.gold.sum(0))
-        return {name: f1(*(c[i] for c in counts)) for name, i in self.types.items()}
 
-    def by_group(self) -> dict[str, Tensor]:
-        """F1 of each group."""
-        counts = (self.hits.sum(1), self.predicted.sum(1), self.gold.sum(1))
-        return {name: f1(*(c[i] for c in counts)) for i, name in enumerate(self.groups)}
-
-    def precision_recall(self) -> tuple[Tensor, Tensor]:
-        """Precision and recall over all, 0 where nothing is predicted or nothing is there."""
-        hits = self.hits.sum().float()
-        return hits / self.predicted.sum().clamp(min=1), hits / self.gold.sum().clamp(min=1)
+def key_of(name: str) -> str:
+    """A name as a part of a metric's: letters, digits, underscores."""
+    return re.sub(r"\W+", "_", name)
 
 
 def f1(hits: Tensor, predicted: Tensor, gold: Tensor) -> Tensor:

@@ -372,27 +372,23 @@ class ActiveNER(LightningModule):
             self.test_overlap.update(batch["spans"], found)  # type: ignore[operator, union-attr]
 
     def on_validation_epoch_end(self) -> None:
-        self._log_f1("val")
+        found = self._computed("val_f1")
+        self.log("val/f1", found["f1"], prog_bar=True, sync_dist=True)
+        self.log_dict({f"val/{k}": found[k] for k in ("precision", "recall")}, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        self._log_f1("test")
-        overlap: Any = self.test_overlap
-        strict: Any = self.test_strict
+        found = self._computed("test_f1")
         if self.scheme != "iob1":
-            self.log("test/strict_f1", strict.compute(), sync_dist=True)
-        self.log_dict({f"test/{k}_f1": v for k, v in overlap.compute().items()}, sync_dist=True)
-        strict.reset()
-        overlap.reset()
+            found["strict_f1"] = self._computed("test_strict")["f1"]
+        found |= {f"{k}_f1": v for k, v in self._computed("test_overlap").items()}
+        self.log_dict({f"test/{k}": v for k, v in found.items()}, sync_dist=True)
 
-    def _log_f1(self, stage: str) -> None:
-        metric: SpanF1 = getattr(self, f"{stage}_f1")
-        self.log(f"{stage}/f1", metric.compute(), prog_bar=True, sync_dist=True)
-        precision, recall = metric.precision_recall()
-        self.log_dict({f"{stage}/precision": precision, f"{stage}/recall": recall}, sync_dist=True)
-        if stage == "test":
-            self.log_dict({f"test/type_{k}_f1": v for k, v in metric.by_type().items()}, sync_dist=True)
-            self.log_dict({f"test/genre_{k}_f1": v for k, v in metric.by_group().items()}, sync_dist=True)
+    def _computed(self, name: str) -> dict[str, Tensor]:
+        """Values over all processes, each of the whole set; the metric is emptied."""
+        metric: Any = getattr(self, name)
+        found: dict[str, Tensor] = metric.compute()
         metric.reset()
+        return found
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> TaggedText:
         names, scores = self.tag_batch(batch["words"])

@@ -19,7 +19,7 @@ def f1_of(gold: str, predicted: str, scheme: str | None = None) -> float:
     spans = [spans_of(t) if scheme is None else strict_spans(t, scheme) for t in tags]
     metric = SpanF1(["PER", "LOC", "A", "B"])
     metric.update([spans[0]], [spans[1]])
-    return float(metric.compute())
+    return float(metric.compute()["f1"])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_spans_are_those_of_seqeval() -> None:
         gold.append(random_tags(rng, "BI", length))
         predicted.append([t if rng.random() < 0.8 else "O" for t in gold[-1]])
         metric.update([spans_of(gold[-1])], [spans_of(predicted[-1])])
-    assert float(metric.compute()) == pytest.approx(f1_score(gold, predicted), abs=1e-6)
+    assert float(metric.compute()["f1"]) == pytest.approx(f1_score(gold, predicted), abs=1e-6)
 
 
 def test_forgiving_counts_are_those_of_nervaluate() -> None:
@@ -110,16 +110,28 @@ def test_schemes_convert_back_and_forth() -> None:
 
 
 def test_f1_is_of_the_whole_set_and_by_type_and_genre() -> None:
-    metric = SpanF1(["A", "B"], ["news", "web"])
-    halves = SpanF1(["A", "B"], ["news", "web"]), SpanF1(["A", "B"], ["news", "web"])
+    metric = SpanF1(["A", "B"], ["news", "web", "no entities"])
+    halves = (
+        SpanF1(["A", "B"], ["news", "web", "no entities"]),
+        SpanF1(["A", "B"], ["news", "web", "no entities"]),
+    )
     gold = [[(0, 1, "A")], [(0, 2, "B"), (3, 4, "A")], []]
     found = [[(0, 1, "A")], [(0, 2, "A")], [(1, 2, "B")]]
     metric.update(gold, found, [0, 1, 1])
     for i, (g, p) in enumerate(zip(gold, found, strict=True)):
         halves[i % 2].update([g], [p], [0 if i == 0 else 1])
-    assert float(metric.compute()) == pytest.approx(2 * 1 / (3 + 3))
-    assert {k: float(v) for k, v in metric.by_type().items()} == pytest.approx({"A": 0.5, "B": 0})
-    assert {k: float(v) for k, v in metric.by_group().items()} == pytest.approx({"news": 1, "web": 0})
+    values = {k: float(v) for k, v in metric.compute().items()}
+    assert values == pytest.approx(
+        {
+            "f1": 2 * 1 / (3 + 3),
+            "precision": 1 / 3,
+            "recall": 1 / 3,
+            "type_A_f1": 0.5,
+            "type_B_f1": 0,
+            "genre_news_f1": 1,
+            "genre_web_f1": 0,
+        }
+    )
     summed = sum(h.hits for h in halves), sum(h.predicted for h in halves)
     assert torch.equal(summed[0], metric.hits)
     assert torch.equal(summed[1], metric.predicted)
