@@ -60,8 +60,8 @@ class SpanF1(Metric):
                     counts[group, self.types[kind]] += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """``f1``, ``precision`` and ``recall`` over all, ``type_NAME_f1`` of each type, ``genre_NAME_f1`` of each
-        group that has an entity on either side."""
+        """``f1``, ``precision`` and ``recall`` over all, ``type_NAME_f1`` of each type, ``genre_NAME_f1`` of
+        each group that has an entity on either side."""
         hits, predicted, gold = self.hits, self.predicted, self.gold
         found = {
             "f1": f1(hits.sum(), predicted.sum(), gold.sum()),
