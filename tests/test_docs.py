@@ -129,6 +129,18 @@ def test_the_page_of_the_api_names_every_public_class_and_idea() -> None:
         assert entry not in entries
 
 
+def test_docstrings_are_read_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """mkdocs is strict about them: an argument a line, of a name that the signature has."""
+    griffe = pytest.importorskip("griffe", reason="the extra docs is not installed")
+
+    def read(node: Any) -> int:
+        own = (member for member in node.members.values() if not member.is_alias)
+        return len(node.docstring.parse("google") if node.docstring else ()) + sum(map(read, own))
+
+    assert sum(read(griffe.load(name, search_paths=[ROOT])) for name in ("zoo", "datamodules")) > 2000
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_type_checkers_know_every_declared_class() -> None:
     for package, names in ((zoo, zoo._METHODS), (datamodules, datamodules._NAMES)):
         source = Path(str(package.__file__)).read_text()

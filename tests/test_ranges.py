@@ -136,6 +136,31 @@ def test_each_number_has_a_range_and_outside_of_it_one_line(cls: type) -> None:
             assert fits, f"{cls.__name__}.{name} = {word}: {found}"
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("zoo.NodeClassifier", {"hidden": 0}),
+        ("zoo.NodeClassifier", {"hidden": 10**9}),
+        ("zoo.NodeClassifier", {"layers": 100_000}),
+        ("zoo.GAugO", {"patience": -1}),
+        ("zoo.GAugO", {"temperature": math.nan}),
+        ("zoo.LDS", {"l2": math.nan}),
+        ("zoo.LDS", {"eta_decay": math.inf}),
+        ("zoo.DTR", {"guidance": math.nan}),
+        ("zoo.DTR", {"uw_lr": -1}),
+        ("datamodules.Digits", {"batch_size": 0}),
+        ("datamodules.Digits", {"num_workers": 5000}),
+        ("datamodules.GAugGraph", {"steps_per_epoch": 10**12}),
+        ("datamodules.Traffic", {"split": [math.nan] * 3}),
+    ],
+)
+def test_what_trained_to_nan_or_took_all_memory_is_refused(name: str, given: dict[str, Any]) -> None:
+    cls = getattr(zoo if name.startswith("zoo.") else datamodules, name.partition(".")[2])
+    (key,) = given
+    with pytest.raises(ValueError, match=rf"\.{key}(\[0\])? is .*, but must be a (whole )?number"):
+        cls(**{**needed(cls), **given})
+
+
 def test_the_two_packages_say_ranges_alike() -> None:
     ours = (ROOT / "zoo" / "nn" / "ranges.py").read_text()
     assert (ROOT / "datamodules" / "loading" / "ranges.py").read_text() == ours

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 MARKER = ".made_by_zoo"
@@ -71,6 +72,26 @@ def make_own(folder: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
+
+
+def claim_outputs(folder: Path, names: Sequence[str], evidence: Sequence[str], what: str) -> None:
+    """Make sure that files of these names in ``folder`` are written by us alone, now and when it goes on.
+
+    Args:
+        folder: made, if it is not there.
+        names: files that are going to be written, or written anew.
+        evidence: of these, one shows that a ``what`` wrote the others; the first is made here.
+        what: writes them, for the error.
+
+    Raises:
+        ValueError: for a file of such a name where nothing of the evidence is.
+    """
+    if not any((folder / name).exists() for name in evidence):
+        for name in names:
+            if (folder / name).exists() or (folder / name).is_symlink():
+                raise ValueError(f"{folder / name}: no {what} has made it; move it, or give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / evidence[0]).touch()
 
 
 def is_own(folder: Path) -> bool:

@@ -82,7 +82,8 @@ def read_layout(layout: str, root: Path, split: Split, **options: Any) -> ClipLi
     Args:
         layout: ``vggsound``, ``audioset``, ``epic``, ``kinetics``, ``moments``, ``csv`` or ``folder``.
         root: folder of the data set.
-        split: ``test`` is the published validation or evaluation set.
+        split: ``test`` is the published validation or evaluation set; ``val`` is the same, but where the
+            user's own csv or folders have both.
         **options: of the layout's reader: ``train_set`` of AudioSet, ``multi_label`` of csv.
 
     Raises:
@@ -327,18 +328,49 @@ def _csv(root: Path, split: Split, multi_label: bool = False, **_: Any) -> ClipL
         return r
 
     rows_read = _parsed(rows, parse, path)
+    parts = _parts(rows_read, path)
+    wanted = {split} if split == "train" or split in parts.values() else {"val", "test"}
     labels = [r["label"].split(";") if multi_label else [r["label"]] for r in rows_read]
     names = sorted({n for each in labels for n in each if n})
     place = {n: i for i, n in enumerate(names)}
     found = ClipList([], names, task="multi_label" if multi_label else "single_label")
     for number, (r, own) in enumerate(zip(rows_read, labels, strict=True)):
         name = r.get("video") or r["audio"]
-        if _other_split(r.get("split", ""), name, split):
+        if parts[number] not in wanted if parts else _held_out(name) != (split != "train"):
             continue
         video = _first(folder / r["video"]) if r.get("video") else None
         audio = _first(folder / r["audio"]) if r.get("audio") else (video if "audio" not in header else None)
         _take(found, f"{number}_{name}", tuple(sorted(place[n] for n in own if n)), video, audio)
     return found
+
+
+_SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test"}
+_SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+
+
+def _parts(rows: list[dict[str, str]], path: Path) -> dict[int, Split]:
+    """The split of each row; none where the list has no such column.
+
+    Raises:
+        ValueError: for an unknown word, rows without one among others, and a file of two splits.
+    """
+    given = [row.get("split", "").lower() for row in rows]
+    if not any(given):
+        return {}
+    for row, word in zip(rows, given, strict=True):
+        if word not in _SPLITS:
+            what = f"is {word[:40]!r}" if word else "is missing, while other rows have one"
+            raise ValueError(
+                f"{path}: the split of {row.get('video') or row['audio']} {what}; it must be train, val or "
+                "test"
+            )
+    parts = [_SPLITS[word] for word in given]
+    of_file: dict[str, Split] = {}
+    for row, part in zip(rows, parts, strict=True):
+        for file in filter(None, (row.get("video"), row.get("audio"))):
+            if of_file.setdefault(file, part) != part:
+                raise ValueError(f"{path}: {file} is in {of_file[file]} and in {part}; a clip has one split")
+    return dict(enumerate(parts))
 
 
 def _folder(root: Path, split: Split, **_: Any) -> ClipList:
@@ -356,7 +388,7 @@ def _folder(root: Path, split: Split, **_: Any) -> ClipList:
             if path.suffix.lower() not in _MEDIA:
                 continue
             relative = path.relative_to(home).as_posix()
-            if not divided and _other_split("", relative, split):
+            if not divided and _held_out(relative) != (split != "train"):
                 continue
             video = path if path.suffix.lower() in VIDEO else None
             beside = _first(path.with_suffix(".wav"), path.with_suffix(".flac")) if video else None
@@ -366,12 +398,9 @@ def _folder(root: Path, split: Split, **_: Any) -> ClipList:
     return found
 
 
-def _other_split(given: str, name: str, split: Split) -> bool:
-    """Whether a clip belongs to another split; without one, a tenth by the name's hash is held out."""
-    if given:
-        return given not in (("train",) if split == "train" else ("val", "test", "validation"))
-    held_out = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 10 == 0
-    return held_out != (split != "train")
+def _held_out(name: str) -> bool:
+    """Without a split, a tenth by the name's hash is held out."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 10 == 0
 
 
 def listed_files(path: Path) -> ClipList:
@@ -404,6 +433,8 @@ def _take(
         found.clips.append(Clip(name, tuple(label), video, audio, start, stop, frames))
 
 
+OWN_SPLITS = ("csv", "folder")
+"""Layouts of the user's own, which may have validation and test apart."""
 READERS: dict[str, Callable[..., ClipList]] = {
     "vggsound": _vggsound,
     "audioset": _audioset,

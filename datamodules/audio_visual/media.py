@@ -22,18 +22,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.loading.files import one_line
-from datamodules.loading.limits import limit
+from datamodules.loading.limits import LIFT, limit
 from datamodules.loading.pictures import check_size, read_rgb
 
 Array = np.ndarray[Any, Any]
 VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg")
 SOUND = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac")
 MAX_SECONDS = 1800
-"""Of the piece that is read of one file; ``ZOO_MAX_SECONDS`` lifts it."""
+"""Of the piece that is read of one file; ``ZOO_LIMITS=off`` lifts it."""
 MIN_RATE, MAX_RATE = 1000, 768_000
 """Hz of sound; beyond it a file is damaged, and resampling would make it a huge one."""
 MAX_FRAME = 2**24
-"""Pixels of a video, beyond 5K; ``ZOO_MAX_PIXELS`` lifts it. A decoder holds some twenty frames."""
+"""Pixels of a video, beyond 5K; ``ZOO_LIMITS=off`` lifts it. A decoder holds some twenty frames."""
 MAX_AMPLITUDE = 100.0
 """Of float samples, where full scale is 1: integers that were stored as floats are refused."""
 
@@ -99,7 +99,7 @@ def _blocks_of(path: Path, start: float) -> tuple[int, Blocks]:
 
 def _assembled(path: Path, rate: int, blocks: Blocks, start: float, stop: float | None) -> Array:
     """Samples of [start, stop), each block at its time."""
-    most = limit("ZOO_MAX_SECONDS", MAX_SECONDS)
+    most = limit(MAX_SECONDS)
     first = round(start * rate)
     last = None if stop is None else round(stop * rate)
     longest = first + int(most * min(rate, _MOST_RATE))
@@ -119,8 +119,8 @@ def _assembled(path: Path, rate: int, blocks: Blocks, start: float, stop: float 
         begin = max(begin, end)
         if begin + len(kept) > longest:
             raise MediaError(
-                f"{path} has more than {most:,} s of sound from {start:g} s on; cut it into clips, or set "
-                "the environment variable ZOO_MAX_SECONDS"
+                f"{path} has more than {most:,} s of sound from {start:g} s on; cut it into clips, or lift "
+                f"the limit with {LIFT}=off in the environment"
             )
         if not np.isfinite(kept).all() or np.abs(kept).max() > MAX_AMPLITUDE:
             raise MediaError(
@@ -429,7 +429,7 @@ class Video:
         except MediaError:
             opened.close()
             raise
-        opened.stream.codec_context.options = {"max_pixels": str(limit("ZOO_MAX_PIXELS", MAX_FRAME))}
+        opened.stream.codec_context.options = {"max_pixels": str(min(limit(MAX_FRAME), 2**31 - 1))}
         aspect = opened.stream.sample_aspect_ratio
         if aspect and Fraction(1, 4) <= aspect <= 4:  # others are mistakes
             opened.pixel_aspect = float(aspect)
@@ -454,11 +454,11 @@ class Video:
     def _until(self, end: float) -> int:
         """Number of frames that begin before ``end`` and before ``stop``."""
         until = end if self.stop is None else min(end, self.stop)
-        seconds, most = until - self.start, limit("ZOO_MAX_SECONDS", MAX_SECONDS)
+        seconds, most = until - self.start, limit(MAX_SECONDS)
         if seconds > most:
             raise MediaError(
                 f"{self.path} has more than {most:,} s of video from {self.start:g} s on; cut it into clips, "
-                "or set the environment variable ZOO_MAX_SECONDS"
+                f"or lift the limit with {LIFT}=off in the environment"
             )
         return max(0, int(np.ceil((seconds - 1e-4) * self.fps)))
 

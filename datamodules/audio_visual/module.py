@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from datamodules.audio_visual import digits
 from datamodules.audio_visual.clips import Augmentation, ClipItems, ClipStore, Windows, skip_bad
 from datamodules.audio_visual.digits import DigitPairs, DigitTask, Source, Weakening
-from datamodules.audio_visual.layouts import READERS, Clip, ClipList, listed_files, read_layout
+from datamodules.audio_visual.layouts import OWN_SPLITS, READERS, Clip, ClipList, listed_files, read_layout
 from datamodules.audio_visual.log_mel import LogMel
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.files import written_whole
@@ -87,6 +87,17 @@ class AudioVisual(SplitModule):
         audio_snr_db: white noise this many dB below the sounds.
         num_workers: loader processes, and threads that fill the cache.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "layout",
+        "train_set",
+        "source",
+        "pairs",
+        "test_pairs",
+        "image_noise",
+        "audio_snr_db",
+        "pca_energy",
+    )
 
     of_weights: ClassVar[tuple[str, ...]] = (
         *("seconds", "frames", "frame_stride", "fps", "image_size", "mel_bins", "digit_task"),
@@ -184,7 +195,8 @@ class AudioVisual(SplitModule):
     def _splits(self, stage: str) -> tuple[str, ...]:
         if stage == "predict" and self.predict_files is not None:
             return ("train",) if self.normalisation is None else ()
-        return ("train", "test") if stage == "fit" or self.normalisation is None else ("test",)
+        held_out = ("val", "test") if self.layout in OWN_SPLITS else ("test",)
+        return ("train", *held_out) if stage == "fit" or self.normalisation is None else held_out
 
     def prepare_data(self) -> None:
         """Decode all clips of the splits into the cache, and measure the features of the training clips."""
@@ -253,7 +265,7 @@ class AudioVisual(SplitModule):
         if stage == "fit":
             self.train_set = self._items(store, "train", 1, self.augmentation)
         if stage in ("fit", "validate"):
-            self.val_set = self._items(store, "test", 1)
+            self.val_set = self._items(store, "val" if self.layout in OWN_SPLITS else "test", 1)
         if stage in ("test", "predict"):
             self.test_set = self.predict_set = self._items(store, "test", self.test_crops)
 

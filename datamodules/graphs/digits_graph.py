@@ -47,6 +47,15 @@ class DigitsGraph(FullGraphModule):
         ValueError: for impossible sizes.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "seed",
+        "nodes",
+        "neighbors",
+        "rewired",
+        "train_per_class",
+        "val_per_class",
+    )
+
     num_classes = 10
     num_features = 64
 

@@ -6,7 +6,7 @@ A batch is one PyG ``Data``, the whole graph, each step the same; see
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ class KarateClub(DamagedGraphModule):
     :class:`datamodules.graphs.full_graph.FullGraphModule`.
     The arguments are those of :class:`datamodules.graphs.full_graph.DamagedGraphModule`.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("seed", "edges_retained", "edges_rewired")
 
     def read(self) -> Data:
         from torch_geometric.datasets import KarateClub as Source
@@ -64,6 +66,21 @@ class BlockModel(DamagedGraphModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "seed",
+        "nodes",
+        "classes",
+        "features",
+        "degree",
+        "homophily",
+        "signal",
+        "train_per_class",
+        "val_nodes",
+        "test_nodes",
+        "edges_retained",
+        "edges_rewired",
+    )
 
     def __init__(
         self,

@@ -62,6 +62,8 @@ class GAugGraph(FullGraphModule):
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "layout", "seed")
+
     of_weights: ClassVar[tuple[str, ...]] = ("normalize",)
 
     def __init__(

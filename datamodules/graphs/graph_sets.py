@@ -7,7 +7,7 @@ An item is the adjacency matrix of one graph in an order of its nodes, which is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -289,6 +289,8 @@ class GraphSet(GraphSetModule):
         set_seed: of the random sets; the same graphs for every seed of a run.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "set_seed")
+
     def __init__(
         self,
         name: SetName = "community_small",
@@ -321,6 +323,8 @@ class TUGraphSet(GraphSetModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "min_nodes", "max_graph_nodes")
 
     def __init__(
         self,

@@ -110,6 +110,8 @@ class KNNGraph(FullGraphModule):
         ValueError: for unknown names or an impossible k.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "seed", "graph", "k", "metric", "knn_sym")
+
     of_weights: ClassVar[tuple[str, ...]] = ("standardize",)
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -65,6 +67,8 @@ class LinkSplit(FullGraphModule):
     Raises:
         ValueError: for impossible shares, and in ``setup`` for a source with edge weights or features.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("source", "val", "test", "seed")
 
     def __init__(
         self,

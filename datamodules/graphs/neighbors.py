@@ -7,7 +7,7 @@ function of (seed, epoch, node, hop), so that resumed and distributed runs sampl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -121,6 +121,8 @@ class NeighborSampling(SplitModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("source",)
 
     num_classes: int
     num_features: int

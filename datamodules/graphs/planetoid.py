@@ -64,6 +64,21 @@ class Planetoid(DamagedGraphModule):
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "name",
+        "split",
+        "seed",
+        "train_per_class",
+        "val_nodes",
+        "test_nodes",
+        "graph",
+        "k",
+        "metric",
+        "knn_sym",
+        "edges_retained",
+        "edges_rewired",
+    )
+
     of_weights: ClassVar[tuple[str, ...]] = ("normalize_features",)
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,17 @@ class SyntheticGraphs(GraphLevelModule):
     Raises:
         ValueError: for impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "graphs",
+        "seed",
+        "edges_rewired",
+        "fold",
+        "folds",
+        "holdout",
+        "holdout_share",
+        "split_seed",
+    )
 
     class_names = ("cycle", "ladder", "grid", "random")
 

@@ -68,8 +68,8 @@ def read_tu(raw: Path, name: str) -> dict[str, Tensor]:
         return _assembled(raw, name, present)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"the files in {raw} are damaged or do not fit together ({one_line(error, 200)}); take them anew "
-            f"from {_SOURCE}/{name}.zip"
+            f"the files in {raw} are damaged or do not fit together ({one_line(error, 200)}); mend them, or, "
+            f"of a released set, take them anew from {_SOURCE}/{name}.zip"
         ) from None
 
 
@@ -160,6 +160,16 @@ class TUGraphs(GraphLevelModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "name",
+        "fold",
+        "folds",
+        "holdout",
+        "holdout_share",
+        "split_seed",
+        "splits",
+    )
 
     of_weights: ClassVar[tuple[str, ...]] = ("features", "use_node_attr", "use_edge_attr", "max_degree")
 

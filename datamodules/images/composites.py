@@ -201,6 +201,8 @@ class SaliencyComposites(SplitModule):
         num_workers: loader processes; the data are in memory, so 0 is fastest.
     """
 
+    split_of_weights: ClassVar[tuple[str, ...]] = ("data_seed", "train_items", "val_items", "test_items")
+
     of_weights: ClassVar[tuple[str, ...]] = ("side size",)
 
     def __init__(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import zipfile
 import zlib
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from datamodules.loading.limits import LIFT, lifted
 
 Array = np.ndarray[Any, Any]
 READ_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError)
@@ -23,24 +24,6 @@ _LIMIT, _SMALL, _RATIO = 4 * 2**30, 64 * 2**20, 100  # bytes, bytes, bytes claim
 def one_line(error: object, length: int = 120) -> str:
     """The text of an error in one line of at most so many characters; its type where it has no text."""
     return " ".join(str(error).split())[:length] or type(error).__name__
-
-
-def byte_limit() -> tuple[int, bool]:
-    """Bytes that an array of a file may have, and whether ``ZOO_READ_LIMIT`` (in GiB) says so.
-
-    Raises:
-        ValueError: if the variable is no positive number.
-    """
-    given = os.environ.get("ZOO_READ_LIMIT")
-    if not given:
-        return _LIMIT, False
-    try:
-        bound = float(given) * 2**30
-    except ValueError:
-        bound = math.nan
-    if not 0 < bound < math.inf:
-        raise ValueError(f"the environment variable ZOO_READ_LIMIT is a size in GiB above 0, got {given!r}")
-    return int(bound), True
 
 
 def check_claim(path: Path, what: str, claimed: int, stored: int | None = None) -> None:
@@ -54,18 +37,19 @@ def check_claim(path: Path, what: str, claimed: int, stored: int | None = None) 
             times as many are refused.
 
     Raises:
-        ValueError: naming the file, both sizes and ``ZOO_READ_LIMIT``, which lifts both limits.
+        ValueError: naming the file, both sizes and ``ZOO_LIMITS=off``, which lifts both limits.
     """
-    limit, lifted = byte_limit()
     reason = ""
-    if claimed > limit:
-        reason = f"more than the {limit:,} that are read"
-    elif stored is not None and not lifted and claimed > max(_SMALL, _RATIO * stored):
+    if lifted():
+        return
+    if claimed > _LIMIT:
+        reason = f"more than the {_LIMIT:,} that are read"
+    elif stored is not None and claimed > max(_SMALL, _RATIO * stored):
         reason = f"and has {stored:,} for them"
     if reason:
         raise ValueError(
-            f"{path}: {what} claims {claimed:,} bytes, {reason}; if the file is meant to, set the "
-            "environment variable ZOO_READ_LIMIT to a size in GiB, else take it anew from its source"
+            f"{path}: {what} claims {claimed:,} bytes, {reason}; if the file is meant to, lift the "
+            f"limit with {LIFT}=off in the environment, else take it anew from its source"
         )
 
 

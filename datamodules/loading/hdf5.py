@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.loading.files import one_line, written_whole
-from datamodules.loading.limits import limit
+from datamodules.loading.limits import LIFT, limit
 
 Array = np.ndarray[Any, Any]
 CHUNK_LIMIT = 512 * 2**20
-"""Bytes of the largest chunk that is read; ``ZOO_MAX_HDF5_CHUNK`` lifts it."""
+"""Bytes of the largest chunk that is read; ``ZOO_LIMITS=off`` lifts it."""
 SLAB_LIMIT = 2**30
 """Bytes that :func:`slabs` holds at once."""
 _DEFLATE, _SHUFFLE, _FLETCHER, _LZF = 1, 2, 3, 32000  # numbers of HDF5 filters
@@ -143,10 +143,11 @@ def _check_claims(found: Any, path: Path, key: str) -> None:
             f"{path} claims {claimed:,} bytes of {key} {tuple(found.shape)}, of which it can hold at most "
             f"{held * (packed[0] if packed else 1):,}; it is broken or was not fetched whole"
         )
-    if (size := chunk_bytes(found)) > (most := limit("ZOO_MAX_HDF5_CHUNK", CHUNK_LIMIT)):
+    if (size := chunk_bytes(found)) > (most := limit(CHUNK_LIMIT)):
         raise ValueError(
             f"{path}: {key} lies in chunks of {size:,} bytes, which are read as a whole, the limit is "
-            f"{most:,}; write it anew with smaller chunks, or set the environment variable ZOO_MAX_HDF5_CHUNK"
+            f"{most:,}; write it anew with smaller chunks, or lift the limit with {LIFT}=off in the "
+            "environment"
         )
 
 

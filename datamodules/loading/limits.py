@@ -1,21 +1,22 @@
-"""Bounds on what is read of a foreign file: high for honest data, an environment variable lifts them."""
+"""Bounds on what is read of a foreign file, high for honest data: ``ZOO_LIMITS=off`` lifts them.
+
+One word for data and for weights, whose limits are the zoo's. An environment variable, for readers run in
+loader processes and far below any data module.
+"""
 
 from __future__ import annotations
 
 import os
 
+LIFT = "ZOO_LIMITS"
+_NO_LIMIT = 2**62  # of bytes, pixels or seconds
 
-def limit(name: str, default: int) -> int:
-    """The bound ``name``: the environment variable of that name where it is set, else ``default``.
 
-    An environment variable, for readers run in loader processes and far below any data module.
+def lifted() -> bool:
+    """Whether the user has lifted the limits."""
+    return os.environ.get(LIFT) == "off"
 
-    Raises:
-        ValueError: for a variable that is no positive whole number.
-    """
-    given = os.environ.get(name)
-    if given is None:
-        return default
-    if not given.isdecimal() or not int(given):
-        raise ValueError(f"the environment variable {name} must be a positive whole number, got {given!r}")
-    return int(given)
+
+def limit(bound: int) -> int:
+    """``bound``, unless the user has lifted the limits."""
+    return _NO_LIMIT if lifted() else bound

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.loading.ranges import Many, Workers, check_ranges
@@ -181,20 +181,26 @@ class SplitModule(LightningDataModule):
         return batch
 
     def teardown(self, stage: str) -> None:
-        """Tell of what this process left out of a prediction.
+        """Tell once of what all processes left out of a prediction.
 
         Raises:
             ValueError: if that is everything.
         """
-        skipped, self._skipped = self._skipped, []
-        if not skipped:
+        (rank, world), own = place(self), (len(self._skipped), *self._skipped[:1])
+        self._skipped = []
+        each: list[Any] = [own] * world
+        if stage == "predict" and world > 1 and distributed.is_initialized():
+            distributed.all_gather_object(each, own)
+        total = sum(found[0] for found in each)
+        if not total:
             return
+        first = next(found[1] for found in each if found[0])
         count = len(self.test_set if self.predict_set is None else self.predict_set)
-        if len(skipped) >= count:
-            raise ValueError(f"none of the {count:,} items can be read: {skipped[0]}")
-        warnings.warn(
-            f"{len(skipped):,} of {count:,} items cannot be read and are skipped: {skipped[0]}", stacklevel=2
-        )
+        if total >= count:
+            raise ValueError(f"none of the {count:,} items can be read: {first}")
+        if rank == 0:
+            text = f"{total:,} of {count:,} items cannot be read and are skipped: {first}"
+            warnings.warn(text, stacklevel=2)
 
     def _evaluated(self, found: Any) -> Any:
         if isinstance(found, list):

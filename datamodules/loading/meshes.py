@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from datamodules.loading.files import one_line
-from datamodules.loading.limits import limit
+from datamodules.loading.limits import LIFT, limit
 
 Array = np.ndarray[Any, Any]
 Mesh = tuple[Array, Array]
 SIZE_LIMIT = 2**28
 """Bytes of the largest file that is read: texts take ten times as much in memory;
-``ZOO_MAX_MESH_BYTES`` lifts it."""
+``ZOO_LIMITS=off`` lifts it."""
 COPIES_LIMIT = 10**7
 """Triangles that a glTF scene may show its meshes with."""
 _ERRORS = (
@@ -48,10 +48,10 @@ def read_mesh(path: Path) -> Mesh:
             triangle, or one whose vertices are not finite or not there.
     """
     size = path.stat().st_size
-    if size > (most := limit("ZOO_MAX_MESH_BYTES", SIZE_LIMIT)):
+    if size > (most := limit(SIZE_LIMIT)):
         raise ValueError(
-            f"{path} has {size:,} bytes, the limit of a mesh is {most:,}; simplify it, or set the "
-            "environment variable ZOO_MAX_MESH_BYTES"
+            f"{path} has {size:,} bytes, the limit of a mesh is {most:,}; simplify it, or lift the "
+            f"limit with {LIFT}=off in the environment"
         )
     try:
         content = path.read_bytes()

@@ -16,12 +16,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from datamodules.loading.files import one_line
-from datamodules.loading.limits import limit
+from datamodules.loading.limits import LIFT, lifted, limit
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 MAX_PIXELS = 2**26
-"""Of one picture, 8192 x 8192; ``ZOO_MAX_PIXELS`` lifts it. The largest of ImageNet has 61 million."""
+"""Of one picture, 8192 x 8192; ``ZOO_LIMITS=off`` lifts it. The largest of ImageNet has 61 million."""
 MAX_ASPECT = 100
 """Of the longer side to the shorter one: resizing the shorter side makes a thin picture a huge one."""
 
@@ -61,13 +61,13 @@ def check_size(width: int, height: int, pixels: int = MAX_PIXELS) -> None:
     Raises:
         ValueError: naming the size and what lifts the bound.
     """
-    most = limit("ZOO_MAX_PIXELS", pixels)
+    most = limit(pixels)
     if min(width, height) < 1:
         raise ValueError(f"it is {width} x {height}")
     if width * height > most:
         raise ValueError(
-            f"it is {width:,} x {height:,}, more than {most:,} pixels; the environment variable "
-            "ZOO_MAX_PIXELS lifts that"
+            f"it is {width:,} x {height:,}, more than {most:,} pixels; {LIFT}=off in the "
+            "environment lifts that"
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(f"it is {width:,} x {height:,}, thinner than {MAX_ASPECT} to 1")
@@ -88,6 +88,8 @@ def read_picture(source: Path | bytes, upright: bool = True) -> Image.Image:
         FileNotFoundError, ValueError: one line with the path.
     """
     name, content = (str(source), source) if isinstance(source, Path) else (_IN_MEMORY, io.BytesIO(source))
+    if lifted():
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on metadata
@@ -104,6 +106,8 @@ def read_picture(source: Path | bytes, upright: bool = True) -> Image.Image:
     except _DAMAGE as error:
         text = " ".join(str(error).split()).replace(f" '{name}'", "")
         reason = one_line(text, 200) if text else type(error).__name__
+        if isinstance(error, Image.DecompressionBombError):
+            reason += f"; {LIFT}=off in the environment lifts that"
         raise ValueError(f"{name} cannot be read as a picture ({reason})") from None
     turned.info = {"orientation": orientation, "format": kind, "transparent": see_through}
     return turned

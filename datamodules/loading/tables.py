@@ -144,8 +144,7 @@ def _not_finite(
     path: Path, number: int, cells: list[str], names: Sequence[str] | None, place: int
 ) -> ValueError:
     return ValueError(
-        f"{path}, line {number}, {_column(names, place)}: {cut(cells[place])} is no finite number; missing "
-        "measurements are written as 0"
+        f"{path}, line {number}, {_column(names, place)}: {cut(cells[place])} is no finite number"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -74,6 +74,15 @@ class Shapes(SplitModule):
         predict_files: a picture, or a folder of them, of which ``zoo predict`` of a :class:`zoo.IMSVR` makes
             shapes: the object on white or transparent ground, filling the picture.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "source",
+        "categories",
+        "train_file",
+        "test_file",
+        "train_shapes",
+        "test_shapes",
+    )
 
     def __init__(
         self,

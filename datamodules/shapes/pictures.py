@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -65,6 +65,8 @@ class Shapes2D(SplitModule):
         eval_batch_size: global batch of validation, test and prediction.
         num_workers: loader processes.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("source", "canvas", "pairs", "blur")
 
     def __init__(
         self,

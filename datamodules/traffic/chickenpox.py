@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Chickenpox(ForecastModule):
     Raises:
         FileNotFoundError, ValueError: for a missing or damaged file and impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("split", "split_by", "nodes")
 
     null_value = None
     unit = "deviations"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,17 @@ class SensorDiffusion(ForecastModule):
         seed: of the places, the noise and the gaps.
         **kwargs: of :class:`datamodules.traffic.forecast.ForecastModule`.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "split",
+        "split_by",
+        "nodes",
+        "sensors",
+        "steps",
+        "day",
+        "missing",
+        "seed",
+    )
 
     def __init__(
         self,

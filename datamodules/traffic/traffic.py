@@ -23,7 +23,7 @@ is one of sensor ids, is told in :mod:`datamodules.traffic.sensor_tables`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -75,6 +75,8 @@ class Traffic(ForecastModule):
     Raises:
         FileNotFoundError, ValueError: for missing or damaged files and impossible settings.
     """
+
+    split_of_weights: ClassVar[tuple[str, ...]] = ("name", "graph", "split", "split_by", "nodes")
 
     unit = "mph"
 
@@ -171,6 +173,11 @@ class Traffic(ForecastModule):
         return read_places(path) if path.is_file() else {}
 
 
+_LARGEST = 1e7
+"""Of a measurement; beyond it, single precision loses whole numbers, and one value wipes out all others when
+they are standardised."""
+
+
 def _damaged(path: Path, error: object) -> ValueError:
     return ValueError(f"{path} is damaged or has another layout ({one_line(error)})")
 
@@ -183,6 +190,12 @@ def _checked_speeds(path: Path, values: Array) -> Array:
         finite = np.isfinite(values.astype(np.float32)).all()
     if not finite:
         raise ValueError(f"{path} holds NaN or infinite values; missing measurements are written as 0")
+    if (largest := np.abs(values).max()) > _LARGEST:
+        row, sensor = np.argwhere(np.abs(values) == largest)[0]
+        raise ValueError(
+            f"{path} holds {values[row, sensor]:g} at time {row}, sensor {sensor} (from 0), which no sensor "
+            "measures; fill values of missing measurements are written as 0"
+        )
     return values
 
 

@@ -17,16 +17,18 @@ ROOT = Path(zoo.__file__).parent.parent
 METHODS = {
     p.partition(".")[2] for p, m in zoo._DECLARED.values() if p not in ("zoo.metrics", "zoo.diffusion")
 }
-SHARED = {"nn", "drawing", "metrics", "diffusion", "randomness", "reports", "file_names", "declaration"}
+SHARED = {
+    "nn", "drawing", "metrics", "diffusion", "randomness", "reports", "file_names", "locks", "declaration",
+}  # fmt: skip
 MACHINERY = {"engine", "hub", "evidence"}
 # What a door lets through: a room may import from the named ones and from itself.
 DOORS = {
     **{method: {*SHARED, "hub.foreign"} for method in METHODS},
     **dict.fromkeys(SHARED, SHARED),
     **{room: {*SHARED, "hub.foreign"} for room in ("metrics", "diffusion")},  # their networks have files, too
-    "hub": {"hub", "declaration", "reports", "file_names"},
+    "hub": {"hub", "declaration", "reports", "file_names", "locks"},
     "engine": {"engine", "hub", *SHARED},
-    "evidence": {"evidence", "engine", "hub", "declaration", "drawing", "file_names"},
+    "evidence": {"evidence", "engine", "hub", "declaration", "drawing", "file_names", "locks"},
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -194,6 +196,8 @@ class DTR(LightningModule):
         for choice, uses in _USES.items():
             refuse_unused(DTR, self.hparams, choice, uses)
         _check_statistics(latent_mean, latent_std, in_channels)
+        if latent_mean is not None:
+            _refuse_scale(latent_scale, "latent_mean and latent_std are set")
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.num_classes, self.timesteps, self.loss_weight = num_classes, timesteps, loss_weight
         self.label_dropout = label_dropout if num_classes > 1 else 0.0
@@ -248,6 +252,7 @@ class DTR(LightningModule):
         for key in ("latent_mean", "latent_std"):
             found = told(data, key)
             if own[key] is None and found is not None:
+                _refuse_scale(own["latent_scale"], f"{named(data)} tells latent_mean and latent_std")
                 own[key] = list(found)
             elif own[key] != found and (found is not None or stage == "fit"):
                 raise ValueError(
@@ -425,14 +430,22 @@ class DTR(LightningModule):
             eta: stochasticity of ``ddim``.
 
         Raises:
-            ValueError: for labels outside 0..K-1 or as many seeds as there are not samples.
+            ValueError: for labels that are no (B,) whole numbers in 0..K-1, guidance that is not finite, and
+                as many seeds as there are not samples.
         """
         h = self.hparams
         sampler, steps = sampler or h["sampler"], h["sampling_steps"] if steps is None else steps
         scale = h["guidance"] if guidance is None else guidance
         cfg = h["cfg_channels"] if cfg_channels is None else cfg_channels
         clip = h["clip_denoised"] if clip_denoised is None else clip_denoised
-        labels = self._labels(torch.as_tensor(labels, device=self.device))
+        if not math.isfinite(scale) or not math.isfinite(eta):
+            raise ValueError(f"guidance and eta must be finite numbers, got {scale} and {eta}")
+        labels = torch.as_tensor(labels, device=self.device)
+        if labels.dim() != 1 or not len(labels) or labels.is_floating_point() or labels.is_complex():
+            raise ValueError(
+                f"labels must be whole numbers (B,), B >= 1, got {labels.dtype} {tuple(labels.shape)}"
+            )
+        labels = self._labels(labels)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(
                 f"labels must lie in 0..{self.num_classes - 1}, got {labels.min()}..{labels.max()}"
@@ -508,6 +521,16 @@ def _check_statistics(mean: list[float] | None, std: list[float] | None, channel
     if (mean is not None or std is not None) and not len(mean or ()) == len(std or ()) == channels:
         raise ValueError(
             f"latent_mean and latent_std are each one number per channel, {channels}, got {mean} and {std}"
+        )
+
+
+def _refuse_scale(scale: float, why: str) -> None:
+    """Latents that were normalised per channel have no factor besides."""
+    default = inspect.signature(DTR).parameters["latent_scale"].default
+    if scale != default:
+        raise ValueError(
+            f"model.init_args.latent_scale is {scale:g}, but {why}, and samples are decoded by these alone; "
+            f"leave latent_scale out (its default is {default})"
         )
 
 

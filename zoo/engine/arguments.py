@@ -59,6 +59,7 @@ class Arguments:
                 say(f"config {path} of the current folder, not the shipped {shipped}")
         self._as_written = [read_config(path) for path in self.configs]
         self.yaml = [under_public_names(content) for content in self._as_written]
+        self._check_one_model()
         self.hparams: dict[str, Any] = {}
         self.weights: Weights | None = None
         self.partial = False
@@ -191,6 +192,21 @@ class Arguments:
         self._as_written.insert(0, read_config(self.configs[0]))
         self.yaml.insert(0, under_public_names(self._as_written[0]))
         say(f"config {name}, as {path} says")
+
+    def _check_one_model(self) -> None:
+        """A run has the name, the data and the monitor of its first config: a second method does not fit in.
+
+        Raises:
+            UsageError: for configs of two classes of models.
+        """
+        named: dict[str, Path] = {}
+        for path, content in zip(self.configs, self.yaml, strict=True):
+            model = content.get("model")
+            if isinstance(model, dict) and isinstance(model.get("class_path"), str):
+                named.setdefault(model["class_path"], path)
+        if len(named) > 1:
+            given = " and ".join(f"{cls} ({path.name})" for cls, path in named.items())
+            raise UsageError(f"the configs are of two methods, {given}: give one of them, and overlays")
 
     def _names_model(self) -> bool:
         flagged = any(re.match(r"--model(\.class_path)?(=|$)", flag) for flag in self.flags)

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from zoo.engine.stopping import Stopped, StopSignals
+from zoo.hub import torch_files
 from zoo.reports import writing
 
 _STEP_FILE = re.compile(r"step=(\d+)\.ckpt")
@@ -61,7 +62,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary file in the target folder, syncs it, then renames it over the target.
 
     A reader sees the old file or the whole new one, also after a kill or a power cut. Loads with
-    ``weights_only=True``.
+    ``weights_only=True``, and only a file whose checksums are right, which torch does not compare.
     """
 
     def save_checkpoint(
@@ -87,6 +88,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
+        if "://" not in str(path):
+            torch_files.verify(Path(path))
         return super().load_checkpoint(path, map_location, weights_only=True)
 
 
@@ -182,6 +185,12 @@ class Checkpoint(callbacks.Checkpoint):
         due = step % self.every_n_train_steps == 0 or ends or self._stopping
         if not due or step == self._last_saved:
             return
+        if step == trainer.max_steps and not trainer.is_last_batch:
+            # Lightning logs the means of an epoch that max_steps cuts off behind the last checkpoint,
+            # and a run that is resumed from that has nothing left to train.
+            trainer._logger_connector.update_train_step_metrics()
+            assert trainer._results is not None
+            trainer._logger_connector.log_metrics(trainer._results.metrics(on_step=False)["log"])
         fetcher = trainer.fit_loop._data_fetcher
         if trainer.is_last_batch:
             self._at_epoch_end = True

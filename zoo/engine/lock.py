@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 from pathlib import Path
 
+from zoo.locks import hold
 from zoo.reports import say, writing
 
 LOCK = ".lock"
@@ -31,21 +31,17 @@ class FolderLock:
             self._file: int | None = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         _held.add(self._file)
         try:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ModuleNotFoundError:  # no such locks on Windows
-            return
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                say(f"note: {path} cannot be locked ({error.strerror}); resume this run once at a time only")
-                return
+            hold(self._file, wait=False)
+        except BlockingIOError:
             holder = path.read_text(errors="replace").strip()
             self.release()
             raise BlockingIOError(
                 f"{folder} is in use: {holder or 'another process'} trains there; wait for it to end, or "
                 "leave out --ckpt_path last for a run of its own"
             ) from None
+        except OSError as error:
+            say(f"note: {path} cannot be locked ({error.strerror}); resume this run once at a time only")
+            return
         with contextlib.suppress(OSError):  # a full disk: the name of the holder is a courtesy
             os.ftruncate(self._file, 0)
             os.write(self._file, f"process {os.getpid()} on {platform.node()}\n".encode())

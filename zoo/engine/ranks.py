@@ -49,6 +49,36 @@ def check_tasks(processes: int) -> None:
         )
 
 
+def check_srun(processes: int) -> None:
+    """Under SLURM, Lightning starts no process: those besides this one are tasks of ``srun``.
+
+    Raises:
+        ValueError: where this one would wait for them for ever.
+    """
+    if processes > 1 and slurm_tasks() <= 1:
+        raise ValueError(
+            f"the trainer is set to {processes} processes, which in a job of SLURM are tasks of srun, but "
+            f"this one runs alone: start the command with srun --ntasks={processes}, or name the job "
+            "interactive (SLURM_JOB_NAME) for the devices of one machine"
+        )
+
+
+def check_nodes(nodes: int) -> None:
+    """Without a launcher, each machine is told by hand where the first is and which it is itself.
+
+    Raises:
+        ValueError: where this one would wait for the others for ever.
+    """
+    place = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+    missing = [name for name in place if name not in os.environ]
+    if nodes > 1 and missing and not is_child():
+        raise ValueError(
+            f"trainer.num_nodes is {nodes}, but no launcher started this process: start the command on each "
+            f"machine with torchrun --nnodes={nodes}, or with srun in a job of SLURM, or set in the "
+            f"environment of each {', '.join(place)} (missing: {', '.join(missing)})"
+        )
+
+
 def forget_leftovers() -> list[str]:
     """Take out of the environment what no launcher of this run has put there; a line for each.
 

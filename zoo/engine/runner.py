@@ -15,6 +15,8 @@ from typing import Any, Literal, NoReturn
 import torch
 import yaml
 from jsonargparse import get_loader, set_loader
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -32,9 +34,17 @@ from zoo.engine.metrics_csv import MetricsCSV
 from zoo.engine.own_modules import also_named, install, named_modules, remove, texts_of
 from zoo.engine.predictions import PredictionWriter, Previews
 from zoo.engine.random_state import ResumableRandomness
-from zoo.engine.ranks import FOLDER_VARIABLE, RESUME_VARIABLE, check_tasks, is_child, rank
+from zoo.engine.ranks import (
+    FOLDER_VARIABLE,
+    RESUME_VARIABLE,
+    check_nodes,
+    check_srun,
+    check_tasks,
+    is_child,
+    rank,
+)
 from zoo.engine.run import Run
-from zoo.engine.settings import check_settings, device_count
+from zoo.engine.settings import check_settings, device_count, ranges_of
 from zoo.engine.stopping import Stopped
 from zoo.engine.weights_data import DataOfWeights, take_from_weights
 from zoo.hub import weights as hub
@@ -62,6 +72,19 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "parser_mode": _PARSER_MODE, **kwargs})
+
+    def add_class_arguments(
+        self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """In what ``--model.help CLASS`` shows, each number has its range, which jsonargparse strips."""
+        added = super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+        if (self.description or "").startswith("Help for "):
+            ranges = ranges_of(theclass)
+            for action in self._actions:
+                allowed = ranges.get(action.dest.removeprefix(f"{nested_key}."))
+                if allowed is not None:
+                    action.help = f"{action.help or ''} [{allowed}]".lstrip()
+        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -262,6 +285,11 @@ class ZooCLI(LightningCLI):
             check_tasks(devices * config.get("num_nodes", 1))
         trainer = super()._instantiate_trainer(config, callbacks)
         check_tasks(trainer.world_size)
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(environment, LightningEnvironment):
+            check_nodes(trainer.num_nodes)
+        elif isinstance(environment, SLURMEnvironment):
+            check_srun(trainer.world_size)
         return trainer
 
     def _recorder(self) -> Callable[[dict[str, Any]], str] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -160,6 +161,27 @@ def _items(node: Any) -> list[tuple[str, Any]]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def ranges_of(cls: type) -> dict[str, str]:
+    """What the numbers of a constructor and of those of its parents must be, by name."""
+    found: dict[str, str] = {}
+    for parent in reversed(cls.__mro__):
+        try:
+            hints = typing.get_type_hints(vars(parent).get("__init__"), include_extras=True)
+            for options in [h for h in hints.values() if typing.get_origin(h) is typing.Unpack]:
+                hints |= typing.get_type_hints(typing.get_args(options)[0], include_extras=True)
+        except (NameError, TypeError):  # no constructor, or names that are there for type checkers alone
+            continue
+        found |= {name: text for name, hint in hints.items() if (text := _range_text(hint))}
+    return found
+
+
+def _range_text(hint: Any) -> str:
+    """Of the first range in a type: data modules have a class of their own for it."""
+    extras = getattr(hint, "__metadata__", ())
+    own = next((repr(extra) for extra in extras if type(extra).__name__ == "Range"), "")
+    return own or next((text for part in typing.get_args(hint) if (text := _range_text(part))), "")
 
 
 def device_count(devices: Any) -> Any:

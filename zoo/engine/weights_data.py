@@ -5,10 +5,15 @@ each followed by other names under which weights may have it: ``("size side",)``
 in its attribute ``facts`` once it is set up: plain values by name, ``set`` among them where a run may fall
 back to other data. Checkpoints and safetensors keep both, and ``zoo predict``, ``test`` and ``validate`` take
 them from there unless a config or a flag says otherwise. Data that differ all the same are told.
+
+``split_of_weights`` names those arguments that decide which items are trained on and which are kept from it:
+another split tests on what was trained on. A run that goes on from its checkpoint, or is tested by it, takes
+them from there, also over its config; ``fit`` refuses flags that say otherwise.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import json
@@ -20,9 +25,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from zoo.engine.arguments import Arguments
-from zoo.engine.configs import read_config
-from zoo.hub.catalog import find_config, registry
-from zoo.hub.foreign import Weights, is_plain
+from zoo.engine.errors import UsageError
+from zoo.hub.foreign import is_plain
 from zoo.hub.yaml_files import parse_yaml
 from zoo.reports import say
 
@@ -42,6 +46,7 @@ def noted(config: Namespace | None, data: Any) -> dict[str, Any] | None:
     given = config.get("init_args") or {}  # a class without arguments has none
     init_args = {key: given.get(key) for key in _declared(type(data))}
     init_args = {key: value for key, value in init_args.items() if value is not None and is_plain(value)}
+    init_args |= _split(type(data), given)
     return {"class_path": config.class_path, "init_args": init_args, "facts": _facts(data)}
 
 
@@ -49,27 +54,28 @@ def _declared(cls: Any) -> Mapping[str, str]:
     return {names.split()[0]: names for names in getattr(cls, "of_weights", ())}
 
 
+def _split(cls: Any, given: Any) -> dict[str, Any]:
+    """What decides the split, of the data that an argument holds too: ``source.init_args.seed``."""
+    found: dict[str, Any] = {}
+    for key in getattr(cls, "split_of_weights", ()):
+        value = given.get(key)
+        inner = value.get("class_path") if isinstance(value, Namespace | Mapping) else None
+        if isinstance(inner, str):
+            init_args = value.get("init_args") or {}
+            given_below = init_args.as_dict() if isinstance(init_args, Namespace) else init_args
+            held = _defaults(_import(inner)) | given_below
+            below = _split(_import(inner), held)
+            found |= {f"{key}.class_path": inner} | {f"{key}.init_args.{k}": v for k, v in below.items()}
+        elif is_plain(value) and key in given:
+            found[key] = value
+    return found
+
+
 def _facts(data: Any) -> dict[str, Any]:
     names = list(getattr(data, "class_names", None) or [])
     facts = {"class_names": names} if 0 < len(names) <= _MOST_CLASSES else {}
     facts |= getattr(data, "facts", None) or {}
     return {key: value for key, value in facts.items() if is_plain(value)}
-
-
-def known(weights: Weights, name: str | None) -> dict[str, Any] | None:
-    """What weights say of their data; of bundled ones that do not, their config and the registry."""
-    if weights.data is not None:
-        return weights.data
-    entry = registry().get(name or "")
-    if entry is None:
-        return None
-    data = read_config(find_config(entry["config"])).get("data") or {}
-    cls = _import(data.get("class_path"))
-    if cls is None:
-        return None
-    held = _defaults(cls) | (data.get("init_args") or {})
-    init_args = {key: held.get(key) for key in _declared(cls)}
-    return {"class_path": data["class_path"], "init_args": init_args, "facts": entry.get("data", {})}
 
 
 def _defaults(cls: type) -> dict[str, Any]:
@@ -94,12 +100,23 @@ def _import(class_path: Any) -> Any:
 
 
 def take_from_weights(arguments: Arguments) -> None:
-    """Flags for what the weights expect of the data and neither a config nor a flag sets."""
-    if arguments.trained is None or arguments.verb == "fit":
+    """Flags for what the weights expect of the data and neither a config nor a flag sets.
+
+    Raises:
+        UsageError: where a run is to go on with another split than its own.
+    """
+    if arguments.trained is None:
         return
-    trained = arguments.trained_data = known(arguments.trained, arguments.value("weights"))
+    trained = arguments.trained_data = arguments.trained.data
     cls = _import(_class_path(arguments))
     if trained is None or cls is None:
+        return
+    same = trained["class_path"].rpartition(".")[2] == cls.__name__
+    if same:
+        _take_split(arguments, cls, trained["init_args"])
+    if arguments.verb == "fit":
+        if not same and arguments.checkpoint is None:
+            arguments.trained_data = None  # fine-tuned on other data, as weights are for
         return
     has = {**trained["init_args"], **trained["facts"]}
     given = _given(arguments)
@@ -113,6 +130,94 @@ def take_from_weights(arguments: Arguments) -> None:
         taken.append(f"{key}: {json.dumps(value)}")
     if taken:
         say(f"data.init_args.{', '.join(taken)}, as {arguments.trained_name} was trained")
+
+
+def _take_split(arguments: Arguments, cls: Any, trained: Mapping[str, Any]) -> None:
+    """Flags for the split of the weights, where no flag sets one.
+
+    A checkpoint is asked before the configs, whose flags it was trained with, as for the model; weights, and
+    what is predicted, which may be anybody's, after them.
+    """
+    if arguments.verb == "fit" and arguments.checkpoint is None:
+        return  # fine-tuning: told if it differs
+    configs, flags = _of_configs(arguments), _of_flags(arguments)
+    before_configs = arguments.checkpoint is not None and arguments.verb != "predict"
+    wanted = _split(cls, _defaults(cls) | _with(configs, flags))
+    keys = [key for key in wanted if key in trained and _other(trained[key], wanted[key])]
+    flagged = [key for key in keys if any(f"{key}.".startswith(f"{flag}.") for flag in flags)]
+    if flagged and arguments.verb == "fit":
+        raise UsageError(
+            f"{arguments.trained_name} was trained with {_words(flagged, trained)}, not "
+            f"{_words(flagged, wanted)}: leave the flags out to go on, or --ckpt_path to train anew"
+        )
+    taken = [k for k in keys if k not in flagged and (before_configs or not _sets(configs, k))]
+    for key in taken:
+        arguments.flags.append(f"--data.init_args.{key}={json.dumps(trained[key])}")
+    if taken:
+        say(f"{_words(taken, trained)}, as {arguments.trained_name} was trained")
+
+
+def _sets(given: Any, key: str) -> bool:
+    """Whether ``given`` has a value for a name with dots."""
+    for part in key.split("."):
+        if not isinstance(given, dict) or part not in given:
+            return False
+        given = given[part]
+    return True
+
+
+def _words(keys: list[str], values: Mapping[str, Any]) -> str:
+    line = ", ".join(f"{key}: {json.dumps(values[key])}" for key in keys)
+    return f"data.init_args.{''.join(c if c.isprintable() else '?' for c in line)[:_LONGEST]}"
+
+
+def _other(a: Any, b: Any) -> bool:
+    return bool(_plain_list(a) != _plain_list(b))
+
+
+def _of_configs(arguments: Arguments) -> dict[str, Any]:
+    """What configs set of the data module's arguments."""
+    found: dict[str, Any] = {}
+    for content in arguments.yaml:
+        data = content.get("data")
+        found |= (data.get("init_args") or {}) if isinstance(data, dict) else {}
+    return found
+
+
+def _of_flags(arguments: Arguments) -> dict[str, Any]:
+    """What flags set of them, by name: ``seed``, or ``source.init_args.seed`` of data within."""
+    found: dict[str, Any] = {}
+    if any(re.match(r"--data(=|$)", flag) for flag in arguments.flags):
+        content = _parsed(arguments.value("data"))
+        found |= (content.get("init_args") or {}) if isinstance(content, dict) else {}
+    for flag in arguments.flags:
+        if (match := re.match(r"--data\.init_args\.([\w.]+)", flag)) or (
+            (match := re.match(r"--data\.(\w+)", flag)) and match[1] not in ("class_path", "init_args")
+        ):
+            found[match[1]] = _parsed(arguments.value(match[0][2:]))
+    return found
+
+
+def _parsed(text: str | None) -> Any:
+    try:
+        return parse_yaml(text or "null", "a flag")
+    except ValueError:
+        return text
+
+
+def _with(configs: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with those of flags, which reach into data that an argument holds."""
+    found = copy.deepcopy(dict(configs))
+    for key, value in flags.items():
+        *path, last = key.split(".")
+        node = found
+        for part in path:
+            if not isinstance(node.get(part), dict):
+                node[part] = {}
+            node = node[part]
+        inside = isinstance(node.get(last), dict) and isinstance(value, str)
+        node[last] = {"class_path": value} if inside else value
+    return found
 
 
 def _class_path(arguments: Arguments) -> str | None:
@@ -173,11 +278,16 @@ def differences(trained: Mapping[str, Any], now: Mapping[str, Any], names: Mappi
         names: ``of_weights`` of this run's data.
     """
     found = []
-    if trained["class_path"].rpartition(".")[2] != now["class_path"].rpartition(".")[2]:
+    same = trained["class_path"].rpartition(".")[2] == now["class_path"].rpartition(".")[2]
+    if not same:
         found.append(f"{trained['class_path']}, here {now['class_path']}")
     has = {**trained["init_args"], **trained["facts"]}
     for key, value in now["init_args"].items():
-        before = next((has[n] for n in names.get(key, key).split() if has.get(n) is not None), None)
+        if key not in names:  # of the split
+            if same and key in has and _other(has[key], value):
+                found.append(f"data.init_args.{key} {has[key]}, here {value}")
+            continue
+        before = next((has[n] for n in names[key].split() if has.get(n) is not None), None)
         if before is not None and before != value:
             found.append(f"data.init_args.{key} {before}, here {value}")
     for key, value in now["facts"].items():

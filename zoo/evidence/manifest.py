@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from zoo.evidence.locks import changing, write_json
+from zoo.locks import changing, write_json
 
 FIELDS = ("metric", "value", "seeds", "command", "versions", "date")
 

@@ -16,6 +16,7 @@ import yaml
 
 from zoo.hub import catalog, weights
 from zoo.hub.yaml_files import read_yaml
+from zoo.locks import changing
 
 MOST_BYTES, MOST_IN_ALL = 3_000_000, 20_000_000
 
@@ -62,38 +63,39 @@ def register(
     wanted = read_yaml(catalog.config_folder() / f"{config}.yaml")["model"]["class_path"]
     if wanted != found.class_path:
         raise ValueError(f"{source} holds a {found.class_path}, but config {config} is of {wanted}")
-    entries = read_yaml(folder / "registry.yaml") or {}
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        path = weights.save(
-            weights.build(found),
-            Path(scratch) / f"{name}.safetensors",
-            config=config,
-            licence=licence,
-            data=found.data,
-        )
-        content = path.read_bytes()
-        others = sum(entry["bytes"] for other, entry in entries.items() if other != name)
-        if len(content) > MOST_BYTES or others + len(content) > MOST_IN_ALL:
-            raise ValueError(
-                f"{source} takes {len(content):,} bytes and the other files {others:,}; the package has room "
-                f"for {MOST_BYTES:,} a file and {MOST_IN_ALL:,} in all"
+    with changing(folder / "registry.yaml"):
+        entries = read_yaml(folder / "registry.yaml") or {}
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            path = weights.save(
+                weights.build(found),
+                Path(scratch) / f"{name}.safetensors",
+                config=config,
+                licence=licence,
+                data=found.data,
             )
-        path.replace(folder / "files" / path.name)
-    entry = {
-        "method": found.class_path,
-        "config": config,
-        "file": path.name,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "licence": licence,
-        "made_with": [
-            f"zoo fit --config {config}",
-            shlex.join(["zoo", "convert", str(source), "--out", path.name]),
-        ],
-        "command": f"zoo {verb} --config {config} --weights {name}",
-        "metrics": measured,
-    }
-    _write_entry(folder / "registry.yaml", name, entry)
+            content = path.read_bytes()
+            others = sum(entry["bytes"] for other, entry in entries.items() if other != name)
+            if len(content) > MOST_BYTES or others + len(content) > MOST_IN_ALL:
+                raise ValueError(
+                    f"{source} takes {len(content):,} bytes and the other files {others:,}; the package has "
+                    f"room for {MOST_BYTES:,} a file and {MOST_IN_ALL:,} in all"
+                )
+            path.replace(folder / "files" / path.name)
+        entry = {
+            "method": found.class_path,
+            "config": config,
+            "file": path.name,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "licence": licence,
+            "made_with": [
+                f"zoo fit --config {config}",
+                shlex.join(["zoo", "convert", str(source), "--out", path.name]),
+            ],
+            "command": f"zoo {verb} --config {config} --weights {name}",
+            "metrics": measured,
+        }
+        _write_entry(folder / "registry.yaml", name, entry)
     return entry
 
 

@@ -166,6 +166,19 @@ def verify_members(archive: zipfile.ZipFile, path: Path) -> None:
     _verified.add(key)
 
 
+def verify(path: Path) -> None:
+    """Compare the checksums of a file that torch is about to read, if it has any: of the zip format alone.
+
+    Raises:
+        FileNotFoundError, OSError: for a file that cannot be read.
+        Damaged: for a wrong checksum.
+    """
+    with reading(path, "checkpoint"), path.open("rb") as file:
+        if file.read(4) == _ZIP:
+            with zipfile.ZipFile(file) as archive:
+                verify_members(archive, path)
+
+
 def _is_legacy(file: BinaryIO, path: Path) -> bool:
     """Whether the file begins with the magic number, behind which it then stands."""
     try:

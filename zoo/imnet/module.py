@@ -135,9 +135,7 @@ class ShapeModule(LightningModule):
         index = batch["index"].cpu()
         known = getattr(getattr(self.trainer, "datamodule", None), "shape_names", None)
         names = [known[i] for i in index.tolist()] if known else []
-        return ShapeMeshes(
-            meshes, index, number, h["mesh_format"], inputs.cpu(), rank=self.global_rank, names=names
-        )
+        return ShapeMeshes(meshes, index, number, h["mesh_format"], inputs.cpu(), names=names)
 
 
 class AutoencoderModule(ShapeModule):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from zoo.imnet.extraction import Mesh, marching_cubes
 from zoo.imnet.render import render
-from zoo.reports import GeneratedImages, image_grid, save_png
+from zoo.reports import PARTS, GeneratedImages, image_grid, replace_file, save_png
 
 Array = np.ndarray[Any, Any]
 MeshFormat = Literal["obj", "ply", "glb"]
@@ -32,7 +34,6 @@ class ShapeMeshes:
         inputs: voxels (B, R, R, R) or views (B, H, W) in [0, 1] that they were made from; None has none.
         codes: (B, Z), written as ``zs``; None has none.
         frames: meshes of an interpolation through the batch.
-        rank: of the process.
         names: of the shapes, where the data know them; they become part of the files' names.
     """
 
@@ -43,13 +44,12 @@ class ShapeMeshes:
     inputs: Tensor | None = None
     codes: Tensor | None = None
     frames: list[Mesh] = field(default_factory=list)
-    rank: int = 0
     names: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> list[Path]:
         """``shape_NNNN.obj`` or ``shape_NNNN_NAME.obj`` each, a sheet, codes, an interpolation.
 
-        ``shapes_NNN.png``, ``codes.hdf5``, ``interpolation_NNN.gif``.
+        ``shapes_NNN.png``, ``interpolation_NNN.gif``. Codes are a part of the file that :meth:`merge` makes.
         """
         if not self.meshes:
             return []
@@ -64,11 +64,37 @@ class ShapeMeshes:
         save_png(sheet, self.sheet())
         written.append(sheet)
         if self.codes is not None:
-            written.append(self._write_codes(folder))
+            part = folder / PARTS / f"codes_{int(self.index[0]):09d}_{os.getpid()}.npz"
+            np.savez(part, zs=self.codes.float().cpu().numpy(), index=self.index.numpy())
         if self.frames:
             written.append(self._write_frames(folder / f"interpolation_{self.number:03d}.gif"))
             save_png(written[-1].with_suffix(".png"), image_grid(self._rendered(self.frames), columns=6))
         return written
+
+    @staticmethod
+    def merge(folder: Path) -> list[Path]:
+        """``codes.hdf5``: rows of ``zs`` in the place of their index, as the official files of codes.
+
+        HDF5 crashes the process when the disk is full, so it writes to memory, and Python to the disk.
+        """
+        parts = sorted((folder / PARTS).glob("codes_*.npz"))
+        if not parts:
+            return []
+        import h5py
+
+        held = []
+        for part in parts:
+            with np.load(part) as data:
+                held.append((data["index"], data["zs"]))
+        codes = np.zeros((1 + max(int(index.max()) for index, _ in held), held[0][1].shape[1]), np.float32)
+        for index, values in held:
+            codes[index] = values
+        content = io.BytesIO()
+        with h5py.File(content, "w") as file:
+            file["zs"] = codes
+        path = folder / "codes.hdf5"
+        replace_file(path, content.getvalue())
+        return [path]
 
     def sheet(self) -> Array:
         """Rows of input, mesh from the front and from behind, two shapes a row; uint8 (H, W, 3)."""
@@ -82,22 +108,6 @@ class ShapeMeshes:
     @staticmethod
     def _rendered(meshes: list[Mesh], azimuth: float = 35.0) -> Array:
         return np.stack([render(m, _SIZE, azimuth) for m in meshes])
-
-    def _write_codes(self, folder: Path) -> Path:
-        """Rows of ``zs`` in the place of their index, as the official files of codes."""
-        import h5py
-
-        assert self.codes is not None
-        path = folder / ("codes.hdf5" if self.rank == 0 else f"codes_{self.rank}.hdf5")
-        values = self.codes.float().cpu().numpy()
-        with h5py.File(path, "w" if int(self.index.min()) == self.rank else "a") as file:
-            if "zs" not in file:
-                file.create_dataset("zs", (0, values.shape[1]), "float32", maxshape=(None, values.shape[1]))
-            codes: Any = file["zs"]
-            codes.resize(max(len(codes), int(self.index.max()) + 1), axis=0)
-            for row, value in zip(self.index.tolist(), values, strict=True):
-                codes[row] = value
-        return path
 
     def _write_frames(self, path: Path) -> Path:
         from PIL import Image

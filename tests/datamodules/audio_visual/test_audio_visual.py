@@ -200,7 +200,7 @@ def test_a_csv_may_lack_a_modality(tmp_path: Path) -> None:
     write_mp4(tmp_path / "v" / "a.mp4")
     write_wav(tmp_path / "b.wav")
     lines = [
-        "video,audio,label,split", "v/a.mp4,,x;y,train", ",b.wav,y,train", "v/a.mp4,b.wav,x,test", "broken",
+        "video,audio,label,split", "v/a.mp4,,x;y,train", ",b.wav,y,train", "v/c.mp4,c.wav,x,test", "broken",
     ]  # fmt: skip
     (tmp_path / "clips.csv").write_text("\n".join(lines))
     with pytest.warns(UserWarning, match="1 lines could not be parsed, the first is broken"):
@@ -209,6 +209,33 @@ def test_a_csv_may_lack_a_modality(tmp_path: Path) -> None:
         ((0, 1), False, True),
         ((1,), True, False),
     ]
+
+
+def test_a_csv_keeps_validation_and_test_apart(tmp_path: Path) -> None:
+    words = {"a": "Train", "b": "training", "c": "val", "d": "valid", "e": "test"}
+    for name in words:
+        write_wav(tmp_path / f"{name}.wav", 0.01)
+
+    def names(split: str, **other: str) -> list[str]:
+        rows = [f"{name}.wav,x,{word}" for name, word in (words | other).items()]
+        (tmp_path / "clips.csv").write_text("\n".join(["audio,label,split", *rows]))
+        found = read_layout("csv", tmp_path, split)  # type: ignore[arg-type]
+        return [c.name[-5] for c in found.clips]
+
+    assert [names(split) for split in ("train", "val", "test")] == [["a", "b"], ["c", "d"], ["e"]]
+    assert names("val", c="test", d="test") == names("test", c="test", d="test") == ["c", "d", "e"]
+    assert names("test", e="validation") == ["c", "d", "e"]
+    names("train")
+    data = opened(tmp_path, "csv", modalities=["spectrogram"], batch_size=2, seconds=0.02)
+    data.setup("test")
+    assert (len(data.val_set), len(data.test_set)) == (2, 1)
+    bad_words = {"banana": "the split of b.wav is 'banana'; it must be", "": "b.wav is missing, while"}
+    for bad, line in bad_words.items():
+        with pytest.raises(ValueError, match=rf"clips\.csv: .*{line}"):
+            names("train", b=bad)
+    (tmp_path / "clips.csv").write_text("audio,label,split\na.wav,x,train\na.wav,x,test\n")
+    with pytest.raises(ValueError, match=r"clips\.csv: a\.wav is in train and in test"):
+        read_layout("csv", tmp_path, "train")
 
 
 def test_a_folder_per_class_with_and_without_splits(tmp_path: Path) -> None:
@@ -487,11 +514,13 @@ def test_nothing_that_can_be_decoded_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_clip_without_sound_is_marked(tmp_path: Path) -> None:
-    write_mp4(tmp_path / "a.mp4")
-    write_mp4(tmp_path / "b.mp4", frequency=None)
-    write_wav(tmp_path / "c.wav")
-    rows = ["video,audio,label,split", *(f"{a},{b},{c},{s}" for s in ("train", "test") for a, b, c in (
-        ("a.mp4", "a.mp4", "x"), ("b.mp4", "", "y"), ("", "c.wav", "x")))]  # fmt: skip
+    rows = ["video,audio,label,split"]
+    for split in ("train", "test"):
+        write_mp4(tmp_path / split / "a.mp4")
+        write_mp4(tmp_path / split / "b.mp4", frequency=None)
+        write_wav(tmp_path / split / "c.wav")
+        clips = ("{0}/a.mp4,{0}/a.mp4,x", "{0}/b.mp4,,y", ",{0}/c.wav,x")
+        rows += [f"{clip.format(split)},{split}" for clip in clips]
     (tmp_path / "clips.csv").write_text("\n".join(rows))
     data = opened(tmp_path, "csv", batch_size=3)
     batch = data.train_set.__getitems__([(0, 0), (0, 1), (0, 2)])

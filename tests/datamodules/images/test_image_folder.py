@@ -238,8 +238,8 @@ def _deep(path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(path, "PNG")
 
 
-def _huge(path: Path) -> None:
-    """A PNG of a few bytes that says it is 100,000 x 100,000."""
+def _huge(path: Path, side: int = 100_000) -> None:
+    """A PNG of a few bytes that says how large it is."""
     import zlib
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -247,7 +247,7 @@ def _huge(path: Path) -> None:
             struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         )
 
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     )
@@ -261,6 +261,8 @@ def _huge(path: Path) -> None:
         (lambda p: p.write_text("<html>not found</html>"), "cannot identify"),
         (_deep, "mode I;16 has more than 8 bits"),
         (_huge, "decompression bomb"),
+        (lambda p: _huge(p, 13_000), "it is 13,000 x 13,000, more than 67,108,864 pixels"),
+        (lambda p: Image.new("L", (5, 501)).save(p, "PNG"), "it is 5 x 501, thinner than 100 to 1"),
     ],
 )
 def test_a_corrupt_picture_is_one_line_with_its_path(

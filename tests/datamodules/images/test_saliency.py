@@ -285,7 +285,8 @@ def test_a_turned_photograph_meets_its_mask(as_stored: bool, tmp_path: Path) -> 
 def test_png_beside_jpg_are_masks_if_they_look_like_it(tmp_path: Path) -> None:
     picture, mask = picture_of("2")
     picture.save(tmp_path / "a.jpg")
-    for image, masks in ((mask, True), (picture, False)):
+    half = mask.resize((mask.width // 2, mask.height // 2))
+    for image, masks in ((mask, True), (picture, False), (picture.convert("L"), False), (half, False)):
         image.save(tmp_path / "a.png")
         with pytest.warns(
             UserWarning, match=f"the png files are taken for {'masks' if masks else 'pictures'}"

@@ -9,13 +9,17 @@ import time
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from numpy._core import multiarray
+from PIL import Image
 from scipy.sparse import coo_matrix, csr_matrix
 
+from datamodules.loading import files, hdf5, limits, meshes, pictures
 from datamodules.loading.arrays import read_npy, read_npz
 from datamodules.loading.files import read_json
 from datamodules.loading.restricted_pickle import read_pickle
@@ -139,6 +143,16 @@ def test_a_header_is_compared_with_the_file_before_anything_is_allocated(tmp_pat
             read_npy(path)
 
 
+def test_too_little_memory_names_the_file(tmp_path: Path, monkeypatch: Any) -> None:
+    """Not the batch size, which has nothing to do with it."""
+    path = tmp_path / "feats.npy"
+    path.write_bytes(npy((2,), data=bytes(16)))
+    for error in (MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:127]")):
+        monkeypatch.setattr(np, "empty", Mock(side_effect=error))
+        with pytest.raises(ValueError, match=r"feats\.npy: an array claims more memory than there is$"):
+            read_npy(path)
+
+
 def test_compressed_members_are_judged_by_what_they_are_stored_in(tmp_path: Path, monkeypatch: Any) -> None:
     path = tmp_path / "cora.npz"
     np.savez_compressed(path, edges=np.zeros((2, 10**7), np.int64))  # 160 MB in 0.2
@@ -146,15 +160,15 @@ def test_compressed_members_are_judged_by_what_they_are_stored_in(tmp_path: Path
         ValueError, match=r"cora\.npz: edges int64 .* claims 160,000,000 bytes, and has [\d,]+ for"
     ):
         read_npz(path, "edges")
-    monkeypatch.setenv("ZOO_READ_LIMIT", "0.1")
+    monkeypatch.setattr(files, "_LIMIT", 10**8)
     with pytest.raises(
-        ValueError, match=r"claims 160,000,000 bytes, more than the 107,374,182 that are read"
+        ValueError,
+        match=r"claims 160,000,000 bytes, more than the 100,000,000 that are read; .*ZOO_LIMITS=off",
     ):
         read_npz(path, "edges")
-    monkeypatch.setenv("ZOO_READ_LIMIT", "much")
-    with pytest.raises(ValueError, match=r"ZOO_READ_LIMIT is a size in GiB above 0, got 'much'"):
-        read_npz(path, "edges")
-    monkeypatch.delenv("ZOO_READ_LIMIT")
+    monkeypatch.setenv("ZOO_LIMITS", "off")
+    assert read_npz(path, "edges")["edges"].shape == (2, 10**7)
+    monkeypatch.delenv("ZOO_LIMITS")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("edges.npy", npy((10**12,)))
     with pytest.raises(ValueError, match="edges has 0 bytes for float64"):
@@ -209,3 +223,50 @@ def test_json_without_end_or_with_nan_is_refused(tmp_path: Path) -> None:
             read_json(path)
     path.write_text(json.dumps({"scale": 1.5}))
     assert read_json(path) == {"scale": 1.5}
+
+
+def written_picture(path: Path) -> None:
+    Image.new("L", (60, 40)).save(path, "png")
+
+
+def written_mesh(path: Path) -> None:
+    path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n" + "# a comment\n" * 100)
+
+
+def written_chunks(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=np.zeros((50, 50)), chunks=(50, 50))
+
+
+def read_chunks(path: Path) -> None:
+    with hdf5.open_hdf5(path) as file:
+        hdf5.dataset(file, path, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "read", "module", "bound", "pillow"),
+    [
+        ("a.png", written_picture, pictures.read_picture, pictures, "check_size.__defaults__", 10**9),
+        ("a.png", written_picture, pictures.read_picture, pictures, "check_size.__defaults__", 1000),
+        ("a.obj", written_mesh, meshes.read_mesh, meshes, "SIZE_LIMIT", 10**9),
+        ("a.hdf5", written_chunks, read_chunks, hdf5, "CHUNK_LIMIT", 10**9),
+    ],
+)
+def test_one_word_lifts_each_limit_and_each_refusal_says_it(
+    name: str, write: Any, read: Any, module: Any, bound: str, pillow: int, tmp_path: Path, monkeypatch: Any
+) -> None:
+    write(tmp_path / name)
+    read(tmp_path / name)
+    place, _, attribute = bound.rpartition(".")
+    monkeypatch.setattr(getattr(module, place) if place else module, attribute, (1000,) if place else 1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow)
+    with pytest.raises(ValueError, match=rf"{name}.* ZOO_LIMITS=off"):
+        read(tmp_path / name)
+    monkeypatch.setenv("ZOO_LIMITS", "off")
+    read(tmp_path / name)
+
+
+def test_limits_of_weights_and_of_data_are_lifted_by_one_word() -> None:
+    from zoo.hub import bounded
+
+    assert bounded.LIFT == limits.LIFT

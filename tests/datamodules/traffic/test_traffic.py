@@ -162,6 +162,12 @@ def test_damaged_and_unfit_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "metr-la.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match="damaged or has another layout"):
         ready(Traffic(root=str(tmp_path)))
+    filled = speeds(100, 12)
+    filled[3, 2] = 9.97e36  # netCDF's value for what is missing
+    np.savez(tmp_path / "metr-la.npz", values=filled)
+    np.savez(tmp_path / "adj_mx.npz", adj=directed_weights(12))
+    with pytest.raises(ValueError, match=r"holds 9\.97e\+36 at time 3, sensor 2 \(from 0\)"):
+        ready(Traffic(root=str(tmp_path)))
     np.savez(tmp_path / "metr-la.npz", values=np.full((100, 12), np.nan))
     (tmp_path / "adj_mx.npz").unlink()
     with pytest.raises(ValueError, match="NaN or infinite values; missing measurements are written as 0"):

@@ -453,6 +453,11 @@ def test_labels_outside_the_classes_are_refused(labels: list[int]) -> None:
 
 
 def test_as_many_seeds_as_labels() -> None:
+    for bad in (torch.tensor([1.5]), torch.zeros(0, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long)):
+        with pytest.raises(ValueError, match=r"labels must be whole numbers \(B,\), B >= 1, got torch\."):
+            build().sample(bad)
+    with pytest.raises(ValueError, match="guidance and eta must be finite numbers, got nan"):
+        build().sample(torch.tensor([1]), guidance=math.nan)
     with pytest.raises(ValueError, match="2 labels need as many seeds, got 1"):
         build().sample(torch.tensor([1, 2]), seed=[3])
 
@@ -532,6 +537,8 @@ def test_latents_that_were_normalised_otherwise_are_refused(tmp_path: Path) -> N
     other = DTR(**sizes, latent_mean=[1.0] * 4, latent_std=[1.0] * 4)
     with pytest.raises(ValueError, match=r"latent_mean is \[1, 1, 1, 1, ...\], but the data .* has \["):
         trainer(max_steps=1).fit(other, data)
+    with pytest.raises(ValueError, match=r"latent_scale is 0\.5, but .* tells latent_mean and latent_std"):
+        trainer(max_steps=1).fit(DTR(**sizes, latent_scale=0.5), data)
     unknown = DTR(**sizes, vae="folder")  # an old checkpoint, and the latents are elsewhere
     away = ImageNetLatents(str(tmp_path / "nowhere"), "lightningdit", predict_samples=1)
     away.setup("predict")
@@ -543,6 +550,7 @@ def test_latents_that_were_normalised_otherwise_are_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize(("bad", "message"), [
     ({"latent_mean": [0.0]}, "each one number per channel, 1, got"),
     ({"latent_mean": [0.0], "latent_std": [0.0]}, r"latent_std\[0\] is 0.0, but must be"),
+    ({"latent_mean": [0.0], "latent_std": [1.0], "latent_scale": 0.5}, "latent_scale is 0.5, but latent"),
     ({"size": "M"}, "S, B, L, XL"),
     ({"loss_weight": "snr"}, "constant, min_snr, p2, uw"),
     ({"label_dropout": 1.0}, "label_dropout"),

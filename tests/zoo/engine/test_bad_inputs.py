@@ -379,6 +379,8 @@ CASES = [
          "zoo test of gnn_node_sbm has no weights | --weights gnn_node_sbm (bundled) | --weights none"),
     case("validate without weights, none bundled", ["validate", "--config", "gnn_node_karate"],
          "gnn_node_karate has no weights | --weights NAME|FILE | --ckpt_path last | --weights none"),
+    case("two methods", ["fit", "--config", "gnn_node_karate", "--config", "dtr_dit_digits"],
+         "two methods | zoo.NodeClassifier (gnn_node_karate.yaml) and zoo.DTR (dtr_dit_digits.yaml)"),
     case("no run to go on with", ["predict", *CONFIG, "--ckpt_path", "last"], "last | runs/dtr_dit_digits"),
     case("weights and checkpoint", lambda f: fit(f"--weights={f.safetensors}", f"--ckpt_path={f.checkpoint}"),
          "--weights | --ckpt_path | not both"),

@@ -208,6 +208,72 @@ def test_a_batch_that_the_devices_cannot_share_is_one_line(strategy: str, tmp_pa
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+SKIPPING = """
+from dataclasses import dataclass
+
+import torch
+from lightning import LightningModule
+
+from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.sampling import batch_keys
+
+
+class Items(BatchItems):
+    def __len__(self):
+        return 8
+
+    def __getitems__(self, keys):
+        index = [int(i) for i in batch_keys(keys)[1]]
+        bad = [i for i in index if i % 8 in BAD]
+        batch = {"x": torch.tensor([i for i in index if i not in bad])}
+        return {**batch, "skipped": [f"item {i} is damaged" for i in bad]} if bad else batch
+
+
+class Data(SplitModule):
+    def __init__(self):
+        super().__init__(batch_size=4, eval_batch_size=4)
+
+    def setup(self, stage):
+        self.test_set = Items()
+
+
+@dataclass
+class Nothing:
+    def write(self, folder):
+        return []
+
+
+class Model(LightningModule):
+    def predict_step(self, batch, batch_idx):
+        return Nothing()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bad", "said"), [
+    ("{2, 3, 5}", "3 of 8 items cannot be read and are skipped: "),
+    ("{3}", "1 of 8 items cannot be read and are skipped: item 3 is damaged"),
+    ("range(8)", "none of the 8 items can be read: "),
+])  # fmt: skip
+def test_what_two_processes_skip_is_counted_together_and_told_once(
+    bad: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "skipping.py").write_text(f"BAD = {bad}\n{SKIPPING}")
+    flags = ["--model=skipping.Model", "--data=skipping.Data", "--weights=none", "--config=trainer/ddp", TWO]
+    result = subprocess.run(
+        [sys.executable, str(CLI), "predict", *flags, "--trainer.accelerator=cpu"],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == ("none of" in said), output
+    assert output.count(said) == output.count("is damaged") == 1, output
+
+
 FAILING = """
 from lightning.pytorch import Callback
 
@@ -258,6 +324,33 @@ def test_torchrun_uses_one_folder(strategy: str, one: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_two_machines_of_torchrun_are_one_run(one: Path, tmp_path: Path) -> None:
+    """Two of torchrun's agents on this machine, a process each."""
+    arguments = command("fit", tmp_path, "--config=trainer/multinode", STEPS)
+    place, port = environment(), environment()["MASTER_PORT"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    launcher += ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    flags = ["--trainer.devices=1", "--trainer.num_nodes=2"]
+    started = [
+        subprocess.Popen(
+            [*launcher, f"--node_rank={node}", *arguments, *flags],
+            env=place,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=SECONDS) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert [out.count("zoo: fit ") for out, _ in outputs] == [1, 0]
+    assert (
+        largest_difference(content(one)["state_dict"], content(newest(tmp_path))["state_dict"]) <= TOLERANCE
+    )
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(one: Path, two: Path, tmp_path: Path) -> None:
     """12 steps of two processes and 2 of one are 14 of one."""
     alone = fit(tmp_path / "alone", *FLAGS, "--trainer.max_steps=14")
@@ -268,3 +361,78 @@ def test_a_run_goes_on_with_another_number_of_processes(one: Path, two: Path, tm
         assert largest_difference(content(alone)[key], content(resumed)[key]) <= TOLERANCE
     shadows = [content(f)["callbacks"]["EMA"]["shadow"] for f in (alone, resumed)]
     assert largest_difference(*shadows) <= TOLERANCE
+
+
+FOUR_WEIGHTS = """
+import json
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from torch.utils.data import DataLoader
+
+from zoo.nn.parallel import shard_blocks
+
+
+class FourWeights(LightningModule):
+    # The loss is the weights' sum, of which rank 0 sees a half and rank 1 one and a half.
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 1, bias=False)
+        torch.nn.init.zeros_(self.linear.weight)
+        self.seen = []
+
+    def configure_model(self):
+        shard_blocks(self, [self.linear])
+
+    def training_step(self, batch, batch_idx):
+        return (0.5 + self.global_rank) * self.linear(torch.ones(1, 4)).sum()
+
+    def on_train_batch_end(self, *args):
+        weight = self.linear.weight.detach()
+        whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+        self.seen.append(whole.flatten().tolist())
+
+    def on_train_end(self):
+        if self.global_rank == 0:
+            Path("seen.json").write_text(json.dumps(self.seen))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Batches(LightningDataModule):
+    batch_size = 2
+
+    def train_dataloader(self):
+        return DataLoader(torch.zeros(8), batch_size=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", [None, 1.5])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_take_equal_steps_at_the_end_of_an_epoch(
+    strategy: str, clip: float | None, tmp_path: Path
+) -> None:
+    """8 batches, three to a step: the third step sees two and is as long as the others."""
+    (tmp_path / "four.py").write_text(FOUR_WEIGHTS)
+    flags = ["--model=four.FourWeights", "--data=four.Batches", f"--config=trainer/{strategy}", TWO]
+    flags += ["--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.accumulate_grad_batches=3"]
+    flags += [f"--trainer.gradient_clip_val={clip}"] if clip else []
+    result = subprocess.run(
+        [sys.executable, str(CLI), "fit", *flags],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    step = 0.1 if clip is None else 0.075  # of the gradient's norm 2; the short step's is 4 / 3
+    steps = [0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6]
+    seen = torch.tensor(json.loads((tmp_path / "seen.json").read_text()))
+    expected = torch.tensor([[-step * n] * 4 for n in steps])
+    assert torch.allclose(seen, expected, atol=1e-6), seen

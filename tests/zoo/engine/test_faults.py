@@ -27,6 +27,7 @@ from zoo.engine.lock import FolderLock
 from zoo.engine.lost_processes import Ranks
 from zoo.engine.metrics_csv import MetricsCSV, final_and_best, read_metrics
 from zoo.engine.predictions import PredictionWriter
+from zoo.engine.run import Run
 from zoo.engine.stopping import StopSignals
 from zoo.reports import CannotWrite, replace_file, writing
 
@@ -111,6 +112,18 @@ def test_a_loss_that_is_no_number_is_told_once(tmp_path: Path, capsys: pytest.Ca
     told = [line for line in capsys.readouterr().out.splitlines() if "no finite number" in line]
     assert len(told) == 1
     assert "loss is no finite number since step 5" in told[0]
+
+
+def test_a_loss_of_what_steps_itself_is_seen_where_it_is_logged(tmp_path: Path, capsys: Any) -> None:
+    """Manual optimisation returns no loss."""
+    run = Run("x", tmp_path, "", "")
+    run._log = log = MetricsCSV(tmp_path)
+    for step, value in enumerate([1.0, math.nan, -math.inf]):
+        log.log_metrics({"train/critic": value}, step)
+        run._watch_loss(mock.Mock(is_global_zero=True), None)
+    told = capsys.readouterr().out
+    assert told.startswith("zoo: the training's train/critic is no finite number since step 2; ")
+    assert told.count("\n") == 1
 
 
 def test_a_run_that_another_process_trains_is_refused(
@@ -221,6 +234,26 @@ def test_a_lost_log_is_told_and_the_training_goes_on(
     output = capsys.readouterr().out
     assert "metrics.csv is damaged in line 1" in output
     assert "ends at step -1, the checkpoint counts on rows up to step 7" in output
+
+
+@pytest.mark.parametrize("steps", [13, 15, 20])
+def test_means_of_the_last_epoch_are_in_the_log_before_the_last_checkpoint(
+    steps: int, tmp_path: Path
+) -> None:
+    """Of an epoch that max_steps cuts off, also behind a validation, and of a whole one."""
+
+    def on_train_batch_start(self: DTR, batch: Any, batch_idx: int) -> None:
+        self.log("train/mean", float(batch_idx), on_step=False, on_epoch=True, batch_size=1)
+
+    flags = (f"--trainer.max_steps={steps}", "--checkpoint.every_n_train_steps=4")
+    with mock.patch.object(DTR, "on_train_batch_start", on_train_batch_start):
+        whole = fit(tmp_path / "calm", *flags)
+        killed_fit(tmp_path / "killed", "saved", steps, *flags)
+        resumed = fit(tmp_path / "killed", *flags, RESUME)
+    last = read_metrics(whole / "metrics.csv")[-1]
+    left = (steps - 1) % 10 + 1
+    assert (last["step"], last["train/mean"]) == (steps - 1, (left - 1) / 2)
+    assert run_differences(whole, resumed) == []
 
 
 def test_a_folder_that_is_taken_away_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

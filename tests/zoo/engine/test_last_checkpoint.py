@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from zoo.engine.arguments import Arguments
+from zoo.engine.checkpoint import AtomicCheckpointIO
 from zoo.engine.lock import FolderLock
 from zoo.hub import weights as hub
 
@@ -61,6 +64,24 @@ def test_a_flipped_bit_in_weights_or_generator_state_takes_the_earlier_file(
         "step=00000040.ckpt",
         "step=00000050.ckpt.broken",
     ]
+
+
+def test_a_trainer_in_python_compares_checksums_too(checkpoints: Path) -> None:
+    newest = checkpoints / "step=00000050.ckpt"
+    assert AtomicCheckpointIO().load_checkpoint(newest)["global_step"] == 50
+    flip(newest, "data/0")
+    torch.load(newest, weights_only=True, mmap=True)  # says nothing
+    with pytest.raises(ValueError, match=r"step=00000050.ckpt is damaged \(Bad CRC-32"):
+        AtomicCheckpointIO().load_checkpoint(newest)
+
+
+def test_the_last_run_is_that_of_the_highest_number(checkpoints: Path) -> None:
+    """A clock may be set back, and a copy has times of its own."""
+    for number in (10, 9):
+        copy = checkpoints.parents[1] / f"version_{number}"
+        shutil.copytree(checkpoints.parent, copy)
+        os.utime(copy, (number, 10 - number))
+    assert last(checkpoints) == checkpoints.parents[1] / "version_10/checkpoints/step=00000050.ckpt"
 
 
 def test_a_checkpoint_that_cannot_be_read_now_stops_and_is_left_alone(

@@ -94,6 +94,8 @@ def test_every_callback_and_every_setting_of_the_recipe_survives(
 def test_fsdp_shards_over_all_devices_and_gathers_checkpoints(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    for name, value in (("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500"), ("NODE_RANK", "0")):
+        monkeypatch.setenv(name, value)
     flags = ["--config=dtr_dit_digits", "--config=trainer/fsdp", "--trainer.accelerator=cpu"]
     built = build(monkeypatch, tmp_path, *flags, "--trainer.devices=3", "--trainer.num_nodes=2")
     strategy = built.trainer.strategy

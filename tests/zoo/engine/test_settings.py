@@ -13,6 +13,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from zoo.engine.accumulation import EqualSteps, check_hand_stepped
+from zoo.engine.runner import Parser
 from zoo.engine.settings import OF_A_VERB, OPTIMIZATION, SETTINGS, check_settings
 
 NONSENSE = (-5, -0.5, math.nan, math.inf, -math.inf, 1e300)
@@ -41,6 +42,11 @@ def test_nonsense_names_the_key_the_range_and_the_file(key: str) -> None:
     ("key", "value"),
     [
         ("trainer.accumulate_grad_batches", 0),
+        ("trainer.gradient_clip_val", -1),
+        ("trainer.log_every_n_steps", -1),
+        ("trainer.check_val_every_n_epoch", -1),
+        ("trainer.num_sanity_val_steps", -5),
+        ("trainer.min_epochs", -3),
         ("trainer.check_val_every_n_epoch", 0),
         ("trainer.val_check_interval", 0),
         ("trainer.val_check_interval", 1.5),
@@ -123,6 +129,22 @@ def test_a_thousand_processes_on_a_cpu() -> None:
         with pytest.raises(ValueError, match=f"trainer.devices must be .*, got {flag}"):
             check_settings("fit", config("trainer.devices", flag, **{"trainer.accelerator": "cpu"}))
     check_settings("fit", config("trainer.devices", 2, **{"trainer.accelerator": "cpu"}))
+
+
+@pytest.mark.parametrize(
+    ("cls", "line"),
+    [
+        ("zoo.DTR", r"not with ``latent_mean``. \[above 0\] \(type: float, default: 0.18215"),
+        ("datamodules.Digits", r"over all devices. \[at least 1 and at most 100,000,000\] \(type: int"),
+        ("datamodules.Traffic", r"--x.eval_batch_size .*\[at least 1 and at most 100,000,000\]"),
+    ],
+)
+def test_the_help_of_a_class_says_the_ranges(cls: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningModule if cls == "zoo.DTR" else LightningDataModule, "x")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--x.help", cls])
+    assert re.search(line, " ".join(capsys.readouterr().out.split()))
 
 
 class OneWeight(LightningModule):

@@ -40,6 +40,15 @@ def test_data_take_the_size_that_the_weights_know_unless_told_otherwise(
     assert capsys.readouterr().out == ""
 
 
+def test_bundled_weights_know_their_data_by_path_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(hub.resolve("ras_tiny_composites").read_bytes())
+    flags = ["--config", "ras_tiny_composites", "--weights", str(path), "--data=datamodules.Saliency"]
+    arguments = Arguments("predict", flags)
+    take_from_weights(arguments)
+    assert "--data.init_args.size=96" in arguments.flags
+
+
 def test_other_data_than_the_weights_were_trained_on_are_told(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -41,6 +43,13 @@ def lists_of_lists(levels: int) -> list[Any]:
     return made
 
 
+def deep(levels: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(levels):
+        made = [made]
+    return made
+
+
 def within_itself() -> list[Any]:
     made: list[Any] = []
     made.append(made)
@@ -66,7 +75,9 @@ def one_line(error: pytest.ExceptionInfo[Any], path: Path) -> None:
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("value", [lists_of_lists(8), within_itself()], ids=["bomb", "itself"])
+@pytest.mark.parametrize(
+    "value", [lists_of_lists(8), within_itself(), deep(150)], ids=["bomb", "itself", "deep"]
+)
 @pytest.mark.parametrize("where", ["hyper_parameters", "loops"])
 def test_memo_bombs_in_a_checkpoint(value: Any, where: str, tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
@@ -218,6 +229,40 @@ def test_hyperparameters_that_ask_for_giants(
     with pytest.raises(TooLarge, match=r"asks for .*ZOO_LIMITS=off") as error:
         zoo.load(path)
     one_line(error, path)
+
+
+def test_a_table_beside_the_weights_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule of 100,000 steps is no parameter of the network."""
+    monkeypatch.setattr(bounded, "_BUILD_SLACK", 90_000)
+    path = weights(tmp_path / "x.safetensors", "zoo.DTR", timesteps=100_000, depth=1, width=8, heads=2)
+    with pytest.raises(TooLarge, match=r"asks for a tensor of 100,000 numbers, but is [\d.]+ kB"):
+        zoo.load(path)
+
+
+def test_many_small_weights_are_bounded_in_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "_BUILD_SLACK", 20_000)
+    path = weights(tmp_path / "x.safetensors", layers=9, hidden=100, features=3, num_classes=2)
+    with pytest.raises(TooLarge, match=r"asks for a network of more than 2\d,\d\d\d parameters, but is"):
+        zoo.load(path)
+
+
+def test_a_network_that_is_not_built_in_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of work without numbers, as long tables of Python's own are."""
+    monkeypatch.setattr(bounded, "BUILD_SECONDS", 0.2)
+    path = weights(tmp_path / "x.safetensors", features=3, num_classes=2)
+    monkeypatch.setattr(hub, "_builds", lambda *given: time.sleep(5))
+    with pytest.raises(TooLarge, match=r"asks for a network that is not built within 0\.2 s; refused"):
+        zoo.load(path)
+
+
+def test_too_little_memory_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"x": torch.zeros(2)}, path)
+    monkeypatch.setattr(torch, "load", Mock(side_effect=MemoryError))
+    with pytest.raises(TooLarge, match=r"x\.pt asks for more memory than there is$"):
+        foreign.load(path)
 
 
 def test_hyperparameters_of_another_type_and_deep_ones(tmp_path: Path) -> None:

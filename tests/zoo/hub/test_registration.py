@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 import zoo
 from zoo.hub import catalog, registration, weights
 from zoo.hub.registration import register
+from zoo.locks import changing
 
 HUB = Path(zoo.__file__).parent / "hub"
 SMALL: dict[str, Any] = dict(zoo._DECLARED["DTR"][1].small[0])
@@ -57,6 +59,21 @@ def test_an_entry_says_all_and_the_others_stay(hub: Path, source: Path, tmp_path
     assert written.config == "dtr_dit_digits"
     assert all(torch.equal(written.state_dict[k], v) for k, v in given.state_dict.items())
     assert sorted(p.name for p in hub.iterdir()) == ["files", "registry.yaml"]
+
+
+def test_two_at_once_are_both_registered(hub: Path, source: Path, tmp_path: Path) -> None:
+    """The second waits for the first, and keeps what that one wrote."""
+    path, registry = summary(tmp_path), hub / "registry.yaml"
+    options = {"licence": "MIT", "folder": hub}
+    second = threading.Thread(target=register, args=("mine", source, path), kwargs=options)
+    with changing(registry):
+        first = registry.read_text()
+        second.start()
+        second.join(3)
+        assert second.is_alive()
+        registry.write_text(first + yaml.safe_dump({"theirs": catalog.registry()["dtr_dit_digits"]}))
+    second.join()
+    assert yaml.safe_load(registry.read_text()).keys() == catalog.registry().keys() | {"mine", "theirs"}
 
 
 def test_an_entry_is_replaced_where_it_stands(

@@ -14,7 +14,9 @@ from covering import covering
 
 import cli
 import zoo
+from zoo.hub import weights
 from zoo.hub.catalog import config_folder, registry
+from zoo.hub.yaml_files import read_yaml
 
 WEIGHTS = Path(zoo.__file__).parent / "hub" / "files"
 NAMES = sorted(registry())
@@ -34,6 +36,18 @@ def test_file_size_hash_and_config(name: str) -> None:
     assert hashlib.sha256(content).hexdigest() == entry["sha256"]
     assert (config_folder() / f"{entry['config']}.yaml").is_file()
     assert entry["licence"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_know_the_data_of_their_config(name: str) -> None:
+    """The file alone, wherever it lies: the registry does not say it."""
+    entry = registry()[name]
+    data = weights.read(WEIGHTS / entry["file"], tensors=False).data
+    assert data is not None
+    wanted = read_yaml(config_folder() / f"{entry['config']}.yaml")["data"]
+    given = wanted.get("init_args", {})
+    assert data["class_path"] == wanted["class_path"]
+    assert {k: given.get(k, v) for k, v in data["init_args"].items()} == data["init_args"]
 
 
 @pytest.mark.parametrize("name", covering(NAMES, [n for n in NAMES if n not in LONG]))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -22,6 +25,7 @@ from torch.nn import functional
 import cli
 import zoo
 from datamodules import Shapes
+from zoo.file_names import make_own
 from zoo.imnet.decoding import (
     between,
     check_not_empty,
@@ -30,9 +34,12 @@ from zoo.imnet.decoding import (
     interpolation_score,
     optimised_codes,
 )
-from zoo.imnet.extraction import marching_cubes
+from zoo.imnet.extraction import Mesh, marching_cubes
 from zoo.imnet.imgan import gradient_penalty
 from zoo.imnet.imsvr import IMSVR
+from zoo.imnet.report import ShapeMeshes
+from zoo.imnet.setup import training_codes
+from zoo.reports import PARTS
 
 SMALL = {"input_size": 16, "z_dim": 8, "width": 4, "encoder_width": 4, "init": "he"}
 FLAGS = (
@@ -46,6 +53,28 @@ FLAGS = (
         accelerator="cpu"),
     "--checkpoint.every_n_train_steps=2",
 )  # fmt: skip
+
+
+def test_codes_are_made_of_files_that_are_read_through_in_order() -> None:
+    """A single row of the release costs a second."""
+
+    class InOrder(list[Tensor]):
+        def voxels_in_order(self, size: int) -> Any:
+            return torch.stack(self).split(2)
+
+    voxels = torch.rand(5, 1, 16, 16, 16).round()
+    autoencoder = zoo.IMAE(**SMALL)  # type: ignore[arg-type]
+    codes = training_codes(autoencoder, InOrder(voxels), torch.device("cpu"))
+    torch.testing.assert_close(codes, autoencoder.network.eval().encode(voxels))
+
+
+def test_data_are_told_what_a_step_takes() -> None:
+    """IM-SVR and IM-GAN were given voxels and points that they never use."""
+    assert zoo.IMSVR.trained_on == {"view", "code"}
+    assert zoo.IMAE.trained_on == {"voxels", "points", "values"}
+    assert zoo.CNNAE.trained_on == {"voxels"}
+    for space, taken in (("latent", "code"), ("grid", "voxels")):
+        assert zoo.IMGAN(space=space, width=2).trained_on == {taken}  # type: ignore[arg-type]
 
 
 def newest(root: Path) -> Path:
@@ -152,6 +181,44 @@ def test_predict_writes_meshes_codes_sheet_and_animation(suffix: str, tmp_path: 
         "interpolation_000.gif",
         "interpolation_000.png",
     }
+
+
+def test_codes_of_all_processes_are_one_file_in_the_place_of_their_index(tmp_path: Path) -> None:
+    make_own(tmp_path / PARTS)
+    codes = torch.arange(10.0).view(5, 2)
+    for rows_of_rank in ([0, 2, 4], [1, 3]):
+        empty = [Mesh(*(np.zeros((0, 3)),) * 3)] * len(rows_of_rank)
+        index = torch.tensor(rows_of_rank)
+        ShapeMeshes(empty, index, rows_of_rank[0], codes=codes[index]).write(tmp_path)
+    assert ShapeMeshes.merge(tmp_path) == [tmp_path / "codes.hdf5"]
+    with h5py.File(tmp_path / "codes.hdf5") as file:
+        assert file["zs"][:].tolist() == codes.tolist()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from zoo.imnet.report import ShapeMeshes
+
+folder = Path(sys.argv[1])
+np.savez(folder / "parts" / "codes_0.npz", index=np.arange(500), zs=np.ones((500, 64), "float32"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+try:
+    ShapeMeshes.merge(folder)
+except OSError as error:
+    print(error)
+"""
+
+
+def test_codes_that_do_not_fit_on_the_disk_are_one_line(tmp_path: Path) -> None:
+    """In a process of its own, for HDF5's writer would crash it at its end."""
+    (tmp_path / PARTS).mkdir()
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    wanted = f"cannot write {tmp_path}/codes.hdf5 (File too large)\n"
+    assert (done.returncode, done.stdout) == (0, wanted), done.stderr
+    assert not (tmp_path / "codes.hdf5").exists()
 
 
 @cache

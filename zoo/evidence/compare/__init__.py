@@ -21,8 +21,11 @@ from zoo.evidence.compare.report import (
 from zoo.evidence.compare.runs import run_all
 from zoo.evidence.compare.statistics import Verdict
 from zoo.evidence.compare.verdict import judge_claim, overall_verdict
+from zoo.file_names import claim_outputs
 
 __all__ = ["compare"]
+
+_OUTPUTS = ("table.md", "runs.csv", "choices.csv", "plot.png", "differences.png", "results.json")
 
 
 def compare(
@@ -61,6 +64,7 @@ def compare(
     folder = out / (claim.name + ("_quick" if quick else ""))
     say(f"{claim.title}: {len(claim.arms)} arms x {len(claim.seeds)} seeds, results in {folder}")
     started = time.monotonic()
+    claim_outputs(folder, _OUTPUTS, (".comparison", "runs"), "comparison")
     made = run_all(claim, folder, jobs, say, launch, runs_file, fresh)
     judged = judge_claim(claim, made.results)
     text = markdown(claim, made, judged)

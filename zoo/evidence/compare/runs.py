@@ -18,9 +18,9 @@ import zoo
 from zoo.engine.launch import Launch, run_command, stop_children, threads_per_run
 from zoo.evidence.compare.claim import Arm, Claim
 from zoo.evidence.compare.selection import Choice, choose
-from zoo.evidence.locks import changing, locked, write_json
 from zoo.file_names import MARKER, is_own, make_own, remove_own
 from zoo.hub.catalog import find_config
+from zoo.locks import changing, locked, write_json
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """arm -> seed -> what ``result.json`` of a run holds: metrics, steps, effective_batch, seconds, ..."""

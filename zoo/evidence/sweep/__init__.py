@@ -13,8 +13,11 @@ from zoo.evidence.sweep import report
 from zoo.evidence.sweep.file import Sweep, read_sweep
 from zoo.evidence.sweep.study import Study
 from zoo.evidence.sweep.trials import run_trials
+from zoo.file_names import claim_outputs
 
 __all__ = ["sweep"]
+
+_OUTPUTS = ("table.md", "trials.csv", "plot.png", "best.yaml")
 
 
 def sweep(
@@ -50,6 +53,7 @@ def sweep(
     if spec.early_terminate:
         say("early_terminate is W&B's: here every trial runs to its end")
     started = time.monotonic()
+    claim_outputs(folder, _OUTPUTS, (".sweep", "study.db"), "sweep")
     study = Study(spec, folder, total, seed)
     try:
         run_trials(spec, study, jobs, say, launch)

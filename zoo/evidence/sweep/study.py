@@ -19,9 +19,9 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from zoo.evidence.locks import locked
 from zoo.evidence.sweep.file import Sweep
 from zoo.file_names import path_part
+from zoo.locks import locked
 
 HEARTBEAT = 20.0
 """Seconds between two signs of life of a process."""

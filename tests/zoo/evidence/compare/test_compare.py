@@ -185,6 +185,18 @@ def square(arguments: Sequence[str], seed: int) -> float:
     return float(seed**2)
 
 
+def test_tables_that_no_comparison_has_made_stay(tmp_path: Path) -> None:
+    table = tmp_path / "claim" / "table.md"
+    table.parent.mkdir()
+    table.write_text("precious")
+    with pytest.raises(ValueError, match=r"claim/table\.md: no comparison has made it; move it, or give"):
+        compare(claim_file(tmp_path), tmp_path, say=silent, launch=FakeRuns(square))
+    assert table.read_text() == "precious"
+    table.unlink()
+    for _ in range(2):  # its own it writes again
+        compare(claim_file(tmp_path), tmp_path, say=silent, launch=FakeRuns(square))
+
+
 def test_a_run_that_ends_in_nan_is_not_judged_by_what_it_had_before(tmp_path: Path) -> None:
     """Its best accuracy came before the weights were lost."""
     runs = FakeRuns(better_when_learning)

@@ -66,6 +66,18 @@ def test_grid_runs_every_point_once_in_order_and_says_so(tmp_path: Path) -> None
     assert all((Path(p) / "run.log").is_file() for p in places)
 
 
+def test_tables_that_no_sweep_has_made_stay(tmp_path: Path) -> None:
+    best = tmp_path / "toy" / "best.yaml"
+    best.parent.mkdir()
+    best.write_text("precious")
+    with pytest.raises(ValueError, match=r"toy/best\.yaml: no sweep has made it; move it, or give"):
+        sweep(sweep_file(tmp_path), tmp_path, say=lambda _: None, launch=FakeRuns(square))
+    assert best.read_text() == "precious"
+    best.unlink()
+    for _ in range(2):
+        sweep(sweep_file(tmp_path), tmp_path, say=lambda _: None, launch=FakeRuns(square))
+
+
 def test_random_search_is_seeded_and_stays_in_range(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, method="random", parameters=RANGE)
     found = {}
@@ -181,6 +193,12 @@ def test_a_diverged_trial_is_an_answer_that_ranks_last(tmp_path: Path) -> None:
     assert [line.endswith("| diverged |") for line in lines[2:]] == [False] * 4 + [True] * 2
 
 
+def test_a_diverged_trial_is_one_of_those_that_were_asked_for(tmp_path: Path) -> None:
+    runs = FakeRuns(lambda f: math.nan if len(runs.calls) < 3 else square(f))
+    sweep(sweep_file(tmp_path, method="random", parameters=RANGE), tmp_path, 4, say=silent, launch=runs)
+    assert [row["state"] for row in rows_of(tmp_path / "toy")] == ["diverged"] * 2 + ["complete"] * 2
+
+
 def test_a_trial_whose_metric_was_never_a_number_diverged_too(tmp_path: Path) -> None:
     """The other trials run."""
     runs = FakeRuns(square)
@@ -224,9 +242,9 @@ def test_an_interrupted_trial_is_run_again_and_goes_on(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "toy")) == 6
 
 
-def half_taken(folder: Path, **claim: Any) -> Study:
+def half_taken(place: Path, **claim: Any) -> Study:
     """A study whose first trial is claimed by somebody else."""
-    study = Study(read_sweep(sweep_file(folder.parent)), folder, 6, 0)
+    study = Study(read_sweep(sweep_file(place.parent)), place, 6, 0)
     taken = study.claim()
     assert taken is not None
     study._running.clear()
@@ -258,6 +276,15 @@ def test_only_trials_of_gone_processes_are_taken_over(
     assert taken is not None
     assert taken.values == {"a": 1, "b": 10}
     assert taken.place.name == "trial_0001"  # what the other machine wrote stays its own
+
+
+def test_a_trials_folder_out_of_the_study_stays_in_the_sweeps(tmp_path: Path) -> None:
+    for folder in ("../../up", "/victim"):
+        study = half_taken(tmp_path / folder[-2:] / "toy", born=0.0, folder=folder)
+        with pytest.raises(
+            ValueError, match=rf"study\.db: folder of a trial: '{folder}' becomes the name of"
+        ):
+            study.claim()
 
 
 @pytest.mark.parametrize("moment", ["enqueued", "asked"])

@@ -493,6 +493,12 @@ def test_graphs_with_nothing_in_them_have_finite_outputs_and_gradients(arch: Any
         assert all(t.isfinite().all() for t in found), (options, training, name, scale)
 
 
+@pytest.mark.parametrize("norm", ["layer", "graph", "instance", "pair"])
+def test_a_batch_without_nodes_passes_every_norm(norm: Any) -> None:
+    built = NodeNetwork("gin", 6, 8, 3, 2, norm=norm)
+    assert built(torch.zeros(0, 6), NOTHING, batch=NOTHING[0]).shape == (0, 3)
+
+
 @pytest.mark.parametrize("arch", ["gcn", "sgc", "appnp", "gcnii", "cheb"])
 @pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf])
 def test_edge_weights_without_a_square_root_are_refused(arch: Any, wrong: float) -> None:

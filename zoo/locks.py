@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def hold(file: int, wait: bool = True) -> None:
+    """Lock an open file until it is closed; all that the zoo locks is locked by this. Nothing on Windows.
+
+    Args:
+        file: its descriptor.
+        wait: for another process or thread that holds it.
+
+    Raises:
+        BlockingIOError: when another one holds it and ``wait`` is false.
+        OSError: on a file system without locks.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # no such locks on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process holds it") from None
 
 
 @contextmanager
@@ -22,15 +46,13 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         BlockingIOError: when another one holds it and ``wait`` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # no such locks on Windows
+    if os.name == "nt":  # where an open file cannot be taken away
         yield
         return
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            hold(file, wait)
         except BaseException:
             os.close(file)
             raise
