@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
     from datamodules.text.dialogues import Dialogues as Dialogues
     from datamodules.text.dull import DullReplies as DullReplies
+    from datamodules.text.ner import NER as NER
     from datamodules.text.parallel import ParallelText as ParallelText
     from datamodules.text.summaries import Summaries as Summaries
     from datamodules.traffic.chickenpox import Chickenpox as Chickenpox

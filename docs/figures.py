@@ -1,4 +1,4 @@
-"""Draws the figures of the docs: `python docs/figures.py masks`, `... training RUN_FOLDER`."""
+"""Draws the figures of the docs: `python docs/figures.py masks`, `training RUN`, `rounds FOLDER NAME`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,21 @@ def training(run: str) -> None:
         axis.set_title(f"step {int(path.stem.rpartition('=')[2]):,}", fontsize=10)
         axis.axis("off")
     figure.savefig(IMAGES / f"{Path(run).parent.name}_training.png", dpi=80)
+
+
+def rounds(folder: str, name: str) -> None:
+    """F1 over labelled words of a comparison's arms with every seed, and what each of them asks: `python
+    docs/figures.py rounds RESULTS_FOLDER/CLAIM active_ner_ncbi_disease`."""
+    import json
+
+    from zoo.ner.report import draw_comparison
+
+    found: dict[str, list[list[dict[str, object]]]] = {}
+    for path in sorted(Path(folder).glob("runs/*/seed_*/*/version_*/rounds.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if len(rows) > 1:
+            found.setdefault(path.parents[3].name, []).append(rows)
+    draw_comparison(IMAGES / f"{name}.png", found)
 
 
 if __name__ == "__main__":

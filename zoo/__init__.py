@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from zoo.mbt.module import MBT as MBT
     from zoo.metrics.adm import ADMEvaluation as ADMEvaluation
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
+    from zoo.ner.module import ActiveNER as ActiveNER
     from zoo.nn.optim import Halving as Halving
     from zoo.nn.optim import Noam as Noam
     from zoo.nn.optim import Triangular as Triangular

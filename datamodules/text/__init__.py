@@ -3,6 +3,7 @@
 CLASSES: dict[str, str] = {
     "Dialogues": "dialogues",
     "DullReplies": "dull",
+    "NER": "ner",
     "ParallelText": "parallel",
     "Summaries": "summaries",
 }

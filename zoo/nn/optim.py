@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from zoo.nn.ranges import Count, CountOrZero, Fraction, LastEpoch, check_ranges
+from zoo.nn.ranges import Count, CountOrZero, Fraction, LastEpoch, Positive, Size, check_ranges
 
 
 def with_schedule(

@@ -58,6 +58,15 @@ def of_images(module: Any) -> list[Tensor]:
     return [module.network(x, t, torch.tensor([0, 1])), weight]
 
 
+def of_words(module: Any) -> list[Tensor]:
+    module.vocabulary.fill(["ab", "cd"], "abcd")
+    for parameter in module.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    batch, tags = module.encode([["ab", "cdx", "ab"], ["d"]]), torch.tensor([[0, 1, 2], [1, 0, 0]])
+    module.eval()
+    return [module.network(batch, tags), module.network.decode(batch).probabilities]
+
+
 def nothing(module: Any) -> list[Tensor]:
     return []
 
@@ -131,6 +140,18 @@ TABLE: dict[str, tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], Any
          "sampled_loss": True, "predictor_l1": False},
         nothing,
         {"kl_weight", "predictor_lr", "sampled_loss", "predictor_l1"},
+    ),
+    "ActiveNER": (
+        [{}, {"char_encoder": "lstm"}, {"char_encoder": "none"}, {"word_encoder": "lstm"},
+         {"tag_decoder": "crf"}, {"tag_decoder": "linear"}, {"acquisition": "bald"},
+         {"acquisition": "submod"}],
+        {"num_words": 2, "num_characters": 4, "tags": ["O", "B-A", "I-A"]},
+        {"char_dim": 8, "char_filters": 7, "char_kernel": 3, "char_layers": 2, "char_residual": False,
+         "char_hidden": 5, "word_dim": 9, "word_filters": 11, "word_kernel": 5, "word_layers": 1,
+         "word_residual": True, "word_hidden": 6, "decoder_hidden": 10, "feedback": "greedy", "beam": 3,
+         "mc_passes": 7, "mc_repeats": "decoder", "candidates": 2, "backbone": "x"},
+        of_words,
+        {"beam", "mc_passes", "mc_repeats", "candidates"},
     ),
     "LDS": (
         [{"num_candidates": n} for n in (None, 20)],
@@ -222,6 +243,7 @@ def test_every_option_changes_something_or_is_refused(name: str, variant: dict[s
             {"arch": "sgc", "hidden": 4},
             "hidden is 4, which input_linear: false",
         ),
+        ("ActiveNER", {"tag_decoder": "crf", "beam": 4}, "beam is 4, which tag_decoder: crf does not use"),
         ("GAugM", {"predictor": "gae", "kl_weight": 0.5}, "kl_weight is 0.5, which predictor: gae does not"),
         ("LinkPredictor", {"model": "gae", "kl_weight": 0.5}, "set model.init_args.model to vgae or arvga"),
     ],

@@ -1,0 +1,490 @@
+"""Named entities, and a pool of sentences of which an active learner asks for labels round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.loaders import SplitModule, as_is, evaluation_loader, place
+from datamodules.loading.ranges import (
+    Count,
+    CountOrZero,
+    Depth,
+    Many,
+    ManyOrZero,
+    Positive,
+    Rate,
+    Seed,
+    Workers,
+    check_ranges,
+)
+from datamodules.loading.sampling import global_seed
+from datamodules.loading.terminal import say
+from datamodules.text.batches import by_length
+from datamodules.text.conll import Sentence
+from datamodules.text.ner_files import FILE_LAYOUT, read_files, read_pool, read_sentences
+from datamodules.text.ner_items import RoundItems, SentenceItems
+from datamodules.text.ner_sets import SETS, SPLITS, Name, read_ontonotes, read_set, types_of
+from datamodules.text.pool import Pool, noisy
+from datamodules.text.queries import export_queries, read_answers
+from datamodules.text.rounds import RoundLoader, RoundSampler
+from datamodules.text.schemes import Scheme, Span, tag_names
+from datamodules.text.vectors import read_vectors
+
+Unit = Literal["words", "sentences", "percent"]
+Oracle = Literal["simulated", "human"]
+
+
+class NER(SplitModule):
+    """Sentences with named entities; the training set grows by rounds of questions (Shen et al., ICLR 2018).
+
+    An epoch is a round: it ends when its ``updates`` are made, the model asks for labels of ``budget`` more,
+    and the next epoch trains on all that is labelled by then. The order is a function of (seed, round,
+    position). The pool and its history are in every checkpoint.
+
+    Batches are those of :class:`SentenceItems`; ``tags`` are ids of the names in ``tags``.
+
+    Args:
+        name: of the set; ``files`` reads your own, ``grammar`` is generated and needs none.
+        root: folder of the files, by default below ``$ZOO_DATA``; for ``files`` it has ``train``, ``dev``,
+            ``test`` and ``pool`` with the endings conll, tsv, jsonl or (pool) txt.
+        language: of OntoNotes: english, chinese or arabic.
+        genres: of OntoNotes' training set; null takes all.
+        scheme: of the tags that a model learns: iob2, iobes (the paper), bilou.
+        types: of entities; null takes those declared for the set, and for ``files`` those of ``dev`` and of
+            labelled sentences that are no part of a simulated pool.
+        embeddings: text file of word vectors, GloVe's or word2vec's.
+        train_sentences: use the first so many of the training set.
+        val_sentences: use the first so many of the validation set.
+        min_words: shorter sentences do not enter the pool.
+        max_words: longer sentences are left out of all sets; null takes all.
+        seed_budget: size of the first, random labelled set, in ``unit``.
+        budget: of each query, in ``unit``; whole sentences, over by at most one.
+        unit: words, sentences, or percent of the training words.
+        rounds: queries after the seed set; null goes on until the pool is empty.
+        seed_updates: training batches of the seed round; null counts ``passes``.
+        round_updates: training batches of each later round; null counts ``passes``.
+        passes: over the labelled set in a round, where updates are null (50 in the paper).
+        window: batches that are sorted by length together.
+        oracle: ``simulated`` answers with the set's own labels; ``human`` writes the questions to files of
+            the labelling tools and ends the run, which a resume with ``labels`` goes on with.
+        noise: share of the tags that the simulated oracle gets wrong.
+        labels: files that came back from the labelling tools.
+        held_out: sentences of the pool that are never asked: the sample of a stopping rule.
+        spaces: whether blanks stand between the words that people get; null takes the set's, and
+            true of your own files.
+        predict: file of sentences to tag: .txt (one a line), .jsonl, .conll or .tsv; null takes the test set.
+        seed: of seed set, held-out sample and noise; null takes the run's.
+        batch_size: global training batch.
+        eval_batch_size: global batch of validation, test, prediction and of scoring the pool.
+        num_workers: loader processes.
+
+    Raises:
+        FileNotFoundError, ValueError: one line on what is missing or cannot be read.
+    """
+
+    of_weights = ("scheme", "types")
+
+    def __init__(
+        self,
+        name: Name = "grammar",
+        root: str | None = None,
+        language: str = "english",
+        genres: Sequence[str] | None = None,
+        scheme: Scheme = "iobes",
+        types: Sequence[str] | None = None,
+        embeddings: str | None = None,
+        train_sentences: Many | None = None,
+        val_sentences: Many | None = None,
+        min_words: Many = 1,
+        max_words: Many | None = None,
+        seed_budget: Positive = 1.0,
+        budget: Positive = 2.0,
+        unit: Unit = "percent",
+        rounds: CountOrZero | None = None,
+        seed_updates: Count | None = None,
+        round_updates: Count | None = None,
+        passes: Count = 50,
+        window: Depth = 16,
+        oracle: Oracle = "simulated",
+        noise: Rate = 0.0,
+        labels: Sequence[str] = (),
+        held_out: ManyOrZero = 0,
+        spaces: bool | None = None,
+        predict: str | None = None,
+        seed: Seed | None = None,
+        batch_size: Many = 16,
+        eval_batch_size: Many = 64,
+        num_workers: Workers = 0,
+    ) -> None:
+        check_ranges(NER, locals())
+        for key, value, choices in (
+            ("name", name, Name),
+            ("scheme", scheme, Scheme),
+            ("unit", unit, Unit),
+            ("oracle", oracle, Oracle),
+        ):
+            check_choice(key, value, choices)
+        super().__init__(batch_size, eval_batch_size, num_workers)
+        self.set_name, self.language, self.genres_of_pool = name, language, genres
+        self.root = data_folder(root, SETS[name].folder if name in SETS else name)
+        self.scheme, self.embeddings = scheme, embeddings
+        self.types = list(types) if types is not None else None
+        self.train_sentences, self.val_sentences = train_sentences, val_sentences
+        self.min_words, self.max_words = min_words, max_words
+        self.seed_budget, self.unit, self.rounds = seed_budget, unit, rounds
+        self._budget = budget
+        self.seed_updates, self.round_updates, self.passes, self.window = (
+            seed_updates,
+            round_updates,
+            passes,
+            window,
+        )
+        self.oracle, self.noise, self.labels, self.held_out = oracle, noise, list(labels), held_out
+        self.seed, self.predict = seed, predict
+        own = SETS[name].spaces if name in SETS else not (name == "ontonotes" and language == "chinese")
+        self.spaces = own if spaces is None else spaces
+        self._check_settings()
+        self.pool: Pool | None = None
+        self.sets: dict[str, list[Sentence]] = {}
+        self.vectors: dict[str, Tensor] = {}
+        self._new_answers: dict[int, list[Span] | None] = {}
+        self._restored = False
+
+    def _check_settings(self) -> None:
+        for key in ("seed_budget", "_budget"):
+            value, shown = getattr(self, key), f"data.init_args.{key.removeprefix('_')}"
+            if self.unit == "percent" and value > 100:
+                raise ValueError(f"{shown} is {value} percent of the training words")
+            if self.unit != "percent" and value != int(value):
+                raise ValueError(f"{shown} is {value}, but whole {self.unit} are labelled")
+        if self.set_name != "ontonotes" and (self.genres_of_pool is not None or self.language != "english"):
+            raise ValueError("data.init_args.genres and language are of name: ontonotes; leave them out")
+        if self.oracle == "human" and self.noise:
+            raise ValueError("data.init_args.noise is of oracle: simulated; leave it out")
+        if self.oracle == "human" and self.set_name != "files":
+            raise ValueError(
+                "oracle: human asks for labels of your own sentences: set data.init_args.name: files and "
+                f"root to a folder with {FILE_LAYOUT}"
+            )
+        if self.oracle == "simulated" and self.labels:
+            raise ValueError("data.init_args.labels is of oracle: human; leave it out")
+
+    # --- sets ----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        if self.sets:
+            return
+        self._seed = global_seed() if self.seed is None else self.seed
+        if stage == "predict" and self.predict is not None:
+            self._declare(stage)
+            self.predict_set = self._items(read_sentences(Path(self.predict)))
+            return
+        wanted = SPLITS if stage in ("fit", "validate") else ("test",)
+        for split in wanted:
+            try:
+                self.sets[split] = self._read(split)
+            except FileNotFoundError:
+                if split != "test" or stage not in ("fit", "validate"):
+                    raise
+        self._declare(stage)
+        if "train" in self.sets:
+            self._start_pool()
+        for split, limit in (("dev", self.val_sentences), ("test", None)):
+            if split in self.sets:
+                kept = self.sets[split][:limit]
+                self.sets[split] = kept
+                setattr(self, "val_set" if split == "dev" else "test_set", self._items(kept))
+
+    def _read(self, split: str) -> list[Sentence]:
+        if self.set_name == "ontonotes":
+            genres = self.genres_of_pool if split == "train" else None
+            found = read_ontonotes(self.root, self.language, split, genres)
+        elif self.set_name == "files":
+            found = read_files(self.root, split)
+        else:
+            found = read_set(self.set_name, self.root, split)
+        if split == "train":
+            found = [s for s in found if len(s.words) >= self.min_words][: self.train_sentences]
+        if self.max_words is not None:
+            kept = [s for s in found if len(s.words) <= self.max_words]
+            if len(kept) < len(found):
+                say(
+                    f"{len(found) - len(kept):,} of {len(found):,} {split} sentences have more than "
+                    f"data.init_args.max_words {self.max_words} words and are left out"
+                )
+            found = kept
+        if not found:
+            raise ValueError(f"{self.root}: the {split} set of {self.set_name} has no sentence")
+        return found
+
+    def _declare(self, stage: str) -> None:
+        """Types, tags, genres: declared, or of sentences that everybody may see."""
+        types = self.types or types_of(self.set_name)
+        if types is None:
+            seen = [*self.sets.get("dev", ()), *self.sets.get("test", ())]
+            if self.oracle == "human":
+                seen += self.sets.get("train", ())
+            types = sorted({kind for s in seen for *_, kind in s.spans or ()})
+            if not types:
+                raise ValueError(f"{self.root}: no entity is labelled; declare data.init_args.types")
+        if wrong := [t for t in types if not t or any(c.isspace() for c in t)]:
+            raise ValueError(f"data.init_args.types has {wrong[0]!r}: a type is a word without blanks")
+        self.entity_types = list(types)
+        self.tags = tag_names(self.entity_types, self.scheme)
+        for split, sentences in self.sets.items():
+            for number, sentence in enumerate(sentences, 1):
+                unknown = {kind for *_, kind in sentence.spans or ()} - set(types)
+                if unknown:
+                    raise ValueError(
+                        f"{self.root}: {split} sentence {number} has an entity of type {min(unknown)!r}, "
+                        f"which is none of data.init_args.types {', '.join(types)}"
+                    )
+        self.genres = sorted({s.genre for found in self.sets.values() for s in found if s.genre})
+        self._genre_ids = {name: i for i, name in enumerate(self.genres)}
+        self._tag_ids = {name: i for i, name in enumerate(self.tags)}
+        self.facts = {"set": self.set_name, "scheme": self.scheme, "types": self.entity_types}
+
+    def _items(
+        self, sentences: Sequence[Sentence], members: Sequence[int] | None = None, kind: Any = SentenceItems
+    ) -> Any:
+        return kind(
+            sentences, [s.spans for s in sentences], self._tag_ids, self.scheme, self._genre_ids, members
+        )
+
+    def _start_pool(self) -> None:
+        train = self.sets["train"]
+        given: list[int] = []
+        if self.oracle == "human":
+            if any(s.spans is None for s in train):
+                raise ValueError(
+                    f"{self.root}: the train file has sentences without tags; they belong in pool"
+                )
+            given = list(range(len(train)))
+            train = self.sets["train"] = [*train, *read_pool(self.root)]
+        self.lengths = [len(s.words) for s in train]
+        words = sum(self.lengths)
+        costs = [1] * len(train) if self.unit == "sentences" else self.lengths
+        scale = words / 100 if self.unit == "percent" else 1
+        self.pool = Pool(costs, max(1, round(self._budget * scale)))
+        self.pool.start(self._seed, max(1, round(self.seed_budget * scale)), self.held_out, given)
+        self._count_vocabulary()
+        if self.labels:
+            self._new_answers = read_answers(
+                [Path(p) for p in self.labels], train, self.spaces, self.entity_types
+            )
+
+    def _count_vocabulary(self) -> None:
+        """Words and characters of the pool: of its text, never of its labels."""
+        train = self.sets["train"]
+        seen = {word for s in train for word in s.words}
+        self.vocabulary_characters = sorted({c for word in seen for c in word})
+        self.vocabulary_words = sorted({word.lower() for word in seen})
+        if self.embeddings is not None:
+            everywhere = {word for found in self.sets.values() for s in found for word in s.words}
+            self.vectors = read_vectors(Path(self.embeddings), everywhere)
+            self.vocabulary_words = sorted({*self.vocabulary_words, *self.vectors})
+
+    @property
+    def num_words(self) -> int | None:
+        """Words of the vocabulary, None before it is known."""
+        return len(self.vocabulary_words) if self.pool is not None else None
+
+    @property
+    def num_characters(self) -> int | None:
+        """Characters of the vocabulary, None before it is known."""
+        return len(self.vocabulary_characters) if self.pool is not None else None
+
+    @property
+    def vector_size(self) -> int | None:
+        """Width of the word vectors, None without a file of them."""
+        return len(next(iter(self.vectors.values()))) if self.vectors else None
+
+    # --- rounds ----------------------------------------------------------------------------------------
+
+    def labels_of(self, index: int) -> list[Span]:
+        """What the oracle says of a labelled sentence of the pool."""
+        assert self.pool is not None
+        sentence = self.sets["train"][index]
+        if index in self.pool.answers:
+            return self.pool.answers[index]
+        spans = list(sentence.spans or ())
+        return noisy(spans, len(sentence.words), self.entity_types, self.noise, self._seed, index)
+
+    def updates_of_round(self) -> int:
+        """Training batches of the present round."""
+        assert self.pool is not None
+        updates = self.seed_updates if self.pool.round == 0 else self.round_updates
+        if updates is None:
+            updates = -(-self.passes * len(self.pool.rounds) // self.batch_size)
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        return min(updates, limit) if isinstance(limit, int) else max(1, int(limit * updates))
+
+    @property
+    def last_round(self) -> bool:
+        """Whether no query follows this round."""
+        assert self.pool is not None
+        return (self.rounds is not None and self.pool.round >= self.rounds) or not self.pool.unlabelled
+
+    def batch_of(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Sentences of the pool as a batch, without any label."""
+        items = SentenceItems(
+            self.sets["train"], [None] * len(self.lengths), {}, self.scheme, self._genre_ids
+        )
+        return items.batch(indices)
+
+    def pool_batches(self, indices: Sequence[int] | None = None) -> list[list[int]]:
+        """The unlabelled sentences by length, in batches; a function of the pool alone."""
+        assert self.pool is not None
+        chosen = self.pool.unlabelled if indices is None else indices
+        places = by_length([self.lengths[i] for i in chosen], self.eval_batch_size)
+        return [[chosen[p] for p in batch] for batch in places]
+
+    def pool_dataloader(self) -> Any:
+        """The unlabelled sentences in the order of their index, without labels."""
+        assert self.pool is not None
+        items = SentenceItems(
+            self.sets["train"],
+            [None] * len(self.lengths),
+            {},
+            self.scheme,
+            self._genre_ids,
+            self.pool.unlabelled,
+        )
+        return evaluation_loader(self, items, self.eval_batch_size, self.num_workers)
+
+    def ask(
+        self,
+        indices: Sequence[int],
+        scores: Mapping[int, float],
+        guesses: Mapping[int, Sequence[Span]] | None = None,
+        folder: Path | None = None,
+    ) -> bool:
+        """End the round with a query.
+
+        Args:
+            indices: of the sentences that are asked for, in order.
+            scores: by index.
+            guesses: the model's own entities, for people to correct.
+            folder: of the run, for the files of a human oracle.
+
+        Returns:
+            Whether the answers are there: a human's come later.
+        """
+        assert self.pool is not None
+        self.pool.ask(indices, scores)
+        if self.oracle == "simulated":
+            self._answered({i: self.sets["train"][i].spans for i in indices})
+            return True
+        if folder is not None:
+            paths = export_queries(
+                folder / "queries" / f"round_{self.pool.round + 1:02d}",
+                [
+                    (i, self.sets["train"][i].words, (guesses or {}).get(i, ()), scores.get(i))
+                    for i in indices
+                ],
+                self.spaces,
+                self.entity_types,
+            )
+            for path in paths:
+                say(f"wrote {path}")
+        return False
+
+    def _answered(self, answers: Mapping[int, Sequence[Span] | None]) -> None:
+        assert self.pool is not None
+        self.pool.batches_before += self.updates_of_round()
+        skipped = {i for i, spans in answers.items() if spans is None}
+        self.pool.answer(set(answers) - skipped, skipped & set(self.pool.waiting))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.pool is None else {"pool": self.pool.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the pool of a checkpoint, and with what people have answered since."""
+        if self.pool is None or "pool" not in state_dict:
+            return
+        self.pool.restore(state_dict["pool"])
+        self._restored = True
+        self._take_answers()
+
+    def _take_answers(self) -> None:
+        """Answers of people: of what was asked, and corrections of what was labelled before."""
+        pool = self.pool
+        assert pool is not None
+        if not self._new_answers:
+            return
+        waiting = set(pool.waiting)
+        given = {i: s for i, s in self._new_answers.items() if i in waiting}
+        corrected = unasked = 0
+        for index, spans in self._new_answers.items():
+            if index not in waiting and index not in pool.rounds and index not in pool.skipped:
+                unasked += 1
+                continue
+            if spans is None:
+                continue
+            if index in pool.rounds and sorted(spans) != sorted(self.labels_of(index)):
+                corrected += 1
+            if index in pool.skipped:  # labelled after all
+                pool.skipped.discard(index)
+                pool.rounds[index] = pool.round
+            pool.answers[index] = sorted(spans)
+        if waiting and given:
+            skipped = sum(s is None for s in given.values())
+            say(
+                f"{len(given) - skipped:,} of {len(waiting):,} sentences come back labelled, {skipped:,} "
+                f"skipped, {len(waiting) - len(given):,} not answered"
+            )
+            self._answered(given)
+        if unasked:
+            say(f"{unasked:,} answers are of sentences that were not asked: left out")
+        if corrected:
+            say(f"{corrected:,} sentences that were labelled before have new labels")
+
+    # --- loaders ---------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> Any:
+        assert self.pool is not None
+        if self._new_answers and not self._restored:
+            raise ValueError(
+                "data.init_args.labels answers the questions of a run: add --ckpt_path last, or leave it out "
+                "to start anew"
+            )
+        train, pool = self.sets["train"], self.pool
+        spans: list[Sequence[Span] | None] = [None] * len(train)
+        for index in pool.rounds:
+            spans[index] = self.labels_of(index)
+        dataset = RoundItems(train, spans, self._tag_ids, self.scheme, self._genre_ids)
+        rank, world = place(self)
+        position: Callable[[], int] = lambda: 0  # noqa: E731
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+            position = partial(_since, progress, pool.batches_before)
+        sampler = RoundSampler(
+            pool.labelled,
+            self.lengths,
+            self.batch_size,
+            self.updates_of_round(),
+            self._seed,
+            pool.round,
+            self.window,
+            rank,
+            world,
+            position,
+        )
+        return RoundLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=as_is,
+            generator=torch.Generator(),
+        )
+
+
+def _since(progress: Any, before: int) -> int:
+    return int(progress.ready) - before

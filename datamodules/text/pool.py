@@ -1,0 +1,164 @@
+"""What an active learner knows of its pool: who is labelled since when, who waits, who is never asked.
+
+All of it is plain lists, so that a checkpoint holds it and a resumed run goes on with it. Sentences are named
+by their index in the data set, never by a place in the pool, which shrinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from datamodules.loading.sampling import item_generator
+from datamodules.text.schemes import Span, spans_of, tag_names, tags_of
+
+_SEED_SET, _HELD_OUT, _NOISE = 7311, 7312, 7313
+Spans = Sequence[Span]
+
+
+def take_budget(order: Sequence[int], costs: Sequence[int], budget: int) -> list[int]:
+    """Walk down an order until the cost is at least ``budget``: whole sentences, over by at most one."""
+    taken: list[int] = []
+    spent = 0
+    for index in order:
+        if spent >= budget:
+            break
+        taken.append(index)
+        spent += costs[index]
+    return taken
+
+
+def permutation(stream: int, seed: int, items: Sequence[int]) -> list[int]:
+    """Items in an order that is a function of (stream, seed)."""
+    return [items[i] for i in item_generator(stream, seed).permutation(len(items))]
+
+
+class Pool:
+    """The labelled sentences and the rest.
+
+    Attributes:
+        round: of the training: 0 with the seed set, raised by each answered query.
+        batches_before: training batches of the finished rounds.
+        rounds: index -> round since which it is labelled.
+        scores: index -> score with which it was asked.
+        waiting: asked, not yet answered.
+        skipped: never to be asked again.
+        held_out: never to be asked at all: the sample of a stopping rule.
+        answers: index -> spans of people's labels.
+
+    Args:
+        costs: of each sentence.
+        budget: cost that a query may reach.
+    """
+
+    def __init__(self, costs: Sequence[int], budget: int) -> None:
+        self.costs, self.budget = list(costs), budget
+        self.round, self.batches_before = 0, 0
+        self.rounds: dict[int, int] = {}
+        self.scores: dict[int, float] = {}
+        self.waiting: list[int] = []
+        self.skipped: set[int] = set()
+        self.held_out: list[int] = []
+        self.answers: dict[int, list[Span]] = {}
+
+    def start(self, seed: int, seed_budget: int, held_out: int, given: Collection[int] | None = None) -> None:
+        """Draw the held-out sample and the seed set, functions of the seed alone.
+
+        Args:
+            seed: of the draws.
+            seed_budget: cost of the seed set.
+            held_out: size of the sample.
+            given: sentences that are labelled from the beginning; the seed set is these then.
+        """
+        every = [i for i in range(len(self.costs)) if not given or i not in given]
+        self.held_out = sorted(permutation(_HELD_OUT, seed, every)[:held_out])
+        rest = sorted(set(every) - set(self.held_out))
+        chosen = (
+            sorted(given)
+            if given
+            else take_budget(permutation(_SEED_SET, seed, rest), self.costs, seed_budget)
+        )
+        self.rounds = dict.fromkeys(chosen, 0)
+
+    @property
+    def labelled(self) -> list[int]:
+        """Indices of the labelled sentences, sorted."""
+        return sorted(self.rounds)
+
+    @property
+    def unlabelled(self) -> list[int]:
+        """Indices that may be asked, sorted."""
+        no = self.skipped.union(self.rounds, self.held_out, self.waiting)
+        return [i for i in range(len(self.costs)) if i not in no]
+
+    def ask(self, indices: Sequence[int], scores: Mapping[int, float]) -> None:
+        """Put sentences in the queue of the oracle.
+
+        Raises:
+            ValueError: for one that is asked twice, or is not in the pool.
+        """
+        allowed = set(self.unlabelled)
+        if len(set(indices)) < len(indices) or not allowed.issuperset(indices):
+            raise ValueError("a sentence is asked twice, or is not in the pool")
+        self.waiting = list(indices)
+        self.scores |= {i: float(scores[i]) for i in indices if i in scores}
+
+    def answer(self, labelled: Collection[int], skipped: Collection[int] = ()) -> None:
+        """The oracle has answered: a new round begins; who was asked and not answered is in the pool
+        again."""
+        self.round += 1
+        self.skipped.update(skipped)
+        for index in self.waiting:
+            if index in labelled:
+                self.rounds[index] = self.round
+        self.waiting = []
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {
+            "round": self.round,
+            "batches_before": self.batches_before,
+            "rounds": [[i, r] for i, r in self.rounds.items()],
+            "scores": [[i, s] for i, s in self.scores.items()],
+            "waiting": list(self.waiting),
+            "skipped": sorted(self.skipped),
+            "held_out": list(self.held_out),
+            "answers": [[i, [list(span) for span in spans]] for i, spans in self.answers.items()],
+            "sentences": len(self.costs),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave.
+
+        Raises:
+            ValueError: for a state of other data.
+        """
+        if state["sentences"] != len(self.costs):
+            raise ValueError(
+                f"the checkpoint's pool has {state['sentences']:,} sentences, the data have "
+                f"{len(self.costs):,}: resume with the data of the run, or start anew from its --weights"
+            )
+        self.round, self.batches_before = int(state["round"]), int(state["batches_before"])
+        self.rounds = {int(i): int(r) for i, r in state["rounds"]}
+        self.scores = {int(i): float(s) for i, s in state["scores"]}
+        self.waiting, self.held_out = list(state["waiting"]), list(state["held_out"])
+        self.skipped = set(state["skipped"])
+        self.answers = {int(i): [(int(a), int(b), str(t)) for a, b, t in s] for i, s in state["answers"]}
+
+
+def noisy(spans: Spans, length: int, types: Sequence[str], share: float, seed: int, index: int) -> list[Span]:
+    """What an oracle says that gets a share of the tags wrong: each word's tag becomes another one of IOB2.
+
+    A function of (seed, index): asked twice, it errs in the same way.
+    """
+    if not share:
+        return list(spans)
+    tags, names = tags_of(spans, length, "iob2"), tag_names(types, "iob2")
+    random = item_generator(_NOISE, seed, index)
+    wrong = random.random(length) < share
+    for i in np.flatnonzero(wrong):
+        others = [name for name in names if name != tags[i]]
+        tags[i] = others[int(random.integers(len(others)))]
+    return spans_of(tags)

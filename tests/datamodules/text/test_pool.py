@@ -1,0 +1,140 @@
+"""The pool, the order of a round and the noisy oracle as functions of seed, round and position."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.named_entities import fake_ontonotes
+
+from datamodules import NER
+from datamodules.text.pool import Pool, noisy, take_budget
+from datamodules.text.rounds import RoundSampler, padded_words
+from datamodules.text.schemes import tags_of
+from zoo.ner import ActiveNER
+
+LENGTHS = [(7 * i) % 23 + 1 for i in range(40)]
+MEMBERS = [1, 4, 5, 8, 13, 21, 22, 30, 31, 32, 39]
+
+
+def sampler(updates: int = 22, **options: object) -> RoundSampler:
+    return RoundSampler(MEMBERS, LENGTHS, 4, updates, seed=3, round_=2, window=4, **options)  # type: ignore[arg-type]
+
+
+def test_a_round_has_whole_passes_in_orders_of_their_own() -> None:
+    drawn = [key for batch in sampler() for key in batch]
+    assert len(drawn) == 88  # eight passes over eleven sentences
+    assert Counter(index for _, index in drawn) == dict.fromkeys(MEMBERS, 8)
+    assert len(list(sampler(9))) == 9
+    short = Counter(index for batch in sampler(9) for _, index in batch)  # 36 draws: the last window is cut
+    assert set(short.values()) == {3, 4}
+    assert [k for b in sampler() for k in b] == drawn
+    other = RoundSampler(MEMBERS, LENGTHS, 4, 22, seed=3, round_=3, window=4)
+    assert [k for b in other for k in b] != drawn
+
+
+def test_batches_pad_little_and_their_order_does_not_follow_length() -> None:
+    batches = [[i for _, i in batch] for batch in sampler()]
+    plain = [[i for _, i in b] for b in RoundSampler(MEMBERS, LENGTHS, 4, 22, 3, 2, window=1)]
+    assert padded_words(batches, LENGTHS) < 0.8 * padded_words(plain, LENGTHS)
+    longest = [max(LENGTHS[i] for i in batch) for batch in batches[:4]]
+    assert any(sorted(w) != w for w in (longest, [max(LENGTHS[i] for i in b) for b in batches[4:8]]))
+
+
+def test_a_resumed_round_and_two_processes_see_the_same_batches() -> None:
+    whole = list(sampler())
+    for position in (0, 3, 4, 21, 22):
+        assert list(sampler(position=lambda p=position: p)) == whole[position:]
+    halves = [list(sampler(rank=r, world_size=2)) for r in (0, 1)]
+    assert all(sorted(a + b) == sorted(w) for a, b, w in zip(*halves, whole, strict=True))
+    with pytest.raises(ValueError, match="multiple of the number of devices"):
+        sampler(world_size=3)
+
+
+def test_the_seed_set_and_the_sample_are_functions_of_the_seed() -> None:
+    pools = []
+    for seed in (0, 0, 1):
+        pool = Pool(LENGTHS, 30)
+        pool.start(seed, 50, held_out=5)
+        pools.append(pool)
+        spent = sum(LENGTHS[i] for i in pool.labelled)
+        assert 50 <= spent < 50 + max(LENGTHS)
+        assert len(pool.labelled) + len(pool.unlabelled) + 5 == 40
+        assert not set(pool.held_out) & {*pool.labelled, *pool.unlabelled}
+    assert pools[0].state() == pools[1].state()
+    assert pools[0].labelled != pools[2].labelled
+    restored = Pool(LENGTHS, 30)
+    restored.restore(pools[2].state())
+    assert restored.state() == pools[2].state()
+    with pytest.raises(ValueError, match="40 sentences, the data have 3"):
+        Pool([1, 2, 3], 1).restore(pools[2].state())
+
+
+def test_both_rooms_walk_down_a_ranking_alike() -> None:
+    from zoo.ner import acquisition
+
+    order = [5, 3, 9, 1, 0]
+    for budget in range(80):
+        assert take_budget(order, LENGTHS, budget) == acquisition.take_budget(order, LENGTHS, budget)
+
+
+def test_the_noisy_oracle_errs_in_its_share_and_each_time_alike() -> None:
+    spans, types = [(2, 5, "A"), (7, 8, "B")], ["A", "B"]
+    wrong = words = 0
+    for index in range(400):
+        found = noisy(spans, 10, types, 0.2, 0, index)
+        assert found == noisy(spans, 10, types, 0.2, 0, index)
+        pairs = zip(tags_of(found, 10, "iob2"), tags_of(spans, 10, "iob2"), strict=True)
+        wrong += sum(a != b for a, b in pairs)
+        words += 10
+    assert 0.16 < wrong / words < 0.24
+    assert noisy(spans, 10, types, 0.0, 0, 7) == spans
+    assert noisy(spans, 10, types, 0.5, 0, 7) != noisy(spans, 10, types, 0.5, 1, 7)
+    data = NER(train_sentences=60, seed_budget=100, noise=0.5)
+    data.setup("fit")
+    assert any(data.labels_of(i) != list(s.spans or ()) for i, s in enumerate(data.sets["train"]))
+
+
+def test_units_of_the_budget() -> None:
+    for unit, seed_budget, expected in (("sentences", 7, 7), ("percent", 100, 60)):
+        data = NER(train_sentences=60, seed_budget=seed_budget, budget=5, unit=unit)  # type: ignore[arg-type]
+        data.setup("fit")
+        assert data.pool is not None
+        assert len(data.pool.labelled) == expected
+    with pytest.raises(ValueError, match=r"budget is 2.5, but whole words are labelled"):
+        NER(budget=2.5, seed_budget=3, unit="words")
+    with pytest.raises(ValueError, match="seed_budget is 101 percent"):
+        NER(seed_budget=101)
+
+
+def test_genres_of_ontonotes_are_kept_chosen_and_counted(tmp_path: Path) -> None:
+    fake_ontonotes(tmp_path, "english")
+    data = NER("ontonotes", str(tmp_path), genres=["nw"])
+    data.setup("fit")
+    assert {s.genre for s in data.sets["train"]} == {"nw"}
+    assert data.genres == ["bc", "nw"]  # of all sets; pt has no entities and is left out
+    assert len(data.tags) == 73
+    names = {data.genres[g] for batch in data.val_dataloader() for g in batch["genre"].tolist()}
+    assert names == {"bc", "nw"}
+    with pytest.raises(ValueError, match=r"genres has 'wb'; .* has bc, nw"):
+        NER("ontonotes", str(tmp_path), genres=["wb"]).setup("fit")
+    with pytest.raises(FileNotFoundError, match=r"layout of CoNLL-2012"):
+        NER("ontonotes", str(tmp_path), language="chinese").setup("fit")
+
+
+def test_pretrained_vectors_reach_the_embedding_of_their_word(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_text("rained 1 2 3\nAnna 4 5 6\n")
+    data = NER(train_sentences=50, embeddings=str(path))
+    data.setup("fit")
+    assert data.vector_size == 3
+    module = ActiveNER(data.tags, data.num_words, data.num_characters, word_dim=3, word_filters=8)
+    assert module.vocabulary is not None
+    module.vocabulary.fill(data.vocabulary_words, data.vocabulary_characters)
+    module._take_vectors(data.vectors)
+    weight = module.network.encoder.embedding.weight
+    assert torch.equal(weight[module.vocabulary.id_of("rained")], torch.tensor([1.0, 2, 3]))
+    assert torch.equal(weight[module.vocabulary.id_of("Anna")], torch.tensor([4.0, 5, 6]))
+    assert float(weight[module.vocabulary.id_of("nobody")].abs().max()) <= 1

@@ -1,0 +1,90 @@
+"""What is kept and told of the rounds of a run: numbers, the audit trail, seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.ner.curves import area_under, words_to_reach
+
+
+def summary(
+    rows_of_run: Sequence[Mapping[str, Any]], budget: int | None, target: float | None
+) -> dict[str, float]:
+    """Numbers of the run so far.
+
+    Args:
+        rows_of_run: of each round.
+        budget: words of a query: the range of the area ends at the seed set and so many more for each
+            round, which every arm of a comparison reaches. None ends it at the last round.
+        target: F1 whose cost in words is asked for.
+    """
+    rows = [r for r in rows_of_run if r["f1"] is not None]
+    found: dict[str, float] = {"words": rows_of_run[-1]["words"], "sentences": rows_of_run[-1]["sentences"]}
+    first = next((r for r in rows_of_run if "asked" in r), None)
+    if first is not None:
+        found["first_asked_words"] = first["asked_words"]
+        found["first_pool_words"] = first["pool_words"]
+        if "asked_with_entity" in first:
+            found["first_asked_with_entity"] = first["asked_with_entity"]
+    if "agreement" in rows_of_run[-1]:
+        found["agreement"] = rows_of_run[-1]["agreement"]
+    if not rows:
+        return found
+    words, f1 = [r["words"] for r in rows], [r["f1"] for r in rows]
+    passed = rows[-1]["round"] - rows[0]["round"]
+    end = words[0] + budget * passed if budget is not None else None
+    area = area_under(words, f1, end)
+    if math.isfinite(area):
+        found["area"] = area
+    if target is not None:
+        reached = words_to_reach(words, f1, target)
+        found["target_reached"] = float(math.isfinite(reached))
+        found["words_to_target"] = min(reached, float(end or words[-1]))
+    return found
+
+
+def seconds_of(path: Path) -> dict[int, float]:
+    """Seconds of the rounds that a run had before it was resumed: a clock's, hence in no checkpoint."""
+    found: dict[int, float] = {}
+    if not path.is_file():
+        return found
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+            found[int(row["round"])] = float(row["seconds"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def audit(rows: Sequence[Mapping[str, Any]], data: Any, hparams: Mapping[str, Any]) -> str:
+    """A line for each sentence that was ever asked: when, in which place, why, and what became of it."""
+    lines = []
+    for row in rows:
+        scored = bool(row.get("scores"))
+        for place, index in enumerate(row.get("indices", ())):
+            pool = data.pool
+            status = "labelled" if index in pool.rounds else "skipped" if index in pool.skipped else "waiting"
+            if status == "waiting" and index not in pool.waiting:
+                status = "not answered"
+            words = data.sets["train"][index].words
+            lines.append(
+                json.dumps(
+                    {
+                        "asked_after_round": row["round"],
+                        "place": place,
+                        "index": index,
+                        "acquisition": hparams["acquisition"],
+                        "score": row["scores"][place] if scored else None,
+                        "words": len(words),
+                        "status": status,
+                        "text": " ".join(words),
+                    },
+                    ensure_ascii=False,
+                )
+            )
+    return "\n".join(lines) + "\n" if lines else ""

@@ -1,0 +1,411 @@
+"""The Active-NER LightningModule: an epoch is a round, at whose end the pool is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import SGD
+
+from zoo.metrics.spans import OverlapF1, SpanF1
+from zoo.ner.acquisition import Acquisition
+from zoo.ner.decoders import CRFDecoder, DecoderName, LinearDecoder, LSTMDecoder
+from zoo.ner.network import (
+    CharEncoder,
+    CharEncoderName,
+    Encoded,
+    WordEncoder,
+    WordEncoderName,
+    drop_words,
+    initialise,
+)
+from zoo.ner.report import TaggedText
+from zoo.ner.rounds import Rounds
+from zoo.ner.schemes import spans_of, split_tag, strict_spans
+from zoo.ner.tagger import Passes, Tagger
+from zoo.ner.transformer import TransformerEncoder
+from zoo.ner.vocabulary import Vocabulary
+from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.optim import with_schedule
+from zoo.nn.ranges import Count, Depth, Fraction, Many, Rate, Share, Size, check_ranges
+from zoo.nn.variants import refuse_unused
+from zoo.randomness import generator, global_seed
+
+_WORD_DROP = 701
+_CONLL = [f"{m}-{t}" for t in ("LOC", "MISC", "ORG", "PER") for m in "BIES"]
+_CNN, _LSTM, _LIGHT = ("cnn",), ("lstm",), ("cnn", "lstm")
+_USES_OF_CHARACTERS = {
+    "char_filters": _CNN,
+    "char_kernel": _CNN,
+    "char_layers": _CNN,
+    "char_residual": _CNN,
+    "char_hidden": _LSTM,
+    "char_dim": _LIGHT,
+}
+_USES_OF_WORDS = {
+    "word_filters": _CNN,
+    "word_kernel": _CNN,
+    "word_layers": _CNN,
+    "word_residual": _CNN,
+    "word_hidden": _LSTM,
+    "word_dim": _LIGHT,
+    "word_drop": _LIGHT,
+    "backbone": ("transformer",),
+}
+_USES_OF_TAGS = {"decoder_hidden": ("lstm",), "feedback": ("lstm",), "beam": ("lstm",)}
+_USES_OF_SCORE = {
+    "mc_passes": ("bald", "bald_mi"),
+    "mc_repeats": ("bald", "bald_mi"),
+    "candidates": ("submod",),
+}
+
+
+class ActiveNER(LightningModule):
+    """Deep active learning for named entities (Shen et al., ICLR 2018): characters -> words -> tags.
+
+    An epoch is a round. When its updates are made and its F1 is known, the model scores the sentences that
+    nobody has labelled, the least certain ones are labelled up to the data's budget, and the next round
+    trains the same weights (``warm_start``) on all of them.
+
+    Batches have ``words`` (lists of texts), ``tags`` int64 (B, T) with -1 at padding and ``spans``; see
+    :class:`datamodules.NER`. Its vocabulary is part of the weights.
+
+    Args:
+        tags: names of the K tags, of one scheme; decided by the data.
+        num_words: words of the vocabulary.
+        num_characters: characters of the vocabulary.
+        char_encoder: ``cnn``, ``lstm`` or ``none``.
+        word_encoder: ``cnn``, ``lstm`` or a ``transformer``.
+        tag_decoder: ``lstm``, ``crf`` or ``linear``, a softmax of each word.
+        char_dim: width of the character embeddings.
+        char_filters: of each convolution over characters.
+        char_kernel: its width.
+        char_layers: convolutions over characters.
+        char_residual: add each layer's input to its output, through a 1x1 convolution where widths differ.
+        char_hidden: units of the character LSTM, per direction.
+        word_dim: width of the word embeddings.
+        word_filters: of each convolution over words.
+        word_kernel: its width.
+        word_layers: convolutions over words.
+        word_residual: as ``char_residual``.
+        word_hidden: units of the word LSTM, per direction.
+        decoder_hidden: units of the decoder's LSTM.
+        backbone: transformer of the Hugging Face hub or a local folder, first sub-token of each word.
+        dropout: everywhere.
+        word_drop: share of the words that become [UNK] in training.
+        loss_reduction: over the words of a batch: their ``sum`` (the paper, whose rate of .001 needs it) or
+            ``mean``.
+        feedback: the tag before, in training: ``gold`` or the decoder's own, ``greedy``.
+        beam: hypotheses of the decoding for validation, test and prediction; 1 is greedy.
+        acquisition: who is asked: ``mnlp``, ``lc``, ``bald`` (the paper's: variation ratio), ``bald_mi``
+            (mutual information), ``submod``, ``random``, ``entropy``, ``margin``; ``random_length`` draws
+            sentences of the lengths that MNLP would ask, ``random_entity`` draws among those with a
+            predicted entity.
+        mc_passes: passes with dropout, M.
+        mc_repeats: what is repeated: ``all``, or the ``decoder`` alone.
+        candidates: c of submod: the candidates have c times the budget.
+        pool_sample: score a random sample of the pool of this size; null scores all.
+        warm_start: later rounds go on with the weights; false starts each round from the first ones, with a
+            new optimiser.
+        target_f1: F1 whose cost in words is reported.
+        stop_agreement: say that more labels hardly help when successive models agree so far (Cohen's kappa,
+            the mean of three rounds) on the data's held-out sample.
+        stop_training: end the run then.
+        optimizer: of all parameters.
+        lr_scheduler: stepped every update.
+
+    Raises:
+        ValueError: for settings that exclude each other.
+    """
+
+    data_sizes: ClassVar[DataSizes] = {
+        "tags": "tags",
+        "num_words": "num_words",
+        "num_characters": "num_characters",
+        "word_dim": "vector_size",
+    }
+
+    def __init__(
+        self,
+        tags: Sequence[str] = ("O", *_CONLL),
+        num_words: Many = 1000,
+        num_characters: Many = 100,
+        char_encoder: CharEncoderName = "cnn",
+        word_encoder: WordEncoderName = "cnn",
+        tag_decoder: DecoderName = "lstm",
+        char_dim: Size = 25,
+        char_filters: Size = 50,
+        char_kernel: Size = 5,
+        char_layers: Depth = 1,
+        char_residual: bool = True,
+        char_hidden: Size = 25,
+        word_dim: Size = 100,
+        word_filters: Size = 800,
+        word_kernel: Size = 3,
+        word_layers: Depth = 2,
+        word_residual: bool = False,
+        word_hidden: Size = 100,
+        decoder_hidden: Size = 256,
+        backbone: str | None = None,
+        dropout: Rate = 0.5,
+        word_drop: Rate = 0.5,
+        loss_reduction: Literal["sum", "mean"] = "sum",
+        feedback: Literal["gold", "greedy"] = "gold",
+        beam: Depth = 1,
+        acquisition: Acquisition = "mnlp",
+        mc_passes: Depth = 100,
+        mc_repeats: Passes = "all",
+        candidates: Count = 4,
+        pool_sample: Many | None = None,
+        warm_start: bool = True,
+        target_f1: Share | None = None,
+        stop_agreement: Fraction | None = None,
+        stop_training: bool = False,
+        optimizer: OptimizerCallable = lambda p: SGD(p, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        check_ranges(ActiveNER, locals())
+        super().__init__()
+        tags = list(tags)
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self._check_settings()
+        self.entity_types = list(dict.fromkeys(kind for _, kind in map(split_tag, tags) if kind))
+        self.scheme = _scheme_of(tags)
+        self.vocabulary: Vocabulary | None = None
+        encoder = self._encoder()
+        self.network = Tagger(encoder, self._decoder(encoder.width))
+        initialise(self.network.decoder)
+        if self.vocabulary is not None:
+            initialise(encoder)
+        self._make_metrics([])
+
+    def _check_settings(self) -> None:
+        h = self.hparams
+        if h["word_encoder"] == "transformer":
+            if h["backbone"] is None:
+                raise ValueError(
+                    "model.init_args.backbone names the transformer of word_encoder: transformer"
+                )
+            for name in (*_USES_OF_CHARACTERS, "char_encoder"):
+                if h[name] != _default(name):
+                    raise ValueError(
+                        f"model.init_args.{name} is {h[name]}, which word_encoder: transformer does not use; "
+                        f"leave it out (its default is {_default(name)})"
+                    )
+        else:
+            refuse_unused(ActiveNER, h, "char_encoder", _USES_OF_CHARACTERS)
+        refuse_unused(ActiveNER, h, "word_encoder", _USES_OF_WORDS)
+        refuse_unused(ActiveNER, h, "tag_decoder", _USES_OF_TAGS)
+        refuse_unused(ActiveNER, h, "acquisition", _USES_OF_SCORE)
+        if h["stop_training"] and h["stop_agreement"] is None:
+            raise ValueError("model.init_args.stop_training ends at stop_agreement, which is null; set both")
+        if not h["warm_start"] and self.lr_scheduler is not None:
+            raise ValueError(
+                "warm_start: false starts the optimiser anew each round, which "
+                "model.init_args.lr_scheduler would run across; leave it out"
+            )
+        if len(set(h["tags"])) < len(h["tags"]) or "O" not in h["tags"]:
+            raise ValueError(
+                f"model.init_args.tags must be different names with O among them, got {h['tags']}"
+            )
+
+    def _encoder(self) -> Any:
+        h = self.hparams
+        if h["word_encoder"] == "transformer":
+            return TransformerEncoder(h["backbone"], h["dropout"])
+        self.vocabulary = Vocabulary(h["num_words"], h["num_characters"])
+        characters = None
+        if h["char_encoder"] != "none":
+            characters = CharEncoder(
+                h["char_encoder"],
+                h["num_characters"],
+                h["char_dim"],
+                h["char_filters"],
+                h["char_kernel"],
+                h["char_layers"],
+                h["char_hidden"],
+                h["dropout"],
+                h["char_residual"],
+            )
+        return WordEncoder(
+            h["word_encoder"],
+            characters,
+            h["num_words"],
+            h["word_dim"],
+            h["word_filters"],
+            h["word_kernel"],
+            h["word_layers"],
+            h["word_hidden"],
+            h["dropout"],
+            h["word_residual"],
+        )
+
+    def _decoder(self, width: int) -> LSTMDecoder | CRFDecoder | LinearDecoder:
+        h = self.hparams
+        count, kind = len(h["tags"]), h["tag_decoder"]
+        if kind == "lstm":
+            return LSTMDecoder(width, count, h["decoder_hidden"], h["dropout"], h["feedback"])
+        return (CRFDecoder if kind == "crf" else LinearDecoder)(width, count, h["dropout"])
+
+    # --- data ---------------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        return [Rounds()]
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        # trained weights bring their words along, and meet other texts
+        knows = self.vocabulary is None or not self.vocabulary.is_empty
+        sizes = dict.fromkeys(
+            ("num_words", "num_characters", "word_dim"), lambda own, found: knows or own == found
+        )
+        check_fit(self, tags=lambda own, found: list(own) == list(found), **sizes)
+        self._make_metrics(list(getattr(data, "genres", ()) or ()))
+        if stage == "fit" and self.vocabulary is not None and self.vocabulary.is_empty:
+            if data is None or getattr(data, "num_words", None) is None:
+                raise ValueError("ActiveNER learns its words from the data of a pool: use datamodules.NER")
+            self.vocabulary.fill(data.vocabulary_words, data.vocabulary_characters)
+            self._take_vectors(data.vectors)
+
+    @torch.no_grad()
+    def _take_vectors(self, vectors: dict[str, Tensor]) -> None:
+        """Pretrained embeddings of the words that have some."""
+        embedding: Any = self.network.encoder.embedding
+        assert self.vocabulary is not None
+        for word, vector in vectors.items():
+            embedding.weight[self.vocabulary.id_of(word)] = vector
+
+    def _make_metrics(self, genres: list[str]) -> None:
+        self.genres = genres
+        for stage in ("val", "test"):
+            self.add_module(f"{stage}_f1", SpanF1(self.entity_types, genres))
+        self.add_module("test_strict", SpanF1(self.entity_types))
+        self.add_module("test_overlap", OverlapF1())
+
+    def encode(self, sentences: Sequence[Sequence[str]]) -> Encoded:
+        """Words as numbers on the module's device."""
+        if self.vocabulary is None:
+            return self.network.encoder.encode(sentences, self.device)  # type: ignore[operator]
+        return self.vocabulary.encode(sentences, self.device)
+
+    # --- training -----------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        return with_schedule(self.optimizer(self.network.parameters()), self.lr_scheduler)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        encoded = self.encode(batch["words"])
+        if self.hparams["word_drop"] and self.vocabulary is not None:
+            encoded = drop_words(encoded, self._word_draws(encoded, batch_idx), self.hparams["word_drop"])
+        total = self.network(encoded, batch["tags"]).sum()
+        words = encoded.lengths.sum()
+        self.log("train/loss_per_word", (total / words).detach(), prog_bar=True, batch_size=int(words))
+        if self.hparams["loss_reduction"] == "sum":
+            # processes average their gradients
+            return total * self.trainer.world_size
+        return total / self._mean_over_processes(words)
+
+    def _word_draws(self, encoded: Encoded, batch_idx: int) -> Tensor:
+        """Uniform (B, T - 2), a function of (seed, step, place in the global batch)."""
+        world, rank = self.trainer.world_size, self.global_rank
+        key = (_WORD_DROP, global_seed(), self.trainer.global_step, batch_idx)
+        size = (encoded.words.shape[1] - 2,)
+        rows = [
+            torch.rand(size, generator=generator(*key, rank + world * row))
+            for row in range(len(encoded.lengths))
+        ]
+        return torch.stack(rows).to(self.device)
+
+    def _mean_over_processes(self, words: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return words
+        every = words.clone().float()
+        torch.distributed.all_reduce(every)
+        return every / self.trainer.world_size
+
+    # --- evaluation ---------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def tag_batch(self, sentences: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[float]]:
+        """Names of the tags of each sentence, and log P(y*)/n. Longer and shorter ones may stand together."""
+        encoded = self.encode(sentences)
+        decoded = self.network.decode(encoded, self.hparams["beam"])
+        rows = decoded.tags.tolist()
+        names = [
+            [self.hparams["tags"][t] for t in row[: len(s)]] for row, s in zip(rows, sentences, strict=True)
+        ]
+        return names, (decoded.log_p / encoded.lengths).tolist()
+
+    def tag(self, sentences: Sequence[str | Sequence[str]]) -> list[list[tuple[int, int, str]]]:
+        """Entities of sentences: texts with blanks between words, or lists of words.
+
+        Returns:
+            (first word, word after the last, type) of each entity of each sentence.
+        """
+        words = [s.split() if isinstance(s, str) else list(s) for s in sentences]
+        filled = [w for w in words if w]
+        self.eval()
+        found = iter(self.tag_batch(filled)[0] if filled else [])
+        return [spans_of(next(found)) if w else [] for w in words]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+        if "spans" not in batch:
+            raise ValueError(f"the {stage} set has sentences without labels: they cannot be scored")
+        names, _ = self.tag_batch(batch["words"])
+        found = [spans_of(tags) for tags in names]
+        groups = batch["genre"].tolist() if self.genres else None
+        getattr(self, f"{stage}_f1").update(batch["spans"], found, groups)
+        if stage == "test":
+            if self.scheme != "iob1":
+                self.test_strict.update(batch["spans"], [strict_spans(t, self.scheme) for t in names])  # type: ignore[operator, union-attr]
+            self.test_overlap.update(batch["spans"], found)  # type: ignore[operator, union-attr]
+
+    def on_validation_epoch_end(self) -> None:
+        found = self._computed("val_f1")
+        self.log("val/f1", found["f1"], prog_bar=True, sync_dist=True)
+        self.log_dict({f"val/{k}": found[k] for k in ("precision", "recall")}, sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        found = self._computed("test_f1")
+        if self.scheme != "iob1":
+            found["strict_f1"] = self._computed("test_strict")["f1"]
+        found |= {f"{k}_f1": v for k, v in self._computed("test_overlap").items()}
+        self.log_dict({f"test/{k}": v for k, v in found.items()}, sync_dist=True)
+
+    def _computed(self, name: str) -> dict[str, Tensor]:
+        """Values over all processes, each of the whole set; the metric is emptied."""
+        metric: Any = getattr(self, name)
+        found: dict[str, Tensor] = metric.compute()
+        metric.reset()
+        return found
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> TaggedText:
+        names, scores = self.tag_batch(batch["words"])
+        spans = [spans_of(tags) for tags in names]
+        return TaggedText(
+            batch["words"], spans, scores, batch.get("spans"), batch["index"].tolist(), self.global_rank
+        )
+
+
+def _default(name: str) -> Any:
+    import inspect
+
+    return inspect.signature(ActiveNER).parameters[name].default
+
+
+def _scheme_of(tags: Sequence[str]) -> str:
+    letters = {tag[:1] for tag in tags}
+    if letters & {"L", "U"}:
+        return "bilou"
+    return "iobes" if letters & {"E", "S"} else "iob2"

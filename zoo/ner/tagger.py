@@ -1,0 +1,134 @@
+"""Encoder and decoder in one network, and what of a batch an acquisition function looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.ner import acquisition as scores
+from zoo.ner.decoders import CRFDecoder, Decoded, LinearDecoder, LSTMDecoder
+from zoo.ner.network import Encoded
+
+Passes = Literal["all", "decoder"]
+
+
+class Tagger(nn.Module):
+    """h_enc = encoder(words), p(y|x) by the decoder.
+
+    Args:
+        encoder: gives (B, T, D) of the real words of an :class:`Encoded` or a transformer's batch.
+        decoder: see :mod:`zoo.ner.decoders`.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: LSTMDecoder | CRFDecoder | LinearDecoder) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, batch: Encoded, tags: Tensor) -> Tensor:
+        """-log p(y|x) of each sentence, (B,); ``tags`` int64 (B, T), whatever at padding."""
+        return self.decoder.negative_log_likelihood(self.encoder(batch), batch.mask, tags.clamp(min=0))
+
+    def decode(self, batch: Encoded, beam: int = 1) -> Decoded:
+        """The tags taken for the best: greedy or by beam, of a CRF Viterbi's."""
+        return self.decode_states(self.encoder(batch), batch.mask, beam)
+
+    def decode_states(self, h: Tensor, mask: Tensor, beam: int = 1) -> Decoded:
+        """:meth:`decode` of encoded words."""
+        if beam > 1 and isinstance(self.decoder, LSTMDecoder):
+            return self.decoder.beam(h, mask, beam)
+        return self.decoder.decode(h, mask)
+
+
+@contextmanager
+def monte_carlo(network: nn.Module, seed: int) -> Iterator[None]:
+    """Dropout layers alone in training mode, and the global generator as it was afterwards.
+
+    Args:
+        network: in eval mode.
+        seed: of the dropout within.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Dropout)]
+    device = next(network.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        try:
+            for layer in layers:
+                layer.train()
+            yield
+        finally:
+            for layer in layers:
+                layer.eval()
+
+
+@dataclass
+class Scored:
+    """What is known of each sentence of a batch.
+
+    Attributes:
+        score: of the acquisition function, (B,), double.
+        tags: the best tags, (B, T).
+        mnlp: log P(y*) / n, (B,).
+        vectors: mean of h_enc over the real words, (B, D).
+    """
+
+    score: Tensor
+    tags: Tensor
+    mnlp: Tensor
+    vectors: Tensor
+
+
+@torch.no_grad()
+def score_batch(
+    network: Tagger, batch: Encoded, acquisition: str, passes: int, seed: int, repeated: Passes = "all"
+) -> Scored:
+    """Scores of one batch of the pool; the network must be in eval mode.
+
+    Args:
+        network: that is unsure.
+        batch: sentences.
+        acquisition: name of the score.
+        passes: M of the stochastic ones.
+        seed: of their dropout.
+        repeated: ``decoder`` encodes once and repeats the decoder, whose dropout alone acts then.
+    """
+    h, mask = network.encoder(batch), batch.mask
+    decoded = network.decode_states(h, mask)
+    mnlp = scores.mnlp(decoded.log_p, batch.lengths)
+    vectors = (h * mask[..., None]).sum(1) / batch.lengths[:, None]
+    if acquisition == "lc":
+        score = decoded.log_p
+    elif acquisition == "entropy":
+        score = scores.masked_mean(scores.entropy(decoded.probabilities.double()), mask)
+    elif acquisition == "margin":
+        score = scores.masked_mean(scores.margin(decoded.probabilities), mask)
+    elif acquisition in scores.STOCHASTIC:
+        score = _stochastic(network, batch, h, acquisition, passes, seed, repeated)
+    else:
+        score = mnlp
+    return Scored(score.double(), decoded.tags, mnlp, vectors)
+
+
+def _stochastic(
+    network: Tagger, batch: Encoded, h: Tensor, acquisition: str, passes: int, seed: int, repeated: Passes
+) -> Tensor:
+    mask = batch.mask
+    votes, mean_p, mean_entropy = [], None, None
+    with monte_carlo(network, seed):
+        for _ in range(passes):
+            state = network.encoder(batch) if repeated == "all" else h
+            decoded = network.decode_states(state, mask)
+            votes.append(decoded.tags)
+            p = decoded.probabilities.double()
+            mean_p = p if mean_p is None else mean_p + p
+            entropy = scores.entropy(p)
+            mean_entropy = entropy if mean_entropy is None else mean_entropy + entropy
+    if acquisition == "bald":
+        return scores.variation_ratio(torch.stack(votes), mask)
+    assert mean_p is not None
+    assert mean_entropy is not None
+    return scores.mutual_information(mean_p / passes, mean_entropy / passes, mask)
