@@ -90,6 +90,10 @@ class NER(SplitModule):
     """
 
     of_weights = ("scheme", "types")
+    split_of_weights = (
+        *("name", "language", "genres", "train_sentences", "val_sentences", "min_words", "max_words"),
+        *("seed_budget", "unit", "held_out", "seed"),
+    )
 
     def __init__(
         self,

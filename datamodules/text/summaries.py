@@ -124,6 +124,7 @@ class Summaries(SplitModule):
     """
 
     of_weights: ClassVar[tuple[str, ...]] = ("max_source", "aclsum_parts")
+    split_of_weights: ClassVar[tuple[str, ...]] = ("format", "name", "hub", "hub_config", "seed")
 
     def __init__(
         self,
