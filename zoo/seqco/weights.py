@@ -199,30 +199,36 @@ def _folder_state(path: Path) -> State:
 
 
 def _read_folder(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
-    content = read_json(path / "config.json")
-    settings = backbones.settings(str(path), None)
-    ids = {
-        k: content[k]
-        for k in ("vocab_size", "pad_token_id", "eos_token_id")
-        if isinstance(content.get(k), int)
-    }
-    kind = settings["model_type"]
-    bos = content.get("bos_token_id")
-    hparams: dict[str, Any] = {
-        "backbone": str(path),
-        **ids,
-        "bos_token_id": bos if isinstance(bos, int) and kind in ("bart", "led") else -1,
-        "special_ids": [3, ids["vocab_size"] - 1] if kind in ("bart", "led") else [],
-        **{f"weight_{pair}": 0.0 for pair in ("xy", "xyhat", "yyhat")},
-    }
-    module = SeqCo(**hparams | given)
-    tensors = _with_prefix(_folder_state(path))
+    config = path / "config.json"
+    content, state = read_json(config), _folder_state(path)
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    try:
+        with building(path, size):
+            module = SeqCo(**_of_config(content, path) | given)
+    except Exception as error:  # of a constructor with a file's values anything may come
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{config}: {text}") from None
     wanted = module.network.state_dict()
-    tensors = {k: v for k, v in tensors.items() if k in wanted}
+    tensors = {k: v for k, v in _with_prefix(state).items() if k in wanted}
     constant = {k: v for k, v in wanted.items() if k not in tensors and _is_table(k)}
     tensors = fitted(tensors | constant, wanted, path)
-    lines = [f"a {kind} of transformers with {sum(v.numel() for v in tensors.values()):,} numbers"]
-    return _weights(path, module, tensors), lines
+    count = sum(v.numel() for v in tensors.values())
+    return _weights(path, module, tensors), [f"a {module.hparams['backbone']} with {count:,} numbers"]
+
+
+def _of_config(content: Any, path: Path) -> dict[str, Any]:
+    """Constructor arguments that a ``config.json`` tells."""
+    kind = backbones.settings(str(path), None)["model_type"]
+    names = ("vocab_size", "pad_token_id", "eos_token_id")
+    ids = {k: content[k] for k in names if isinstance(content.get(k), int)}
+    bos, is_bart = content.get("bos_token_id"), kind in ("bart", "led")
+    return {
+        "backbone": str(path),
+        **ids,
+        "bos_token_id": bos if isinstance(bos, int) and is_bart else -1,
+        "special_ids": [3, ids["vocab_size"] - 1] if is_bart else [],
+        **{f"weight_{pair}": 0.0 for pair in ("xy", "xyhat", "yyhat")},
+    }
 
 
 def _with_prefix(state: State) -> State:
