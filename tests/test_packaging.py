@@ -90,13 +90,14 @@ DISTRIBUTIONS = {
     "torch_geometric": "torch-geometric",
     "onnx_ir": "onnx-ir",
     "skimage": "scikit-image",
+    "rouge_score": "rouge-score",
 }
 STACK = {"torch", "lightning", "torchmetrics", "transformers", "torch-geometric", "diffusers", "wandb"}
 """What the zoo stands on by choice, imported or not."""
 BEHIND = {"jsonargparse": "lightning.pytorch.cli", "onnx": "torch.onnx", "onnxscript": "torch.onnx"}
 """Needed by a library for what the zoo asks of it."""
-READ = {"aclsum", "chitchat-dataset", "django", "rouge-score"}
-"""Packages whose files are read by path, or whose import has another name."""
+READ = {"aclsum", "chitchat-dataset", "django"}
+"""Packages whose files are read by path."""
 ASKED_FOR = {"datasets"}
 """Imported where a user asks for a data set of the hub, with a line that names it where it is missing."""
 
@@ -126,7 +127,7 @@ def test_every_declared_dependency_is_imported() -> None:
 
 def test_every_dependency_is_pinned() -> None:
     pinned = {n.replace("_", "-") for n in re.findall(r"^([\w-]+)==", CONSTRAINTS.lower(), flags=re.M)}
-    declared = {n.lower() for n in declared_names("onnx", "media", "test", "docs", "dev")}
+    declared = {n.lower() for n in declared_names("onnx", "media", "text", "test", "docs", "dev")}
     assert declared - pinned == {"lightning-zoo"}
 
 
