@@ -119,6 +119,9 @@ class Claim:
         return list(dict.fromkeys([*(p.metric for p in self.predicates), *self.metrics]))
 
 
+_OF_THE_COMPARISON = {"seed_everything", "trainer.default_root_dir", "ckpt_path", "weights"}
+
+
 def read_claim(path: Path, quick: bool = False) -> Claim:
     """Read and check a claim file.
 
@@ -203,6 +206,11 @@ def _arms(
         flags |= shortened
         for unwanted in _texts(path, f"arm {name!r}: without", flags.pop("without", None) or []):
             flags.pop(unwanted, None)  # of another method than the others
+        for flag in _OF_THE_COMPARISON & flags.keys():
+            raise ValueError(
+                f"{path}: arm {name!r} sets {flag}, which a comparison gives itself: its runs begin from "
+                "their seeds, in folders of their own"
+            )
         config = flags.pop("config", content.get("config"))
         if not config or not isinstance(config, str):
             raise ValueError(f"{path}: arm {name!r} has no config; give `config` for all arms or in the arm")

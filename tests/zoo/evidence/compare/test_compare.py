@@ -343,6 +343,8 @@ def test_killed_comparison_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     ({"arms": {"../../../../up": {}, "frozen": {}}}, "becomes the name of a folder"),
     ({"arms": {"..": {}, "frozen": {}}}, "becomes the name of a folder"),
     ({"arms": {"x": {}, "X": {}}}, "two arms are called 'X'"),
+    ({"arms": {"learns": {"weights": "x"}, "frozen": {}}}, "arm 'learns' sets weights, which a comparison"),
+    ({"overrides": {"seed_everything": 3}}, "sets seed_everything, which a comparison"),
     ({"seeds": [0, 1, 2, 3, 4]}, "5 seeds cannot carry a verdict, at least 6"),
     ({"seeds": [0, 1], "predicates": [predicate(test="t")]}, "2 seeds cannot carry a verdict, at least 3"),
     ({"seeds": [0, 0, 1, 2, 3, 4]}, "different integers"),
