@@ -326,7 +326,9 @@ def building(path: Path, size: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deadline(path: Path) -> Iterator[None]:
-    """Ends a constructor that takes longer than :data:`BUILD_SECONDS`, in the first thread alone.
+    """Ends a constructor that computes for longer than :data:`BUILD_SECONDS`, in the first thread alone.
+
+    The time is the process's own: a machine that is busy with others refuses no honest file.
 
     Raises:
         TooLarge: with the file's name.
@@ -341,17 +343,17 @@ def deadline(path: Path) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TooLarge(
-            f"{path} asks for a network that is not built within {BUILD_SECONDS} s; refused. {LIFT}=off "
-            "lifts the limit"
+            f"{path} asks for a network that is not built within {BUILD_SECONDS} s of computing; refused. "
+            f"{LIFT}=off lifts the limit"
         )
 
-    before = signal.signal(signal.SIGALRM, stop)
-    seconds, interval = signal.setitimer(signal.ITIMER_REAL, BUILD_SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    seconds, interval = signal.setitimer(signal.ITIMER_PROF, BUILD_SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, seconds, interval)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, seconds, interval)
+        signal.signal(signal.SIGPROF, before)
 
 
 def not_finite(value: Tensor) -> bool:
