@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Many, Workers, check_ranges
 from datamodules.loading.terminal import say
-from datamodules.text.tokenizers import Model, document, from_document, load_tokenizer, train_tokenizer
+from datamodules.text.tokenizers import (
+    Model,
+    document,
+    from_document,
+    load_tokenizer,
+    tokenizer_part,
+    train_tokenizer,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -17,10 +24,11 @@ if TYPE_CHECKING:
 class TextModule(SplitModule):
     """A data module of token sequences.
 
-    The tokenizer is, in this order: ``tokenizer``, where it is given; that of the weights, where the
-    trainer's module has one (``vocabulary``, a :class:`zoo.nn.kept_text.KeptText`); one trained on
-    :meth:`training_texts`. Weights are restored after ``setup``, so sets tokenize no earlier than their
-    loaders are asked for. The module fills its ``vocabulary`` from the attribute of that name here.
+    The tokenizer is that of the weights, where the trainer's module has one (``vocabulary``, a
+    :class:`zoo.nn.kept_text.KeptText`), which must be ``tokenizer``, where that is given; else ``tokenizer``;
+    else one trained on :meth:`training_texts`. A plain Trainer restores weights after ``setup``: what sets
+    have of a tokenizer they have anew when it changes. The module fills its ``vocabulary`` from the
+    attribute of that name here.
 
     Attributes:
         specials, last_specials, model, lowercase: of a trained tokenizer, see
@@ -51,27 +59,51 @@ class TextModule(SplitModule):
         super().__init__(batch_size, eval_batch_size, num_workers)
         self.tokenizer_source, self._most = tokenizer, vocab_size
         self._tokenizer: PreTrainedTokenizerFast | None = None
+        self._document = self._seen = ""
 
     def training_texts(self) -> Iterable[str]:
         """Texts that a tokenizer is trained on."""
         raise NotImplementedError
 
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Made at the first use."""
-        if self._tokenizer is None:
-            self._tokenizer = self._found()
-        return self._tokenizer
-
-    def _found(self) -> PreTrainedTokenizerFast:
-        if self.tokenizer_source is not None:
-            return load_tokenizer(self.tokenizer_source)
-        if text := self._of_weights():
-            say("the tokenizer is that of the weights")
-            return from_document(text)
+    def trained(self) -> PreTrainedTokenizerFast:
+        """A tokenizer of the training texts."""
         return train_tokenizer(
             self.training_texts(), self._most, self.model, self.specials, self.last_specials, self.lowercase
         )
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Made at the first use, and anew when weights with another one are restored.
+
+        Raises:
+            ValueError: if they were trained with another one than ``tokenizer``.
+        """
+        text = self._of_weights()
+        if self._tokenizer is None or text != self._seen:
+            self._seen = text
+            self._take(text)
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    def _take(self, text: str) -> None:
+        if self._tokenizer is None and self.tokenizer_source is not None:
+            self._tokenizer = load_tokenizer(self.tokenizer_source)
+            self._document = document(self._tokenizer)
+        if not text:
+            if self._tokenizer is None:
+                self._tokenizer = self.trained()
+                self._document = document(self._tokenizer)
+            return
+        theirs = tokenizer_part(text)
+        if theirs == self._document:
+            return
+        if self.tokenizer_source is not None:
+            raise ValueError(
+                "the weights were trained with another tokenizer than data.init_args.tokenizer "
+                f"{self.tokenizer_source}: leave it out, and theirs is taken"
+            )
+        say("the tokenizer is that of the weights")
+        self._tokenizer, self._document = from_document(text), theirs
 
     def _of_weights(self) -> str:
         module: Any = None if self.trainer is None else self.trainer.lightning_module
@@ -80,7 +112,8 @@ class TextModule(SplitModule):
     @property
     def vocabulary(self) -> str:
         """The tokenizer as a document."""
-        return document(self.tokenizer)
+        assert self.tokenizer is not None
+        return self._document
 
     @property
     def vocab_size(self) -> int:

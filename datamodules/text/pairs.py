@@ -156,6 +156,7 @@ class PairItems(BatchItems):
         self.exchanges, self._made, self.texts, self.name = exchanges, made, texts, name
         self.extra = extra or {}
         self._rows: dict[str, _Column] | None = None
+        self._rows_by: Any = None
         self._candidates = texts and all(e.candidates for e in exchanges)
 
     def __len__(self) -> int:
@@ -164,7 +165,9 @@ class PairItems(BatchItems):
     @property
     def rows(self) -> dict[str, _Column]:
         """``source``, ``target``, ``context``, ``recover``."""
-        if self._rows is None:
+        tokenizer = self._made()[0]
+        if self._rows is None or self._rows_by is not tokenizer:
+            self._rows_by = tokenizer
             rows = list(self._tokenized())
             names = ("source", "target", "context", "recover")
             self._rows = {n: _Column(getattr(row, n) for row in rows) for n in names}
@@ -301,6 +304,7 @@ class PairModule(TextModule):
         self.longest, self.batch_tokens = longest, batch_tokens
         self._splits: Splits | None = None
         self._template: Template | None = None
+        self._template_of: Any = None
         self.facts: dict[str, Any] = {}
         if batch_tokens is not None:
             self.batch_size = None  # type: ignore[assignment]
@@ -323,9 +327,10 @@ class PairModule(TextModule):
 
     def made(self) -> tuple[Any, Template]:
         """Tokenizer and template."""
-        if self._template is None:
-            self._template = self.template(self.tokenizer)
-        return self.tokenizer, self._template
+        tokenizer = self.tokenizer
+        if self._template is None or self._template_of is not tokenizer:
+            self._template, self._template_of = self.template(tokenizer), tokenizer
+        return tokenizer, self._template
 
     def training_texts(self) -> Iterator[str]:
         """Both sides of the training split."""

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
 from datamodules.loading.arguments import check_choice, data_folder
-from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.loaders import BatchItems
 from datamodules.loading.ranges import Many, Seed, Size, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.loading.terminal import say
 from datamodules.text import summary_files as files
 from datamodules.text.batches import padded
+from datamodules.text.module import TextModule
 from datamodules.text.procedural import WORDS, procedural
 from datamodules.text.records import Record, every_text
 from datamodules.text.summary_files import Format
-from datamodules.text.tokenizers import document, from_document, load_tokenizer, token_ids, train_tokenizer
+from datamodules.text.tokenizers import token_ids, train_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Parts = Literal["abstract", "all"]
-_SPECIALS, _LAST = ("<s>", "<pad>", "</s>", "<unk>"), ("<mask>",)
-_EMBEDDED = ("aclsum", "procedural")
 
 
 class SummaryItems(BatchItems):
@@ -50,11 +53,6 @@ class SummaryItems(BatchItems):
         """That of the module now; its weights may bring theirs after the sets were made."""
         if self._module is not None:
             self._tokenizer = self._module.tokenizer
-        if self._tokenizer is None:
-            raise ValueError(
-                "there is no tokenizer: give --weights, which bring theirs, data.init_args.tokenizer, or "
-                "training data to make one of"
-            )
         return self._tokenizer
 
     def __getitems__(self, keys: Keys) -> dict[str, Any]:
@@ -88,7 +86,7 @@ def _padded(name: str, rows: list[list[int]], pad: int) -> dict[str, Any]:
     return {name: ids, f"{name}_mask": torch.arange(ids.shape[1]) < lengths[:, None]}
 
 
-class Summaries(SplitModule):
+class Summaries(TextModule):
     """Documents and summaries as token ids.
 
     A batch has ``source`` and ``target``, int64 (B, S) and (B, T) as ``<s> tokens </s>`` (as far as the
@@ -123,6 +121,7 @@ class Summaries(SplitModule):
         num_workers: loader processes.
     """
 
+    last_specials = ("<mask>",)
     of_weights: ClassVar[tuple[str, ...]] = ("max_source", "aclsum_parts")
     split_of_weights: ClassVar[tuple[str, ...]] = ("format", "name", "hub", "hub_config", "seed")
 
@@ -149,7 +148,7 @@ class Summaries(SplitModule):
         num_workers: Workers = 0,
     ) -> None:
         check_ranges(Summaries, locals())
-        super().__init__(batch_size, eval_batch_size, num_workers)
+        super().__init__(tokenizer, vocab_size, batch_size, eval_batch_size, num_workers)
         check_choice("format", format, Format)
         check_choice("aclsum_parts", aclsum_parts, Parts)
         if min(max_source, max_target) < 3:
@@ -170,82 +169,69 @@ class Summaries(SplitModule):
         if yhat_field is not None:
             self.fields["yhat"] = yhat_field
         self.aclsum_parts, self.predict = aclsum_parts, predict
-        self.given_tokenizer, self.asked_vocab_size = tokenizer, vocab_size
         self.max_source, self.max_target, self.seed = max_source, max_target, seed
-        self._tokenizer: Any = None
         self._trained_on: list[Record] | None = None
-        self._read_files = False
         self._told: set[str] = set()
+        self._is_set_up = False
 
     # --- tokenizer ------------------------------------------------------------------------------------------
 
+    def training_texts(self) -> Iterator[str]:
+        """Documents, with what is put before them, and summaries of the training split."""
+        return every_text([{"prompt": "", **r} for r in self._training()], "prompt", "document", "summary")
+
+    def trained(self) -> PreTrainedTokenizerFast:
+        """Byte-level BPE; the procedural set is of words, all of which are known."""
+        if self.format != "procedural":
+            return super().trained()
+        room = len(WORDS) + len(self.specials) + len(self.last_specials)
+        texts = [*self.training_texts(), *WORDS]
+        return train_tokenizer(texts, room, "words", self.specials, self.last_specials, min_frequency=1)
+
     @property
-    def tokenizer(self) -> Any:
-        """The tokenizer; None as long as there is nothing to make it of, or the sets are not set up."""
-        if self._tokenizer is None and self.given_tokenizer is not None and self._read_files:
-            self._tokenizer = self._with_end(load_tokenizer(self.given_tokenizer))
-        elif self._tokenizer is None and self._trained_on is not None:
-            texts = list(
-                every_text([{"prompt": "", **r} for r in self._trained_on], "prompt", "document", "summary")
-            )
-            if self.format == "procedural":
-                room = len(WORDS) + len(_SPECIALS) + len(_LAST)
-                self._tokenizer = train_tokenizer(
-                    [*texts, *WORDS], room, "words", _SPECIALS, _LAST, min_frequency=1
-                )
-            else:
-                self._tokenizer = train_tokenizer(texts, self.asked_vocab_size, "byte_bpe", _SPECIALS, _LAST)
-        return self._tokenizer
-
-    def _with_end(self, tokenizer: Any) -> Any:
-        if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
-            raise ValueError(f"data.init_args.tokenizer {self.given_tokenizer} has no </s> or no <pad>")
-        return tokenizer
-
-    def use_tokenizer(self, text: str) -> None:
-        """Take the tokenizer of weights, before anything is read with another one.
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """See :class:`TextModule`.
 
         Raises:
-            ValueError: where the user has asked for another one.
+            ValueError: for one without an end or a pad.
         """
-        if self.given_tokenizer is not None and document(load_tokenizer(self.given_tokenizer)) != text:
-            raise ValueError(
-                f"the weights were trained with another tokenizer than data.init_args.tokenizer "
-                f"{self.given_tokenizer}: leave it out, and theirs is taken"
-            )
-        self._tokenizer = self._with_end(from_document(text))
+        found = super().tokenizer
+        if found.eos_token_id is None or found.pad_token_id is None:
+            raise ValueError(f"data.init_args.tokenizer {self.tokenizer_source} has no </s> or no <pad>")
+        return found
+
+    # before the sets are set up, nothing is told: the files may be missing, which is the line to say then
 
     @property
-    def tokenizer_document(self) -> str | None:
-        """All of the tokenizer, to keep among the weights."""
-        return None if self.tokenizer is None else document(self.tokenizer)
-
-    @property
-    def vocab_size(self) -> int | None:
+    def vocab_size(self) -> int | None:  # type: ignore[override]
         """Entries of the tokenizer."""
-        return None if self.tokenizer is None else len(self.tokenizer)
+        return len(self.tokenizer) if self._is_set_up else None
 
     @property
     def pad_token_id(self) -> int | None:
         """Of ``<pad>``."""
-        return None if self.tokenizer is None else int(self.tokenizer.pad_token_id)
+        return self._id_of("pad")
 
     @property
     def eos_token_id(self) -> int | None:
         """Of ``</s>``."""
-        return None if self.tokenizer is None else int(self.tokenizer.eos_token_id)
+        return self._id_of("eos")
 
     @property
     def bos_token_id(self) -> int | None:
         """Of ``<s>``; -1 for a tokenizer without."""
-        if self.tokenizer is None:
+        return self._id_of("bos")
+
+    def _id_of(self, role: str) -> int | None:
+        if not self._is_set_up:
             return None
-        return -1 if self.tokenizer.bos_token_id is None else int(self.tokenizer.bos_token_id)
+        found = getattr(self.tokenizer, f"{role}_token_id")
+        return -1 if found is None else int(found)
 
     @property
     def special_ids(self) -> list[int] | None:
         """Of the other tokens that are no text."""
-        if self.tokenizer is None:
+        if not self._is_set_up:
             return None
         known = {self.pad_token_id, self.eos_token_id, self.bos_token_id}
         return sorted(set(map(int, self.tokenizer.all_special_ids)) - known)
@@ -276,6 +262,11 @@ class Summaries(SplitModule):
             found = files.json_lines(self.root, split, self.fields)
         return self._whole(found, f"{self.facts['set']}, {split}")
 
+    def _training(self) -> list[Record]:
+        if self._trained_on is None:
+            self._trained_on = self._read("train")
+        return self._trained_on
+
     def _whole(self, records: list[Record], what: str) -> list[Record]:
         kept, left_out = files.whole(records)
         if not kept:
@@ -289,17 +280,15 @@ class Summaries(SplitModule):
         return SummaryItems(records, self, texts)
 
     def setup(self, stage: str) -> None:
+        self._set(stage)
+        self._is_set_up = True
+
+    def _set(self, stage: str) -> None:
         if stage == "predict" and self.predict is not None:
             found = files.documents_of(Path(self.predict), self.fields)
             self.predict_set = self._items(self._whole(found, self.predict))
-            self._read_files = True
-            if self.given_tokenizer is None and self.format in _EMBEDDED:
-                self._trained_on = self._read("train")
             return
-        if self._trained_on is None:
-            self._trained_on = self._read("train")
-        self._read_files = True
-        self.train_set = self._items(self._trained_on, texts=False)
+        self.train_set = self._items(self._training(), texts=False)
         if stage in ("fit", "validate"):
             self.val_set = self._items(self._read("val"))
         if stage in ("test", "predict"):

@@ -139,6 +139,13 @@ def document(tokenizer: PreTrainedTokenizerFast) -> str:
     return json.dumps(content, ensure_ascii=False, sort_keys=True)
 
 
+def tokenizer_part(text: str) -> str:
+    """:func:`document` out of one that says more, of templates and lengths for instance."""
+    content = json_of(text.encode())
+    part = {key: content[key] for key in ("tokenizer", "roles") if key in content}
+    return json.dumps(part, ensure_ascii=False, sort_keys=True)
+
+
 def from_document(text: str, name: str = "the vocabulary among the weights") -> PreTrainedTokenizerFast:
     """The tokenizer of :func:`document`, or of a plain ``tokenizer.json`` with the usual special tokens.
 

@@ -352,7 +352,9 @@ class ZooCLI(LightningCLI):
     def _check_checkpoint(self, path: Path) -> None:
         """What answers is looked at as closely as ``--weights``; a training may go on from NaN, told."""
         own, fits = self.arguments.own_class(), self.arguments.verb == "fit"
-        hub.check_state(self.model, hub.read(path, averaged=False, own_class=own))
+        raw = hub.read(path, averaged=False, own_class=own)
+        hub.check_state(self.model, raw)
+        hub.load_texts(self.model, raw)
         try:
             hub.check_trained(self.model, hub.read(path, averaged=not fits, own_class=own))
         except ValueError as error:

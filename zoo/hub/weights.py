@@ -38,6 +38,7 @@ from zoo.hub.foreign import (
     safetensors_in,
     written_whole,
 )
+from zoo.nn.kept_text import KeptText
 
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"
@@ -164,6 +165,20 @@ def _load(module: LightningModule, weights: Weights, state: dict[str, Tensor]) -
     try:
         module.load_state_dict(state)
     except ValueError as error:  # a text among the weights that is none
+        raise ValueError(f"{weights.path}: {one_line(error, 200)}") from None
+
+
+def load_texts(module: LightningModule, weights: Weights) -> None:
+    """Vocabularies and the like alone, which data ask for before a checkpoint is restored.
+
+    Raises:
+        ValueError: for a text that is none.
+    """
+    try:
+        for name, part in module.named_modules():
+            if isinstance(part, KeptText) and f"{name}.{_TEXT}" in weights.state_dict:
+                part.set_extra_state(weights.state_dict[f"{name}.{_TEXT}"])
+    except ValueError as error:
         raise ValueError(f"{weights.path}: {one_line(error, 200)}") from None
 
 

@@ -3,25 +3,65 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
+from zoo.nn.data_fit import named, told
 from zoo.nn.kept_text import KeptText
 
 
-def tokenizer_of(kept: KeptText) -> Any:
-    """The fast tokenizer of transformers that the document is of.
+class KeptTokenizer(KeptText):
+    """A fast tokenizer of transformers as a document: the library's own JSON under ``tokenizer``, special
+    tokens by their ``roles``, and what else a method keeps there."""
 
-    The document has the library's own JSON under ``tokenizer`` and the special tokens by their ``roles``.
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self._made: tuple[str, Any] | None = None
 
-    Raises:
-        ValueError: for weights without one, or with one that cannot be read.
-    """
+    def take(self, data: Any) -> None:
+        """That of the data (their attribute ``vocabulary``), compared with the one among the weights.
+
+        Raises:
+            ValueError: if they differ.
+        """
+        if text := told(data, "vocabulary"):
+            self.fill(text, named(data))
+
+    @property
+    def tokenizer(self) -> Any:
+        """Made once of a document.
+
+        Raises:
+            ValueError: for weights without one, or with one that cannot be read.
+        """
+        if not self.text:
+            raise ValueError("these weights have no tokenizer yet: they take that of their training data")
+        if self._made is None or self._made[0] != self.text:
+            self._made = self.text, _made_of(self.value)
+        return self._made[1]
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts without special tokens; a ``</s>`` that stands in a text is text."""
+        found = self.tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
+        ids: list[list[int]] = found["input_ids"]
+        return ids
+
+    def texts(self, rows: Tensor | Sequence[Sequence[int]]) -> list[str]:
+        """Texts of ids, special tokens left out."""
+        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}
+
+
+def _made_of(content: Any) -> Any:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    content = kept.value
-    if content is None:
-        raise ValueError("these weights have no tokenizer yet: they take that of their training data")
     try:
         roles = {f"{role}_token": token for role, token in content["roles"].items()}
         made = Tokenizer.from_str(json.dumps(content["tokenizer"]))

@@ -16,9 +16,8 @@ from zoo.metrics.epoch_end import log_and_reset
 from zoo.metrics.rouge import Rouge, RougeTokenizer, protocol
 from zoo.metrics.spread import Spread
 from zoo.metrics.summaries import SummaryStatistics
-from zoo.nn.data_fit import DataSizes, check_fit, named, told
-from zoo.nn.kept_text import KeptText
-from zoo.nn.kept_tokenizer import tokenizer_of
+from zoo.nn.data_fit import DataSizes, check_fit, told
+from zoo.nn.kept_tokenizer import KeptTokenizer
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_sharding
 from zoo.nn.precision import ExactModuleDict
@@ -227,7 +226,7 @@ class SeqCo(LightningModule):
         self._check_positions()
         if gradient_checkpointing:
             self.network.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        self.vocabulary = KeptText()
+        self.vocabulary = KeptTokenizer()
         # of the features at the first contrastive step; loss, spread of states and of features at the switch
         self.register_buffer("first_spread", torch.zeros(()))
         self.register_buffer("reference", torch.zeros(3))
@@ -308,9 +307,8 @@ class SeqCo(LightningModule):
     def setup(self, stage: str) -> None:
         refuse_sharding(self)
         data = getattr(self.trainer, "datamodule", None)
-        if data is not None and self.vocabulary.text and hasattr(data, "use_tokenizer"):
-            data.use_tokenizer(self.vocabulary.text)
         check_fit(self)
+        self.vocabulary.take(data)
         for key, positions in (
             ("max_source", backbones.positions_of(self.network.backbone.config)),
             ("max_target", backbones.target_positions_of(self.network.backbone.config)),
@@ -321,18 +319,11 @@ class SeqCo(LightningModule):
                     f"data.init_args.{key} is {found}, but the model has {positions} positions; set "
                     f"data.init_args.{key}: {positions}, or model.init_args.sizes to a model with more"
                 )
-        if stage == "fit":
-            self._keep_tokenizer(data)
-            if self.trainer.ckpt_path is None:
-                self._start_fresh()
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            self._start_fresh()
         if self.hparams["compile"]:
             for part in (self.network.backbone.get_encoder(), self.network.backbone.get_decoder()):
                 part.compile()
-
-    def _keep_tokenizer(self, data: Any) -> None:
-        text = told(data, "tokenizer_document")
-        if text:
-            self.vocabulary.fill(text, named(data))
 
     def _start_fresh(self) -> None:
         """Pretrained weights, then xi = theta: a target made before would be a random one."""
@@ -346,11 +337,7 @@ class SeqCo(LightningModule):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._given_weights = True  # a fine-tuning starts from these, not from `pretrained`
-        found = super().load_state_dict(*args, **kwargs)
-        data = getattr(self._trainer, "datamodule", None)
-        if data is not None and self.vocabulary.text and hasattr(data, "use_tokenizer"):
-            data.use_tokenizer(self.vocabulary.text)
-        return found
+        return super().load_state_dict(*args, **kwargs)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.network.parameters() if p.requires_grad]
@@ -543,15 +530,10 @@ class SeqCo(LightningModule):
         lengths = f"{h['min_length']} to {h['max_length']} tokens with the start token"
         return f"{protocol(h['rouge_tokenizer'])}; {search}, {lengths}{repeat}"
 
-    def _tokenizer(self) -> Any:
-        if getattr(self, "_read_tokenizer", ("",))[0] != self.vocabulary.text or not self.vocabulary.text:
-            self._read_tokenizer = (self.vocabulary.text, tokenizer_of(self.vocabulary))
-        return self._read_tokenizer[1]
-
     def texts(self, ids: Tensor) -> list[str]:
         """Generated ids as texts."""
         rows = ordinary(ids, self.special)
-        return [" ".join(text.split()) for text in self._tokenizer().batch_decode(rows)]
+        return [" ".join(text.split()) for text in self.vocabulary.texts(rows)]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         limit = self.hparams["generate_batches"]
@@ -670,15 +652,14 @@ class SeqCo(LightningModule):
             documents = [
                 line for line in Path(documents).read_text(encoding="utf-8").splitlines() if line.strip()
             ]
-        tokenizer, found = self._tokenizer(), []
+        found: list[str] = []
         longest = (backbones.positions_of(self.network.backbone.config) or 1024) - self._least
         for start in range(0, len(documents), batch_size):
             texts = list(documents[start : start + batch_size])
             for place, text in enumerate(texts):
                 if not text.strip():
                     raise ValueError(f"document {start + place + 1} is empty: there is nothing to summarise")
-            rows = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-            ids, mask = wrapped([row[:longest] for row in rows["input_ids"]], self.special)
+            ids, mask = wrapped([row[:longest] for row in self.vocabulary.ids(texts)], self.special)
             found += self.texts(self.generate(ids.to(self.device), mask.to(self.device)))
         return found
 

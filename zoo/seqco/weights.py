@@ -329,7 +329,7 @@ def write_folder(module: SeqCo, out: Path) -> list[str]:
             out.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(out)
             if module.vocabulary.text:
-                module._tokenizer().save_pretrained(out)
+                module.vocabulary.tokenizer.save_pretrained(out)
     finally:
         model.generation_config = before
     what = (

@@ -171,17 +171,20 @@ def test_missing_files_say_the_layout(tmp_path: Path) -> None:
         Summaries(hub="a/b")
 
 
+def weights_of(data: Summaries, vocabulary: str) -> None:
+    """As if a Trainer had restored weights with this vocabulary."""
+    module = types.SimpleNamespace(vocabulary=types.SimpleNamespace(text=vocabulary))
+    data.trainer = types.SimpleNamespace(lightning_module=module)  # type: ignore[assignment]
+
+
 def test_own_documents_are_read_with_the_tokenizer_of_the_weights(tmp_path: Path) -> None:
     trained = ready(root=str(fake_jsonl(tmp_path / "set")))
     path = tmp_path / "mine.txt"
     path.write_text("The storm hit houses.\n\nThe mayor said many roofs.\n")
-    data = ready("predict", predict=str(path))
-    assert data.vocab_size is None
-    with pytest.raises(ValueError, match="give --weights"):
+    data = ready("predict", predict=str(path), root=str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="format jsonl expects under"):
         data.predict_set.__getitems__([0])
-    text = trained.tokenizer_document
-    assert text is not None
-    data.use_tokenizer(text)
+    weights_of(data, trained.vocabulary)
     batch = data.predict_set.__getitems__([0, 1])
     assert "target" not in batch
     assert batch["name"] == ["mine.txt:1", "mine.txt:3"]
@@ -193,6 +196,7 @@ def test_another_tokenizer_than_the_weights_have_is_refused(tmp_path: Path) -> N
     folder = tmp_path / "tokenizer"
     ready(root=str(tmp_path / "set"), vocab_size=280).tokenizer.save_pretrained(folder)
     b = ready(root=str(tmp_path / "set"), tokenizer=str(folder))
-    assert a.tokenizer_document is not None
+    assert b.vocab_size != a.vocab_size
+    weights_of(b, a.vocabulary)
     with pytest.raises(ValueError, match=r"another tokenizer than data\.init_args\.tokenizer"):
-        b.use_tokenizer(a.tokenizer_document)
+        b.train_set.__getitems__([(0, 0)])
