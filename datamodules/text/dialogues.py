@@ -11,7 +11,8 @@ from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.files import check_claim, json_of, one_line
 from datamodules.loading.ranges import Depth, Many, Size, Workers, check_ranges
 from datamodules.loading.sampling import item_generator
-from datamodules.text.pairs import DialogueTemplate, Exchange, PairModule, Splits
+from datamodules.loading.variants import Uses, check_variants
+from datamodules.text.pairs import OF_A_TRAINED_ONE, DialogueTemplate, Exchange, PairModule, Splits
 from datamodules.text.records import hub_records, lines_of, package_folder, read_jsonl
 from datamodules.text.tokenizers import Model
 
@@ -69,6 +70,10 @@ class Dialogues(PairModule):
 
     of_weights: ClassVar[tuple[str, ...]] = ("longest", "lowercase", "history")
     split_of_weights: ClassVar[tuple[str, ...]] = ("name", "most_pairs")
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "layout": {"root": ("parlai", "jsonl"), "name": ("hub",)},
+        **OF_A_TRAINED_ONE,
+    }
     bleu = "dialogue"
     template_name = "dialogue"
 
@@ -92,6 +97,7 @@ class Dialogues(PairModule):
         num_workers: Workers = 0,
     ) -> None:
         check_ranges(Dialogues, locals())
+        check_variants(Dialogues, locals())
         check_choice("layout", layout, Layout)
         check_choice("model", model, Model)
         super().__init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from datamodules.loading.ranges import (
 )
 from datamodules.loading.sampling import global_seed
 from datamodules.loading.terminal import say
+from datamodules.loading.variants import Uses, check_variants
 from datamodules.text.batches import by_length
 from datamodules.text.conll import Sentence
 from datamodules.text.ner_files import FILE_LAYOUT, read_files, read_pool, read_sentences
@@ -90,6 +91,14 @@ class NER(SplitModule):
     """
 
     of_weights = ("scheme", "types")
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "name": {
+            "root": tuple(n for n in get_args(Name) if n != "grammar"),
+            "spaces": ("files",),
+            **dict.fromkeys(("language", "genres"), ("ontonotes",)),
+        },
+        "oracle": {"noise": ("simulated",), "labels": ("human",)},
+    }
     split_of_weights = (
         *("name", "language", "genres", "train_sentences", "val_sentences", "min_words", "max_words"),
         *("seed_budget", "unit", "held_out", "seed"),
@@ -128,6 +137,7 @@ class NER(SplitModule):
         num_workers: Workers = 0,
     ) -> None:
         check_ranges(NER, locals())
+        check_variants(NER, locals())
         for key, value, choices in (
             ("name", name, Name),
             ("scheme", scheme, Scheme),
@@ -168,17 +178,16 @@ class NER(SplitModule):
                 raise ValueError(f"{shown} is {value} percent of the training words")
             if self.unit != "percent" and value != int(value):
                 raise ValueError(f"{shown} is {value}, but whole {self.unit} are labelled")
-        if self.set_name != "ontonotes" and (self.genres_of_pool is not None or self.language != "english"):
-            raise ValueError("data.init_args.genres and language are of name: ontonotes; leave them out")
-        if self.oracle == "human" and self.noise:
-            raise ValueError("data.init_args.noise is of oracle: simulated; leave it out")
         if self.oracle == "human" and self.set_name != "files":
             raise ValueError(
                 "oracle: human asks for labels of your own sentences: set data.init_args.name: files and "
                 f"root to a folder with {FILE_LAYOUT}"
             )
-        if self.oracle == "simulated" and self.labels:
-            raise ValueError("data.init_args.labels is of oracle: human; leave it out")
+        if None not in (self.seed_updates, self.round_updates) and self.passes != 50:
+            raise ValueError(
+                f"data.init_args.passes is {self.passes}, but seed_updates and round_updates say how long "
+                "rounds are; leave one of them out"
+            )
 
     # --- sets ----------------------------------------------------------------------------------------------
 

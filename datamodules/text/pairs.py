@@ -19,6 +19,7 @@ from datamodules.loading.loaders import BatchItems, TrainLoader, as_is, place, t
 from datamodules.loading.ranges import Many, Size, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys, global_seed
 from datamodules.loading.terminal import say
+from datamodules.loading.variants import Uses
 from datamodules.text.batches import TokenBatchSampler, padded
 from datamodules.text.module import TextModule
 from datamodules.text.tokenizers import Model, token_ids
@@ -257,6 +258,13 @@ class Splits:
     val: Sequence[Exchange]
     test: Sequence[Exchange] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+OF_A_TRAINED_ONE: dict[str, Uses] = {
+    "tokenizer": dict.fromkeys(("vocab_size", "model"), (None,)),
+    "batch_tokens": {"batch_size": (None,)},
+}
+"""Options that a given tokenizer, and batches by tokens, do not use."""
 
 
 class PairModule(TextModule):

@@ -11,8 +11,9 @@ from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.files import check_claim
 from datamodules.loading.ranges import Many, Size, Workers, check_ranges
 from datamodules.loading.sampling import item_generator
+from datamodules.loading.variants import Uses, check_variants
 from datamodules.text.dialogues import asked, read_pairs
-from datamodules.text.pairs import Exchange, PairModule, Splits
+from datamodules.text.pairs import OF_A_TRAINED_ONE, Exchange, PairModule, Splits
 from datamodules.text.records import hub_records, package_folder, read_side_by_side
 from datamodules.text.tokenizers import Model
 
@@ -67,6 +68,15 @@ class ParallelText(PairModule):
 
     of_weights: ClassVar[tuple[str, ...]] = ("longest", "lowercase", "source", "target")
     split_of_weights: ClassVar[tuple[str, ...]] = ("name", "package", "most_pairs")
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "layout": {
+            "root": ("lines", "jsonl"),
+            "name": ("hub",),
+            "package": ("gettext",),
+            **dict.fromkeys(("source", "target"), ("gettext", "lines", "hub")),
+        },
+        **OF_A_TRAINED_ONE,
+    }
     bleu = "translation"
 
     def __init__(
@@ -91,6 +101,7 @@ class ParallelText(PairModule):
         num_workers: Workers = 0,
     ) -> None:
         check_ranges(ParallelText, locals())
+        check_variants(ParallelText, locals())
         check_choice("layout", layout, Layout)
         check_choice("model", model, Model)
         super().__init__(

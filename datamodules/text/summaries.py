@@ -13,6 +13,7 @@ from datamodules.loading.loaders import BatchItems
 from datamodules.loading.ranges import Many, Seed, Size, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.loading.terminal import say
+from datamodules.loading.variants import Users, Uses, check_variants
 from datamodules.text import summary_files as files
 from datamodules.text.batches import padded
 from datamodules.text.module import TextModule
@@ -86,6 +87,9 @@ def _padded(name: str, rows: list[list[int]], pad: int) -> dict[str, Any]:
     return {name: ids, f"{name}_mask": torch.arange(ids.shape[1]) < lengths[:, None]}
 
 
+_NAMED: dict[str, Users] = {"format": ("jsonl", "hub"), "predict": "a file"}
+
+
 class Summaries(TextModule):
     """Documents and summaries as token ids.
 
@@ -121,6 +125,18 @@ class Summaries(TextModule):
         num_workers: loader processes.
     """
 
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "format": {
+            "root": ("jsonl", "lines", "nyt"),
+            **dict.fromkeys(("hub", "hub_config"), ("hub",)),
+            # a file of documents to summarise has fields, too
+            **{f"{name}_field": _NAMED for name in ("document", "summary", "id")},
+            "yhat_field": ("jsonl", "hub"),
+            "aclsum_parts": ("aclsum",),
+            "seed": ("procedural",),
+        },
+        "tokenizer": {"vocab_size": (None,)},
+    }
     last_specials = ("<mask>",)
     of_weights: ClassVar[tuple[str, ...]] = ("max_source", "aclsum_parts")
     split_of_weights: ClassVar[tuple[str, ...]] = ("format", "name", "hub", "hub_config", "seed")
@@ -148,6 +164,7 @@ class Summaries(TextModule):
         num_workers: Workers = 0,
     ) -> None:
         check_ranges(Summaries, locals())
+        check_variants(Summaries, locals())
         super().__init__(tokenizer, vocab_size, batch_size, eval_batch_size, num_workers)
         check_choice("format", format, Format)
         check_choice("aclsum_parts", aclsum_parts, Parts)
@@ -158,10 +175,6 @@ class Summaries(TextModule):
         if format == "hub" and hub is None:
             raise ValueError(
                 "data.init_args.format hub needs data.init_args.hub, abisee/cnn_dailymail for instance"
-            )
-        if format != "hub" and hub is not None:
-            raise ValueError(
-                f"data.init_args.hub is {hub}, which format {format} does not read; set format: hub"
             )
         self.format, self.root, self.name = format, data_folder(root, f"summaries/{name}"), name
         self.hub, self.hub_config = hub, hub_config

@@ -1,0 +1,45 @@
+"""What a data module of text does not use is refused, in the words of the others."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+import datamodules
+
+IDLE: list[tuple[str, dict[str, Any], str]] = [
+    ("Summaries", {"format": "procedural", "hub": "a/b"}, "hub is a/b, which format: procedural"),
+    ("Summaries", {"format": "lines", "hub_config": "3"}, "hub_config is 3, which format: lines"),
+    ("Summaries", {"format": "lines", "document_field": "x"}, "document_field is x, which format: lines"),
+    ("Summaries", {"format": "nyt", "yhat_field": "x", "predict": "a.txt"}, "yhat_field is x, which format"),
+    ("Summaries", {"format": "lines", "aclsum_parts": "all"}, "aclsum_parts is all, which format: lines"),
+    ("Summaries", {"format": "procedural", "root": "/x"}, "root is /x, which format: procedural"),
+    ("Summaries", {"format": "jsonl", "seed": 4}, "seed is 4, which format: jsonl"),
+    ("Summaries", {"tokenizer": "x", "vocab_size": 300}, "vocab_size is 300, which tokenizer: x"),
+    ("Dialogues", {"layout": "chitchat", "root": "/x"}, "root is /x, which layout: chitchat"),
+    ("Dialogues", {"layout": "jsonl", "name": "a/b"}, "name is a/b, which layout: jsonl"),
+    ("Dialogues", {"tokenizer": "x", "model": "words"}, "model is words, which tokenizer: x"),
+    ("Dialogues", {"batch_tokens": 4096, "batch_size": 3}, "batch_size is 3, which batch_tokens: 4096"),
+    ("ParallelText", {"layout": "lines", "package": "x"}, "package is x, which layout: lines"),
+    ("ParallelText", {"layout": "gettext", "root": "/x"}, "root is /x, which layout: gettext"),
+    ("ParallelText", {"layout": "jsonl", "source": "fr"}, "source is fr, which layout: jsonl"),
+    ("NER", {"name": "grammar", "root": "/x"}, "root is /x, which name: grammar"),
+    ("NER", {"name": "grammar", "spaces": True}, "spaces is true, which name: grammar"),
+    ("NER", {"name": "wnut17", "genres": ["nw"]}, "which name: wnut17"),
+    ("NER", {"labels": ["x"]}, "which oracle: simulated"),
+    ("NER", {"name": "files", "oracle": "human", "noise": 0.1}, "noise is 0.1, which oracle: human"),
+    ("NER", {"seed_updates": 3, "round_updates": 3, "passes": 9}, "passes is 9, but seed_updates"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "given", "words"), IDLE, ids=lambda v: v if isinstance(v, str) else "")
+def test_an_option_that_is_not_used_is_refused(name: str, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        getattr(datamodules, name)(**given)
+    assert "leave" in str(caught.value)
+
+
+def test_what_a_file_to_summarise_has_is_used() -> None:
+    datamodules.Summaries(format="lines", predict="a.jsonl", document_field="article", id_field="key")
