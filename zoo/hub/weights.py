@@ -38,13 +38,12 @@ from zoo.hub.foreign import (
     safetensors_in,
     written_whole,
 )
-from zoo.nn.kept_text import KeptText
 
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"
 """Of the averaged weights among a checkpoint's callbacks."""
 _TEXT = "_extra_state"
-"""End of the names of :class:`zoo.nn.kept_text.KeptText`'s entries, which have any length."""
+"""End of the names of texts among the weights (``zoo/nn/kept_text.py``), which have any length."""
 _REFUSED_KEYS = {"class_path", "init_args", "dict_kwargs", "_class_path", "_instantiator", "_target_"}
 _LIGHTNINGS_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -174,9 +173,10 @@ def load_texts(module: LightningModule, weights: Weights) -> None:
     Raises:
         ValueError: for a text that is none.
     """
+    own = module.state_dict()
     try:
         for name, part in module.named_modules():
-            if isinstance(part, KeptText) and f"{name}.{_TEXT}" in weights.state_dict:
+            if f"{name}.{_TEXT}" in own and f"{name}.{_TEXT}" in weights.state_dict:
                 part.set_extra_state(weights.state_dict[f"{name}.{_TEXT}"])
     except ValueError as error:
         raise ValueError(f"{weights.path}: {one_line(error, 200)}") from None
