@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, SumMetric
 
 from zoo.metrics.epoch_end import log_and_reset
-from zoo.metrics.rouge import Rouge, RougeTokenizer, protocol
+from zoo.metrics.rouge import Rouge, RougeTokenizer
 from zoo.metrics.spread import Spread
 from zoo.metrics.summaries import SummaryStatistics
 from zoo.nn.data_fit import DataSizes, check_fit, told
@@ -43,8 +43,9 @@ from zoo.reports import say
 from zoo.seqco import backbones
 from zoo.seqco.network import SeqCoNetwork, Similarity, View
 from zoo.seqco.report import GeneratedSummaries
-from zoo.seqco.sampling import Special, evaluating, ordinary, sample, uniform_draws, wrapped
+from zoo.seqco.sampling import Special, ordinary, sample, uniform_draws, wrapped
 from zoo.seqco.similarity import mean_token_loss, spread
+from zoo.seqco.summariser import Summariser
 from zoo.seqco.views import Comparison, Representation, ViewFormat, Views
 from zoo.seqco.weighting import PAIRS, Pair, directions, schedule
 
@@ -227,6 +228,7 @@ class SeqCo(LightningModule):
         if gradient_checkpointing:
             self.network.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.vocabulary = KeptTokenizer()
+        self.summariser = Summariser(self.network, self.hparams, self.special, self.vocabulary)
         # of the features at the first contrastive step; loss, spread of states and of features at the switch
         self.register_buffer("first_spread", torch.zeros(()))
         self.register_buffer("reference", torch.zeros(3))
@@ -376,7 +378,9 @@ class SeqCo(LightningModule):
                     "model.init_args.generated is cached, but the data have no column yhat: jsonl with such "
                     "a field (data.init_args.yhat_field), or generated: online"
                 )
-            return View(batch["yhat"], batch["yhat_mask"], batch["yhat_mask"].sum(dim=1) > self._least)
+            return View(
+                batch["yhat"], batch["yhat_mask"], batch["yhat_mask"].sum(dim=1) > self.special.fewest
+            )
         uniform = uniform_draws(
             global_seed(), self.trainer.global_step, batch["index"].tolist(), h["sample_length"] - 1
         )
@@ -385,11 +389,6 @@ class SeqCo(LightningModule):
             h["sample_top_p"], h["sample_beams"],
         )  # fmt: skip
         return self._view_of(drawn, width)
-
-    @property
-    def _least(self) -> int:
-        """Tokens of a sequence without text."""
-        return 1 if self.special.bos is None else 2
 
     def _view_of(self, drawn: Tensor, width: int = 0) -> View:
         rows = ordinary(drawn, self.special)
@@ -486,54 +485,9 @@ class SeqCo(LightningModule):
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def generate(self, source: Tensor, mask: Tensor, candidates: int = 1) -> Tensor:
-        """Summaries by beam search (B * candidates, T), the start token first.
-
-        Args:
-            source: documents (B, S) as ``<s> tokens </s>``.
-            mask: of their real tokens.
-            candidates: best ones of each.
-        """
-        from transformers import GenerationConfig
-
-        h = self.hparams
-        settings = GenerationConfig(
-            num_beams=h["beams"],
-            length_penalty=h["length_penalty"] if h["beams"] > 1 else None,
-            early_stopping=True if h["beams"] > 1 else None,
-            min_length=h["min_length"],
-            max_length=h["max_length"],
-            no_repeat_ngram_size=h["no_repeat_ngram"],
-            num_return_sequences=candidates,
-            forced_bos_token_id=self.special.bos if h["force_bos"] else None,
-            forced_eos_token_id=self.special.eos,
-            decoder_start_token_id=self.special.start,
-            pad_token_id=self.special.pad,
-            eos_token_id=self.special.eos,
-            bos_token_id=self.special.bos,
-        )
-        from zoo.seqco.sampling import bare_generation
-
-        with evaluating(self.network), bare_generation(self.network.backbone):
-            found: Tensor = self.network.backbone.generate(
-                source, attention_mask=mask.long(), generation_config=settings
-            )
-        return found
-
-    @property
-    def protocol(self) -> str:
-        """How summaries are generated and scored, for the row of a table."""
-        h = self.hparams
-        search = f"{h['beams']} beams, length penalty {h['length_penalty']:g}" if h["beams"] > 1 else "greedy"
-        repeat = f", no {h['no_repeat_ngram']}-gram twice" if h["no_repeat_ngram"] else ""
-        lengths = f"{h['min_length']} to {h['max_length']} tokens with the start token"
-        return f"{protocol(h['rouge_tokenizer'])}; {search}, {lengths}{repeat}"
-
-    def texts(self, ids: Tensor) -> list[str]:
-        """Generated ids as texts."""
-        rows = ordinary(ids, self.special)
-        return [" ".join(text.split()) for text in self.vocabulary.texts(rows)]
+        """See :meth:`zoo.seqco.summariser.Summariser.generate`."""
+        return self.summariser.generate(source, mask, candidates)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         limit = self.hparams["generate_batches"]
@@ -552,7 +506,7 @@ class SeqCo(LightningModule):
         drawn = None
         if generates:
             drawn = self.generate(batch["source"], batch["source_mask"])
-            texts = self.texts(drawn)
+            texts = self.summariser.texts(drawn)
             self.text_metrics["rouge"].update(texts, batch["summary"])
             self.text_metrics["statistics"].update(texts, batch["document"], batch["summary"])
             self.text_metrics["truncated_sources"].update(batch["truncated"].sum().float())
@@ -573,7 +527,7 @@ class SeqCo(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
-        say(f"numbers by {self.protocol}")
+        say(f"numbers by {self.summariser.protocol}")
 
     def _log_metrics(self, stage: str) -> None:
         used = self._used({**self.eval_metrics, **self.text_metrics})
@@ -622,7 +576,7 @@ class SeqCo(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> GeneratedSummaries:
         several = self.hparams["candidates"]
-        texts = self.texts(self.generate(batch["source"], batch["source_mask"], several))
+        texts = self.summariser.texts(self.generate(batch["source"], batch["source_mask"], several))
         best = texts[::several]
         references = batch.get("summary")
         scores: list[dict[str, float]] | None = None
@@ -636,32 +590,29 @@ class SeqCo(LightningModule):
             generated=[texts[i : i + several] for i in range(0, len(texts), several)],
             scores=scores,
             truncated=batch["truncated"].tolist(),
-            protocol=self.protocol,
+            protocol=self.summariser.protocol,
         )
 
-    def summarize(self, documents: str | Sequence[str], batch_size: int = 8) -> list[str]:
-        """A summary of each text, or of each line of a file whose path is given.
+    def summarize(self, documents: str | Path | Sequence[str], batch_size: int = 8) -> list[str]:
+        """A summary of each document, best first of the module's search.
 
         ``zoo.load("seqco_procedural").summarize(["on rose tulip painting had ..."])``. What a document has
-        beyond the model's positions is cut off.
+        beyond the model's positions is cut off, which is said.
+
+        Args:
+            documents: texts; a single string is one document. A ``pathlib.Path`` is a file in UTF-8: one
+                document a line, blank lines left out, or ``.jsonl`` with a text under ``document``.
+            batch_size: documents at a time.
+
+        Returns:
+            as many summaries as there are documents.
 
         Raises:
-            FileNotFoundError, ValueError: for no such file, an empty text, weights without a tokenizer.
+            FileNotFoundError, OSError: for a file that cannot be read.
+            ValueError: for an empty document, a file that is huge or no text in UTF-8, a string that names a
+                file, weights without a tokenizer.
         """
-        if isinstance(documents, str):
-            documents = [
-                line for line in Path(documents).read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        found: list[str] = []
-        longest = (backbones.positions_of(self.network.backbone.config) or 1024) - self._least
-        for start in range(0, len(documents), batch_size):
-            texts = list(documents[start : start + batch_size])
-            for place, text in enumerate(texts):
-                if not text.strip():
-                    raise ValueError(f"document {start + place + 1} is empty: there is nothing to summarise")
-            ids, mask = wrapped([row[:longest] for row in self.vocabulary.ids(texts)], self.special)
-            found += self.texts(self.generate(ids.to(self.device), mask.to(self.device)))
-        return found
+        return self.summariser.summarize(documents, batch_size)
 
     # --- export ---------------------------------------------------------------------------------------------
 
