@@ -92,6 +92,12 @@ class SeqCoNetwork(nn.Module):
         # a deep copy has embeddings of its own: moving xi does not move theta
         return copy.deepcopy(self._online(part))
 
+    def freeze_compared(self) -> None:
+        """Head and omega as they were drawn: what is reported then is no training's doing."""
+        for part in ("head", "attention", "predictor"):
+            if hasattr(self, part):
+                getattr(self, part).requires_grad_(False)
+
     # --- the target network ---------------------------------------------------------------------------------
 
     def _pairs(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -108,9 +108,7 @@ class Summariser:
         room = None if positions is None else positions - self.special.fewest
         cut = 0 if room is None else sum(len(row) > room for row in tokens)
         if cut:
-            say(
-                f"{cut:,} of {len(tokens):,} documents have more than the {room:,} tokens that are read, cut"
-            )
+            say(f"{cut:,} of {len(tokens):,} documents have more than the {room:,} tokens that are read, cut")
         found: list[str] = []
         device = next(self.network.parameters()).device
         for start in range(0, len(tokens), batch_size):

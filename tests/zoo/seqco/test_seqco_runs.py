@@ -17,7 +17,7 @@ from interruption import Killed, newest_checkpoint, run_differences
 from processes import CLI, environment, largest_difference
 
 import zoo
-from zoo.seqco import SeqCo
+from zoo.seqco.objective import Objective
 
 SIZES = {
     "d_model": 16,
@@ -40,15 +40,14 @@ def fit(root: Path, *flags: str) -> Path:
 
 def killed(root: Path, step: int, *flags: str) -> None:
     """A run that dies in the step after ``step`` updates, its summaries drawn."""
-    original = SeqCo._contrast
+    original = Objective._contrast
 
-    def contrast(self: SeqCo, *args: Any) -> Any:
-        found = original(self, *args)
-        if self.trainer.global_step == step:
+    def contrast(self: Objective, found: Any, batch: Any, update: int, *args: Any) -> None:
+        original(self, found, batch, update, *args)
+        if update == step:
             raise Killed
-        return found
 
-    with mock.patch.object(SeqCo, "_contrast", contrast), pytest.raises(Killed):
+    with mock.patch.object(Objective, "_contrast", contrast), pytest.raises(Killed):
         fit(root, *flags)
 
 
