@@ -84,7 +84,7 @@ class Evaluation(nn.Module):
         for pair in PAIRS:
             rows = views.given[pair[1:]].rows if pair != "xy" and drawn is not None else None
             count = len(batch["source"]) if rows is None else int(rows.sum())
-            if count and (pair == "xy" or drawn is not None):
+            if count and (pair == "xy" or drawn is not None) and views.comparable(pair):
                 self.metrics[f"loss_{pair}"].update(views.loss(pair).float(), count)
         pooled_states, features = views.monitored("x")
         self.metrics["encoder_spread"].update(pooled_states)
@@ -101,7 +101,7 @@ class Evaluation(nn.Module):
         used = self._used(module)
         values = {name: metric.compute() for name, metric in self.metrics.items() if name in used}
         for name, value in values.items():
-            if name.startswith("loss_") and how.similarity != "in_batch":
+            if name.startswith("loss_") and how.similarity not in ("in_batch", "queue"):
                 ways = 2 if how.symmetrical else 1
                 module.log(f"{stage}/similarity_{name[5:]}", 1 - value / ways, sync_dist=True)
         self._relate(module, stage, values)
@@ -117,6 +117,8 @@ class Evaluation(nn.Module):
     def _relate(self, module: SeqCo, stage: str, values: Mapping[str, Tensor]) -> None:
         """Loss and spreads by what they were at the switch, the first validation of the comparison."""
         if not self.objective.network.compared or module.trainer.sanity_checking:
+            return
+        if not all(name in values for name in _RELATED):
             return
         now = torch.stack([values[k].float() for k in _RELATED]).to(module.reference)
         switched = module.trainer.global_step >= module.hparams["restart_at"]

@@ -38,9 +38,10 @@ from zoo.seqco.evaluation import Evaluation
 from zoo.seqco.network import SeqCoNetwork, Similarity
 from zoo.seqco.objective import Objective, contrasted, weights_of
 from zoo.seqco.report import GeneratedSummaries
-from zoo.seqco.settings import check, check_lengths, check_positions, special_tokens
+from zoo.seqco.settings import check, check_lengths, check_policy, check_positions, special_tokens
 from zoo.seqco.summariser import Summariser
 from zoo.seqco.views import Comparison, Representation, ViewFormat
+from zoo.seqco.weighting import schedule, targets_of
 
 TokenOrNone = Annotated[int, Range(-1, 10**6)]
 """An id, or -1 where the tokenizer has no such token."""
@@ -77,12 +78,17 @@ class SeqCo(LightningModule):
         weight_xy: of document and gold summary: a number, or ``step:value,step:value``.
         weight_xyhat: of document and generated summary.
         weight_yyhat: of gold and generated summary.
+        weight_policy: of the policy gradient, an option of the official code: where summaries are drawn, the
+            tokens that are like the document become likelier.
+        policy_baseline: ``mean`` subtracts the mean reward of the micro-batch.
         contrast_reduction: ``token_sum``: L_NLL is a sum over target tokens and each L_sim a mean of a
             micro-batch, all divided by tokens plus sequences (official); ``mean``: added to the token mean.
         symmetrical: both directions of a pair, summed.
-        similarity: ``cross_attention``, ``cls`` (first token and a predictor) or ``in_batch`` (InfoNCE over
-            the micro-batch, an ablation).
-        temperature: of ``in_batch``.
+        similarity: ``cross_attention``, ``cls`` (first token and a predictor), ``queue`` (MoCo: first token
+            against keys of earlier updates, an option of the official code) or ``in_batch`` (InfoNCE over the
+            micro-batch, an ablation).
+        temperature: of ``in_batch`` and ``queue``; 1 in the official queue.
+        queue_size: keys of each view.
         representation: ``encoder``, or ``decoder``: y and yhat are represented by decoder states over x.
         mask_padding: false takes pads for tokens of the similarity, as the official code does.
         view_format: ``natural`` or ``shifted`` (official: views in the form of decoder inputs).
@@ -142,10 +148,13 @@ class SeqCo(LightningModule):
         weight_xy: NonNegative | str = 0.0,
         weight_xyhat: NonNegative | str = 0.5,
         weight_yyhat: NonNegative | str = 0.0,
+        weight_policy: NonNegative | str = 0.0,
+        policy_baseline: Literal["none", "mean"] = "none",
         contrast_reduction: Literal["token_sum", "mean"] = "token_sum",
         symmetrical: bool = True,
         similarity: Similarity = "cross_attention",
         temperature: Positive = 0.1,
+        queue_size: Size = 10_000,
         representation: Representation = "encoder",
         mask_padding: bool = True,
         view_format: ViewFormat = "natural",
@@ -188,6 +197,7 @@ class SeqCo(LightningModule):
         weights = weights_of(self.hparams)
         self.contrasted = contrasted(weights)
         check(SeqCo, self.hparams, weights)
+        check_policy(self.hparams, weights, schedule(weight_policy, "model.init_args.weight_policy"))
         self.special = special_tokens(self.hparams, settings["model_type"])
         how = Comparison(
             self.special, symmetrical, similarity, mask_padding, view_format, representation, temperature,
@@ -195,9 +205,11 @@ class SeqCo(LightningModule):
         )  # fmt: skip
         ids = {key: self.hparams[key] for key in ("vocab_size", "pad_token_id", "eos_token_id")}
         ids |= {"bos_token_id": self.special.bos, "decoder_start_token_id": self.special.start}
+        queued = targets_of(weights, symmetrical), queue_size
         self.network = SeqCoNetwork(
-            settings, ids, self.contrasted or monitor, similarity, representation == "decoder", target_dropout
-        )
+            settings, ids, self.contrasted or monitor, similarity, representation == "decoder",
+            target_dropout, queued=queued,
+        )  # fmt: skip
         if monitor and not self.contrasted:
             self.network.freeze_compared()
         draws = self.contrasted and not all(weights[p].is_zero for p in ("xyhat", "yyhat"))
@@ -212,6 +224,7 @@ class SeqCo(LightningModule):
         self._seen = 0.0  # tokens and sequences of this update
         self._parts = 0
         self._warned = False
+        self._keys: list[dict[str, tuple[Tensor, Tensor, Tensor]]] = []  # of this update, for the queue
         self.objective = Objective(self.network, how, self.hparams)
         self.evaluation = Evaluation(self.objective, self.summariser, self.hparams)
 
@@ -255,6 +268,11 @@ class SeqCo(LightningModule):
         self.log("train/nll", found.nll, prog_bar=True, batch_size=rows, sync_dist=True)
         for pair, loss in found.pairs.items():
             self.log(f"train/loss_{pair}", loss, batch_size=rows, sync_dist=True)
+        if found.policy is not None:
+            for name, value in zip(("policy", "reward"), found.policy, strict=True):
+                self.log(f"train/{name}", value, batch_size=rows, sync_dist=True)
+        if found.keys:
+            self._keys.append(found.keys)
         if found.spreads is not None:
             self._watch(*found.spreads, rows)
         self._seen += found.counted
@@ -295,6 +313,7 @@ class SeqCo(LightningModule):
     ) -> None:
         """The step, then xi = beta xi + (1 - beta) theta, before anything is saved."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self._fill_queue()
         done, restart = self.trainer.global_step + 1, self.hparams["restart_at"]
         if self.network.compared and done > restart:
             self.network.move_target(self.hparams["ema_decay"])
@@ -302,6 +321,16 @@ class SeqCo(LightningModule):
             getattr(optimizer, "optimizer", optimizer).state.clear()
             if self.network.compared:
                 self.network.reset_target()
+
+    def _fill_queue(self) -> None:
+        """Keys of this update's micro-batches, of all processes, become negatives of later ones."""
+        for view in self._keys[0] if self._keys else ():
+            parts = zip(*(keys[view] for keys in self._keys), strict=True)
+            gathered = [self.all_gather(torch.cat(part)) for part in parts]
+            if self.trainer.world_size > 1:
+                gathered = [part.flatten(0, 1) for part in gathered]
+            self.network.queue.add(view, *gathered)
+        self._keys = []
 
     # --- evaluation -----------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.randomness import global_seed
 from zoo.seqco.network import SeqCoNetwork, View
 from zoo.seqco.sampling import ordinary, sample, uniform_draws, wrapped
-from zoo.seqco.similarity import mean_token_loss, spread
+from zoo.seqco.similarity import mean_token_loss, policy_loss, spread
 from zoo.seqco.views import Comparison, Views
 from zoo.seqco.weighting import PAIRS, Pair, Schedule, directions, schedule
 
@@ -26,6 +26,8 @@ class Parts:
         counted: target tokens, and sequences under ``token_sum``.
         nll: mean over its tokens, label-smoothed.
         pairs: L_sim of each pair in use.
+        policy: the policy gradient's loss and the mean reward, where it is in use.
+        keys: of a queue's views: keys, documents, and which rows count.
         spreads: of encoder states and of features, where there are two rows to compare.
     """
 
@@ -33,6 +35,8 @@ class Parts:
     counted: float
     nll: Tensor
     pairs: dict[Pair, Tensor] = field(default_factory=dict)
+    policy: tuple[Tensor, Tensor] | None = None
+    keys: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
     spreads: tuple[Tensor, Tensor] | None = None
 
 
@@ -51,6 +55,7 @@ class Objective:
     def __init__(self, network: SeqCoNetwork, how: Comparison, settings: Mapping[str, Any]) -> None:
         self.network, self.how, self.settings, self.special = network, how, settings, how.special
         self.weights = weights_of(settings)
+        self.policy = schedule(settings["weight_policy"], "model.init_args.weight_policy")
 
     # --- weights --------------------------------------------------------------------------------------------
 
@@ -95,14 +100,16 @@ class Objective:
         )  # fmt: skip
         return self.view_of(drawn, width)
 
-    def views(self, batch: Mapping[str, Any], yhat: View | None, states: Tensor | None) -> Views:
+    def views(
+        self, batch: Mapping[str, Any], yhat: View | None, states: Tensor | None, learns: bool = False
+    ) -> Views:
         """Views of a micro-batch; ``states`` are those of its documents, where they are known."""
         given = {"x": View(batch["source"], batch["source_mask"])}
         if "target" in batch:
             given["y"] = View(batch["target"], batch["target_mask"])
         if yhat is not None:
             given["yhat"] = yhat
-        return Views(self.network, self.how, given, states)
+        return Views(self.network, self.how, given, states, batch["index"] if learns else None)
 
     # --- losses ---------------------------------------------------------------------------------------------
 
@@ -136,22 +143,40 @@ class Objective:
         rows = len(batch["source"])
         yhat = self.generated(batch, step) if "xyhat" in weights or "yyhat" in weights else None
         reuse = self.settings["reuse_source"] or self.how.representation == "decoder"
-        views = self.views(batch, yhat, states if reuse else None)
+        views = self.views(batch, yhat, states if reuse else None, learns=True)
         total, sequences = batch["source"].new_zeros((), dtype=torch.float32), 0
         for pair, weight in weights.items():
             loss = views.loss(pair)
             found.pairs[pair] = loss.detach()
             total = total + weight * loss
             sequences += rows * len(directions(pair, self.how.symmetrical))
+        if yhat is not None and not self.policy.is_zero:
+            total = total + self._policy(found, batch, step, views, states)
         if self.settings["contrast_reduction"] == "token_sum":
             found.loss, found.counted = found.loss + total, found.counted + sequences
         else:  # so that the division by all tokens of the update leaves the weighted mean of L_sim
             found.loss = found.loss + total * found.counted
+        for view, keys in views.keys.items():
+            counts = views.given[view].rows
+            counts = torch.ones(rows, dtype=torch.bool, device=keys.device) if counts is None else counts
+            found.keys[view] = keys, batch["index"], counts
         # of summaries where there are any
         forms = sorted(views.online_forms, reverse=True)
         if rows > 1 and forms:
             states, features = map(spread, views.monitored(forms[0]))
             found.spreads = states, features
+
+    def _policy(
+        self, found: Parts, batch: Mapping[str, Any], step: int, views: Views, states: Tensor
+    ) -> Tensor:
+        """Weighted loss of the policy gradient: drawn tokens that are like their document become likelier."""
+        yhat, weight = views.view("yhat"), self.policy(step - self.settings["restart_at"])
+        logits = self.network.logits_over(states, batch["source_mask"], self.decoder_inputs(yhat.ids))
+        rewards = views.rewards()
+        centred = self.settings["policy_baseline"] == "mean"
+        loss = policy_loss(logits, yhat.ids, yhat.mask, rewards, centred, yhat.rows)
+        found.policy = loss.detach(), (rewards * yhat.mask).sum() / yhat.mask.sum()
+        return weight * loss
 
 
 def weights_of(settings: Mapping[str, Any]) -> dict[Pair, Schedule]:

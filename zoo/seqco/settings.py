@@ -13,7 +13,11 @@ from zoo.seqco.views import Representation, ViewFormat
 from zoo.seqco.weighting import Pair, Schedule
 
 USES: dict[str, Uses] = {
-    "similarity": {"temperature": ("in_batch",), "mask_padding": ("cross_attention", "in_batch")},
+    "similarity": {
+        "temperature": ("in_batch", "queue"),
+        "mask_padding": ("cross_attention", "in_batch"),
+        "queue_size": ("queue",),
+    },
     "generated": {
         "sample_every": ("online",),
         "sample_beams": ("online",),
@@ -41,6 +45,7 @@ def check(cls: type, h: Mapping[str, Any], weights: Mapping[Pair, Schedule]) -> 
         "view_format": get_args(ViewFormat),
         "contrast_reduction": ("token_sum", "mean"),
         "generated": ("online", "cached"),
+        "policy_baseline": ("none", "mean"),
     }
     for key, allowed in choices.items():
         if h[key] not in allowed:
@@ -64,6 +69,36 @@ def check(cls: type, h: Mapping[str, Any], weights: Mapping[Pair, Schedule]) -> 
         raise ValueError(
             "view_format: shifted is a form of encoder inputs; leave it out with representation: decoder"
         )
+
+
+def check_policy(h: Mapping[str, Any], weights: Mapping[Pair, Schedule], policy: Schedule) -> None:
+    """Refuse a policy gradient without what it needs: drawn summaries, and a similarity of each token.
+
+    Raises:
+        ValueError: one line that names the setting.
+    """
+    if policy.is_zero:
+        if h["policy_baseline"] != "none":
+            raise ValueError("model.init_args.policy_baseline is of a policy gradient; set weight_policy")
+        return
+    if weights["xyhat"].is_zero:
+        raise ValueError(
+            "model.init_args.weight_policy needs weight_xyhat: the similarity of document and generated "
+            "summary is the reward, and has to be learned"
+        )
+    wanted = {
+        "similarity": "cross_attention",
+        "generated": "online",
+        "view_format": "natural",
+        "sample_beams": 1,
+        "sample_top_p": 1.0,
+    }
+    for key, value in wanted.items():
+        if h[key] != value:
+            raise ValueError(
+                f"model.init_args.weight_policy needs {key}: {value}, got {h[key]}: the tokens it makes "
+                "likelier are draws of the model, each with its similarity"
+            )
 
 
 def special_tokens(h: Mapping[str, Any], kind: str) -> Special:

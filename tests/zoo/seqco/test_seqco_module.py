@@ -338,6 +338,8 @@ def test_the_official_form_of_a_view_is_a_decoders_input() -> None:
     [
         {"similarity": "cls"},
         {"similarity": "in_batch"},
+        {"similarity": "queue", "queue_size": 12},
+        {"weight_policy": 0.1, "policy_baseline": "mean"},
         {"representation": "decoder"},
         {"view_format": "shifted", "mask_padding": False},
         {"symmetrical": False, "reuse_source": True},
@@ -349,7 +351,7 @@ def test_every_variant_trains_its_own_parameters(given: dict[str, Any]) -> None:
     module = fitted(small(weight_xy=0.5, weight_xyhat=0.5, weight_yyhat=0.5, **given), 2)
     grads = {n: p.grad for n, p in module.network.named_parameters() if p.requires_grad}
     assert all(g is not None and torch.isfinite(g).all() for g in grads.values())
-    parts = {"cls": "predictor", "in_batch": "head"}
+    parts = {"cls": "predictor", "in_batch": "head", "queue": "head"}
     assert any(
         n.startswith(parts.get(given.get("similarity", ""), "attention")) and g.any()
         for n, g in grads.items()
