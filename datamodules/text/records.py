@@ -108,7 +108,8 @@ def _check_fields(record: Record, needed: Mapping[str, Any], where: str) -> None
         value = record[field]
         if not isinstance(value, kind) or isinstance(value, bool):
             kinds = kind if isinstance(kind, tuple) else (kind,)
-            wanted = " or ".join(each.__name__ for each in kinds)
+            names = ("null" if each is type(None) else each.__name__ for each in kinds)
+            wanted = " or ".join(names)
             raise ValueError(f"{where}: {field!r} must be {wanted}, got {cut(json.dumps(value), 40)}")
 
 
