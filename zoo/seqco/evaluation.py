@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, SumMetric
 
+from zoo.metrics.bertscore import BertScore
 from zoo.metrics.epoch_end import log_and_reset
 from zoo.metrics.rouge import Rouge
 from zoo.metrics.spread import Spread
@@ -46,20 +47,28 @@ class Evaluation(nn.Module):
             parts |= {f"loss_{pair}": MeanMetric() for pair in PAIRS}
             parts |= {"encoder_spread": Spread(width), "feature_spread": Spread(width)}
         self.metrics: Any = ExactModuleDict(parts)
-        self.texts: Any = ExactModuleDict(
-            {
-                "rouge": Rouge(settings["rouge_tokenizer"]),
-                "statistics": SummaryStatistics(),
-                "truncated_sources": SumMetric(),
-            }
-        )
+        texts: dict[str, Metric] = {
+            "rouge": Rouge(settings["rouge_tokenizer"]),
+            "statistics": SummaryStatistics(),
+            "truncated_sources": SumMetric(),
+        }
+        if settings["bertscore"] is not None:
+            texts["bertscore"] = BertScore(settings["bertscore"], settings["bertscore_layer"])
+        self.texts: Any = ExactModuleDict(texts)
 
-    def update(self, batch: Mapping[str, Any], generates: bool) -> None:
+    @property
+    def protocol(self) -> str:
+        """How the numbers of a test are made, for the row of a table."""
+        more = f"; {self.texts['bertscore'].protocol}" if "bertscore" in self.texts else ""
+        return self.summariser.protocol + more
+
+    def update(self, batch: Mapping[str, Any], generates: bool, tests: bool = False) -> None:
         """Take a batch in.
 
         Args:
             batch: see :class:`zoo.SeqCo`.
             generates: summaries of it, and the pairs that have one.
+            tests: what takes long is measured, too.
         """
         objective, summariser = self.objective, self.summariser
         labels = batch["target"].masked_fill(~batch["target_mask"], -100)
@@ -75,6 +84,8 @@ class Evaluation(nn.Module):
             self.texts["rouge"].update(texts, batch["summary"])
             self.texts["statistics"].update(texts, batch["document"], batch["summary"])
             self.texts["truncated_sources"].update(batch["truncated"].sum().float())
+            if tests and "bertscore" in self.texts:
+                self.texts["bertscore"].update(texts, batch["summary"])
         if objective.network.compared:
             self._compare(batch, drawn, states)
 

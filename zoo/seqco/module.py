@@ -40,6 +40,7 @@ from zoo.seqco.objective import Objective, contrasted, weights_of
 from zoo.seqco.report import GeneratedSummaries
 from zoo.seqco.settings import check, check_lengths, check_policy, check_positions, special_tokens
 from zoo.seqco.summariser import Summariser
+from zoo.seqco.update import Update
 from zoo.seqco.views import Comparison, Representation, ViewFormat
 from zoo.seqco.weighting import schedule, targets_of
 
@@ -114,6 +115,8 @@ class SeqCo(LightningModule):
         candidates: summaries of each document that a prediction writes, at most ``beams``.
         generate_batches: of a validation, for which summaries are generated; null is all of them.
         rouge_tokenizer: ``latin``, ``words`` or ``characters``.
+        bertscore: folder of an encoder of transformers, or a hub id, for BERTScore in tests.
+        bertscore_layer: of its states, see :class:`zoo.metrics.bertscore.BertScore`; null is the last.
         gradient_checkpointing: recompute layers in the backward pass.
         compile: compile the backbone's encoder and decoder.
         optimizer: called with the parameters that are trained.
@@ -179,6 +182,8 @@ class SeqCo(LightningModule):
         candidates: Depth = 1,
         generate_batches: CountOrZero | None = None,
         rouge_tokenizer: RougeTokenizer = "latin",
+        bertscore: str | None = None,
+        bertscore_layer: DepthOrZero | None = None,
         gradient_checkpointing: bool = False,
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=4e-5, weight_decay=0.01),
@@ -221,10 +226,8 @@ class SeqCo(LightningModule):
         # of the features at the first contrastive step; loss, spread of states and of features at the switch
         self.register_buffer("first_spread", torch.zeros(()))
         self.register_buffer("reference", torch.zeros(3))
-        self._seen = 0.0  # tokens and sequences of this update
-        self._parts = 0
+        self.update = Update()
         self._warned = False
-        self._keys: list[dict[str, tuple[Tensor, Tensor, Tensor]]] = []  # of this update, for the queue
         self.objective = Objective(self.network, how, self.hparams)
         self.evaluation = Evaluation(self.objective, self.summariser, self.hparams)
 
@@ -271,12 +274,9 @@ class SeqCo(LightningModule):
         if found.policy is not None:
             for name, value in zip(("policy", "reward"), found.policy, strict=True):
                 self.log(f"train/{name}", value, batch_size=rows, sync_dist=True)
-        if found.keys:
-            self._keys.append(found.keys)
         if found.spreads is not None:
             self._watch(*found.spreads, rows)
-        self._seen += found.counted
-        self._parts += 1
+        self.update.add(found)
         return found.loss * self.trainer.accumulate_grad_batches
 
     def _watch(self, states: Tensor, features: Tensor, rows: int) -> None:
@@ -294,26 +294,14 @@ class SeqCo(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Divide the summed gradients by what this update has seen, over all micro-batches and ranks."""
-        seen = torch.tensor([self._seen, float(self._parts)], dtype=torch.float64, device="cpu")
-        both = self.trainer.strategy.reduce(seen.float().to(self.device), reduce_op="sum")
-        count, parts = both.tolist() if isinstance(both, Tensor) else seen.tolist()
-        factor = self.trainer.world_size / max(count, 1.0)
-        for parameter in self.network.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
-        summed = self.hparams["contrast_reduction"] == "token_sum"
-        self.log("train/tokens", count)
-        for pair, weight in self.objective.weights_at(self.trainer.global_step).items():
-            self.log(f"train/weight_{pair}", weight)
-            self.log(f"train/effective_weight_{pair}", weight * parts / count if summed else weight)
-        self._seen, self._parts = 0.0, 0
+        self.update.divide(self)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
         """The step, then xi = beta xi + (1 - beta) theta, before anything is saved."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self._fill_queue()
+        self.update.fill_queue(self)
         done, restart = self.trainer.global_step + 1, self.hparams["restart_at"]
         if self.network.compared and done > restart:
             self.network.move_target(self.hparams["ema_decay"])
@@ -321,16 +309,6 @@ class SeqCo(LightningModule):
             getattr(optimizer, "optimizer", optimizer).state.clear()
             if self.network.compared:
                 self.network.reset_target()
-
-    def _fill_queue(self) -> None:
-        """Keys of this update's micro-batches, of all processes, become negatives of later ones."""
-        for view in self._keys[0] if self._keys else ():
-            parts = zip(*(keys[view] for keys in self._keys), strict=True)
-            gathered = [self.all_gather(torch.cat(part)) for part in parts]
-            if self.trainer.world_size > 1:
-                gathered = [part.flatten(0, 1) for part in gathered]
-            self.network.queue.add(view, *gathered)
-        self._keys = []
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
@@ -343,14 +321,14 @@ class SeqCo(LightningModule):
         self.evaluation.update(batch, limit is None or batch_idx < limit)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation.update(batch, True)
+        self.evaluation.update(batch, True, tests=True)
 
     def on_validation_epoch_end(self) -> None:
         self.evaluation.log(self, "val")
 
     def on_test_epoch_end(self) -> None:
         self.evaluation.log(self, "test")
-        say(f"numbers by {self.summariser.protocol}")
+        say(f"numbers by {self.evaluation.protocol}")
 
     # --- predictions ----------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.randomness import global_seed
 from zoo.seqco.network import SeqCoNetwork, View
+from zoo.seqco.queue import Keys
 from zoo.seqco.sampling import ordinary, sample, uniform_draws, wrapped
 from zoo.seqco.similarity import mean_token_loss, policy_loss, spread
 from zoo.seqco.views import Comparison, Views
@@ -36,7 +37,7 @@ class Parts:
     nll: Tensor
     pairs: dict[Pair, Tensor] = field(default_factory=dict)
     policy: tuple[Tensor, Tensor] | None = None
-    keys: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    keys: Keys = field(default_factory=dict)
     spreads: tuple[Tensor, Tensor] | None = None
 
 

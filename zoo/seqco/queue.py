@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+Keys = dict[str, tuple[Tensor, Tensor, Tensor]]
+"""Of a micro-batch, by view: keys (B, d), their documents (B,), and bool (B,), those that count."""
 
 
 class KeyQueue(nn.Module):
@@ -48,6 +51,18 @@ class KeyQueue(nn.Module):
     def holds(self, view: str) -> bool:
         """Whether there is any key of a view."""
         return view in self.views and bool((getattr(self, f"{view}_documents") >= 0).any())
+
+    def add_update(self, found: Sequence[Keys], gather: Callable[[Tensor], Tensor]) -> None:
+        """Keys of an update become negatives of later ones.
+
+        Args:
+            found: of its micro-batches.
+            gather: (N, ...) of all processes as (W, N, ...), or as it is where there is one.
+        """
+        for view in found[0]:
+            parts = [torch.cat(part) for part in zip(*(keys[view] for keys in found), strict=True)]
+            every = [gather(part).reshape(-1, *part.shape[1:]) for part in parts]
+            self.add(view, *every)
 
     @torch.no_grad()
     def add(self, view: str, keys: Tensor, documents: Tensor, rows: Tensor) -> None:

@@ -18,6 +18,7 @@ USES: dict[str, Uses] = {
         "mask_padding": ("cross_attention", "in_batch"),
         "queue_size": ("queue",),
     },
+    "bertscore": {"bertscore_layer": "a folder"},
     "generated": {
         "sample_every": ("online",),
         "sample_beams": ("online",),
