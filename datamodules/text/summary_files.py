@@ -20,6 +20,7 @@ from datamodules.text.records import (
 
 Format = Literal["jsonl", "lines", "hub", "nyt", "aclsum", "procedural"]
 ASPECTS = ("challenge", "approach", "outcome")
+_NO_TEXTS = (".csv", ".tsv", ".json", ".parquet", ".xlsx", ".xml", ".html", ".pdf", ".docx", ".gz", ".zip")
 _XML = 16 * 2**20
 _NYT_TEST_YEAR = 2007
 _NYT_VALIDATION = 4000
@@ -98,6 +99,11 @@ def documents_of(path: Path, fields: Mapping[str, str]) -> list[Record]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"data.init_args.predict: no file {path}")
+    if path.suffix.lower() in _NO_TEXTS:
+        raise ValueError(
+            f"data.init_args.predict: {path} is a {path.suffix}: read are a text with a document a line, and "
+            ".jsonl with one object a line"
+        )
     if path.suffix == ".jsonl":
         given = {k: v for k, v in fields.items() if k != "yhat"}
         rows = renamed(read_jsonl(path, needed(given, summaries=False)), given, path.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from zoo.seqco.network import SeqCoNetwork
 from zoo.seqco.sampling import Special, bare_generation, evaluating, ordinary, wrapped
 
 _FIELD = "document"
+_HALF = re.compile("[\ud800-\udfff]")  # JSON may escape one alone, and no tokenizer takes it
+_NO_TEXTS = (".csv", ".tsv", ".json", ".parquet", ".xlsx", ".xml", ".html", ".pdf", ".docx", ".gz", ".zip")
 
 
 class Summariser:
@@ -96,6 +99,9 @@ class Summariser:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
         named = documents_of(documents)
+        for name, text in named:
+            if _HALF.search(text):
+                raise ValueError(f"{name} holds half a character (\\ud800 to \\udfff), no text")
         tokens = self.vocabulary.ids([text for _, text in named]) if named else []
         for (name, _), row in zip(named, tokens, strict=True):
             if not row:
@@ -144,6 +150,8 @@ def documents_of(documents: str | Path | Sequence[str]) -> list[tuple[str, str]]
 
 
 def _of_file(path: Path) -> list[tuple[str, str]]:
+    if path.suffix.lower() in _NO_TEXTS:
+        raise ValueError(f"{path} is a {path.suffix}: read are a text with a document a line, and .jsonl")
     found: list[tuple[str, str]] = []
     for number, text in read_lines(path):
         place = f"{path}, line {number}"

@@ -98,6 +98,8 @@ def test_what_is_no_document_is_one_line(
         (["rose", "\t\n"], "document 2 is empty"),
         (["rose", float("nan")], "document 2 is float, no text"),
         (["rose", None], "document 2 is NoneType"),
+        (["rose", "half \ud800"], "document 2 holds half a character"),
+        (tmp_path / "table.csv", "table.csv is a .csv"),
     ):
         with pytest.raises(ValueError, match=words):
             module.summarize(documents)
