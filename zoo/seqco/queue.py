@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class KeyQueue(nn.Module):
         """Whether there is any key of a view."""
         return view in self.views and bool((getattr(self, f"{view}_documents") >= 0).any())
 
-    def add_update(self, found: Sequence[Keys], gather: Callable[[Tensor], Tensor]) -> None:
+    def add_update(self, found: Sequence[Keys], gather: Callable[[Tensor], Any]) -> None:
         """Keys of an update become negatives of later ones.
 
         Args:

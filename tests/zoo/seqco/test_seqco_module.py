@@ -304,11 +304,16 @@ def test_without_a_cache_the_same_is_drawn_and_modes_come_back() -> None:
     module = small(0.3).train()
     module.network.backbone.model.decoder.eval()
     batch, uniform = one_batch(8), uniform_draws(3, 1, range(8), 7)
+    noisy: list[bool] = []
+    for part in (module.network.backbone.model.encoder, module.network.backbone.model.decoder):
+        part.layers[0].register_forward_hook(lambda layer, *_: noisy.append(layer.training))
     found = [
         sample(module.network.backbone, batch["source"], batch["source_mask"], BART, uniform, cache=cache)
         for cache in (True, False)
     ]
     assert torch.equal(*found)
+    assert noisy
+    assert not any(noisy)
     assert module.network.backbone.model.encoder.training
     assert not module.network.backbone.model.decoder.training
 
