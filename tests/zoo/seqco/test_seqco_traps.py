@@ -49,7 +49,7 @@ def test_columns_of_pads_change_no_similarity_of_the_whole_model() -> None:
         for pads in (0, 5):
             batch = ragged(pads)
             yhat = module.objective.view_of(torch.tensor([[2, 30, 31, 2], [2, 32, 2, 1]]), width=6 + pads)
-            found.append(float(module.objective.views(batch, yhat, None).loss(pair)))
+            found.append(module.objective.views(batch, yhat, None).loss(pair).item())
         assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_the_documents_own_pass_serves_once_more_where_it_may() -> None:
         encoder = module.network.backbone.get_encoder()
         counted = [0]
         encoder.register_forward_hook(lambda *_, counted=counted: counted.__setitem__(0, counted[0] + 1))
-        losses.append(float(module.objective(batch, 0).loss))
+        losses.append(module.objective(batch, 0).loss.item())
         passes.append(counted[0])
     assert passes == [3, 2]  # NLL, y, and x once more or not
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

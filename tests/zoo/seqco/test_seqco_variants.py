@@ -112,7 +112,7 @@ def test_the_policy_loss_weighs_each_tokens_likelihood_by_its_reward() -> None:
         expected = 0.0
         for row, length in ((0, 3), (1, 2)):
             each = [
-                (float(rewards[row, t]) - mean) * float(log_p[row, t, ids[row, t]]) for t in range(length)
+                (rewards[row, t].item() - mean) * log_p[row, t, ids[row, t]].item() for t in range(length)
             ]
             expected -= sum(each) / length / 2
         found = policy_loss(logits, ids, mask, rewards, centred, rows)
