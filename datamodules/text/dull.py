@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 from datamodules.loading.ranges import Depth, Many, Part, Workers, check_ranges
 from datamodules.loading.sampling import item_generator
-from datamodules.text.pairs import SPECIALS, Exchange, PairItems, PairModule, Splits
+from datamodules.text.exchanges import SPECIALS, Exchange
+from datamodules.text.pair_items import PairItems
+from datamodules.text.pairs import PairModule, Splits
 
 TOPICS, FILLERS, OPENERS = 16, 9, 4
 GENERIC = "i do not know"
