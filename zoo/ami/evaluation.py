@@ -98,9 +98,9 @@ class Evaluation(nn.Module):
         self.scores = nn.ModuleDict({name: ReplyScores(bleu, lowercase) for name in rows})
         self.baselines = {}
 
-    def baselines_of(self, stage: str) -> dict[str, Baseline]:
+    def baselines_of(self) -> dict[str, Baseline]:
         """Those of a test, made at its first batch: they need the training split."""
-        if stage == "test" and self._pairs is not None and not self.baselines:
+        if self._pairs is not None and not self.baselines:
             histories, replies = zip(*self._pairs(), strict=True)
             self.baselines = {"constant": ConstantReply(replies), "retrieval": Retrieval(histories, replies)}
         return self.baselines

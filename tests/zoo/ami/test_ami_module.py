@@ -16,8 +16,8 @@ from torch import Tensor, tensor
 
 import datamodules
 import zoo
-from zoo.ami.information import sequence_nll
-from zoo.ami.module import evaluated
+from zoo.ami.processes import evaluated
+from zoo.ami.recovery import recovery_nll
 
 PAD, BOS, EOS = 1, 2, 3
 SMALL: dict[str, Any] = {"variant": "gru", "vocab_size": 58, "width": 16, "samples": 2, "max_length": 6}
@@ -77,11 +77,8 @@ def test_gradients_neither_add_up_nor_stay() -> None:
     batch = next(iter(prepared("fit").train_dataloader()))
     fresh = zoo.AMI(**SMALL, noise="none")
     fresh.network.backward_network.load_state_dict(start)
-    labels = batch["recover"][:, 1:]
-    logits = fresh._backward_logits(fresh.network.backward_network, batch, batch["target"][:, 1:].where(
-        batch["target"][:, 1:] != EOS, PAD))  # fmt: skip
-    loss = sequence_nll(logits, labels, PAD, mean=False).sum() / len(labels)
-    loss.backward()
+    gold = batch["target"][:, 1:].where(batch["target"][:, 1:] != EOS, PAD)
+    recovery_nll(fresh.network.backward_network, batch, gold, PAD).mean().backward()
     for name, parameter in fresh.network.backward_network.named_parameters():
         assert parameter.grad is not None
         assert torch.allclose(once[name], -0.01 * parameter.grad, atol=1e-6), name
@@ -125,24 +122,22 @@ def test_the_signs_of_the_backward_network() -> None:
     torch.manual_seed(1)
     module = zoo.AMI(**SMALL, noise="none", adversarial_clip=None)
     batch = next(iter(prepared("fit").train_dataloader()))
-    recover = batch["recover"][:, 1:]
+    losses = module.objectives
 
     def nll(sources: Tensor, copies: int) -> float:
         with torch.no_grad():
-            logits = module._backward_logits(module.network.backward_network, batch, sources, copies=copies)
-            return float(sequence_nll(logits, recover.repeat(copies, 1), PAD, mean=False).mean())
+            return float(recovery_nll(module.network.backward_network, batch, sources, PAD, copies).mean())
 
     with Alone(module):
         random = torch.Generator().manual_seed(3)
-        _, sources, _ = module._roll_out(batch, random)
+        _, sources, _ = losses.synthetic.draw(batch, random)
         before = nll(sources, 2)
-        with mock.patch.object(module, "_roll_out", return_value=(None, sources, None)):
-            module._backward_adversarial(batch, random)
+        with mock.patch.object(losses.synthetic, "draw", return_value=(None, sources, None)):
+            module._step(1, losses.backward_adversarial(batch, random)[0], counts=False)
         assert nll(sources, 2) > before
         gold = batch["target"][:, 1:].where(batch["target"][:, 1:] != EOS, PAD)
         before = nll(gold, 1)
-        loss, _ = module._backward_mle(batch, False)
-        module._step(1, loss, mle=True)
+        module._step(1, losses.backward_mle(batch, False)[0], mle=True)
         assert nll(gold, 1) < before
 
 
@@ -156,10 +151,10 @@ def test_the_backward_source_has_no_ends_and_its_target_both() -> None:
         seen.append(ids)
         return original(ids, extra)
 
-    with Alone(module), mock.patch.object(module.network.backward_network, "encode", encode):
-        module._backward_mle(batch, False)
-        module._forward_adversarial(batch, torch.Generator().manual_seed(0))
-        module._backward_adversarial(batch, torch.Generator().manual_seed(0))
+    with mock.patch.object(module.network.backward_network, "encode", encode):
+        module.objectives.backward_mle(batch, False)
+        module.objectives.forward_adversarial(batch, torch.Generator().manual_seed(0))
+        module.objectives.backward_adversarial(batch, torch.Generator().manual_seed(0))
     assert len(seen) == 3
     assert all(not ((ids == BOS) | (ids == EOS)).any() for ids in seen)
     assert (batch["recover"][:, 0] == BOS).all()
@@ -173,11 +168,9 @@ def test_zero_lambda_is_the_plain_forward_network(rollout: str) -> None:
     for settings in ({"noise": "learned", "noise_scale": 0.0}, {"noise": "none"}):
         torch.manual_seed(0)
         module = zoo.AMI(**SMALL, rollout=rollout, **settings)
-        with Alone(module):
-            module.network.noise = module.network.noise or None
-            random = torch.Generator().manual_seed(0)
-            with mock.patch.object(module, "_normal", lambda e, r: torch.ones(2, *e.states.shape)):
-                drawn.append(module._roll_out(batch, random)[0])
+        synthetic, random = module.objectives.synthetic, torch.Generator().manual_seed(0)
+        with mock.patch.object(synthetic, "normal", lambda e, r: torch.ones(2, *e.states.shape)):
+            drawn.append(synthetic.draw(batch, random)[0])
     assert torch.equal(*drawn)
 
 
@@ -189,7 +182,7 @@ def test_the_released_noise_grows_to_its_limit_and_stops() -> None:
         module = zoo.AMI(**SMALL, noise="learned", **settings)
         before = copy.deepcopy(module.network.noise.state_dict())
         with Alone(module):
-            module._noise_step(batch, torch.Generator().manual_seed(0))
+            module._step(2, module.objectives.noise(batch, torch.Generator().manual_seed(0))[0])
         return any(not torch.equal(v, before[k]) for k, v in module.network.noise.state_dict().items())
 
     assert not moves(rho=0.0)  # the argmax passes no gradient
@@ -202,28 +195,26 @@ def test_replies_are_drawn_without_dropout_and_the_noise_is_that_of_the_scores()
     torch.manual_seed(0)
     module = zoo.AMI(**{**SMALL, "variant": "transformer_tiny"}, dropout=0.5, noise="gaussian").train()
     batch = next(iter(prepared("fit").train_dataloader()))
-    with Alone(module):
-        first = module._roll_out(batch, torch.Generator().manual_seed(5))
-        again = module._roll_out(batch, torch.Generator().manual_seed(5))
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-        assert module.training
-        used: list[Tensor] = []
-        network = module.network.forward_network
-        original = network.decode
+    synthetic, network = module.objectives.synthetic, module.network.forward_network
+    first, again = (synthetic.draw(batch, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert module.training
+    used: list[Tensor] = []
+    original = network.decode
 
-        def decode(prefix: Tensor, encoded: Any) -> Tensor:
-            used.append(encoded.states)
-            return original(prefix, encoded)
+    def decode(prefix: Tensor, encoded: Any) -> Tensor:
+        used.append(encoded.states)
+        return original(prefix, encoded)
 
-        with (
-            mock.patch.object(network, "decode", decode),
-            mock.patch.object(network.dropout, "p", 0.0),
-            evaluated(module.network),
-            mock.patch.object(module, "_roll_out", return_value=first),
-        ):
-            clean = network.encode(batch["source"]).states
-            module._forward_adversarial(batch, torch.Generator().manual_seed(5))
-        assert torch.allclose(used[0], (clean + first[2]).flatten(0, 1), atol=1e-6)
+    with (
+        mock.patch.object(network, "decode", decode),
+        mock.patch.object(network.dropout, "p", 0.0),
+        evaluated(module.network),
+        mock.patch.object(synthetic, "draw", return_value=first),
+    ):
+        clean = network.encode(batch["source"]).states
+        module.objectives.forward_adversarial(batch, torch.Generator().manual_seed(5))
+    assert torch.allclose(used[0], (clean + first[2]).flatten(0, 1), atol=1e-6)
 
 
 def test_arms_have_their_steps() -> None:
@@ -232,22 +223,22 @@ def test_arms_have_their_steps() -> None:
     for objective in ("mle", "vim", "ami"):
         module = zoo.AMI(**SMALL, **{**TURNS, "noise_batches": 4}, objective=objective, noise="none")
         made = calls[objective] = []
-        for name in ("_forward_mle", "_backward_mle", "_forward_adversarial", "_backward_adversarial"):
-            original = getattr(module, name)
+        for name in ("forward_mle", "backward_mle", "forward_adversarial", "backward_adversarial"):
+            original = getattr(module.objectives, name)
 
             def call(*a: Any, original: Any = original, name: str = name, made: Any = made) -> Any:
                 made.append(name)
                 return original(*a)
 
-            setattr(module, name, call)
+            setattr(module.objectives, name, call)
         trainer = quiet_trainer(max_steps=4, limit_val_batches=0)
         trainer.fit(module, data())
         assert trainer.global_step == 4
-    mle = ["_forward_mle", "_backward_mle"] * 2
+    mle = ["forward_mle", "backward_mle"] * 2
     assert calls["mle"] == mle
-    assert calls["vim"] == ["_forward_mle", "_forward_adversarial", "_backward_mle"] * 2
+    assert calls["vim"] == ["forward_mle", "forward_adversarial", "backward_mle"] * 2
     assert [c for c in calls["ami"] if "mle" in c] == mle
-    assert calls["ami"].count("_backward_adversarial") == 2
+    assert calls["ami"].count("backward_adversarial") == 2
 
 
 def test_validation_and_test_report_the_bound_and_what_any_model_must_beat() -> None:
@@ -289,8 +280,7 @@ def test_a_prediction_has_its_scores_in_both_files(tmp_path: Path) -> None:
     with torch.no_grad():
         reply = tensor(ids)
         one = {k: v[:1] for k, v in batch.items() if isinstance(v, Tensor)}
-        logits = module.eval()._backward_logits(module.network.backward_network, one, reply)
-        log_q = -sequence_nll(logits, one["recover"][:, 1:], PAD, mean=False)
+        log_q = -recovery_nll(module.eval().network.backward_network, one, reply, PAD)
     assert records[0]["replies"][0]["log_q"] == pytest.approx(float(log_q), abs=2e-3)
 
 
