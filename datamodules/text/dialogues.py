@@ -137,7 +137,8 @@ class Dialogues(PairModule):
 
     def read(self) -> Splits:
         if self.layout == "jsonl":
-            splits = Splits(*read_splits(self.folder))
+            train, val, test = read_splits(self.folder)
+            splits = Splits(train, val, test)
         else:
             splits = {"chitchat": self._chitchat, "parlai": self._parlai, "hub": self._hub}[self.layout]()
         splits.facts = {"set": self.hub_name if self.layout == "hub" else self.layout}

@@ -94,9 +94,6 @@ class DialogueTemplate:
 Template = PairTemplate | DialogueTemplate
 
 
-Template = PairTemplate | DialogueTemplate
-
-
 def exchanges_of(turns: Sequence[str]) -> Iterator[Exchange]:
     """Each turn but the first with those before it."""
     for number in range(1, len(turns)):

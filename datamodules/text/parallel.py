@@ -132,7 +132,8 @@ class ParallelText(PairModule):
         else:
             found = {"gettext": self._gettext, "lines": self._lines, "hub": self._hub}[self.layout]()
         name = {"gettext": self.package, "hub": self.hub_name}.get(self.layout, self.layout)
-        return Splits(*found, facts={"set": name})
+        train, val, test = found
+        return Splits(train, val, test, {"set": name})
 
     def _gettext(self) -> list[list[Exchange]]:
         found = catalogue_pairs(package_folder(self.package), self.source, self.target)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from zoo.ami.evaluation import Evaluation
 from zoo.ami.information import Baseline
-from zoo.ami.network import AMINetwork, Variant, networks_of
+from zoo.ami.network import AMINetwork, Variant, networks_of, source_network
 from zoo.ami.noise import Noise
 from zoo.ami.objectives import Objectives
+from zoo.ami.optimizers import optimizers_of
 from zoo.ami.processes import place, set_gradients, total
 from zoo.ami.replies import Decoding
 from zoo.ami.report import GeneratedReplies, write_protocol
@@ -97,11 +98,16 @@ class AMI(LightningModule):
         noise_limit: strength at which it is no longer rewarded.
         noise_grad: ``straight_through`` gives the noise a gradient from the backward network; ``official``
             has none, so that the noise grows to its limit and stops.
+        reward_clip: least log q(S|T') per token that is a reward is minus this; null has no limit.
+        mle_mix: weight of the MLE loss of the same batch within an adversarial step of theta.
         pair_weights: w of synthetic pairs; false is 1.
         phi_adv_weight: of the backward network's adversarial loss.
         pretrain_forward: batches of MLE of theta before the cycle.
         pretrain_backward: batches of MLE of phi, after those.
         pretrain_noise: batches of the noise alone, after those.
+        source_model: a third network, p(S) in translation and p(S|history) in dialogue, whose cross-entropy
+            is the H(S) of the bound where the data do not know it.
+        pretrain_source: batches of MLE of it, after those.
         forward_batches: of a cycle.
         backward_batches: of a cycle.
         noise_batches: of a cycle; left out unless noise is learned and the objective adversarial.
@@ -137,6 +143,7 @@ class AMI(LightningModule):
         "eos_id": "eos_id",
     }
     judged: Tensor
+    source_trained: Tensor
 
     def __init__(
         self,
@@ -166,11 +173,15 @@ class AMI(LightningModule):
         rho: NonNegative = 0.1,
         noise_limit: NonNegative = 1.0,
         noise_grad: Literal["official", "straight_through"] = "official",
+        reward_clip: Positive | None = None,
+        mle_mix: NonNegative = 0.0,
         pair_weights: bool = True,
         phi_adv_weight: NonNegative = 1.0,
         pretrain_forward: CountOrZero = 0,
         pretrain_backward: CountOrZero = 0,
         pretrain_noise: CountOrZero = 0,
+        source_model: bool = False,
+        pretrain_source: CountOrZero = 0,
         forward_batches: CountOrZero = 8,
         backward_batches: CountOrZero = 8,
         noise_batches: CountOrZero = 4,
@@ -216,9 +227,12 @@ class AMI(LightningModule):
         # the same shape as phi, so that its place in the weights does not depend on where a training stands
         self.judge = copy.deepcopy(self.network.backward_network).requires_grad_(False) if judge else None
         self.register_buffer("judged", torch.tensor(False))
+        self.source_network = source_network(self.hparams, second) if source_model else None
+        if source_model:
+            self.register_buffer("source_trained", torch.tensor(False))
         self.cycle = cycle_of(self.hparams)
         self.latest: dict[str, Any] = {}
-        self.objectives = Objectives(self.network, self.hparams)
+        self.objectives = Objectives(self.network, self.hparams, self.source_network)
         self.scoring = Scoring(self.network, self.vocabulary, self.hparams)
         self.evaluation: Any = nn.ModuleDict({s: Evaluation(self.hparams, s) for s in ("val", "test")})
 
@@ -238,23 +252,13 @@ class AMI(LightningModule):
             evaluation.prepare(data, self.vocabulary)
 
     def configure_optimizers(self) -> Any:
-        net = self.network
-        made = [self.optimizer(net.forward_network.parameters())]
-        made.append(self.backward_optimizer(net.backward_network.parameters()))
-        scheduled = [0, 1]
-        if self.pretrain_optimizer is not None and any(self.cycle.pretraining):
-            scheduled = [len(made), len(made) + 1]
-            made += [
-                self.pretrain_optimizer(n.parameters()) for n in (net.forward_network, net.backward_network)
-            ]
-        if net.noise is not None:
-            made.append(self.noise_optimizer(net.noise.parameters()))
-        self._pretrain = scheduled[0]
+        given = (self.optimizer, self.backward_optimizer, self.noise_optimizer)
+        pretrain = self.pretrain_optimizer if any(self.cycle.pretraining) else None
+        made, self._pretrain = optimizers_of(self.network, self.source_network, *given, pretrain)
         if self.lr_scheduler is None:
             return made
-        schedules = [{"scheduler": self.lr_scheduler(made[i]), "interval": "step"} for i in scheduled]
-        self._scheduled = scheduled
-        return made, schedules
+        self._scheduled = self._pretrain
+        return made, [{"scheduler": self.lr_scheduler(made[i]), "interval": "step"} for i in self._scheduled]
 
     _scheduled: Sequence[int] = ()
 
@@ -270,16 +274,20 @@ class AMI(LightningModule):
         if turn.endswith("noise"):
             loss, logged = losses.noise(batch, random)
             self._step(len(self._all_optimizers()) - 1, loss)
+        elif turn == "pretrain_source":
+            loss, logged = losses.source_mle(batch)
+            self._step(self._pretrain[2], loss, mle=True)
+            self.source_trained.fill_(True)
         elif turn.endswith("forward"):
             loss, logged = losses.forward_mle(batch, before)
-            self._step(self._pretrain if before else 0, loss, mle=True)
+            self._step(self._pretrain[0] if before else 0, loss, mle=True)
             if adversarial and objective != "mle":
                 loss, more = losses.forward_adversarial(batch, random)
                 self._step(0, loss, counts=False)
                 logged |= more
         else:
             loss, logged = losses.backward_mle(batch, before)
-            self._step(self._pretrain + 1 if before else 1, loss, mle=True)
+            self._step(self._pretrain[1] if before else 1, loss, mle=True)
             if adversarial and objective == "ami":
                 loss, more = losses.backward_adversarial(batch, random)
                 self._step(1, loss, counts=False)
@@ -349,7 +357,9 @@ class AMI(LightningModule):
                 say(f"protocol    {path}")
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        self.scoring.evaluate(self.evaluation[stage], batch, self.judge if self.judged else None)
+        judge = self.judge if self.judged else None
+        source = self.source_network if self.source_network is not None and self.source_trained else None
+        self.scoring.evaluate(self.evaluation[stage], batch, judge, source)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> GeneratedReplies:
         """Replies to each history with their scores, best first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -61,6 +62,15 @@ def networks_of(h: Mapping[str, Any]) -> tuple[Any, Any, str | None]:
     return pretrained_pair(
         h["architecture"], h["pretrained_forward"], h["pretrained_backward"], h["vocab_size"], h["pad_id"]
     )
+
+
+def source_network(h: Mapping[str, Any], backward: Any) -> Any:
+    """A network of the backward one's kind, which models S alone: its source is the history without a reply.
+    Of ``hf`` it begins with the backward one's weights."""
+    if h["variant"] == "hf":
+        return copy.deepcopy(backward)
+    sizes = [h[k] for k in ("width", "layers", "heads", "hidden", "dropout")]
+    return encoder_decoder(h["variant"], h["vocab_size"], h["pad_id"], h["tied"], *sizes)
 
 
 class AMINetwork(nn.Module):

@@ -24,7 +24,7 @@ from zoo.ami.information import (
 from zoo.ami.network import AMINetwork
 from zoo.ami.noise import straight_through
 from zoo.ami.processes import evaluated, place, total
-from zoo.ami.recovery import recovery_logits, recovery_nll
+from zoo.ami.recovery import no_reply, recovery_logits, recovery_nll
 from zoo.ami.synthetic import SyntheticTargets
 
 Batch = Mapping[str, Any]
@@ -38,10 +38,11 @@ class Objectives:
     Args:
         network: the pair.
         settings: hyperparameters of the module.
+        source: models S alone, or none.
     """
 
-    def __init__(self, network: AMINetwork, settings: Mapping[str, Any]) -> None:
-        self.network, self.settings = network, settings
+    def __init__(self, network: AMINetwork, settings: Mapping[str, Any], source: Any = None) -> None:
+        self.network, self.settings, self.source = network, settings, source
         self.synthetic = SyntheticTargets(network, settings)
 
     def forward_mle(self, batch: Batch, before: bool) -> Loss:
@@ -60,14 +61,28 @@ class Objectives:
 
     def backward_mle(self, batch: Batch, before: bool) -> Loss:
         """(1/B) sum_b sum_t -log q(S_t | S_<t, T); what is logged is a mean over tokens."""
-        labels, h = batch["recover"][:, 1:], self.settings
+        h = self.settings
         gold = cut_at_eos(batch["target"][:, 1:], h["eos_id"], h["pad_id"])[1]
-        logits = recovery_logits(self.network.backward_network, batch, gold, h["pad_id"])
         smoothing = h["label_smoothing"] if before else 0.0
+        loss, mean = self._recovered(self.network.backward_network, batch, gold, smoothing)
+        return loss, {"backward_nll": mean}
+
+    def source_mle(self, batch: Batch) -> Loss:
+        """(1/B) sum_b sum_t -log p(S_t | S_<t), in dialogue given the history; without smoothing, for it is
+        the entropy of S that is asked for."""
+        loss, mean = self._recovered(self.source, batch, no_reply(batch), 0.0)
+        return loss, {"source_nll": mean}
+
+    def _recovered(
+        self, network: Any, batch: Batch, reply: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of MLE of a network that recovers S from ``reply``, and its mean over tokens."""
+        labels, h = batch["recover"][:, 1:], self.settings
+        logits = recovery_logits(network, batch, reply, h["pad_id"])
         nll = token_nll(logits, labels, h["pad_id"], smoothing).sum()
         rows, tokens = total(nll.new_tensor(len(labels))), total((labels != h["pad_id"]).sum())
         loss = nll * place()[1] / rows
-        return loss, {"backward_nll": loss / (tokens / rows)}
+        return loss, loss / (tokens / rows)
 
     def forward_adversarial(self, batch: Batch, random: torch.Generator) -> Loss:
         """L_theta (section 2.4): REINFORCE with the length-normalised log q(S|T') as reward."""
@@ -76,6 +91,8 @@ class Objectives:
         with torch.no_grad(), evaluated(self.network):
             nll = recovery_nll(self.network.backward_network, batch, sources, pad, h["samples"], mean=True)
             reward = -nll.view(h["samples"], -1)
+            if h["reward_clip"] is not None:
+                reward = reward.clamp(min=-h["reward_clip"])
         encoded = self.network.forward_network.encode(batch["source"])
         noisy = encoded.perturbed(h["noise_scale"] * noise)
         scores = self.network.forward_network.decode(self.synthetic.prefix(batch, labels), noisy)
@@ -84,7 +101,10 @@ class Objectives:
         loss = forward_loss(nll, advantage(reward, h["baseline"], mean))
         length = lengths_of(sources, pad).float().mean()
         logged = {"forward_adversarial": loss, "reward": reward.mean(), "rollout_length": length}
-        return _share_of_rows(loss, batch), logged
+        loss = _share_of_rows(loss, batch)
+        if h["mle_mix"]:
+            loss = loss + h["mle_mix"] * self.forward_mle(batch, before=False)[0]
+        return loss, logged
 
     def backward_adversarial(self, batch: Batch, random: torch.Generator) -> Loss:
         """L_phi of synthetic pairs (section 2.5), on the original pair as the MLE step before it."""

@@ -35,6 +35,12 @@ def recovery_logits(
     return logits
 
 
+def no_reply(batch: Batch) -> Tensor:
+    """Replies (B, 0): what is recovered from the history alone."""
+    target: Tensor = batch["target"]
+    return target[:, :0]
+
+
 def recovery_nll(
     network: Any,
     batch: Batch,

@@ -12,7 +12,7 @@ from zoo.ami.evaluation import Evaluation
 from zoo.ami.information import cut_at_eos, sequence_nll, token_nll
 from zoo.ami.network import AMINetwork
 from zoo.ami.processes import evaluated
-from zoo.ami.recovery import recovery_logits, recovery_nll
+from zoo.ami.recovery import no_reply, recovery_logits, recovery_nll
 from zoo.ami.replies import Replies
 from zoo.ami.report import GeneratedReplies
 from zoo.ami.turns import batch_of
@@ -35,13 +35,14 @@ class Scoring:
         self.replies = Replies(network, settings)
 
     @torch.no_grad()
-    def evaluate(self, evaluation: Evaluation, batch: Batch, judge: Any) -> None:
+    def evaluate(self, evaluation: Evaluation, batch: Batch, judge: Any, source: Any) -> None:
         """Take a batch into the scores of a stage.
 
         Args:
             evaluation: of the stage.
             batch: of the data.
             judge: a second backward network, or none.
+            source: a model of S alone, or none.
         """
         h, pad = self.settings, self.settings["pad_id"]
         labels, recover = batch["target"][:, 1:], batch["recover"][:, 1:]
@@ -50,6 +51,10 @@ class Scoring:
         gold = cut_at_eos(labels, h["eos_id"], pad)[1]
         nll = token_nll(recovery_logits(self.network.backward_network, batch, gold, pad), recover, pad)
         evaluation.likelihood("backward_nll", nll.sum(), (recover != pad).sum())
+        if source is not None:
+            nll = recovery_nll(source, batch, no_reply(batch), pad)
+            evaluation.likelihood("source_nll", nll.sum(), (recover != pad).sum())
+            evaluation.entropy(nll)
         if "candidates" in batch:
             evaluation.hits(self._best_candidate(batch) == batch["gold"])
         table = self.network.forward_network.word_table()

@@ -43,6 +43,7 @@ def check_settings(module: type, h: Mapping[str, Any]) -> None:
     """
     refuse_unused(module, h, "variant", _OF_VARIANT)
     refuse_unused(module, h, "noise", _OF_NOISE)
+    refuse_unused(module, h, "source_model", {"pretrain_source": (True,)})
     if h["rollout"] == "teacher_forced":
         refuse_unused(module, h, "rollout", {"temperature": ("sample",)})
     if not h["table"]:
@@ -88,9 +89,9 @@ def cycle_of(h: Mapping[str, Any]) -> Cycle:
         ValueError: for a cycle without a batch.
     """
     noisy = h["noise"] == "learned"
-    pretraining = (h["pretrain_forward"], h["pretrain_backward"], h["pretrain_noise"] if noisy else 0)
+    stages = (h["pretrain_forward"], h["pretrain_backward"], h["pretrain_noise"] if noisy else 0)
     noise_turn = h["noise_batches"] if noisy and h["objective"] != "mle" else 0
     turns = (h["forward_batches"], h["backward_batches"], noise_turn)
     if not sum(turns):
         raise ValueError("a cycle needs model.init_args.forward_batches or backward_batches of at least 1")
-    return Cycle(pretraining, turns, h["adversarial_every"])
+    return Cycle((*stages, h["pretrain_source"]), turns, h["adversarial_every"])

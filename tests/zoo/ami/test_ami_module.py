@@ -32,7 +32,8 @@ def data(**options: Any) -> Any:
 
 def states(module: Any) -> dict[str, dict[str, Tensor]]:
     parts = {"forward": module.network.forward_network, "backward": module.network.backward_network,
-             "noise": module.network.noise, "judge": module.judge}  # fmt: skip
+             "noise": module.network.noise, "judge": module.judge,
+             "source": module.source_network}  # fmt: skip
     return {k: copy.deepcopy(v.state_dict()) for k, v in parts.items() if v is not None}
 
 
@@ -60,11 +61,15 @@ def moved(module: Any, steps: int, **options: Any) -> list[set[str]]:
 def test_a_turn_changes_its_own_network_alone(variant: str, grad: str) -> None:
     torch.manual_seed(0)
     module = zoo.AMI(**{**SMALL, "variant": variant}, **TURNS, pretrain_forward=1, pretrain_backward=1,
-                     pretrain_noise=1, noise_grad=grad, noise_limit=100.0)  # fmt: skip
-    turns = moved(module, 6)
+                     pretrain_noise=1, pretrain_source=1, source_model=True, noise_grad=grad,
+                     noise_limit=100.0)  # fmt: skip
+    turns = moved(module, 7)
     # the judge is a copy of phi as pretraining leaves it, and stays so
-    assert turns == [{"forward"}, {"backward"}, {"noise", "judge"}, {"forward"}, {"backward"}, {"noise"}]
+    assert turns == [
+        {"forward"}, {"backward"}, {"noise", "judge"}, {"source"}, {"forward"}, {"backward"}, {"noise"},
+    ]  # fmt: skip
     assert module.judged
+    assert module.source_trained
 
 
 def test_gradients_neither_add_up_nor_stay() -> None:
@@ -241,9 +246,9 @@ def test_arms_have_their_steps() -> None:
     assert calls["ami"].count("backward_adversarial") == 2
 
 
-def test_validation_and_test_report_the_bound_and_what_any_model_must_beat() -> None:
+def test_validation_and_test_report_the_bound_and_what_any_model_must_beat(tmp_path: Path) -> None:
     module = zoo.AMI(**SMALL, noise="none", forward_batches=1, backward_batches=1, top_k=0)
-    trainer = quiet_trainer(max_steps=2, val_check_interval=2)
+    trainer = quiet_trainer(max_steps=2, val_check_interval=2, default_root_dir=tmp_path)
     trainer.fit(module, data())
     found = trainer.callback_metrics
     assert found["val/bound"] == pytest.approx(math.log(144) + float(found["val/log_q"]), abs=1e-4)
@@ -284,6 +289,64 @@ def test_a_prediction_has_its_scores_in_both_files(tmp_path: Path) -> None:
     assert records[0]["replies"][0]["log_q"] == pytest.approx(float(log_q), abs=2e-3)
 
 
+def test_a_model_of_the_source_gives_its_entropy_where_the_data_do_not_know_it() -> None:
+    torch.manual_seed(0)
+    source = data(batch_size=32, train_pairs=3200, val_pairs=500)
+    source.source_entropy = None
+    settings = {"width": 32, "source_model": True, "pretrain_source": 200, "noise": "none", "max_length": 4}
+    module = zoo.AMI(**{**SMALL, **settings}, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    trainer = quiet_trainer(max_steps=200, val_check_interval=100, num_sanity_val_steps=1)
+    trainer.fit(module, source)
+    found = trainer.callback_metrics
+    assert found["val/source_entropy"] == pytest.approx(math.log(144), abs=0.1)
+    assert found["val/source_nll"] == pytest.approx(float(found["val/source_entropy"]) / 4, rel=1e-4)
+    assert found["val/bound"] == pytest.approx(float(found["val/source_entropy"] + found["val/log_q"]))
+    source = data(val_pairs=20)  # which knows its entropy
+    trainer.validate(module, source, verbose=False)
+    found = trainer.callback_metrics
+    assert found["val/bound"] == pytest.approx(math.log(144) + float(found["val/log_q"]), abs=1e-4)
+    untrained = zoo.AMI(**SMALL, noise="none", source_model=True)
+    source.source_entropy = None
+    trainer.validate(untrained, source, verbose=False)
+    assert not {"val/source_entropy", "val/bound"} & set(trainer.callback_metrics)
+
+
+def test_the_model_of_the_source_reads_the_history_and_not_the_reply(tmp_path: Path) -> None:
+    from fakes.pairs import persona_chat
+
+    persona_chat(tmp_path, 3)
+    source = datamodules.Dialogues("parlai", str(tmp_path), history=2, vocab_size=300, batch_size=4)
+    source.setup("fit")
+    batch = next(iter(source.train_dataloader()))
+    module = zoo.AMI(**{**SMALL, "vocab_size": source.vocab_size}, source_model=True, noise="none")
+    loss = module.objectives.source_mle(batch)[0]
+    assert module.objectives.source_mle({**batch, "target": batch["target"].flip(1)})[0] == loss
+    assert module.objectives.source_mle({**batch, "context": batch["context"].flip(1)})[0] != loss
+    module.hparams["label_smoothing"] = 0.5
+    assert module.objectives.source_mle(batch)[0] == loss
+
+
+def test_a_clipped_reward_and_a_mixed_loss() -> None:
+    batch = next(iter(prepared("fit").train_dataloader()))
+
+    def found(**settings: Any) -> tuple[float, dict[str, Tensor], Any]:
+        torch.manual_seed(0)
+        module = zoo.AMI(**SMALL, noise="none", baseline="none", **settings)
+        loss, logged = module.objectives.forward_adversarial(batch, torch.Generator().manual_seed(0))
+        return float(loss), logged, module
+
+    loss, logged, _ = found()
+    assert logged["reward"] < -4  # ln 58 = 4.06 of an untrained network
+    clipped, logged, _ = found(reward_clip=2.0)
+    assert logged["reward"] == pytest.approx(-2)
+    assert clipped / loss == pytest.approx(2 / 4.06, rel=0.05)
+    mixed, logged, module = found(mle_mix=0.5)
+    assert mixed == pytest.approx(
+        loss + 0.5 * float(module.objectives.forward_mle(batch, False)[0]), rel=1e-5
+    )
+    assert float(logged["forward_adversarial"].detach()) == pytest.approx(loss)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -295,6 +358,7 @@ def test_a_prediction_has_its_scores_in_both_files(tmp_path: Path) -> None:
         ({"eos_id": 1}, "eos_id apart"),
         ({"forward_batches": 0, "backward_batches": 0, "noise": "none"}, "a cycle needs"),
         ({"table": []}, "names no decoding"),
+        ({"pretrain_source": 3}, "pretrain_source is 3, which source_model: false does not use"),
     ],
 )
 def test_impossible_settings_are_one_line(settings: dict[str, Any], said: str) -> None:
