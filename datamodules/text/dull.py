@@ -41,6 +41,7 @@ class DullReplies(PairModule):
     """
 
     of_weights = ()
+    tells_repeated = False
     split_of_weights: ClassVar[tuple[str, ...]] = ("generic", "openers", "train_pairs")
 
     def __init__(

@@ -104,8 +104,12 @@ def read_parlai(path: Path) -> list[Exchange]:
 def read_pairs(path: Path, replies: bool = True) -> list[Exchange]:
     """Exchanges of JSON lines with ``source``, ``target``, and ``history`` and ``persona`` at will.
 
+    Args:
+        path: of the file.
+        replies: all have a ``target``, which may be empty; else none needs one, and a ``source`` has a word.
+
     Raises:
-        FileNotFoundError, ValueError: for a file that is missing, damaged, or has an empty text.
+        FileNotFoundError, ValueError: for a file that is missing, damaged, or asks nothing.
     """
     found = []
     for number, record in enumerate(
@@ -118,8 +122,8 @@ def read_pairs(path: Path, replies: bool = True) -> list[Exchange]:
             ):
                 raise ValueError(f"{path}, record {number}: {key!r} must be a list of texts")
         target = record.get("target", "")
-        if not record["source"].strip() or not isinstance(target, str) or (replies and not target.strip()):
-            raise ValueError(f"{path}, record {number}: source and target must have a word")
+        if not isinstance(target, str) or not (replies or record["source"].strip()):
+            raise ValueError(f"{path}, record {number}: 'source' must have a word, and 'target' be a text")
         found.append(Exchange((*before, record["source"]), target, tuple(persona)))
     return found
 

@@ -55,6 +55,7 @@ class PairModule(TextModule):
         template_name: ``dialogue`` or ``pair``, which the weights keep.
         source_entropy: H(S) in nats, where it is known.
         split_key: of the draws that choose training pairs.
+        tells_repeated: whether pairs of several splits are worth a word; a made task has few others.
 
     Args:
         tokenizer: folder, ``tokenizer.json`` or hub id; null takes that of the weights, or trains one.
@@ -77,6 +78,7 @@ class PairModule(TextModule):
     template_name = "pair"
     source_entropy: float | None = None
     split_key: ClassVar[int] = 16_00
+    tells_repeated: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -136,7 +138,19 @@ class PairModule(TextModule):
             order = item_generator(self.split_key, 1).permutation(len(train))[: self.most_pairs]
             train = [train[i] for i in order]
         most = self.most_evaluated
-        return replace(found, train=train, val=val[:most], test=test[:most])
+        val, test = val[:most], test[:most]
+        self._tell_repeated(train, val, test)
+        return replace(found, train=train, val=val, test=test)
+
+    def _tell_repeated(self, train: Sequence[Exchange], *held: Sequence[Exchange]) -> None:
+        """Scores of pairs that were trained on tell little of others."""
+        asked = {(e.history, e.reply) for split in held for e in split}
+        known = (
+            {pair for e in train if (pair := (e.history, e.reply)) in asked} if self.tells_repeated else ()
+        )
+        for name, split in zip(("val", "test"), held, strict=True):
+            if count := sum((e.history, e.reply) in known for e in split):
+                say(f"{count:,} of {len(split):,} pairs to {name} are among those to train")
 
     def _whole(self, split: str, pairs: Sequence[Exchange]) -> Sequence[Exchange]:
         kept = [e for e in pairs if e.history and e.history[-1].strip() and e.reply.strip()]

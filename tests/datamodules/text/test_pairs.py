@@ -132,13 +132,52 @@ def test_json_lines(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)))
     assert read_pairs(path) == [Exchange(("a", "b"), "c", ("p",)), Exchange(("x",), "y")]
     for bad, said in (
-        ({"source": "b", "target": ""}, "must have a word"),
+        ({"source": "b", "target": None}, "'target' must be str"),
         ({"source": "b", "target": "c", "history": "a"}, "'history' must be a list of texts"),
         ({"source": "b"}, "no field 'target'"),
     ):
         path.write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=said):
             read_pairs(path)
+
+
+def test_own_files_that_were_made_in_haste(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"source": "do you have cats ?", "target": "größer 😀 ."}
+    rows = [json.dumps({**row, "source": f"{row['source']} {i}"}, ensure_ascii=False) for i in range(8)]
+    (tmp_path / "val.jsonl").write_text("\n".join(rows[:3]))
+
+    def train(content: bytes) -> Any:
+        (tmp_path / "train.jsonl").write_bytes(content)
+        data = Dialogues("jsonl", str(tmp_path), vocab_size=300, batch_size=4, longest=30)
+        data.setup("fit")
+        return data.train_dataloader().dataset.exchanges
+
+    plain = train("\n".join(rows).encode())
+    said = capsys.readouterr().out
+    assert "3 of 3 pairs to val are among those to train" in said
+    assert train("\r\n".join(rows).encode()) == plain == train(b"\xef\xbb\xbf" + "\n".join(rows).encode())
+    empty, odd = (
+        json.dumps({"source": "a ?", "target": " "}),
+        json.dumps({"source": "x " * 9999, "target": "y"}),
+    )
+    assert train("\n".join([*rows, empty]).encode()) == plain
+    assert "1 of 9 pairs to train lack a word on one side and are left out" in capsys.readouterr().out
+    assert len(train("\n".join([*rows, odd, rows[0]]).encode())) == 10
+    assert "1 of 10 pairs of the training split have a text of more than 30 tokens" in capsys.readouterr().out
+    for content, said in (
+        (
+            "\n".join(rows).encode("latin-1", "replace"),
+            r"line 1: byte \d+ is no text \(UTF-8\); save the file",
+        ),
+        ("\n".join(rows).encode("utf-16"), "line 1: holds a byte 0"),
+        (rows[0].encode(), "batch_size is 4, but the training data hold 1 items"),
+        (b'{"source": "a \\ud800 b", "target": "c"}', "line 1: half of a character"),
+        (b"[]", "is no object with fields 'source', 'target'"),
+        (empty.encode(), "only empty pairs to train"),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            train(content)
+        assert "\n" not in str(caught.value)
 
 
 def mo(pairs: dict[str, str]) -> bytes:

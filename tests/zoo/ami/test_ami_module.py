@@ -47,6 +47,7 @@ def moved(module: Any, steps: int, **options: Any) -> list[set[str]]:
     def step(self: Any, batch: Any, batch_idx: int) -> None:
         nonlocal before
         original(self, batch, batch_idx)
+        assert all(p.grad is None for p in self.parameters())  # nothing leaks, nothing adds up
         after = states(self)
         found.append({k for k in after if any(not torch.equal(v, before[k][n]) for n, v in after[k].items())})
         before = after
