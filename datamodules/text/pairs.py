@@ -100,6 +100,7 @@ class PairModule(TextModule):
         self.longest, self.batch_tokens = longest, batch_tokens
         self.most_pairs, self.most_evaluated = most_pairs, most_evaluated
         self._splits: Splits | None = None
+        self._remarks: list[str] = []  # told in ``setup``: sizes are asked of a data module of their own
         self._template: Template | None = None
         self._template_of: Any = None
         self.facts: dict[str, Any] = {}
@@ -150,7 +151,7 @@ class PairModule(TextModule):
         )
         for name, split in zip(("val", "test"), held, strict=True):
             if count := sum((e.history, e.reply) in known for e in split):
-                say(f"{count:,} of {len(split):,} pairs to {name} are among those to train")
+                self._remarks.append(f"{count:,} of {len(split):,} pairs to {name} are among those to train")
 
     def _whole(self, split: str, pairs: Sequence[Exchange]) -> Sequence[Exchange]:
         kept = [e for e in pairs if e.history and e.history[-1].strip() and e.reply.strip()]
@@ -158,7 +159,8 @@ class PairModule(TextModule):
             raise ValueError(f"{self.origin}: {'no' if not pairs else 'only empty'} pairs to {split}")
         if len(kept) < len(pairs):
             gone = len(pairs) - len(kept)
-            say(f"{gone:,} of {len(pairs):,} pairs to {split} lack a word on one side and are left out")
+            some = f"{gone:,} of {len(pairs):,} pairs to {split}"
+            self._remarks.append(f"{some} lack a word on one side and are left out")
         return kept
 
     def made(self) -> tuple[Any, Template]:
@@ -228,6 +230,8 @@ class PairModule(TextModule):
 
     def setup(self, stage: str) -> None:
         splits = self.splits
+        while self._remarks:
+            say(self._remarks.pop(0))
         if stage == "fit":
             self.train_set = self.items(splits.train, "the training split", texts=False)
         if stage in ("fit", "validate"):

@@ -336,6 +336,8 @@ def test_empty_sides_are_left_out_and_counted(tmp_path: Path, capsys: pytest.Cap
         (tmp_path / name).write_text("\n".join([" ", *lines[1:]]) + "\n")
     data = ParallelText("lines", str(tmp_path), source="de", target="en")
     assert len(data.splits.train) == 23
+    assert not capsys.readouterr().out  # a size may be asked of another instance, which would say it, too
+    data.setup("fit")
     said = capsys.readouterr().out
     assert "1 of 24 pairs to train lack a word on one side and are left out" in said
     assert "pairs to val lack a word" in said
