@@ -199,7 +199,8 @@ class Evaluation(nn.Module):
         Raises:
             ValueError: for decodings with unequal numbers of replies.
         """
-        found = {name: self.whole[name].compute() for name in self._seen}
+        # not in the order of the set, which is another one in each process: computing is a collective
+        found = {name: metric.compute() for name, metric in self.whole.items() if name in self._seen}
         entropy = self._entropy()
         names = [n for n in self.scores if int(self.scores[n].diversity.replies)]
         check_comparable({n: self.scores[n].diversity for n in names})
