@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fakes.named_entities import fake_ontonotes
 
 from datamodules import NER
+from datamodules.loading.loaders import TrainLoader
 from datamodules.text.pool import Pool, noisy, take_budget
-from datamodules.text.rounds import RoundSampler, padded_words
+from datamodules.text.rounds import RoundLoader, RoundSampler, padded_words
 from datamodules.text.schemes import tags_of
 from zoo.ner import ActiveNER
 
@@ -138,3 +141,18 @@ def test_pretrained_vectors_reach_the_embedding_of_their_word(tmp_path: Path) ->
     assert torch.equal(weight[module.vocabulary.id_of("rained")], torch.tensor([1.0, 2, 3]))
     assert torch.equal(weight[module.vocabulary.id_of("Anna")], torch.tensor([4.0, 5, 6]))
     assert float(weight[module.vocabulary.id_of("nobody")].abs().max()) <= 1
+
+
+def test_a_round_of_other_batches_is_told_as_every_loader_does() -> None:
+    """What has changed is the batch alone: how many sentences are labelled changes with every round."""
+    rows: Any = list(range(100))
+    loader, other = RoundLoader(rows, batch_sampler=sampler()), TrainLoader(rows, batch_sampler=sampler())
+    assert isinstance(loader, TrainLoader)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader.load_state_dict(loader.state_dict())
+    with pytest.warns(UserWarning, match=r"trained on batches of 8, this run has batches of 4: the order"):
+        loader.load_state_dict({"batch_size": 8})
+    other.batch_sampler.size = 9
+    with pytest.warns(UserWarning, match=r"on batches of 4 of 7 items, this run has batches of 4 of 9 items"):
+        other.load_state_dict({"items": 7, "batch_size": 4})
