@@ -145,18 +145,30 @@ def test_beams_lie_between_greedy_and_brute_force() -> None:
     for width in (2, 5, 27):
         wider = decoder.beam(h, mask, width)
         assert bool((wider.log_p >= greedy.log_p - 1e-6).all())
+        # what it says of its tags is so: states and histories belong together
+        loss = decoder.negative_log_likelihood(h, mask, wider.tags)
+        torch.testing.assert_close(-loss.double(), wider.log_p, atol=1e-5, rtol=1e-5)
         before = wider.log_p
     best, tags = brute_force(decoder, h, 3, 4)
-    assert float(before[0]) == pytest.approx(best, abs=1e-5)
+    assert float(before[0].detach()) == pytest.approx(best, abs=1e-5)
     assert tuple(decoder.beam(h, mask, 27).tags[0].tolist()) == tags
 
 
 def test_gold_tags_do_not_reach_the_decoding() -> None:
-    module = small()
-    batch = {"words": SENTENCES, "tags": torch.zeros(3, 8, dtype=torch.long), "spans": [[], [], []]}
-    first = module.tag_batch(batch["words"])
-    batch["tags"] += 2
-    assert module.tag_batch(batch["words"]) == first
+    seen = []
+    for gold in (0, 2):
+        module = small()
+        batch = {
+            "words": SENTENCES,
+            "tags": torch.full((3, 8), gold),
+            "spans": [[(0, 1, "A")], [], []],
+            "index": torch.arange(3),
+        }
+        module.validation_step(batch, 0)
+        module.test_step(batch, 0)
+        counts = [getattr(module, name).metric_state for name in ("val_f1", "test_f1", "test_strict")]
+        seen.append((str(counts), module.predict_step(batch, 0).spans))
+    assert seen[0] == seen[1]
 
 
 def test_feeding_back_its_own_tags_changes_the_loss_where_they_are_wrong() -> None:

@@ -89,8 +89,10 @@ def test_each_round_trains_on_what_is_labelled_by_then() -> None:
     assert len(seen[1]) == len(seen[0]) + 5
     assert data.pool.round == 2
     assert data.pool.batches_before == 8
-    rest = [i for batch in data.pool_dataloader() for i in batch["index"].tolist()]
-    assert rest == data.pool.unlabelled
+    rest = list(data.pool_dataloader())
+    assert [i for batch in rest for i in batch["index"].tolist()] == data.pool.unlabelled
+    # nothing of a label goes where the pool is scored
+    assert not {"tags", "spans"} & set().union(*rest, data.batch_of(data.pool.unlabelled[:3]))
     with pytest.raises(ValueError, match="asked twice"):
         data.ask(data.pool.labelled[:1], {})
 
