@@ -18,6 +18,7 @@ from datamodules.loading.ranges import (
     Depth,
     Many,
     ManyOrZero,
+    NonNegative,
     Positive,
     Rate,
     Seed,
@@ -32,13 +33,13 @@ from datamodules.text.conll import Sentence
 from datamodules.text.ner_files import FILE_LAYOUT, read_files, read_pool, read_sentences
 from datamodules.text.ner_items import RoundItems, SentenceItems
 from datamodules.text.ner_sets import SETS, SPLITS, Name, read_ontonotes, read_set, types_of
-from datamodules.text.pool import Pool, noisy
+from datamodules.text.pool import Pool, budget_of, costs_of, noisy, text_digest
 from datamodules.text.queries import export_queries, read_answers
 from datamodules.text.rounds import RoundLoader, RoundSampler
 from datamodules.text.schemes import Scheme, Span, tag_names
 from datamodules.text.vectors import read_vectors
 
-Unit = Literal["words", "sentences", "percent"]
+Unit = Literal["words", "sentences", "percent", "cost"]
 Oracle = Literal["simulated", "human"]
 
 
@@ -67,7 +68,10 @@ class NER(SplitModule):
         max_words: longer sentences are left out of all sets; null takes all.
         seed_budget: size of the first, random labelled set, in ``unit``.
         budget: of each query, in ``unit``; whole sentences, over by at most one.
-        unit: words, sentences, or percent of the training words.
+        unit: words, sentences, percent of the training words, or ``cost``: a sentence of n words costs
+            ``sentence_cost`` + n ``word_cost``, in seconds of a person for instance.
+        sentence_cost: what a sentence costs beside its words.
+        word_cost: what each of its words costs.
         rounds: queries after the seed set; null goes on until the pool is empty.
         seed_updates: training batches of the seed round; null counts ``passes``.
         round_updates: training batches of each later round; null counts ``passes``.
@@ -97,11 +101,15 @@ class NER(SplitModule):
             "spaces": ("files",),
             **dict.fromkeys(("language", "genres"), ("ontonotes",)),
         },
-        "oracle": {"noise": ("simulated",), "labels": ("human",)},
+        "oracle": {
+            **dict.fromkeys(("noise", "seed_budget"), ("simulated",)),
+            **dict.fromkeys(("labels", "spaces"), ("human",)),
+        },
+        "unit": dict.fromkeys(("sentence_cost", "word_cost"), ("cost",)),
     }
     split_of_weights = (
         *("name", "language", "genres", "train_sentences", "val_sentences", "min_words", "max_words"),
-        *("seed_budget", "unit", "held_out", "seed"),
+        *("seed_budget", "unit", "sentence_cost", "word_cost", "held_out", "seed"),
     )
 
     def __init__(
@@ -120,6 +128,8 @@ class NER(SplitModule):
         seed_budget: Positive = 1.0,
         budget: Positive = 2.0,
         unit: Unit = "percent",
+        sentence_cost: NonNegative = 0.0,
+        word_cost: NonNegative = 1.0,
         rounds: CountOrZero | None = None,
         seed_updates: Count | None = None,
         round_updates: Count | None = None,
@@ -153,7 +163,7 @@ class NER(SplitModule):
         self.train_sentences, self.val_sentences = train_sentences, val_sentences
         self.min_words, self.max_words = min_words, max_words
         self.seed_budget, self.unit, self.rounds = seed_budget, unit, rounds
-        self._budget = budget
+        self._budget, self.sentence_cost, self.word_cost = budget, sentence_cost, word_cost
         self.seed_updates, self.round_updates, self.passes, self.window = (
             seed_updates,
             round_updates,
@@ -176,14 +186,30 @@ class NER(SplitModule):
             value, shown = getattr(self, key), f"data.init_args.{key.removeprefix('_')}"
             if self.unit == "percent" and value > 100:
                 raise ValueError(f"{shown} is {value} percent of the training words")
-            if self.unit != "percent" and value != int(value):
+            if self.unit in ("words", "sentences") and value != int(value):
                 raise ValueError(f"{shown} is {value}, but whole {self.unit} are labelled")
+        if self.unit == "cost" and not (self.sentence_cost or self.word_cost):
+            raise ValueError(
+                "data.init_args.sentence_cost and data.init_args.word_cost are both 0: labels that cost "
+                "nothing reach no budget"
+            )
         if self.oracle == "human" and self.set_name != "files":
             raise ValueError(
                 "oracle: human asks for labels of your own sentences: set data.init_args.name: files and "
                 f"root to a folder with {FILE_LAYOUT}"
             )
-        if None not in (self.seed_updates, self.round_updates) and self.passes != 50:
+        for key, value, default in (
+            ("budget", self._budget, 2.0),
+            ("round_updates", self.round_updates, None),
+        ):
+            if self.rounds == 0 and value != default:
+                raise ValueError(
+                    f"data.init_args.{key} is {value}, which rounds: 0 does not use: no query follows the "
+                    f"seed set; leave it out (its default is {default or 'null'}) or set "
+                    "data.init_args.rounds"
+                )
+        told = self.seed_updates is not None and (self.rounds == 0 or self.round_updates is not None)
+        if told and self.passes != 50:
             raise ValueError(
                 f"data.init_args.passes is {self.passes}, but seed_updates and round_updates say how long "
                 "rounds are; leave one of them out"
@@ -225,6 +251,12 @@ class NER(SplitModule):
             found = read_set(self.set_name, self.root, split)
         if split == "train":
             found = [s for s in found if len(s.words) >= self.min_words][: self.train_sentences]
+        found = self._short_enough(found, split)
+        if not found:
+            raise ValueError(f"{self.root}: the {split} set of {self.set_name} has no sentence")
+        return found
+
+    def _short_enough(self, found: list[Sentence], split: str) -> list[Sentence]:
         if self.max_words is not None:
             kept = [s for s in found if len(s.words) <= self.max_words]
             if len(kept) < len(found):
@@ -233,8 +265,6 @@ class NER(SplitModule):
                     f"data.init_args.max_words {self.max_words} words and are left out"
                 )
             found = kept
-        if not found:
-            raise ValueError(f"{self.root}: the {split} set of {self.set_name} has no sentence")
         return found
 
     def _declare(self, stage: str) -> None:
@@ -280,13 +310,13 @@ class NER(SplitModule):
                     f"{self.root}: the train file has sentences without tags; they belong in pool"
                 )
             given = list(range(len(train)))
-            train = self.sets["train"] = [*train, *read_pool(self.root)]
+            asked = [s for s in read_pool(self.root) if len(s.words) >= self.min_words]
+            train = self.sets["train"] = [*train, *self._short_enough(asked, "pool")]
         self.lengths = [len(s.words) for s in train]
-        words = sum(self.lengths)
-        costs = [1] * len(train) if self.unit == "sentences" else self.lengths
-        scale = words / 100 if self.unit == "percent" else 1
-        self.pool = Pool(costs, max(1, round(self._budget * scale)))
-        self.pool.start(self._seed, max(1, round(self.seed_budget * scale)), self.held_out, given)
+        costs = costs_of(self.lengths, self.unit, self.sentence_cost, self.word_cost)
+        budgets = [budget_of(b, self.unit, sum(self.lengths)) for b in (self._budget, self.seed_budget)]
+        self.pool = Pool(costs, budgets[0], text_digest(s.words for s in train))
+        self.pool.start(self._seed, budgets[1], self.held_out, given)
         self._count_vocabulary()
         if self.labels:
             self._new_answers = read_answers(

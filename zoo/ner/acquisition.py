@@ -86,7 +86,7 @@ def ranking(scores: Sequence[float], indices: Sequence[int], lowest_first: bool)
     return [index for _, index in pairs]
 
 
-def take_budget(order: Sequence[int], costs: Sequence[int], budget: int) -> list[int]:
+def take_budget(order: Sequence[int], costs: Sequence[float], budget: float) -> list[int]:
     """Walk down the ranking until the cost is at least ``budget``: whole sentences, over by at most one.
 
     Args:
@@ -95,7 +95,7 @@ def take_budget(order: Sequence[int], costs: Sequence[int], budget: int) -> list
         budget: of the round.
     """
     taken: list[int] = []
-    spent = 0
+    spent = 0.0
     for index in order:
         if spent >= budget:
             break
@@ -112,7 +112,7 @@ def coverage(chosen: Sequence[int], similarity: Tensor, weights: Tensor) -> floa
     return float((weights * similarity[:, list(chosen)].amax(1)).sum())
 
 
-def submodular(vectors: Tensor, uncertainty: Tensor, costs: Sequence[int], budget: int) -> list[int]:
+def submodular(vectors: Tensor, uncertainty: Tensor, costs: Sequence[float], budget: float) -> list[int]:
     """Uncertain sentences that represent the others: the greedy knapsack of F, positions in V in order.
 
     The better of two greedy sets, by gain per word and by plain gain; of equals the first. No overshoot.
@@ -131,7 +131,7 @@ def submodular(vectors: Tensor, uncertainty: Tensor, costs: Sequence[int], budge
     return sets[0] if values[0] >= values[1] else sets[1]
 
 
-def _greedy(similarity: Tensor, weights: Tensor, cost: Tensor, budget: int, per_word: bool) -> list[int]:
+def _greedy(similarity: Tensor, weights: Tensor, cost: Tensor, budget: float, per_word: bool) -> list[int]:
     chosen: list[int] = []
     covered = torch.zeros_like(weights)
     open_ = torch.ones_like(weights, dtype=torch.bool)

@@ -265,6 +265,11 @@ class ActiveNER(LightningModule):
             ("num_words", "num_characters", "word_dim"), lambda own, found: knows or own == found
         )
         check_fit(self, tags=lambda own, found: list(own) == list(found), **sizes)
+        if self.vocabulary is None and getattr(data, "vectors", None):
+            raise ValueError(
+                "data.init_args.embeddings has vectors of words, which word_encoder: transformer does not "
+                "use: its backbone has its own; leave them out"
+            )
         self._make_metrics(list(getattr(data, "genres", ()) or ()))
         if stage == "fit" and self.vocabulary is not None and self.vocabulary.is_empty:
             if data is None or getattr(data, "num_words", None) is None:

@@ -115,15 +115,18 @@ class Rounds(Callback):
         validated = self._validated_at == trainer.global_step
         f1 = trainer.callback_metrics.get("val/f1") if validated else None
         labelled = data.pool.labelled
-        self.rows.append(
-            {
-                "round": data.pool.round,
-                "sentences": len(labelled),
-                "words": sum(data.lengths[i] for i in labelled),
-                "f1": None if f1 is None else float(f1),
-                "start": "warm" if module.hparams["warm_start"] else "cold",
-            }
-        )
+        words = sum(data.lengths[i] for i in labelled)
+        row = {
+            "round": data.pool.round,
+            "sentences": len(labelled),
+            "words": words,
+            "share": words / sum(data.lengths),
+            "f1": None if f1 is None else float(f1),
+            "start": "warm" if module.hparams["warm_start"] else "cold",
+        }
+        if getattr(data, "unit", "words") == "cost":
+            row["cost"] = math.fsum(data.pool.costs[i] for i in labelled)
+        self.rows.append(row)
         if data.pool.held_out:
             self._compare_models(trainer, module, data)
         self._seconds[data.pool.round] = time.monotonic() - self._since

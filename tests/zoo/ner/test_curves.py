@@ -56,6 +56,12 @@ def test_numbers_of_a_run_end_where_every_arm_has_been() -> None:
     assert found["area"] == pytest.approx(0.25)
     assert found["words_to_target"] == pytest.approx(30)
     assert (found["target_reached"], found["words"]) == (1, 34)
+    # where labels have a cost, F1 is over that
+    dear = [{**row, "cost": 2.0 * row["words"] + 6} for row in rows]  # type: ignore[operator]
+    by_cost = summary(dear, budget=20.0, target=0.5)
+    assert by_cost["area"] == pytest.approx(0.25)
+    assert by_cost["cost_to_target"] == pytest.approx(66)
+    assert "words_to_target" not in by_cost
     never = summary(rows, budget=10, target=0.9)
     assert (never["target_reached"], never["words_to_target"]) == (0, 30)
     assert found["first_asked_words"] == 5

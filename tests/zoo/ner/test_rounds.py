@@ -213,6 +213,18 @@ def test_the_seed_set_is_that_of_every_strategy(whole: Path, tmp_path: Path) -> 
     assert seeds["lc"] == [i for i, r in pool_of(whole)["rounds"] if r == 0]
 
 
+def test_a_budget_of_cost_is_asked_and_told(tmp_path: Path) -> None:
+    cost = of_data(unit="cost", sentence_cost=4.0, word_cost=1.5, seed_budget=90, budget=70.5, rounds=1)
+    folder = fit(tmp_path, *cost)
+    rows = rows_of(folder)
+    assert [r["cost"] for r in rows] == [4 * r["sentences"] + 1.5 * r["words"] for r in rows]
+    assert rows[1]["cost"] - rows[0]["cost"] >= 70.5
+    assert read_metrics(folder / "metrics.csv")[-1]["rounds/cost"] == rows[1]["cost"]
+    data = NER(train_sentences=120)
+    data.setup("fit")
+    assert [r["share"] for r in rows] == [r["words"] / sum(data.lengths) for r in rows]
+
+
 def test_a_round_that_was_not_validated_has_no_f1(tmp_path: Path) -> None:
     folder = fit(tmp_path, *of_data(rounds=2), "--trainer.check_val_every_n_epoch=2")
     assert [row["f1"] is None for row in rows_of(folder)] == [True, False, True]
