@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.loading.files import json_of, one_line
+from datamodules.loading.terminal import say
 from datamodules.text.conll import Sentence, read_columns
 from datamodules.text.records import lines_of
 from datamodules.text.schemes import Span, spans_of
@@ -58,6 +59,17 @@ def read_sentences(path: Path) -> list[Sentence]:
     if not found:
         raise ValueError(f"{path} has no sentence")
     return found
+
+
+def short_enough(sentences: list[Sentence], what: str, most: int | None) -> list[Sentence]:
+    """The sentences of at most so many words; it is said how many are left out."""
+    kept = [s for s in sentences if most is None or len(s.words) <= most]
+    if len(kept) < len(sentences):
+        say(
+            f"{len(sentences) - len(kept):,} of {len(sentences):,} {what} sentences have more than "
+            f"data.init_args.max_words {most} words and are left out"
+        )
+    return kept
 
 
 def _delimiter(path: Path) -> str | None:
