@@ -31,7 +31,7 @@ from datamodules.loading.variants import Uses, check_variants
 from datamodules.text.batches import by_length
 from datamodules.text.conll import Sentence
 from datamodules.text.ner_answers import take_answers
-from datamodules.text.ner_files import read_pool, read_sentences, short_enough
+from datamodules.text.ner_files import known_already, read_pool, read_sentences, short_enough
 from datamodules.text.ner_items import RoundItems, SentenceItems, vocabulary_of
 from datamodules.text.ner_sets import SETS, SPLITS, Name, check_types, declared_types, read_split, types_of
 from datamodules.text.ner_settings import check_settings
@@ -244,6 +244,7 @@ class NER(SplitModule):
     def _start_pool(self) -> None:
         train = self.sets["train"]
         given: list[int] = []
+        known: list[int] = []
         if self.oracle == "human":
             if any(s.spans is None for s in train):
                 raise ValueError(
@@ -252,11 +253,13 @@ class NER(SplitModule):
             given = list(range(len(train)))
             asked = [s for s in read_pool(self.root) if len(s.words) >= self.min_words]
             train = self.sets["train"] = [*train, *short_enough(asked, "pool", self.max_words)]
+            evaluated = [*self.sets.get("dev", ()), *self.sets.get("test", ())]
+            known = known_already(train, len(given), evaluated)
         self.lengths = [len(s.words) for s in train]
         costs = costs_of(self.lengths, self.unit, self.sentence_cost, self.word_cost)
         budgets = [budget_of(b, self.unit, sum(self.lengths)) for b in (self._budget, self.seed_budget)]
         self.pool = Pool(costs, budgets[0], text_digest(s.words for s in train))
-        self.pool.start(self._seed, budgets[1], self.held_out, given)
+        self.pool.start(self._seed, budgets[1], self.held_out, given, known)
         self._count_vocabulary()
         if self.labels:
             self._new_answers = read_answers(
@@ -356,7 +359,7 @@ class NER(SplitModule):
         assert self.pool is not None
         self.pool.ask(indices, scores)
         if self.oracle == "simulated":
-            self._answered({i: self.sets["train"][i].spans for i in indices})
+            self._answered({i: self.sets["train"][i].spans for i in indices}, self.updates_of_round())
             return True
         if folder is not None:
             paths = export_queries(
@@ -372,9 +375,9 @@ class NER(SplitModule):
                 say(f"wrote {path}")
         return False
 
-    def _answered(self, answers: Mapping[int, Sequence[Span] | None]) -> None:
+    def _answered(self, answers: Mapping[int, Sequence[Span] | None], batches: int) -> None:
         assert self.pool is not None
-        self.pool.batches_before += self.updates_of_round()
+        self.pool.batches_before += batches
         skipped = {i for i, spans in answers.items() if spans is None}
         self.pool.answer(set(answers) - skipped, skipped & set(self.pool.waiting))
 
@@ -387,8 +390,9 @@ class NER(SplitModule):
             return
         self.pool.restore(state_dict["pool"])
         self._restored = True
+        batches = self.updates_of_round()  # of the round that the answers end, before they change anything
         if self._new_answers and (given := take_answers(self.pool, self._new_answers, self.labels_of)):
-            self._answered(given)
+            self._answered(given, batches)
 
     # --- loaders ---------------------------------------------------------------------------------------
 

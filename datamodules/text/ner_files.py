@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,37 @@ def short_enough(sentences: list[Sentence], what: str, most: int | None) -> list
             f"data.init_args.max_words {most} words and are left out"
         )
     return kept
+
+
+def known_already(sentences: Sequence[Sentence], labelled: int, evaluated: Sequence[Sentence]) -> list[int]:
+    """Sentences of a pool that nobody need be asked; it is said how many.
+
+    A word for word copy of a labelled sentence would cost a label and teach nothing; one of ``dev`` or
+    ``test`` would be learned by heart before it is scored.
+
+    Args:
+        sentences: the labelled ones, then the pool.
+        labelled: how many of them are labelled.
+        evaluated: of dev and test.
+
+    Returns:
+        Their indices.
+    """
+    seen = {s.words for s in (*sentences[:labelled], *evaluated)}
+    elsewhere, twice = frozenset(seen), 0
+    found: list[int] = []
+    for index in range(labelled, len(sentences)):
+        words = sentences[index].words
+        if words in seen:
+            found.append(index)
+            twice += words not in elsewhere
+        seen.add(words)
+    if found:
+        say(
+            f"{len(found):,} of {len(sentences) - labelled:,} pool sentences are not asked: "
+            f"{len(found) - twice:,} stand in train, dev or test, {twice:,} stand in the pool before"
+        )
+    return found
 
 
 def _delimiter(path: Path) -> str | None:

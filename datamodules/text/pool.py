@@ -69,6 +69,7 @@ class Pool:
         waiting: asked, not yet answered.
         skipped: never to be asked again.
         held_out: never to be asked at all: the sample of a stopping rule.
+        known: not to be asked either: their words have labels elsewhere, or stand before in the pool.
         answers: index -> spans of people's labels.
 
     Args:
@@ -85,10 +86,16 @@ class Pool:
         self.waiting: list[int] = []
         self.skipped: set[int] = set()
         self.held_out: list[int] = []
+        self.known: frozenset[int] = frozenset()
         self.answers: dict[int, list[Span]] = {}
 
     def start(
-        self, seed: int, seed_budget: float, held_out: int, given: Collection[int] | None = None
+        self,
+        seed: int,
+        seed_budget: float,
+        held_out: int,
+        given: Collection[int] | None = None,
+        known: Collection[int] = (),
     ) -> None:
         """Draw the held-out sample and the seed set, functions of the seed alone.
 
@@ -97,8 +104,10 @@ class Pool:
             seed_budget: cost of the seed set.
             held_out: size of the sample.
             given: sentences that are labelled from the beginning; the seed set is these then.
+            known: sentences that nobody need be asked.
         """
-        every = [i for i in range(len(self.costs)) if not given or i not in given]
+        self.known = frozenset(known)
+        every = [i for i in range(len(self.costs)) if i not in self.known and (not given or i not in given)]
         self.held_out = sorted(permutation(_HELD_OUT, seed, every)[:held_out])
         rest = sorted(set(every) - set(self.held_out))
         chosen = (
@@ -116,7 +125,7 @@ class Pool:
     @property
     def unlabelled(self) -> list[int]:
         """Indices that may be asked, sorted."""
-        no = self.skipped.union(self.rounds, self.held_out, self.waiting)
+        no = self.skipped.union(self.rounds, self.held_out, self.waiting, self.known)
         return [i for i in range(len(self.costs)) if i not in no]
 
     def ask(self, indices: Sequence[int], scores: Mapping[int, float]) -> None:

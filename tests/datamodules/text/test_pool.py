@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,51 @@ def test_a_pool_of_other_sentences_is_not_gone_on_with(tmp_path: Path) -> None:
             continue
         with pytest.raises(ValueError, match=r"other sentences than the data.*start anew"):
             data.load_state_dict(state)
+
+
+def own(folder: Path, pool: str, **options: Any) -> NER:
+    """A user's folder with one labelled sentence, and its data."""
+    (folder / "train.conll").write_text("Ada B-PER\nleft O\n")
+    (folder / "dev.conll").write_text("Ely B-PER\n")
+    (folder / "pool.txt").write_text(pool)
+    data = NER("files", str(folder), oracle="human", **options)
+    data.setup("fit")
+    assert data.pool is not None
+    return data
+
+
+def test_what_has_labels_or_stands_twice_is_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = own(tmp_path, "Ada left\nx y\nx y\nEly\nz\n", held_out=1)
+    assert data.pool is not None
+    assert sorted([*data.pool.unlabelled, *data.pool.held_out]) == [2, 5]  # as numbered in the files
+    said = capsys.readouterr().out
+    assert "3 of 5 pool sentences are not asked: 2 stand in train, dev or test, 1 stand in the pool" in said
+
+
+def test_a_late_label_does_not_change_where_the_round_began(tmp_path: Path) -> None:
+    """Without updates of their own, rounds are as long as what is labelled when they begin."""
+    pool, state = "a\nb\nc\nd\n", None
+    begun = []
+    for asked, lines in (
+        ([1, 2], []),
+        (
+            [3],
+            [{"text": "a", "meta": {"index": 1}, "answer": "ignore"}, {"text": "b", "label": [], "index": 2}],
+        ),
+        ([4], [{"text": "a", "label": [], "index": 1}, {"text": "c", "label": [], "index": 3}]),
+    ):
+        (tmp_path / "back.jsonl").write_text("\n".join(map(json.dumps, lines)) or "\n")
+        labels = [str(tmp_path / "back.jsonl")] if lines else []
+        data = own(tmp_path, pool, passes=3, batch_size=2, labels=labels)
+        assert data.pool is not None
+        if state is not None:
+            data.load_state_dict(state)
+        begun.append(data.pool.batches_before)
+        data.ask(asked, {})
+        state = data.state_dict()
+    assert begun == [0, 2, 5]  # one sentence three times in batches of two, then two of them
 
 
 def test_limits_of_length_hold_for_the_pool_of_people(
