@@ -15,6 +15,11 @@ from zoo.metrics.spans import OverlapF1, SpanF1
 from zoo.ner.acquisition import Acquisition
 from zoo.ner.decoders import CRFDecoder, DecoderName, LinearDecoder, LSTMDecoder
 from zoo.ner.network import (
+    BEGIN,
+    END,
+    FIRST,
+    PAD,
+    UNKNOWN,
     CharEncoder,
     CharEncoderName,
     Encoded,
@@ -307,7 +312,7 @@ class ActiveNER(LightningModule):
         encoded = self.encode(batch["words"])
         if self.hparams["word_drop"] and self.vocabulary is not None:
             encoded = drop_words(encoded, self._word_draws(encoded, batch_idx), self.hparams["word_drop"])
-        total = self.network(encoded, batch["tags"]).sum()
+        total = self.network.loss(encoded, batch["tags"]).sum()
         words = encoded.lengths.sum()
         self.log("train/loss_per_word", (total / words).detach(), prog_bar=True, batch_size=int(words))
         if self.hparams["loss_reduction"] == "sum":
@@ -401,6 +406,43 @@ class ActiveNER(LightningModule):
         return TaggedText(
             batch["words"], spans, scores, batch.get("spans"), batch["index"].tolist(), self.global_rank
         )
+
+    # --- export -------------------------------------------------------------------------------------------
+
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = {
+        "words": {0: "batch", 1: "places"},
+        "characters": {0: "forms", 1: "letters"},
+        "forms": {0: "batch", 1: "places"},
+        "lengths": {0: "batch"},
+    }
+    least_sizes: ClassVar[dict[str, int]] = {"forms": 2, "places": 3, "letters": 3}
+
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """Random sentences of 1, 3, 5, ... words; every id is among them in time.
+
+        Raises:
+            ValueError: for a network whose loops hang on what is in a sentence.
+        """
+        h = self.hparams
+        for key, given in (("word_encoder", h["word_encoder"]), ("char_encoder", h["char_encoder"])):
+            if given not in ("cnn", "none"):
+                raise ValueError(f"ActiveNER cannot be exported with {key}: {given}; cnn has fixed shapes")
+        if h["tag_decoder"] == "crf":
+            raise ValueError("ActiveNER cannot be exported with tag_decoder: crf; lstm and linear can")
+        lengths = torch.tensor([1 + (2 * i) % (batch + 4) for i in range(batch)])
+        size, forms, letters = (batch, int(lengths.max()) + 2), 2 * batch + 3, batch + 5
+        inner = torch.arange(size[1]) - 1
+        real = (inner >= 0) & (inner < lengths[:, None])
+        ends = inner == lengths[:, None]
+        words = torch.where(real, torch.randint(UNKNOWN, h["num_words"] + FIRST, size), PAD)
+        words[:, 0], words[ends] = BEGIN, END
+        places = torch.where(real, torch.randint(2, forms, size), 0)
+        places[:, 0], places[ends] = 1, 1
+        characters = torch.randint(FIRST, h["num_characters"] + FIRST, (forms, letters))
+        characters[torch.arange(letters) >= torch.randint(3, letters + 1, (forms, 1))] = PAD
+        characters[0] = PAD
+        tensors = (words, characters, places, lengths)
+        return dict(zip(self.dynamic_dims, (t.to(self.device) for t in tensors), strict=True))
 
 
 def _default(name: str) -> Any:

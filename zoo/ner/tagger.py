@@ -29,7 +29,15 @@ class Tagger(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
-    def forward(self, batch: Encoded, tags: Tensor) -> Tensor:
+    def forward(self, words: Tensor, characters: Tensor, forms: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """What ``zoo export`` writes: the tensors of an :class:`Encoded` -> ``tags`` int64 (B, T), -1 at
+        padding, by greedy decoding, and ``mnlp`` (B,), log P(y*)/n."""
+        batch = Encoded(words, characters, forms, lengths)
+        decoded = self.decode(batch)
+        mnlp = scores.mnlp(decoded.log_p, lengths).float()
+        return {"tags": torch.where(batch.mask, decoded.tags, -1), "mnlp": mnlp}
+
+    def loss(self, batch: Encoded, tags: Tensor) -> Tensor:
         """-log p(y|x) of each sentence, (B,); ``tags`` int64 (B, T), whatever at padding."""
         return self.decoder.negative_log_likelihood(self.encoder(batch), batch.mask, tags.clamp(min=0))
 
