@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.ner import acquisition as scores
 from zoo.ner.decoders import CRFDecoder, Decoded, LinearDecoder, LSTMDecoder
-from zoo.ner.network import Encoded
+from zoo.ner.network import CharEncoder, Encoded, WordEncoder
+from zoo.ner.transformer import TransformerEncoder
 
 Passes = Literal["all", "decoder"]
 
@@ -50,6 +51,45 @@ class Tagger(nn.Module):
         if beam > 1 and isinstance(self.decoder, LSTMDecoder):
             return self.decoder.beam(h, mask, beam)
         return self.decoder.decode(h, mask)
+
+
+def build_encoder(h: Mapping[str, Any]) -> Any:
+    """The encoder that the arguments of :class:`zoo.ActiveNER` describe."""
+    if h["word_encoder"] == "transformer":
+        return TransformerEncoder(h["backbone"], h["dropout"])
+    characters = None
+    if h["char_encoder"] != "none":
+        characters = CharEncoder(
+            h["char_encoder"],
+            h["num_characters"],
+            h["char_dim"],
+            h["char_filters"],
+            h["char_kernel"],
+            h["char_layers"],
+            h["char_hidden"],
+            h["dropout"],
+            h["char_residual"],
+        )
+    return WordEncoder(
+        h["word_encoder"],
+        characters,
+        h["num_words"],
+        h["word_dim"],
+        h["word_filters"],
+        h["word_kernel"],
+        h["word_layers"],
+        h["word_hidden"],
+        h["dropout"],
+        h["word_residual"],
+    )
+
+
+def build_decoder(h: Mapping[str, Any], width: int) -> LSTMDecoder | CRFDecoder | LinearDecoder:
+    """The decoder that they describe, of states of ``width``."""
+    count, kind = len(h["tags"]), h["tag_decoder"]
+    if kind == "lstm":
+        return LSTMDecoder(width, count, h["decoder_hidden"], h["dropout"], h["feedback"])
+    return (CRFDecoder if kind == "crf" else LinearDecoder)(width, count, h["dropout"])
 
 
 @contextmanager
