@@ -15,8 +15,6 @@ from zoo.metrics.spans import OverlapF1, SpanF1
 from zoo.ner.acquisition import Acquisition
 from zoo.ner.decoders import DecoderName
 from zoo.ner.network import (
-    BEGIN,
-    END,
     FIRST,
     PAD,
     UNKNOWN,
@@ -320,7 +318,13 @@ class ActiveNER(LightningModule):
         "forms": {0: "batch", 1: "places"},
         "lengths": {0: "batch"},
     }
-    least_sizes: ClassVar[dict[str, int]] = {"forms": 2, "places": 3, "letters": 3}
+
+    def inputs(self, sentences: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+        """Sentences, lists of words, as an exported file takes them."""
+        found = self.encode(sentences)
+        real = found.mask
+        words, forms = (torch.where(real, x[:, 1:-1], 0) for x in (found.words, found.forms))
+        return {"words": words, "characters": found.characters, "forms": forms, "lengths": found.lengths}
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Random sentences of 1, 3, 5, ... words; every id is among them in time.
@@ -335,16 +339,16 @@ class ActiveNER(LightningModule):
         if h["tag_decoder"] == "crf":
             raise ValueError("ActiveNER cannot be exported with tag_decoder: crf; lstm and linear can")
         lengths = torch.tensor([1 + (2 * i) % (batch + 4) for i in range(batch)])
-        size, forms, letters = (batch, int(lengths.max()) + 2), 2 * batch + 3, batch + 5
-        inner = torch.arange(size[1]) - 1
-        real = (inner >= 0) & (inner < lengths[:, None])
-        ends = inner == lengths[:, None]
-        words = torch.where(real, torch.randint(UNKNOWN, h["num_words"] + FIRST, size), PAD)
-        words[:, 0], words[ends] = BEGIN, END
-        places = torch.where(real, torch.randint(2, forms, size), 0)
-        places[:, 0], places[ends] = 1, 1
+        places, forms, letters = int(lengths.max()), 2 * batch + 3, batch + 5
+        real = torch.arange(places) < lengths[:, None]
+        words = torch.randint(UNKNOWN, h["num_words"] + FIRST, real.shape)
         characters = torch.randint(FIRST, h["num_characters"] + FIRST, (forms, letters))
         characters[torch.arange(letters) >= torch.randint(3, letters + 1, (forms, 1))] = PAD
         characters[0] = PAD
-        tensors = (words, characters, places, lengths)
+        tensors = (
+            torch.where(real, words, PAD),
+            characters,
+            torch.where(real, torch.randint(2, forms, real.shape), 0),
+            lengths,
+        )
         return dict(zip(self.dynamic_dims, (t.to(self.device) for t in tensors), strict=True))

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zoo.ner import acquisition as scores
 from zoo.ner.decoders import CRFDecoder, Decoded, LinearDecoder, LSTMDecoder
-from zoo.ner.network import CharEncoder, Encoded, WordEncoder
+from zoo.ner.network import BEGIN, END, CharEncoder, Encoded, WordEncoder
 from zoo.ner.transformer import TransformerEncoder
 
 Passes = Literal["all", "decoder"]
@@ -31,8 +32,21 @@ class Tagger(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, words: Tensor, characters: Tensor, forms: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """What ``zoo export`` writes: the tensors of an :class:`Encoded` -> ``tags`` int64 (B, T), -1 at
-        padding, by greedy decoding, and ``mnlp`` (B,), log P(y*)/n."""
+        """What ``zoo export`` writes.
+
+        Args:
+            words: int64 (B, T) ids of the real words, 0 at padding; the marks are set here.
+            characters: int64 (W, L) as of an :class:`Encoded`.
+            forms: int64 (B, T) which of the W each word is, 0 at padding.
+            lengths: int64 (B,) of each sentence.
+
+        Returns:
+            ``tags`` int64 (B, T), -1 at padding, by greedy decoding, and ``mnlp`` (B,), log P(y*)/n.
+        """
+        place = torch.arange(words.shape[1] + 2, device=words.device)
+        first, last = place == 0, place == lengths[:, None] + 1
+        words = torch.where(first, BEGIN, torch.where(last, END, functional.pad(words, (1, 1))))
+        forms = torch.where(first | last, 1, functional.pad(forms, (1, 1)))
         batch = Encoded(words, characters, forms, lengths)
         decoded = self.decode(batch)
         mnlp = scores.mnlp(decoded.log_p, lengths).float()
