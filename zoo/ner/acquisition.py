@@ -6,7 +6,7 @@ index, so that a run repeats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -102,6 +102,38 @@ def take_budget(order: Sequence[int], costs: Sequence[float], budget: float) -> 
         taken.append(index)
         spent += costs[index]
     return taken
+
+
+def dissimilar(
+    order: Sequence[int], vectors: Mapping[int, Tensor], costs: Sequence[float], budget: float, limit: float
+) -> list[int]:
+    """A ranking without repetitions: what lies too near to a sentence that is taken before comes last.
+
+    Args:
+        order: of the sentences.
+        vectors: mean of h_enc of each, (D,).
+        costs: of each sentence by its index.
+        budget: that the taken ones reach.
+        limit: the largest cosine to any sentence that is taken.
+
+    Returns:
+        All of ``order``.
+    """
+    taken: list[int] = []
+    later: list[int] = []
+    spent = 0.0
+    unit = torch.nn.functional.normalize(torch.stack([vectors[i] for i in order]).double(), dim=1)
+    nearest = torch.full((len(order),), -torch.inf, dtype=torch.double)
+    for place, index in enumerate(order):
+        if spent >= budget:
+            return [*taken, *later, *order[place:]]
+        if float(nearest[place]) > limit:
+            later.append(index)
+            continue
+        taken.append(index)
+        spent += costs[index]
+        nearest = torch.maximum(nearest, unit @ unit[place])
+    return [*taken, *later]
 
 
 def coverage(chosen: Sequence[int], similarity: Tensor, weights: Tensor) -> float:

@@ -83,6 +83,8 @@ class ActiveNER(LightningModule):
         mc_passes: passes with dropout, M.
         mc_repeats: what is repeated: ``all``, or the ``decoder`` alone.
         candidates: c of submod: the candidates have c times the budget.
+        max_similarity: a sentence whose mean state has a larger cosine to one that is asked before it waits;
+            null asks near copies too.
         pool_sample: score a random sample of the pool of this size; null scores all.
         warm_start: later rounds go on with the weights; false starts each round from the first ones, with a
             new optimiser.
@@ -135,6 +137,7 @@ class ActiveNER(LightningModule):
         mc_passes: Depth = 100,
         mc_repeats: Passes = "all",
         candidates: Count = 4,
+        max_similarity: Fraction | None = None,
         pool_sample: Many | None = None,
         warm_start: bool = True,
         target_f1: Share | None = None,

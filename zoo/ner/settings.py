@@ -32,6 +32,7 @@ _USES_OF_SCORE = {
     "mc_passes": ("bald", "bald_mi"),
     "mc_repeats": ("bald", "bald_mi"),
     "candidates": ("submod",),
+    "max_similarity": ("mnlp", "lc", "bald", "bald_mi", "entropy", "margin"),
 }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.ner import ActiveNER
 from zoo.ner.acquisition import LOWEST_FIRST, ranking
+from zoo.ner.choice import representative
 from zoo.ner.decoders import LinearDecoder
 from zoo.ner.network import Encoded
 from zoo.ner.rounds import Rounds
@@ -163,16 +164,27 @@ def test_the_rivals_have_the_lengths_of_mnlp_or_an_entity() -> None:
 
 
 def test_submod_weighs_by_uncertainty() -> None:
-    module, data, _ = choosing("submod")
-    data.pool.costs, data.pool.budget = [1, 1, 1], 1
+    pool = SimpleNamespace(costs=[1, 1, 1], budget=1)
     found = {i: (0.0, m, [], torch.eye(3)[i]) for i, m in enumerate((-2.0, -1.0, -0.5))}
-    assert Rounds._representative(module, data.pool, [0, 1, 2], found) == [0]
+    assert representative(pool, [0, 1, 2], found, 4) == [0]
 
 
 def test_an_order_of_chance_is_one_of_seed_and_round() -> None:
     one, two = (choosing("random")[2] for _ in range(2))
     assert one == two
     assert one != sorted(one)
+
+
+def test_near_copies_wait() -> None:
+    _, data, plain = choosing("mnlp")
+    module, _, chosen = choosing("mnlp", max_similarity=0.0)
+    assert plain != chosen
+    assert chosen[0] == plain[0]
+    assert sum(data.lengths[i] for i in chosen) >= 9  # what waits fills the budget
+    module.eval()
+    batch = module.encode([POOL[i] for i in (plain[0], plain[0])])
+    vectors = score_batch(module.network, batch, "mnlp", 1, 0).vectors
+    assert float(torch.cosine_similarity(*vectors, dim=0)) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_sample_of_the_pool_is_all_that_is_scored() -> None:
