@@ -234,6 +234,7 @@ def test_padding_and_marks_are_not_counted_in_the_score() -> None:
     alone = score_batch(module.network, module.encode(SENTENCES[:1]), "mnlp", 1, 0)
     padded = score_batch(module.network, module.encode([SENTENCES[0], ["ab"] * 23]), "mnlp", 1, 0)
     assert float(alone.score) == pytest.approx(float(padded.score[0]), abs=1e-6)
+    torch.testing.assert_close(alone.vectors[0], padded.vectors[0], atol=1e-6, rtol=1e-5)
     log_p = module.network.decode(module.encode(SENTENCES[:1])).log_p
     assert float(alone.mnlp) == pytest.approx(float(log_p) / 3)
 
