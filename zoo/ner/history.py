@@ -31,7 +31,7 @@ def summary(
         found["first_pool_words"] = first["pool_words"]
         if "asked_with_entity" in first:
             found["first_asked_with_entity"] = first["asked_with_entity"]
-    if "agreement" in rows_of_run[-1]:
+    if rows_of_run[-1].get("agreement") is not None:
         found["agreement"] = rows_of_run[-1]["agreement"]
     if not rows:
         return found

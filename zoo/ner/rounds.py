@@ -137,7 +137,8 @@ class Rounds(Callback):
         tags = [tag for i in data.pool.held_out for tag in found[i][2]]
         if self._held_out_tags:
             self.kappas.append(kappa(self._held_out_tags, tags))
-            self.rows[-1]["agreement"] = self.kappas[-1]
+            known = math.isfinite(self.kappas[-1])
+            self.rows[-1]["agreement"] = self.kappas[-1] if known else None
         self._held_out_tags = tags
         threshold = module.hparams["stop_agreement"]
         if threshold is not None and stabilised(self.kappas, threshold):

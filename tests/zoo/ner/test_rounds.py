@@ -193,12 +193,29 @@ def test_the_stopping_rule_says_its_number_and_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*of_data(held_out=10, rounds=8), *of_model(stop_agreement=0.0, stop_training=True)]
-    folder = fit(tmp_path, *flags)
+    with mock.patch("zoo.ner.rounds.kappa", side_effect=[0.5, 0.25, 0.75]):
+        folder = fit(tmp_path, *flags)
     rows, said = rows_of(folder), capsys.readouterr().out
+    assert [row.get("agreement") for row in rows] == [None, 0.5, 0.25, 0.75]
+    assert rows[-1]["stop"] == 0.5
     assert len(rows) == 4  # three agreements of four models
     assert f"agree to {rows[-1]['stop']:.4f}" in said
     assert "labelling more is unlikely to help" in said
     assert not {i for i, _ in pool_of(folder)["rounds"]} & set(pool_of(folder)["held_out"])
+
+
+def test_models_that_find_nothing_do_not_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the plateau where every word is O the rule must not end a run."""
+    flags = [*of_data(held_out=10, rounds=4), *of_model(stop_agreement=0.0, stop_training=True)]
+    with mock.patch("zoo.ner.rounds.Rounds._score", nothing_found):
+        rows = rows_of(fit(tmp_path, *flags, *of_model(acquisition="random")))
+    assert len(rows) == 5
+    assert [row["agreement"] for row in rows[1:]] == [None] * 4
+    assert "unlikely to help" not in capsys.readouterr().out
+
+
+def nothing_found(self: Rounds, trainer: Any, module: Any, indices: Any, name: str) -> Any:
+    return {i: (0.0, 0.0, [0] * trainer.datamodule.lengths[i], None) for i in indices}
 
 
 def test_the_seed_set_is_that_of_every_strategy(whole: Path, tmp_path: Path) -> None:
