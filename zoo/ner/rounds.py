@@ -44,7 +44,7 @@ class Rounds(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.kappas: list[float] = []
+        self.kappas: list[float | None] = []
         self._held_out_tags: list[int] = []
         self._initial: dict[str, torch.Tensor] | None = None
         self._stopped = False
@@ -137,12 +137,11 @@ class Rounds(Callback):
         tags = [tag for i in data.pool.held_out for tag in found[i][2]]
         if self._held_out_tags:
             self.kappas.append(kappa(self._held_out_tags, tags))
-            known = math.isfinite(self.kappas[-1])
-            self.rows[-1]["agreement"] = self.kappas[-1] if known else None
+            self.rows[-1]["agreement"] = self.kappas[-1]
         self._held_out_tags = tags
         threshold = module.hparams["stop_agreement"]
         if threshold is not None and stabilised(self.kappas, threshold):
-            mean = sum(self.kappas[-3:]) / 3
+            mean = sum(k for k in self.kappas[-3:] if k is not None) / 3
             self.rows[-1]["stop"] = mean
             say(
                 f"round {data.pool.round}: successive models agree to {mean:.4f} (kappa, three rounds) on "

@@ -28,7 +28,7 @@ def test_kappa_corrects_for_chance() -> None:
     assert kappa([0, 0, 1, 1], [0, 0, 1, 1]) == 1
     assert kappa([0, 0, 1, 1], [0, 1, 0, 1]) == 0
     assert kappa([0, 0, 0, 1], [0, 0, 1, 1]) == pytest.approx((0.75 - 0.5) / 0.5)
-    assert math.isnan(kappa([0] * 9, [0] * 9))  # nothing found twice is no agreement
+    assert kappa([0] * 9, [0] * 9) is None  # nothing found twice is no agreement
     assert kappa([0] * 9, [1] * 9) == 0
 
 
@@ -36,7 +36,7 @@ def test_the_rule_waits_for_three_rounds() -> None:
     assert not stabilised([1.0, 1.0], 0.99)
     assert stabilised([0.2, 0.99, 0.99, 0.99], 0.99)
     assert not stabilised([0.99, 0.97, 0.99], 0.99)
-    assert not stabilised([1.0, math.nan, 1.0], 0.0)
+    assert not stabilised([1.0, None, 1.0], 0.0)
 
 
 def test_numbers_of_a_run_end_where_every_arm_has_been() -> None:
