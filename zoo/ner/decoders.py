@@ -106,8 +106,10 @@ class LSTMDecoder(nn.Module):
         from torch._higher_order_ops import scan
 
         weights, recurrent, *_ = self.lstm.all_weights[0]
-        columns, output, bias = weights[:, self.width :].T, self.output.weight, self.output.bias
-        inputs = self._inputs(h).transpose(0, 1)  # (T, B, 4 H)
+        # scan would trace a backward pass of whatever wants a gradient
+        columns, recurrent = weights[:, self.width :].T.detach(), recurrent.detach()
+        output, bias = self.output.weight.detach(), self.output.bias.detach()
+        inputs = self._inputs(h).transpose(0, 1).detach()  # (T, B, 4 H)
 
         def step(carry: Any, word: Tensor) -> Any:
             before, *state = carry
