@@ -105,9 +105,9 @@ class LSTMDecoder(nn.Module):
         """:meth:`decode` whose loop is part of the exported program: sentences may have any length."""
         from torch._higher_order_ops import scan
 
-        weights, recurrent, *_ = self.lstm.all_weights[0]
         # scan would trace a backward pass of whatever wants a gradient
-        columns, recurrent = weights[:, self.width :].T.detach(), recurrent.detach()
+        weights, recurrent = (w.detach() for w in self.lstm.all_weights[0][:2])
+        columns = weights[:, self.width :].T
         output, bias = self.output.weight.detach(), self.output.bias.detach()
         inputs = self._inputs(h).transpose(0, 1).detach()  # (T, B, 4 H)
 
