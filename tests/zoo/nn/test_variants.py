@@ -64,7 +64,7 @@ def of_words(module: Any) -> list[Tensor]:
         torch.nn.init.normal_(parameter, std=0.5)
     batch, tags = module.encode([["ab", "cdx", "ab"], ["d"]]), torch.tensor([[0, 1, 2], [1, 0, 0]])
     module.eval()
-    return [module.network(batch, tags), module.network.decode(batch).probabilities]
+    return [module.network.loss(batch, tags), module.network.decode(batch).probabilities]
 
 
 def nothing(module: Any) -> list[Tensor]:
