@@ -105,8 +105,8 @@ def test_words_are_looked_up_exact_then_lower_then_with_zeros() -> None:
 # --- the LSTM decoder -----------------------------------------------------------------------------------
 
 
-def decoder_and_states(length: int = 5, tags: int = 4) -> tuple[LSTMDecoder, Tensor, Tensor]:
-    torch.manual_seed(3)
+def decoder_and_states(length: int = 5, tags: int = 4, seed: int = 3) -> tuple[LSTMDecoder, Tensor, Tensor]:
+    torch.manual_seed(seed)
     decoder = LSTMDecoder(6, tags, 7, 0.5).eval()
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
@@ -152,6 +152,19 @@ def test_beams_lie_between_greedy_and_brute_force() -> None:
     best, tags = brute_force(decoder, h, 3, 4)
     assert float(before[0].detach()) == pytest.approx(best, abs=1e-5)
     assert tuple(decoder.beam(h, mask, 27).tags[0].tolist()) == tags
+
+
+@torch.no_grad()
+def test_a_beam_of_all_hypotheses_finds_what_greedy_misses() -> None:
+    missed = 0
+    for seed in range(8):
+        decoder, h, mask = decoder_and_states(4, 3, seed)
+        best, tags = brute_force(decoder, h, 3, 4)
+        found = decoder.beam(h, mask, 27)
+        assert float(found.log_p[0]) == pytest.approx(best, abs=1e-5)
+        assert tuple(found.tags[0].tolist()) == tags
+        missed += float(decoder.decode(h, mask).log_p[0]) < best - 1e-3
+    assert missed
 
 
 def test_gold_tags_do_not_reach_the_decoding() -> None:
