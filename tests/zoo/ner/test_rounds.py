@@ -85,8 +85,11 @@ def test_each_round_trains_on_what_is_labelled_by_then() -> None:
         seen.append({i for batch in loader for i in batch["index"].tolist()})
         assert seen[-1] == set(data.pool.labelled)
         assert not seen[-1] & set(data.pool.unlabelled)
+        assert all(loader.dataset.spans[i] is None for i in data.pool.unlabelled)  # not even at hand
         data.ask(data.pool.unlabelled[:5], {})
     assert len(seen[1]) == len(seen[0]) + 5
+    every = {word.lower() for s in data.sets["train"] for word in s.words}
+    assert set(data.vocabulary_words) == every  # of the text of the whole pool
     assert data.pool.round == 2
     assert data.pool.batches_before == 8
     rest = list(data.pool_dataloader())
