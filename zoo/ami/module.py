@@ -366,7 +366,11 @@ class AMI(LightningModule):
         return self.scoring.predict(batch)
 
     def reply(
-        self, history: str | Sequence[str], count: int = 1, decoding: Decoding | None = None
+        self,
+        history: str | Sequence[str],
+        count: int = 1,
+        decoding: Decoding | None = None,
+        persona: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Replies to one history, or translations of one sentence, best first.
 
@@ -376,15 +380,21 @@ class AMI(LightningModule):
             history: an utterance, or several, oldest first.
             count: replies.
             decoding: ``greedy``, ``beam`` or ``sample``; null is the module's.
+            persona: sentences that lead the dialogue, for weights of data that have them.
 
         Returns:
             for each reply ``text``, ``log_p`` = log p(T'|S) and ``log_q`` = log q(S|T') in nats.
 
         Raises:
-            ValueError: for a decoding with fewer replies, and a history without a word.
+            ValueError: for a decoding with fewer replies or of another name, fewer than one reply, what is no
+                text, a history without a word, and a persona for weights that know none.
         """
+        if not isinstance(history, str | Sequence) or isinstance(persona, str):
+            raise ValueError(f"a history is a text or a list of texts, a persona a list, not {history!r:.60}")
         utterances = [history] if isinstance(history, str) else list(history)
-        return self.scoring.answer(utterances, count, decoding or self.hparams["decoding"], self.device)
+        return self.scoring.answer(
+            utterances, count, decoding or self.hparams["decoding"], self.device, persona
+        )
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Sources and prefixes of eight tokens for the network, which gives logits (batch, 8, V)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from zoo.ami.information import cut_at_eos, sequence_nll, token_nll
 from zoo.ami.network import AMINetwork
 from zoo.ami.processes import evaluated
 from zoo.ami.recovery import no_reply, recovery_logits, recovery_nll
-from zoo.ami.replies import Replies
+from zoo.ami.replies import Decoding, Replies
 from zoo.ami.report import GeneratedReplies
 from zoo.ami.turns import batch_of
 from zoo.ami.vocabulary import Vocabulary
@@ -116,19 +116,31 @@ class Scoring:
 
     @torch.no_grad()
     def answer(
-        self, utterances: Sequence[str], count: int, decoding: str, device: torch.device
+        self,
+        utterances: Sequence[str],
+        count: int,
+        decoding: str,
+        device: torch.device,
+        persona: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Replies to one history, best first: ``text``, ``log_p`` and ``log_q`` of each.
 
         Raises:
-            ValueError: for a decoding with fewer replies, and a history without a word.
+            ValueError: for a decoding with fewer replies or of another name, and a history without a word.
         """
         h = self.settings
+        if decoding not in get_args(Decoding):
+            raise ValueError(f"decoding is one of {', '.join(get_args(Decoding))}, not {decoding!r:.60}")
+        if count < 1:
+            raise ValueError(f"count is the number of replies, at least 1, not {count}")
+        for said in (*utterances, *persona):
+            if not isinstance(said, str):
+                raise ValueError(f"an utterance is a text, not {said!r:.60}")
         if count > (h["beam"] if decoding == "beam" else 1 if decoding == "greedy" else count):
             raise ValueError(
                 f"decoding: {decoding} has fewer than {count} replies; take sample, or a wider beam"
             )
-        found = batch_of(self.vocabulary, utterances, h["bos_id"], h["eos_id"])
+        found = batch_of(self.vocabulary, utterances, h["bos_id"], h["eos_id"], persona)
         batch = {k: v.to(device) for k, v in found.items()}
         with evaluated(self.network):
             random = self.replies.generator(torch.zeros(1, dtype=torch.long), "reply")

@@ -79,7 +79,8 @@ def audit(rows: Sequence[Mapping[str, Any]], data: Any, hparams: Mapping[str, An
                         "asked_after_round": row["round"],
                         "place": place,
                         "index": index,
-                        "acquisition": hparams["acquisition"],
+                        # checkpoints of before rows said it: the run's
+                        "acquisition": row.get("acquisition", hparams["acquisition"]),
                         "score": row["scores"][place] if scored else None,
                         "words": len(words),
                         "status": status,

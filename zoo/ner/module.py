@@ -257,13 +257,25 @@ class ActiveNER(LightningModule):
         ]
         return names, (decoded.log_p / encoded.lengths).tolist()
 
-    def tag(self, sentences: Sequence[str | Sequence[str]]) -> list[list[tuple[int, int, str]]]:
+    def tag(self, sentences: str | Sequence[str | Sequence[str]]) -> list[list[tuple[int, int, str]]]:
         """Entities of sentences: texts with blanks between words, or lists of words.
+
+        Args:
+            sentences: a single string is one sentence.
 
         Returns:
             (first word, word after the last, type) of each entity of each sentence.
+
+        Raises:
+            ValueError: for what is neither a text nor a list of words.
         """
-        words = [s.split() if isinstance(s, str) else list(s) for s in sentences]
+        given = [sentences] if isinstance(sentences, str) else list(sentences)
+        for s in given:
+            if not isinstance(s, str) and not (
+                isinstance(s, Sequence) and all(isinstance(w, str) and w for w in s)
+            ):
+                raise ValueError(f"a sentence is a text, or a list of its words, not {s!r:.60}")
+        words = [s.split() if isinstance(s, str) else list(s) for s in given]
         filled = [w for w in words if w]
         self.eval()
         found = iter(self.tag_batch(filled)[0] if filled else [])

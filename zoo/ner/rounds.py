@@ -152,13 +152,17 @@ class Rounds(Callback):
     def _ask(self, trainer: Trainer, module: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         pool = data.pool
+        acquisition = module.hparams["acquisition"]
+        before_now = next((r["acquisition"] for r in reversed(self.rows) if "acquisition" in r), acquisition)
+        if before_now != acquisition:
+            say(f"from round {pool.round} on {acquisition} asks, before it {before_now}; see asked.jsonl")
         chosen, values, tags = self._choose(trainer, module, data)
         guesses = {i: spans_of([module.hparams["tags"][t] for t in tags[i]]) for i in chosen if i in tags}
         before = pool.unlabelled
         place = trainer.log_dir
         folder = Path(place) if place is not None and trainer.is_global_zero else None
         answered = data.ask(chosen, values, guesses, folder)
-        self.rows[-1] |= self._asked(data, chosen, before, values, answered)
+        self.rows[-1] |= {"acquisition": acquisition, **self._asked(data, chosen, before, values, answered)}
         if not answered:
             say(
                 f"{len(chosen):,} sentences wait for labels; go on with --ckpt_path last "

@@ -378,6 +378,7 @@ def test_other_data_than_those_of_the_weights_are_refused() -> None:
 def test_a_typed_history_becomes_the_ids_of_the_data(tmp_path: Path) -> None:
     from fakes.pairs import persona_chat
 
+    from datamodules.text.exchanges import DialogueTemplate
     from zoo.ami.turns import batch_of
     from zoo.ami.vocabulary import Vocabulary
 
@@ -393,6 +394,15 @@ def test_a_typed_history_becomes_the_ids_of_the_data(tmp_path: Path) -> None:
         for name, ids in found.items():
             assert torch.equal(ids, batch[name]), name
 
+    vocabulary = Vocabulary(source.vocabulary)
+    tags = tuple(map(vocabulary.special, ("<a>", "<b>", "<mask>")))
+    persona = ["i have a red house , it is big", "i ski ."]
+    row = DialogueTemplate(4, 3, tags).row(vocabulary.ids(utterances), [], vocabulary.ids(persona))  # type: ignore[arg-type]
+    found = batch_of(vocabulary, utterances, BOS, EOS, persona)
+    assert found["source"].tolist() == [row.source]
+    assert found["context"].tolist() == [row.context]
+    assert len(row.source) > batch["source"].shape[1]
+
 
 def test_a_turn_in_python_is_that_of_the_command_line() -> None:
     module = zoo.AMI(**SMALL, noise="none", decoding="sample", top_k=5)
@@ -404,9 +414,18 @@ def test_a_turn_in_python_is_that_of_the_command_line() -> None:
     assert module.reply("ask topic3 filler1", 4) == replies
     beams = module.reply("ask topic3 filler1", 5, "beam")
     assert len({r["text"] for r in beams}) > 1
-    for given, said in ((("", 1), "needs a word"), (("a", 2, "greedy"), "has fewer than 2 replies")):
+    refused = {
+        ("", 1): "needs a word",
+        ("a", 2, "greedy"): "has fewer than 2 replies",
+        ("a", 3, "foo"): "decoding is one of greedy, beam, sample, not 'foo'",
+        ("a", 0): "at least 1, not 0",
+        (None,): "a text or a list of texts",
+        (("a", None),): "an utterance is a text, not None",
+        ("a", 1, "sample", ("i ski",)): "no persona",
+    }
+    for given, said in refused.items():
         with pytest.raises(ValueError, match=said):
-            module.reply(*given)
+            module.reply(*given)  # type: ignore[arg-type]
 
 
 def test_a_test_of_dialogues_says_how_each_row_was_made(tmp_path: Path) -> None:

@@ -122,6 +122,18 @@ def test_a_killed_run_goes_on_with_its_pool_to_the_bit(step: int, whole: Path, t
     assert (resumed / "asked.jsonl").read_bytes() == (whole / "asked.jsonl").read_bytes()
 
 
+def test_the_audit_trail_names_who_asked_also_after_a_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(tmp_path, 14)
+    resumed = fit(tmp_path, "--ckpt_path=last", *of_model(acquisition="random"))
+    rows = [json.loads(line) for line in (resumed / "asked.jsonl").read_text().splitlines()]
+    asked = {row["asked_after_round"]: row["acquisition"] for row in rows}
+    assert asked[0] == "mnlp"
+    assert asked[max(asked)] == "random"
+    assert "random asks, before it mnlp" in capsys.readouterr().out
+
+
 def test_a_kill_while_the_pool_is_scored_asks_the_same(whole: Path, tmp_path: Path) -> None:
     def score(self: Rounds, trainer: Any, *args: Any) -> Any:
         if trainer.datamodule.pool.round == 1:
