@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from datamodules.loading.tables import cut
 LONGEST = 16 * 2**20
 """Bytes of the longest line."""
 _MARK = b"\xef\xbb\xbf"
-_HALF = re.compile("[\ud800-\udfff]")  # JSON may escape one alone, and no tokenizer takes it
 Record = dict[str, Any]
 
 
@@ -124,8 +122,6 @@ def _check_fields(record: Record, needed: Mapping[str, Any], where: str) -> None
             names = ("null" if each is type(None) else each.__name__ for each in kinds)
             wanted = " or ".join(names)
             raise ValueError(f"{where}: {field!r} must be {wanted}, got {cut(json.dumps(value), 40)}")
-        if isinstance(value, str) and _HALF.search(value):
-            raise ValueError(f"{where}: {field!r} holds half a character (\\ud800 to \\udfff), no text")
 
 
 def package_folder(package: str, extra: str = "text") -> Path:

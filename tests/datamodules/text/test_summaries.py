@@ -95,7 +95,7 @@ def test_null_is_no_text_and_a_document_to_summarise_needs_no_summary(
     assert "1 of 24 documents are empty, left out" in capsys.readouterr().out
     records[2]["summary"] = "half \ud800"
     (root / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    with pytest.raises(ValueError, match=r"train\.jsonl, line 3: 'summary' holds half a character"):
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 3: half of a character"):
         ready(root=str(root))
     for wrong, words in ((3, "'summary' must be str or null, got '3'"), (float("nan"), "no JSON")):
         records[2]["summary"] = wrong
