@@ -26,7 +26,9 @@ def matched(candidate: Tensor, reference: Tensor) -> Tensor:
         return candidate.new_zeros(3)
     cosines = functional.normalize(candidate, dim=1) @ functional.normalize(reference, dim=1).T
     precision, recall = cosines.amax(dim=1).mean(), cosines.amax(dim=0).mean()
-    return torch.stack([precision, recall, 2 * precision * recall / (precision + recall)])
+    total = precision + recall
+    f1 = 2 * precision * recall / total if total else total  # nothing alike: 0, not 0 / 0
+    return torch.stack([precision, recall, f1])
 
 
 class BertScore(Metric):

@@ -65,6 +65,12 @@ def test_each_token_takes_its_best_match() -> None:
     assert matched(a, b[:0]).tolist() == [0, 0, 0]
 
 
+def test_texts_with_nothing_in_common_score_zero() -> None:
+    """0 / 0 was NaN, and with it the mean of the whole test."""
+    across = matched(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    assert across.tolist() == matched(torch.zeros(0, 2), torch.ones(3, 2)).tolist() == [0.0, 0.0, 0.0]
+
+
 def test_what_is_no_encoder_is_one_line(folder: Path, tmp_path: Path) -> None:
     for metric, words in (
         (BertScore(str(tmp_path)), "is no folder of an encoder"),
