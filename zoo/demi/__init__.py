@@ -1,0 +1,33 @@
+"""DEMI: decomposed mutual information estimation (Sordoni et al., ICML 2021)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.declaration import Method, lazy
+
+_PAGE: dict[str, Any] = {
+    "page": "demi",
+    "title": "DEMI",
+    "about": "Decomposed mutual information estimation (Sordoni et al., ICML 2021): subviews whose terms are "
+    "each small enough for a contrastive bound",
+}
+_SMALL: dict[str, Any] = {"dim": 3, "y_dim": 3, "hidden": 8}
+
+METHODS = (
+    Method(
+        "GaussianMI",
+        "gaussian_mi",
+        small=(
+            {**_SMALL, "embedding": 4},
+            {**_SMALL, "curves": ["is", "exact", "var", "infonce"], "critic": "joint"},
+        ),
+        data={
+            "class_path": "datamodules.KnownInformation",
+            "init_args": {"dim": 3, "total_mi": 1.0, "batch_size": 16, "items_per_epoch": 64},
+        },
+        **_PAGE,
+    ),
+)
+
+__getattr__ = lazy(__name__, METHODS)
