@@ -48,7 +48,8 @@ LONG = {"AudioVisual", "MNIST", "Planetoid", "Shapes", "Shapes2D"}
 PLACES = {"num_workers", "root", "cache", "cache_dir", "download"}
 REFUSED = (
     "does not use|neither edges_retained|which is of a csv|shows its own pairs|it has 5 folds|"
-    "holds no splits of these data|give both data.init_args.means and|has no column|set data.init_args.x and y|"
+    "holds no splits of these data|give both data.init_args.means and|"
+    "has no column|set data.init_args.x and y|"
     "give both spectrogram_mean and"
 )
 
