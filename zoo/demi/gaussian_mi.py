@@ -249,5 +249,7 @@ class GaussianMI(LightningModule):
         if len(rows["y"]) < 2:
             raise ValueError("one pair alone has no negatives: predict needs 2 rows or more")
         self._before = self._before or batch
-        nats = {curve: pointwise(self.scorer, curve, rows)[-size:].cpu() for curve in self.curves}
+        nats: dict[str, Tensor] = {
+            str(curve): pointwise(self.scorer, curve, rows)[-size:].cpu() for curve in self.curves
+        }
         return PointwiseInformation(batch["index"].cpu(), nats)
