@@ -26,6 +26,7 @@ import torch
 import yaml
 from fakes.clips import fake_audioset, write_mp4
 from fakes.gaug import fake_gaug
+from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
@@ -228,6 +229,14 @@ TABLE: dict[str, Row] = {
         lambda root: [fake_saliency(root, "ecssd"), fake_saliency(root, "sed2", 6)],
         # all pairs are whole here, and all masks of 0 and 255
         elsewhere={"skip_unpaired", "mask_values"},
+    ),
+    "LabelledImages": Row(
+        {"size": 16, "unlabelled": True, "batch_size": 3, "eval_batch_size": 4, "source": "digits"},
+        [{"source": s, "root": f"{{root}}/{s}", "batch_size": 5, "eval_batch_size": 2, **more}
+         for s, more in (("cifar10", {}), ("cifar100", {}), ("stl10", {}), ("folder", {"size": 20}))],
+        fake_labelled,
+        rooted=False,
+        elsewhere={"source"},  # the digits have no root
     ),
     "SaliencyComposites": Row(
         {"batch_size": 3, "side": 64, "train_items": 5, "val_items": 2, "test_items": 3, "predict_items": 2,

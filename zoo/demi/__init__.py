@@ -14,7 +14,26 @@ _PAGE: dict[str, Any] = {
 }
 _SMALL: dict[str, Any] = {"dim": 3, "y_dim": 3, "hidden": 8}
 
+_IMAGES: dict[str, Any] = {
+    "image_size": 8,
+    "channels": 1,
+    "encoder": "cnn",
+    "augmentation": "digits",
+    "hidden": 8,
+    "embedding": 4,
+}
+
 METHODS = (
+    Method(
+        "DEMI",
+        small=(
+            _IMAGES,
+            {**_IMAGES, "objective": "is", "negatives": "queue", "queue_size": 32, "subview": "mask"},
+            {**_IMAGES, "objective": "multi", "subview": "lowres"},
+        ),
+        data={"class_path": "datamodules.LabelledImages", "init_args": {"batch_size": 16}},
+        **_PAGE,
+    ),
     Method(
         "GaussianMI",
         "gaussian_mi",
