@@ -69,11 +69,10 @@ def read_cifar(path: Path, labels: str) -> tuple[Array, Array]:
         else {}
     )
     data, given = found.get("data"), found.get(labels)
-    fits = (
-        isinstance(data, np.ndarray) and data.ndim == 2 and data.shape[1] == 3072 and data.dtype == np.uint8
-    )
-    if not fits or not isinstance(given, list) or len(given) != len(data):
-        raise ValueError(f"{path} is no batch of CIFAR: it needs data, uint8 (N, 3072), and N {labels}")
+    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072 or data.dtype != np.uint8:
+        raise ValueError(f"{path} is no batch of CIFAR: its data must be uint8 (N, 3072)")
+    if not isinstance(given, list) or len(given) != len(data):
+        raise ValueError(f"{path} is no batch of CIFAR: it needs {len(data)} {labels}, one an image")
     most = 10 if labels == "labels" else 100
     if not all(isinstance(x, int) and not isinstance(x, bool) and 0 <= x < most for x in given):
         raise ValueError(f"{path}: {labels} must be whole numbers from 0 to {most - 1}")

@@ -199,5 +199,6 @@ class Views(nn.Module):
     def follow(self, momentum: float) -> None:
         """Key weights = momentum x key weights + (1 - momentum) x those of e and h; not its statistics."""
         if self.key is not None:
-            theirs = [*self.encoder.parameters(), *self.critic.parameters()]
-            torch._foreach_lerp_(list(self.key.parameters()), theirs, 1 - momentum)
+            theirs: list[Tensor] = [*self.encoder.parameters(), *self.critic.parameters()]
+            ours: list[Tensor] = list(self.key.parameters())
+            torch._foreach_lerp_(ours, theirs, 1 - momentum)

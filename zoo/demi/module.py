@@ -43,7 +43,7 @@ class DEMI(LightningModule):
     I_NCE(x''; y) + weight I_C(x; y | x''), psi = <h(e(x'')), k(y)> / t, phi = <m([e(x), e(x'')]), k(y)> / t;
     psi has no gradient where it stands in the second term. Three passes of the encoder a step, y's once.
 
-    A batch has ``image`` float (B, C, S, S) in [-1, 1], ``label`` int64 (B,), -1 where unknown, and ``index``.
+    A batch has ``image`` float (B, C, S, S) in [-1, 1], ``label`` int64 (B,), -1 where unknown, ``index``.
     ``test`` fits probes on labelled training images, beside them on raw pixels and on a random encoder.
 
     Args:
@@ -184,6 +184,7 @@ class DEMI(LightningModule):
         if objective == "multi":
             found["second"] = bounds.info_nce(self._scores(network.critic(z), keys, world))
             return found, keys
+        assert network.conditional is not None
         phi = self._scores(network.conditional(torch.cat([z, z_restricted], dim=1)), keys, world)
         bound = bounds.boosted_nce if objective == "bo" else bounds.importance_nce
         found["second"] = bound(phi, psi)

@@ -299,6 +299,8 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_its_queue(step: int, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), QUEUE, ("--model.init_args.objective=is",)], ids=["bo", "queue", "is"])
 def test_two_processes_train_what_one_does(more: tuple[str, ...], tmp_path: Path) -> None:
+    """By SGD: Adam's steps are as large for gradients that are rounding as for any other."""
+    more += ("--model.init_args.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.1}}",)
     one = run("fit", "demi_digits", tmp_path / "one", *FLAGS, *more)
     two = [f"--trainer.default_root_dir={tmp_path / 'two'}", "--config=trainer/ddp", "--trainer.devices=2",
            "--trainer.accelerator=cpu"]  # fmt: skip
@@ -309,5 +311,5 @@ def test_two_processes_train_what_one_does(more: tuple[str, ...], tmp_path: Path
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     (other,) = (tmp_path / "two" / "demi_digits").glob("version_*")
     a, b = (torch.load(newest_checkpoint(f), weights_only=True)["state_dict"] for f in (one, other))
-    assert largest_difference(a, b) <= 2e-5
+    assert largest_difference(a, b) <= 2e-6
     assert math.isfinite(largest_difference(a, b))
