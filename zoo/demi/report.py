@@ -48,9 +48,11 @@ class Estimate:
 
     @property
     def margin(self) -> float:
-        """Half of the 95 % interval of the mean; NaN for one batch, which has none."""
+        """Half of the 95 % t interval of the mean; NaN for one batch, which has none."""
+        from scipy.stats import t
+
         many = len(self.values)
-        return 1.96 * self.deviation / math.sqrt(many) if many > 1 else math.nan
+        return float(t.ppf(0.975, many - 1)) * self.deviation / math.sqrt(many) if many > 1 else math.nan
 
     @property
     def ceiling(self) -> float:
