@@ -187,6 +187,10 @@ class Views(nn.Module):
         if momentum:
             self.key = Side(copy.deepcopy(self.encoder), copy.deepcopy(self.critic)).requires_grad_(False)
 
+    def forward(self, image: Tensor) -> Tensor:
+        """Features (B, F) of images (B, C, S, S) in [-1, 1]."""
+        return self.encoder(image)
+
     def keys(self, y: Tensor) -> Tensor:
         """Unit vectors (B, E) of the other view, without gradient where momentum makes them."""
         if self.key_head is not None:

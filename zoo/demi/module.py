@@ -133,7 +133,13 @@ class DEMI(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Features (B, F) of images (B, C, S, S) in [-1, 1]."""
-        return self.network.encoder(image)
+        return self.network(image)
+
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """Random images for an export of the encoder."""
+        size = self.hparams["image_size"]
+        images = 2 * torch.rand(batch, self.hparams["channels"], size, size, device=self.device) - 1
+        return {"image": images.to(next(self.network.parameters()).dtype)}
 
     # --- training -----------------------------------------------------------------------------------------
 

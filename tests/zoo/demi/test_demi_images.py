@@ -26,6 +26,7 @@ from zoo.demi.embeddings import neighbours
 from zoo.demi.encoders import DigitEncoder, ResNet, Views
 from zoo.demi.negatives import KeyQueue, gathered, partner_first
 from zoo.demi.probe import linear_probe, nearest_neighbours
+from zoo.hub import export
 from zoo.ras.backbones import ResNet50
 
 SMALL: dict[str, Any] = {
@@ -274,6 +275,13 @@ def test_a_run_leaves_probes_and_pictures(tmp_path: Path, capsys: pytest.Capture
     assert held["index"].tolist() == list(range(360))
     for name in ("scatter", "neighbours"):
         assert (predicted / "predictions" / f"{name}.png").stat().st_size > 5000
+
+
+def test_the_encoder_is_exported(tmp_path: Path) -> None:
+    lines = list(export.write(zoo.DEMI(**SMALL), tmp_path / "encoder.pt2"))
+    assert any("largest difference" in line for line in lines)
+    features = torch.export.load(tmp_path / "encoder.pt2").module()(images(5))
+    assert features.shape == (5, 256)
 
 
 # --- killed and shared runs -------------------------------------------------------------------------------
