@@ -19,6 +19,7 @@ from datamodules.tabular.known_information import corrupted, falling
 
 Array = np.ndarray[Any, Any]
 _HELD = 2**33 + 3
+_FARTHEST = 1e15  # its square, and products of such, are still numbers of single precision
 
 
 class RowItems(BatchItems):
@@ -184,4 +185,12 @@ class TableColumns(SplitModule):
                 f"data.init_args.means has {len(self.means)} and scales {len(self.scales or ())} numbers for "
                 f"{len(names)} columns"
             )
-        return np.asarray((values - self.means) / np.asarray(self.scales))
+        with np.errstate(over="ignore"):
+            found = np.asarray((values - self.means) / np.asarray(self.scales))
+        for row, place in np.argwhere(~(np.abs(found) < _FARTHEST))[:1]:
+            raise ValueError(
+                f"{self.table}, line {row + 2}, column {cut(names[place])}: {values[row, place]:g} lies "
+                "too many deviations from the mean of the training rows for single precision; correct it or "
+                "leave it out"
+            )
+        return found

@@ -89,6 +89,16 @@ def test_a_table_that_is_not_there_and_settings_that_make_no_sense(tmp_path: Pat
             TableColumns(**settings)  # type: ignore[arg-type]
 
 
+def test_a_number_too_large_for_single_precision_is_named(tmp_path: Path) -> None:
+    path = fake_table(tmp_path)
+    row = int(read(path).test_set.rows[3])
+    lines = path.read_text().splitlines()
+    lines[row + 1] = "1e300,0.5,0.5"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=f"line {row + 2}, column 'a': 1e\\+300 lies too many deviations"):
+        read(path)
+
+
 def test_rows_that_stand_there_twice_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = fake_table(tmp_path)
     lines = path.read_text().splitlines()
