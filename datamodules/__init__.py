@@ -42,11 +42,14 @@ if TYPE_CHECKING:
     from datamodules.images.digits import MNIST as MNIST
     from datamodules.images.digits import Digits as Digits
     from datamodules.images.image_folder import ImageFolder as ImageFolder
+    from datamodules.images.labelled import LabelledImages as LabelledImages
     from datamodules.images.saliency import Saliency as Saliency
     from datamodules.images.samples import SampleFiles as SampleFiles
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
+    from datamodules.tabular.columns import TableColumns as TableColumns
+    from datamodules.tabular.known_information import KnownInformation as KnownInformation
     from datamodules.text.dialogues import Dialogues as Dialogues
     from datamodules.text.dull import DullReplies as DullReplies
     from datamodules.text.ner import NER as NER
