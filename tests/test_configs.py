@@ -155,7 +155,7 @@ TRAINED = [n for n in FULL_SIZE if verb_of(n) == "fit"]
 def test_parameters_are_the_published_ones(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ZOO_DATA", str(tmp_path))  # real files would decide sizes, of a vocabulary for instance
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path))  # real files decide sizes of vocabularies
     stated = PARAMETERS.get(name)
     parts = stated if isinstance(stated, dict) else {}
     built = build(name, tmp_path, *words(parts.get("flags", {})))
