@@ -24,6 +24,7 @@ from datamodules.loading.ranges import (
 )
 from datamodules.loading.sampling import global_seed
 from datamodules.loading.variants import Uses, check_variants
+from datamodules.text.answers import read_answers
 from datamodules.text.conll import Sentence
 from datamodules.text.ner_files import known_already, read_pool, read_sentences, short_enough
 from datamodules.text.ner_items import SentenceItems, vocabulary_of
@@ -31,7 +32,6 @@ from datamodules.text.ner_sets import SETS, SPLITS, Name, check_types, declared_
 from datamodules.text.ner_settings import check_settings
 from datamodules.text.pool import Pool, budget_of, costs_of, text_digest
 from datamodules.text.pool_module import PoolModule
-from datamodules.text.queries import read_answers
 from datamodules.text.schemes import Scheme, tag_names
 from datamodules.text.vectors import read_vectors
 
@@ -77,6 +77,8 @@ class NER(PoolModule):
             the labelling tools and ends the run, which a resume with ``labels`` goes on with.
         noise: share of the tags that the simulated oracle gets wrong.
         labels: files that came back from the labelling tools.
+        accept_drafts: take also a file of which every sentence came back exactly as the model tagged it, and
+            Prodigy's lines without ``answer``.
         held_out: sentences of the pool that are never asked: the sample of a stopping rule.
         spaces: whether blanks stand between the words that people get; null takes the set's, and
             true of your own files.
@@ -99,7 +101,7 @@ class NER(PoolModule):
         },
         "oracle": {
             **dict.fromkeys(("noise", "seed_budget"), ("simulated",)),
-            **dict.fromkeys(("labels", "spaces"), ("human",)),
+            **dict.fromkeys(("labels", "accept_drafts", "spaces"), ("human",)),
         },
         "unit": dict.fromkeys(("sentence_cost", "word_cost"), ("cost",)),
     }
@@ -134,6 +136,7 @@ class NER(PoolModule):
         oracle: Oracle = "simulated",
         noise: Rate = 0.0,
         labels: Sequence[str] = (),
+        accept_drafts: bool = False,
         held_out: ManyOrZero = 0,
         spaces: bool | None = None,
         predict: str | None = None,
@@ -167,7 +170,8 @@ class NER(PoolModule):
             passes,
             window,
         )
-        self.oracle, self.noise, self.labels, self.held_out = oracle, noise, list(labels), held_out
+        self.oracle, self.noise, self.held_out = oracle, noise, held_out
+        self.labels, self.accept_drafts = list(labels), accept_drafts
         self.seed, self.predict = seed, predict
         own = SETS[name].spaces if name in SETS else not (name == "ontonotes" and language == "chinese")
         self.spaces = own if spaces is None else spaces
@@ -253,7 +257,7 @@ class NER(PoolModule):
         self._count_vocabulary()
         if self.labels:
             self._new_answers = read_answers(
-                [Path(p) for p in self.labels], train, self.spaces, self.entity_types
+                [Path(p) for p in self.labels], train, self.spaces, self.entity_types, self.accept_drafts
             )
 
     def _count_vocabulary(self) -> None:

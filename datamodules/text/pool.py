@@ -71,6 +71,7 @@ class Pool:
         held_out: never to be asked at all: the sample of a stopping rule.
         known: not to be asked either: their words have labels elsewhere, or stand before in the pool.
         answers: index -> spans of people's labels.
+        drafts: index -> the model's own spans, which went out with the question, sorted.
 
     Args:
         costs: of each sentence.
@@ -88,6 +89,7 @@ class Pool:
         self.held_out: list[int] = []
         self.known: frozenset[int] = frozenset()
         self.answers: dict[int, list[Span]] = {}
+        self.drafts: dict[int, list[Span]] = {}
 
     def start(
         self,
@@ -160,7 +162,8 @@ class Pool:
             "waiting": list(self.waiting),
             "skipped": sorted(self.skipped),
             "held_out": list(self.held_out),
-            "answers": [[i, [list(span) for span in spans]] for i, spans in self.answers.items()],
+            "answers": _plain(self.answers),
+            "drafts": _plain(self.drafts),
             "sentences": len(self.costs),
             "text": self.text,
         }
@@ -186,7 +189,16 @@ class Pool:
         self.scores = {int(i): float(s) for i, s in state["scores"]}
         self.waiting, self.held_out = list(state["waiting"]), list(state["held_out"])
         self.skipped = set(state["skipped"])
-        self.answers = {int(i): [(int(a), int(b), str(t)) for a, b, t in s] for i, s in state["answers"]}
+        self.answers = _by_index(state["answers"])
+        self.drafts = _by_index(state.get("drafts", ()))  # checkpoints of before have none
+
+
+def _plain(spans: Mapping[int, Spans]) -> list[Any]:
+    return [[i, [list(span) for span in found]] for i, found in spans.items()]
+
+
+def _by_index(plain: Iterable[Any]) -> dict[int, list[Span]]:
+    return {int(i): [(int(a), int(b), str(t)) for a, b, t in spans] for i, spans in plain}
 
 
 def noisy(spans: Spans, length: int, types: Sequence[str], share: float, seed: int, index: int) -> list[Span]:

@@ -12,6 +12,7 @@ import torch
 from datamodules.loading.loaders import SplitModule, as_is, evaluation_loader, place
 from datamodules.loading.ranges import Many, Workers, check_ranges
 from datamodules.loading.terminal import say
+from datamodules.text.answers import Answer
 from datamodules.text.batches import by_length
 from datamodules.text.conll import Sentence
 from datamodules.text.ner_answers import take_answers
@@ -39,6 +40,7 @@ class PoolModule(SplitModule):
     lengths: list[int]
     oracle: str
     noise: float
+    accept_drafts: bool
     spaces: bool
     rounds: int | None
     seed_updates: int | None
@@ -54,7 +56,7 @@ class PoolModule(SplitModule):
         super().__init__(batch_size, eval_batch_size, num_workers)
         self.pool: Pool | None = None
         self.sets: dict[str, list[Sentence]] = {}
-        self._new_answers: dict[int, list[Span] | None] = {}
+        self._new_answers: dict[int, Answer] = {}
         self._restored = False
 
     def labels_of(self, index: int) -> list[Span]:
@@ -127,13 +129,11 @@ class PoolModule(SplitModule):
         if self.oracle == "simulated":
             self._answered({i: self.sets["train"][i].spans for i in indices}, self.updates_of_round())
             return True
+        self.pool.drafts |= {i: sorted((guesses or {}).get(i, ())) for i in indices}
         if folder is not None:
             paths = export_queries(
                 folder / "queries" / f"round_{self.pool.round + 1:02d}",
-                [
-                    (i, self.sets["train"][i].words, (guesses or {}).get(i, ()), scores.get(i))
-                    for i in indices
-                ],
+                [(i, self.sets["train"][i].words, self.pool.drafts[i], scores.get(i)) for i in indices],
                 self.spaces,
                 self.entity_types,
             )
@@ -157,7 +157,9 @@ class PoolModule(SplitModule):
         self.pool.restore(state_dict["pool"])
         self._restored = True
         batches = self.updates_of_round()  # of the round that the answers end, before they change anything
-        if self._new_answers and (given := take_answers(self.pool, self._new_answers, self.labels_of)):
+        if self._new_answers and (
+            given := take_answers(self.pool, self._new_answers, self.labels_of, self.accept_drafts)
+        ):
             self._answered(given, batches)
 
     # --- loaders ---------------------------------------------------------------------------------------

@@ -73,20 +73,17 @@ def audit(rows: Sequence[Mapping[str, Any]], data: Any, hparams: Mapping[str, An
             if status == "waiting" and index not in pool.waiting:
                 status = "not answered"
             words = data.sets["train"][index].words
-            lines.append(
-                json.dumps(
-                    {
-                        "asked_after_round": row["round"],
-                        "place": place,
-                        "index": index,
-                        # checkpoints of before rows said it: the run's
-                        "acquisition": row.get("acquisition", hparams["acquisition"]),
-                        "score": row["scores"][place] if scored else None,
-                        "words": len(words),
-                        "status": status,
-                        "text": " ".join(words),
-                    },
-                    ensure_ascii=False,
-                )
-            )
+            record = {
+                "asked_after_round": row["round"],
+                "place": place,
+                "index": index,
+                # checkpoints of before rows said it: the run's
+                "acquisition": row.get("acquisition", hparams["acquisition"]),
+                "score": row["scores"][place] if scored else None,
+                "words": len(words),
+                "status": status,
+            }
+            if index in pool.drafts and index in pool.answers:
+                record["as_drafted"] = pool.answers[index] == pool.drafts[index]
+            lines.append(json.dumps({**record, "text": " ".join(words)}, ensure_ascii=False))
     return "\n".join(lines) + "\n" if lines else ""

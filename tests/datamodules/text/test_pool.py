@@ -181,9 +181,18 @@ def test_a_late_label_does_not_change_where_the_round_began(tmp_path: Path) -> N
         ([1, 2], []),
         (
             [3],
-            [{"text": "a", "meta": {"index": 1}, "answer": "ignore"}, {"text": "b", "label": [], "index": 2}],
+            [
+                {"text": "a", "meta": {"index": 1}, "answer": "ignore"},
+                {"text": "b", "meta": {"index": 2}, "answer": "accept"},
+            ],
         ),
-        ([4], [{"text": "a", "label": [], "index": 1}, {"text": "c", "label": [], "index": 3}]),
+        (
+            [4],
+            [
+                {"text": "a", "meta": {"index": 1}, "answer": "accept"},
+                {"text": "c", "meta": {"index": 3}, "answer": "accept"},
+            ],
+        ),
     ):
         (tmp_path / "back.jsonl").write_text("\n".join(map(json.dumps, lines)) or "\n")
         labels = [str(tmp_path / "back.jsonl")] if lines else []

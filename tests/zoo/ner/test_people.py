@@ -65,6 +65,15 @@ def test_questions_answers_skips_and_corrections(tmp_path: Path, capsys: pytest.
     assert "4 sentences wait for labels: give their files" in capsys.readouterr().out
     assert pool_of(folder)["round"] == 0
 
+    questions = folder / "queries" / "round_01" / "doccano.jsonl"
+    again = ["fit", "--config=ner_own", *SMALL, *UPDATES, f"--data.init_args.root={tmp_path / 'own'}"]
+    again += [f"--trainer.default_root_dir={tmp_path}", f"--data.init_args.labels=[{questions}]"]
+    assert cli.main([*again, "--ckpt_path=last"]) == 1
+    said = capsys.readouterr().err
+    assert "all 4 sentences came back exactly as the model tagged them" in said
+    assert said.count("\n") == 1
+    assert pool_of(folder)["round"] == 0
+
     answers = answered(folder, 1, gold, skip=first[0])
 
     fresh = ["fit", "--config=ner_own", *SMALL, *UPDATES, f"--data.init_args.root={tmp_path / 'own'}"]
@@ -93,6 +102,11 @@ def test_questions_answers_skips_and_corrections(tmp_path: Path, capsys: pytest.
     audit = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
     assert [a["status"] for a in audit[:4]] == ["skipped", "labelled", "labelled", "labelled"]
     assert {a["asked_after_round"] for a in audit} == {0, 1, 2}
+    drafts = dict(state["drafts"])
+    assert "as_drafted" not in audit[0]  # skipped
+    assert all(
+        a["as_drafted"] is (dict(state["answers"])[a["index"]] == drafts[a["index"]]) for a in audit[1:8]
+    )
 
 
 def test_own_sentences_are_tagged_by_the_command_and_by_a_call(tmp_path: Path) -> None:
