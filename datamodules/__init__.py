@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from datamodules.images.digits import MNIST as MNIST
     from datamodules.images.digits import Digits as Digits
     from datamodules.images.image_folder import ImageFolder as ImageFolder
+    from datamodules.images.labelled import LabelledImages as LabelledImages
     from datamodules.images.saliency import Saliency as Saliency
     from datamodules.images.samples import SampleFiles as SampleFiles
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents

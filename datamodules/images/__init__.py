@@ -4,6 +4,7 @@ CLASSES = {
     "Digits": "digits",
     "MNIST": "digits",
     "ImageFolder": "image_folder",
+    "LabelledImages": "labelled",
     "Saliency": "saliency",
     "SaliencyComposites": "composites",
     "SampleFiles": "samples",

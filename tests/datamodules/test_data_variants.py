@@ -116,6 +116,14 @@ CLIPS = {"seconds": 0.48, "frames": 2, "image_size": 16, "batch_size": 2, "eval_
          "test_crops": 2}  # fmt: skip
 OF_FILES = {"spectrogram_mean": 1.0, "spectrogram_std": 2.0}  # else a change of clips changes them too
 
+
+def labelled_files(root: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("own", "other"):
+        pixels = {k: draw.integers(0, 256, (400, 4, 4)).astype(np.uint8) for k in ("image", "adversarial")}
+        np.savez(root / f"{name}.npz", label=np.arange(400) % 3, **pixels)
+
+
 TABLE: dict[str, Row] = {
     "AudioVisual": Row(
         variants=[
@@ -193,6 +201,12 @@ TABLE: dict[str, Row] = {
     ),
     "LinkSplit": Row(
         {"val": 0.1, "test": 0.2, "seed": 3, "steps_per_epoch": 2, **KARATE}, [{}, KARATE]
+    ),
+    "LabelledImages": Row(
+        {"file": "{root}/other.npz", "images": "adversarial", "test_items": 3, "batch_size": 5,
+         "eval_batch_size": 2, "train_items": 30},
+        [{"batch_size": 20}, {"batch_size": 20, "file": "{root}/own.npz", "test_items": 4}],
+        labelled_files,
     ),
     "MNIST": Row(DIGITS),
     "NeighborSampling": Row(
