@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -185,7 +185,8 @@ class NER(PoolModule):
         self._seed = global_seed() if self.seed is None else self.seed
         if stage == "predict" and self.predict is not None:
             self._declare()
-            self.predict_set = self._items(read_sentences(Path(self.predict)))
+            rows, found = read_sentences(Path(self.predict))
+            self.predict_set = self._items(found, rows)
             return
         wanted = SPLITS if stage in ("fit", "validate") else ("test",)
         for split in wanted:
@@ -228,12 +229,9 @@ class NER(PoolModule):
         self._tag_ids = {name: i for i, name in enumerate(self.tags)}
         self.facts = {"set": self.set_name, "scheme": self.scheme, "types": self.entity_types}
 
-    def _items(
-        self, sentences: Sequence[Sentence], members: Sequence[int] | None = None, kind: Any = SentenceItems
-    ) -> Any:
-        return kind(
-            sentences, [s.spans for s in sentences], self._tag_ids, self.scheme, self._genre_ids, members
-        )
+    def _items(self, sentences: Sequence[Sentence], rows: Sequence[int] | None = None) -> SentenceItems:
+        spans = [s.spans for s in sentences]
+        return SentenceItems(sentences, spans, self._tag_ids, self.scheme, self._genre_ids, rows=rows)
 
     def _start_pool(self) -> None:
         train = self.sets["train"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.loading.sampling import item_generator
+from datamodules.loading.terminal import say
 from datamodules.text.schemes import Span, spans_of, tag_names, tags_of
 
 _SEED_SET, _HELD_OUT, _NOISE = 7311, 7312, 7313
@@ -50,6 +51,15 @@ def text_digest(sentences: Iterable[Sequence[str]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for words in sentences:
         digest.update("\n".join((*words, "\n")).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def labels_digest(sentences: Iterable[tuple[Sequence[str], Spans | None]]) -> str:
+    """Of words with their entities, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for words, spans in sentences:
+        text = "\n".join((*words, repr(None if spans is None else sorted(spans)), "\n"))
+        digest.update(text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -199,6 +209,22 @@ def _plain(spans: Mapping[int, Spans]) -> list[Any]:
 
 def _by_index(plain: Iterable[Any]) -> dict[int, list[Span]]:
     return {int(i): [(int(a), int(b), str(t)) for a, b, t in spans] for i, spans in plain}
+
+
+def tell_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Say what a resumed run has otherwise than before, and what follows; old checkpoints know less."""
+    meanings = {
+        "seed": "the orders of its rounds are others, and the errors of a noisy oracle",
+        "noise": "labels of earlier rounds have the new share of errors",
+        "train": "what is labelled has the new labels",
+        "dev": "val/f1 of rounds before and after cannot be compared",
+    }
+    for key in sorted(before.keys() & now.keys()):
+        if before[key] != now[key]:
+            what = f"{key} {now[key]}, it had {before[key]}"
+            if key in ("train", "dev"):
+                what = f"another {key} set" if key == "dev" else "other labels of its train set"
+            say(f"the run goes on with {what}: {meanings[key]}")
 
 
 def noisy(spans: Spans, length: int, types: Sequence[str], share: float, seed: int, index: int) -> list[Span]:

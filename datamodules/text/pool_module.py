@@ -17,7 +17,7 @@ from datamodules.text.batches import by_length
 from datamodules.text.conll import Sentence
 from datamodules.text.ner_answers import take_answers
 from datamodules.text.ner_items import RoundItems, SentenceItems
-from datamodules.text.pool import Pool, noisy
+from datamodules.text.pool import Pool, labels_digest, noisy, tell_changes
 from datamodules.text.queries import export_queries
 from datamodules.text.rounds import RoundLoader, RoundSampler
 from datamodules.text.schemes import Span
@@ -148,13 +148,26 @@ class PoolModule(SplitModule):
         self.pool.answer(set(answers) - skipped, skipped & set(self.pool.waiting))
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.pool is None else {"pool": self.pool.state()}
+        return {} if self.pool is None else {"pool": self.pool.state(), "beside": self._beside()}
+
+    def _beside(self) -> dict[str, Any]:
+        """What a run has beside the sentences of its pool, which may change on the way: it is told."""
+        return {
+            "seed": self._seed,
+            "noise": self.noise,
+            **{
+                split: labels_digest((s.words, s.spans) for s in self.sets[split])
+                for split in ("train", "dev")
+                if split in self.sets
+            },
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the pool of a checkpoint, and with what people have answered since."""
         if self.pool is None or "pool" not in state_dict:
             return
         self.pool.restore(state_dict["pool"])
+        tell_changes(state_dict.get("beside", {}), self._beside())
         self._restored = True
         batches = self.updates_of_round()  # of the round that the answers end, before they change anything
         if self._new_answers and (

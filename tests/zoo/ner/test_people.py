@@ -109,11 +109,13 @@ def test_questions_answers_skips_and_corrections(tmp_path: Path, capsys: pytest.
     )
 
 
-def test_own_sentences_are_tagged_by_the_command_and_by_a_call(tmp_path: Path) -> None:
+def test_own_sentences_are_tagged_by_the_command_and_by_a_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own_folder(tmp_path / "own", labelled=12, pool=10)
     folder = fit(tmp_path, tmp_path / "own")
     weights = newest_checkpoint(folder)
-    (tmp_path / "text.txt").write_text("Anna Kosaberg went to Ely .\n\nIt rained .\n")
+    (tmp_path / "text.txt").write_text("Anna Kosaberg went to Ely .\n\n \t\nIt rained .\n")
     out = run(
         "predict",
         "ner_own",
@@ -126,6 +128,8 @@ def test_own_sentences_are_tagged_by_the_command_and_by_a_call(tmp_path: Path) -
         ["Anna", "Kosaberg", "went", "to", "Ely", "."],
         ["It", "rained", "."],
     ]
+    assert [r["index"] for r in records] == [0, 3]  # rows of the file
+    assert f"2 of 4 lines of {tmp_path / 'text.txt'} are empty and left out" in capsys.readouterr().out
     model = zoo.load(weights)
     (alone,) = model.tag("Anna Kosaberg went to Ely .")  # type: ignore[operator]
     for given in ([None], [["It", ""]]):
