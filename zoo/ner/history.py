@@ -48,6 +48,28 @@ def summary(
     return found
 
 
+def rows_of_arms(folder: Path) -> dict[str, list[list[dict[str, Any]]]]:
+    """What ``zoo compare`` leaves of its runs: arm -> seeds -> rows of the newest ``rounds.jsonl``.
+
+    Args:
+        folder: of the comparison, ``runs/compare/ner_ncbi_disease`` for instance.
+
+    Raises:
+        FileNotFoundError: for a folder without rounds.
+    """
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    for seed in sorted(
+        (folder / "runs").glob("*/seed_*"), key=lambda p: (p.parent.name, len(p.name), p.name)
+    ):
+        versions = sorted(seed.glob("*/version_*/rounds.jsonl"), key=lambda p: (len(str(p)), str(p)))
+        if versions:
+            lines = versions[-1].read_text().splitlines()
+            found.setdefault(seed.parent.name, []).append([json.loads(line) for line in lines])
+    if not found:
+        raise FileNotFoundError(f"{folder} has no runs/<arm>/seed_<n>/<config>/version_<n>/rounds.jsonl")
+    return found
+
+
 def seconds_of(path: Path) -> dict[int, float]:
     """Seconds of the rounds that a run had before it was resumed: a clock's, hence in no checkpoint."""
     found: dict[int, float] = {}

@@ -74,6 +74,44 @@ def test_the_draft_comes_back_as_it_went_out(name: str, spaces: bool, tmp_path: 
     assert labels([FILES[name](tmp_path / name)], sentences, spaces) == expected
 
 
+def edited(path: Path, gold: dict[int, Any], spaces: bool) -> Path:
+    """The export of a person's labels, in the words of the tool that the name of the file tells."""
+    sentences = ENGLISH if spaces else CHINESE
+    places = [text_of(s.words, spaces)[1] for s in sentences]
+    marks = {i: [(places[i][a][0], places[i][b - 1][1], kind) for a, b, kind in gold[i]] for i in gold}
+    if path.suffix == ".json":
+        tasks = json.loads(path.read_text())
+        for task in tasks:
+            result = [
+                {"type": "labels", "value": {"start": a, "end": b, "labels": [kind]}}
+                for a, b, kind in marks[task["data"]["index"]]
+            ]
+            task["annotations"] = [{"completed_by": 1, "was_cancelled": False, "result": result}]
+        path.write_text(json.dumps(tasks))
+        return path
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, record in enumerate(records, 1):
+        if "doccano" in path.name:
+            record |= {"id": number, "label": [list(m) for m in marks[record["index"]]], "Comments": []}
+        else:
+            spans = [{"start": a, "end": b, "label": kind} for a, b, kind in marks[record["meta"]["index"]]]
+            record |= {"spans": spans, "answer": "accept", "_task_hash": number}
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+@pytest.mark.parametrize("spaces", [True, False])
+@pytest.mark.parametrize("name", ["doccano.jsonl", "prodigy.jsonl", "label_studio.json"])
+def test_what_people_change_is_what_comes_back(name: str, spaces: bool, tmp_path: Path) -> None:
+    sentences, drafts = exported(tmp_path, spaces)
+    gold = {0: [(1, 2, "LOC"), (3, 5, "PER")], 1: [(0, 3, "LOC")], 2: drafts[2]}
+    found = read_answers([edited(tmp_path / name, gold, spaces)], sentences, spaces, TYPES)
+    assert {i: a.spans for i, a in found.items()} == gold
+    pool = pool_with_drafts()
+    assert take_answers(pool, found, lambda i: []) == gold
+    assert pool.answers == gold
+
+
 def pool_with_drafts() -> Pool:
     """Of the three English sentences, which wait."""
     pool = Pool([len(s.words) for s in ENGLISH], 3)
