@@ -60,10 +60,10 @@ def what(text: str) -> str:
     """What a method does: the first sentences of its page, the paper's name and reference aside."""
     prose = []
     for paragraph in text.split("\n\n")[1:]:
-        if paragraph.startswith(("```", "!", "#", "|", ">", "-")):
+        if paragraph.startswith(("```", "`zoo ", "!", "#", "|", ">", "-")):
             break
         prose.append(" ".join(paragraph.split("\n```")[0].split()))
-    words = " ".join(prose)
+    words = every = " ".join(prose)
     words = re.sub(r"^[^.?]*?\([^()]*\d{4}\)(?:[:.,] | (?=on ))", "", words)  # Title (authors, venue year):
     said = ""
     for sentence in re.findall(r".+?(?:(?<! al)[.?](?=\s|$)|$)", words):
@@ -72,6 +72,7 @@ def what(text: str) -> str:
         said = f"{said} {sentence.strip()}".strip()
         if len(said) >= ENOUGH:
             break
+    said = said or every  # the words that cite the paper are all there is
     said = said if said.endswith((".", "?")) else said.rstrip(",:; ") + " ..."
     return said[:1].upper() + said[1:]
 

@@ -179,6 +179,10 @@ def test_the_gallery_says_what_a_method_does_and_not_how_its_paper_is_called() -
     other = "# M\n\nA Title (Wu et al., 2021) on Another (Li, 2020).\n\n{} Wu et al. (2021) is kept:\n\n## R"
     assert gallery.what(other.format("Of")) == "Of Wu et al. (2021) is kept ..."
     assert gallery.what(other.format("x" * 90)).endswith("al. (2021) is kept ...")
+    assert (
+        gallery.what("# M\n\nIt spans components (Baldi 1989).\n\n`zoo fit`")
+        == "It spans components (Baldi 1989)."
+    )
 
 
 def test_the_page_of_the_api_names_every_public_class_and_idea() -> None:
