@@ -177,6 +177,9 @@ class PairModule(TextModule):
             yield exchange.reply
             yield from exchange.persona
 
+    def learned(self) -> Iterator[tuple[str, ...]]:
+        return (("\0".join(e.history), e.reply, "\0".join(e.persona)) for e in self.splits.train)
+
     def training_pairs(self) -> list[tuple[str, str]]:
         """(history, reply) texts of the training split, for baselines; of a history what a network reads."""
         read = self.made()[1].history

@@ -193,6 +193,10 @@ class Summaries(TextModule):
         """Documents, with what is put before them, and summaries of the training split."""
         return every_text([{"prompt": "", **r} for r in self._training()], "prompt", "document", "summary")
 
+    def learned(self) -> Iterator[tuple[str, ...]]:
+        fields = ("prompt", "document", "summary", "yhat")
+        return (tuple(record.get(field, "") for field in fields) for record in self._training())
+
     def trained(self) -> PreTrainedTokenizerFast:
         """Byte-level BPE; the procedural set is of words, all of which are known."""
         if self.format != "procedural":
