@@ -116,13 +116,14 @@ class AMI(LightningModule):
         clip: norm in every step, after that one; null has none.
         label_smoothing: of pretraining.
         judge: keep a copy of the backward network as pretraining leaves it, and report its bound, too.
-        decoding: of ``predict`` and of what validation generates: ``greedy``, ``beam`` or ``sample``.
+        decoding: of ``predict`` and of what validation generates: ``greedy``, ``beam`` or ``sample``. The
+            settings of each, below, count wherever it is asked for: here, in ``table``, by :meth:`reply`.
         beam: width.
         top_k: of ``sample``, which draws among so many words; 0 among all.
         sampling_temperature: of ``sample``.
         length_penalty: of ``beam``: scores are log p / length^penalty.
         test_noise: decode from a noisy memory, one draw a reply (a variant of the released code).
-        replies: for each history of a prediction, and for each decoding of the test.
+        replies: for each history of a prediction; each decoding of a test has one.
         rerank: order a prediction's replies by log q(S|T'), not by log p(T'|S).
         table: decodings that ``zoo test`` compares, beam 5 and top-k as set.
         optimizer: of theta.
@@ -360,6 +361,9 @@ class AMI(LightningModule):
         judge = self.judge if self.judged else None
         source = self.source_network if self.source_network is not None and self.source_trained else None
         self.scoring.evaluate(self.evaluation[stage], batch, judge, source)
+
+    def on_predict_start(self) -> None:
+        say(f"replies by {self.scoring.protocol}")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> GeneratedReplies:
         """Replies to each history with their scores, best first."""

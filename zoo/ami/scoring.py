@@ -93,6 +93,12 @@ class Scoring:
         empty = (candidates[:, :, 1:] == pad).all(dim=2)
         return nll.masked_fill(empty, float("inf")).argmin(dim=1)
 
+    @property
+    def protocol(self) -> str:
+        """How a prediction's replies are made and ordered."""
+        h = self.settings
+        return self.replies.protocol(h["decoding"]) + (", ordered by log q" if h["rerank"] else "")
+
     @torch.no_grad()
     def predict(self, batch: Batch) -> GeneratedReplies:
         """Replies to each history with their scores, best first."""
@@ -111,7 +117,7 @@ class Scoring:
             forward=forward.gather(1, order).cpu(),
             backward=backward.gather(1, order).cpu(),
             index=batch["index"].cpu(),
-            protocol=self.replies.protocol(h["decoding"]) + (", ordered by log q" if h["rerank"] else ""),
+            protocol=self.protocol,
         )
 
     @torch.no_grad()

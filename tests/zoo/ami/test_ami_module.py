@@ -351,7 +351,7 @@ def test_a_clipped_reward_and_a_mixed_loss() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"decoding": "beam", "table": ["beam"], "sampling_temperature": 0.7}, "beams do not sample"),
+        ({"rerank": True}, "rerank orders several replies, but replies is 1"),
         ({"decoding": "beam", "replies": 9}, "a beam of 5 has no more replies"),
         ({"replies": 3}, "decoding: greedy has one reply"),
         ({"noise": "none", "rho": 0.3}, "rho is 0.3, which noise: none does not use"),
@@ -402,6 +402,15 @@ def test_a_typed_history_becomes_the_ids_of_the_data(tmp_path: Path) -> None:
     assert found["source"].tolist() == [row.source]
     assert found["context"].tolist() == [row.context]
     assert len(row.source) > batch["source"].shape[1]
+
+
+def test_settings_of_a_decoding_count_where_it_is_asked_for() -> None:
+    """A shorter table on a config that sets them blocks nobody; a turn in Python may ask for any."""
+    module = zoo.AMI(**SMALL, noise="none", table=["greedy"], top_k=1, sampling_temperature=0.7, beam=7)
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(module, data())
+    (drawn,), (greedy,) = (module.reply("ask topic3 filler1", 1, d) for d in ("sample", "greedy"))  # type: ignore[arg-type]
+    assert drawn == greedy
+    assert len(module.reply("ask topic3 filler1", 7, "beam")) == 7
 
 
 def test_a_turn_in_python_is_that_of_the_command_line() -> None:
