@@ -179,3 +179,4 @@ class Dialogues(PairModule):
         super().setup(stage)
         if stage == "predict" and self.predict is not None:
             self.predict_set = self.items(asked(self.predict), "the prediction")
+            self.tell_unread(self.predict_set)

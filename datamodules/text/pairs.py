@@ -231,6 +231,15 @@ class PairModule(TextModule):
         """A data set of exchanges."""
         return PairItems(exchanges, self.made, texts, name=name)
 
+    def tell_unread(self, items: PairItems) -> None:
+        """Say what of the histories that are asked about is not read."""
+        read = self.made()[1].history
+        if count := sum(len(e.history) > read for e in items.exchanges):
+            say(
+                f"{count:,} of {len(items):,} histories have earlier utterances than the last {read}, which "
+                "alone are read"
+            )
+
     def setup(self, stage: str) -> None:
         splits = self.splits
         while self._remarks:

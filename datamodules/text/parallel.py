@@ -183,3 +183,4 @@ class ParallelText(PairModule):
         super().setup(stage)
         if stage == "predict" and self.predict is not None:
             self.predict_set = self.items(asked(self.predict), "the prediction")
+            self.tell_unread(self.predict_set)

@@ -118,6 +118,7 @@ class Scoring:
             backward=backward.gather(1, order).cpu(),
             index=batch["index"].cpu(),
             protocol=self.protocol,
+            told={key: list(batch[key]) for key in ("row", "unread", "cut", "persona") if key in batch},
         )
 
     @torch.no_grad()

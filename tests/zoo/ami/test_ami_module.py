@@ -290,6 +290,30 @@ def test_a_prediction_has_its_scores_in_both_files(tmp_path: Path) -> None:
     assert records[0]["replies"][0]["log_q"] == pytest.approx(float(log_q), abs=2e-3)
 
 
+def test_a_prediction_says_what_was_read_of_a_history(tmp_path: Path) -> None:
+    """The lines of the input, what stands before the utterances that are read, and what was cut."""
+    from fakes.pairs import persona_chat
+
+    persona_chat(tmp_path, 2)
+    asked = tmp_path / "asked.jsonl"
+    rows = [{"source": "c", "history": ["a", "b"], "persona": ["i ski"]}, {"source": "word " * 40}]
+    asked.write_text("\n".join(["", *map(json.dumps, rows)]) + "\n")
+    source = datamodules.Dialogues("parlai", str(tmp_path), predict=str(asked), history=2, vocab_size=300)
+    module = zoo.AMI(**{**SMALL, "vocab_size": source.vocab_size}, noise="none")
+    (report,) = quiet_trainer().predict(module, source) or ()
+    (tmp_path / "parts").mkdir()
+    report.write(tmp_path)
+    jsonl, page = type(report).merge(tmp_path)
+    first, second = map(json.loads, jsonl.read_text().splitlines())
+    kept = {key: first[key] for key in ("index", "row", "history", "unread", "cut", "persona")}
+    assert kept == {
+        "index": 0, "row": 2, "history": "b\nc", "unread": 1, "cut": False, "persona": "i ski",
+    }  # fmt: skip
+    assert (second["row"], second["unread"], second["cut"]) == (3, 0, True)
+    for words in ("line 2, 1 earlier ones not read", "<i>i ski</i>", "line 3, read in part alone"):
+        assert words in page.read_text()
+
+
 def test_a_model_of_the_source_gives_its_entropy_where_the_data_do_not_know_it() -> None:
     torch.manual_seed(0)
     source = data(batch_size=32, train_pairs=3200, val_pairs=500)
