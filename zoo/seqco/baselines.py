@@ -115,6 +115,7 @@ class SummaryBaseline(LightningModule):
         return GeneratedSummaries(
             batch["index"].tolist(), list(batch["name"]), list(batch["document"]), references,
             [[text] for text in texts], scores, [False] * len(texts), self.protocol,
+            list(batch["row"]) if "row" in batch else None,
         )  # fmt: skip
 
     def configure_optimizers(self) -> None:

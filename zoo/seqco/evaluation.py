@@ -158,6 +158,7 @@ class Evaluation(nn.Module):
             scores=scores,
             truncated=batch["truncated"].tolist(),
             protocol=summariser.protocol,
+            rows=list(batch["row"]) if "row" in batch else None,
         )
 
     def _used(self, module: SeqCo) -> set[str]:

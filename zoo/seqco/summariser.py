@@ -165,4 +165,6 @@ def _of_file(path: Path) -> list[tuple[str, str]]:
         found.append((place, text))
     if not found:
         raise ValueError(f"{path} holds no documents: one a line is read, or .jsonl")
+    if blank := number - len(found):
+        say(f"{path}: {blank:,} blank lines are left out")
     return found
