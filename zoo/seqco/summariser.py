@@ -17,7 +17,7 @@ from zoo.nn.kept_tokenizer import KeptTokenizer
 from zoo.reports import say
 from zoo.seqco import backbones
 from zoo.seqco.network import SeqCoNetwork
-from zoo.seqco.sampling import Special, bare_generation, evaluating, ordinary, wrapped
+from zoo.seqco.sampling import Special, WordsOnce, bare_generation, evaluating, ordinary, wrapped
 
 _FIELD = "document"
 _HALF = re.compile("[\ud800-\udfff]")  # JSON may escape one alone, and no tokenizer takes it
@@ -44,7 +44,10 @@ class Summariser:
         self.network, self.settings, self.special, self.vocabulary = network, settings, special, vocabulary
 
     def generation_config(self, candidates: int = 1) -> Any:
-        """transformers' settings of the evaluation, which a plain folder gets, too."""
+        """transformers' settings of the evaluation, which a plain folder gets, too.
+
+        ``no_repeat_ngram: 1`` is not among them: see :class:`zoo.seqco.sampling.WordsOnce`.
+        """
         from transformers import GenerationConfig
 
         h, special = self.settings, self.special
@@ -55,7 +58,7 @@ class Summariser:
             early_stopping=True if h["beams"] > 1 else None,
             min_length=h["min_length"],
             max_length=h["max_length"],
-            no_repeat_ngram_size=h["no_repeat_ngram"],
+            no_repeat_ngram_size=0 if h["no_repeat_ngram"] == 1 else h["no_repeat_ngram"],
             forced_bos_token_id=special.bos if h["force_bos"] else None,
             forced_eos_token_id=special.eos,
             decoder_start_token_id=special.start,
@@ -74,9 +77,15 @@ class Summariser:
             mask: of their real tokens.
             candidates: best ones of each.
         """
+        from transformers import LogitsProcessorList
+
+        once = [WordsOnce(self.special)] if self.settings["no_repeat_ngram"] == 1 else []
         with evaluating(self.network), bare_generation(self.network.backbone):
             found: Tensor = self.network.backbone.generate(
-                source, attention_mask=mask.long(), generation_config=self.generation_config(candidates)
+                source,
+                attention_mask=mask.long(),
+                generation_config=self.generation_config(candidates),
+                logits_processor=LogitsProcessorList(once),
             )
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_a_string_is_a_document_and_a_path_a_file(
     said = capsys.readouterr().out
     assert "1 of 4 documents have more than the 62 tokens that are read, cut" in said
     assert "1 of 4 documents have no word that these weights know" in said
+
+
+def test_a_word_once_is_no_matter_of_the_end(module: Any) -> None:
+    """BART's decoder begins with ``</s>``: counted as said, nothing could end."""
+    twice = "magistrate with a umpire emperor ruler was creek and to is brook this to"
+    assert module.summarize([TEXTS[0], twice]) == ["flower picture child", "judge river river"]
+    with mock.patch.dict(module.hparams, no_repeat_ngram=1):
+        one, other = module.summarize([TEXTS[0], twice])
+    assert one == "flower picture child"
+    words = other.split()
+    assert words[:2] == ["judge", "river"]
+    assert len(words) == len({*words}) == 3
 
 
 @pytest.mark.parametrize(
