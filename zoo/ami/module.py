@@ -376,7 +376,8 @@ class AMI(LightningModule):
         decoding: Decoding | None = None,
         persona: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """Replies to one history, or translations of one sentence, best first.
+        """Replies to one history, or translations of one sentence, best first. What of it is not read, and
+        that it has no word that the weights know, is said.
 
         ``zoo.load("ami_dull").reply("ask topic3 filler1", 3, "beam")``
 
@@ -393,12 +394,8 @@ class AMI(LightningModule):
             ValueError: for a decoding with fewer replies or of another name, fewer than one reply, what is no
                 text, a history without a word, and a persona for weights that know none.
         """
-        if not isinstance(history, str | Sequence) or isinstance(persona, str):
-            raise ValueError(f"a history is a text or a list of texts, a persona a list, not {history!r:.60}")
-        utterances = [history] if isinstance(history, str) else list(history)
-        return self.scoring.answer(
-            utterances, count, decoding or self.hparams["decoding"], self.device, persona
-        )
+        decoding = self.hparams["decoding"] if decoding is None else decoding
+        return self.scoring.answer(history, count, decoding, self.device, persona)
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Sources and prefixes of eight tokens for the network, which gives logits (batch, 8, V)."""

@@ -17,8 +17,10 @@ from zoo.ami.replies import Decoding, Replies
 from zoo.ami.report import GeneratedReplies
 from zoo.ami.turns import batch_of
 from zoo.ami.vocabulary import Vocabulary
+from zoo.nn.given_texts import given_count, given_texts
 
 Batch = Mapping[str, Any]
+_MOST = 10_000
 
 
 class Scoring:
@@ -124,25 +126,27 @@ class Scoring:
     @torch.no_grad()
     def answer(
         self,
-        utterances: Sequence[str],
-        count: int,
-        decoding: str,
+        history: Any,
+        count: Any,
+        decoding: Any,
         device: torch.device,
-        persona: Sequence[str] = (),
+        persona: Any = (),
     ) -> list[dict[str, Any]]:
         """Replies to one history, best first: ``text``, ``log_p`` and ``log_q`` of each.
 
         Raises:
-            ValueError: for a decoding with fewer replies or of another name, and a history without a word.
+            ValueError: for a decoding with fewer replies or of another name, what is no text, and a history
+                without a word.
         """
         h = self.settings
-        if decoding not in get_args(Decoding):
+        if not isinstance(decoding, str) or decoding not in get_args(Decoding):
             raise ValueError(f"decoding is one of {', '.join(get_args(Decoding))}, not {decoding!r:.60}")
-        if count < 1:
-            raise ValueError(f"count is the number of replies, at least 1, not {count}")
-        for said in (*utterances, *persona):
-            if not isinstance(said, str):
-                raise ValueError(f"an utterance is a text, not {said!r:.60}")
+        count, utterances = given_count(count, "count"), given_texts(history, "utterance")
+        if isinstance(persona, str):
+            raise ValueError(f"a persona is a list of sentences, not {persona!r:.60}")
+        persona = given_texts(persona, "sentence of the persona")
+        if count > _MOST:
+            raise ValueError(f"count is {count:,}; ask for at most {_MOST:,} replies at a time")
         if count > (h["beam"] if decoding == "beam" else 1 if decoding == "greedy" else count):
             raise ValueError(
                 f"decoding: {decoding} has fewer than {count} replies; take sample, or a wider beam"

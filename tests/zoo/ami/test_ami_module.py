@@ -451,14 +451,35 @@ def test_a_turn_in_python_is_that_of_the_command_line() -> None:
         ("", 1): "needs a word",
         ("a", 2, "greedy"): "has fewer than 2 replies",
         ("a", 3, "foo"): "decoding is one of greedy, beam, sample, not 'foo'",
-        ("a", 0): "at least 1, not 0",
-        (None,): "a text or a list of texts",
-        (("a", None),): "an utterance is a text, not None",
+        ("a", 0): "count is 0, but must be a whole number of at least 1",
+        ("a", 2.5, "beam"): "count is 2.5, but must be",
+        ("a", True): "count is True, but must be",
+        ("a", 10**9, "sample"): "at most 10,000 replies",
+        ("a", 1, ""): "decoding is one of greedy, beam, sample, not ''",
+        (None,): "utterance: a text is wanted, or a list of texts, not None",
+        (b"a",): "utterance: a text is wanted, or a list of texts, not b'a'",
+        (("a", None),): "utterance 2 is NoneType, no text",
+        ((("a",),),): "utterance 1 is tuple, no text",
+        ("\ud800",): "utterance 1 holds half a character",
+        ("a", 1, "sample", None): "sentence of the persona: a text is wanted",
+        ("a", 1, "sample", "i ski"): "a persona is a list of sentences",
         ("a", 1, "sample", ("i ski",)): "no persona",
     }
     for given, said in refused.items():
         with pytest.raises(ValueError, match=said):
             module.reply(*given)  # type: ignore[arg-type]
+
+
+def test_a_turn_in_python_says_what_it_does_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    module = zoo.load("ami_dull")
+    module.reply(["hi", "ask topic3 filler1"])  # type: ignore[operator]
+    module.reply("ask topic3 filler1 " * 4)  # type: ignore[operator]
+    module.reply("quarks gluons")  # type: ignore[operator]
+    assert capsys.readouterr().out.splitlines() == [
+        "zoo: the last 1 of 2 utterances are read",
+        "zoo: 1 of 1 utterances have more than 8 tokens, of which so many are read",
+        "zoo: the history has no word that these weights know",
+    ]
 
 
 def test_a_test_of_dialogues_says_how_each_row_was_made(tmp_path: Path) -> None:

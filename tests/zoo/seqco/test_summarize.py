@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 
 import zoo
 
@@ -90,6 +91,7 @@ def test_huge_files_are_refused_before_they_are_read(module: Any, tmp_path: Path
         ('{"document": "rose"}\n{"text": "rose"}\n', "line 2: no object with a text under 'document'"),
         ('{"document": NaN}\n', "line 1: no object with a text"),
         ('{"document": " "}\n', "line 1: its document is empty"),
+        ('{"document": "rose"}\n{"document": "\\ud800"}\n', "line 2 holds half a character"),
     ],
 )
 def test_records_without_a_document_are_named(module: Any, content: str, words: str, tmp_path: Path) -> None:
@@ -112,10 +114,18 @@ def test_what_is_no_document_is_one_line(
         (["rose", float("nan")], "document 2 is float, no text"),
         (["rose", None], "document 2 is NoneType"),
         (["rose", "half \ud800"], "document 2 holds half a character"),
+        (None, "document: a text is wanted, or a list of texts, not None"),
+        (5, "not 5"),
+        (b"rose", "not b'rose'"),
+        ({"document": "rose"}, "not {'document': 'rose'}"),
+        ({"rose"}, "not {'rose'}"),
+        ([["rose"]], "document 1 is list"),
+        (torch.tensor(1.0), "not tensor"),
         (tmp_path / "table.csv", "table.csv is a .csv"),
     ):
         with pytest.raises(ValueError, match=words):
             module.summarize(documents)
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        module.summarize(["rose"], 0)
+    for size in (0, None, 2.5, "3", True):
+        with pytest.raises(ValueError, match=r"batch_size is .* but must be a whole number"):
+            module.summarize(["rose"], size)
     assert module.summarize([]) == []
