@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,7 +19,7 @@ from zoo.ami.objectives import Objectives
 from zoo.ami.optimizers import optimizers_of
 from zoo.ami.processes import place, set_gradients, total
 from zoo.ami.replies import Decoding
-from zoo.ami.report import GeneratedReplies, write_protocol
+from zoo.ami.report import GeneratedReplies
 from zoo.ami.scoring import Scoring
 from zoo.ami.settings import check_settings, cycle_of
 from zoo.ami.vocabulary import Vocabulary
@@ -41,7 +40,7 @@ from zoo.nn.ranges import (
     check_ranges,
 )
 from zoo.randomness import step_generator
-from zoo.reports import say
+from zoo.reports import say, write_protocol
 
 Objective = Literal["mle", "vim", "ami"]
 Rollout = Literal["sample", "teacher_forced"]
@@ -353,9 +352,7 @@ class AMI(LightningModule):
         rows = evaluation.rows({d: self.scoring.replies.protocol(d) for d in evaluation.decodings})
         rows = {name: {**row, **self.vocabulary.described()} for name, row in rows.items()}
         evaluation.log(self)
-        if folder is not None and self.trainer.is_global_zero:
-            for path in write_protocol(Path(folder), rows):
-                say(f"protocol    {path}")
+        write_protocol(folder, rows)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         judge = self.judge if self.judged else None

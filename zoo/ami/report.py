@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.reports import PARTS, replace_file, writing
+from zoo.reports import PARTS, writing
 
 _MOST_ON_A_PAGE = 500
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
@@ -124,11 +124,3 @@ def page(records: list[dict[str, Any]]) -> str:
         "tokens; the gold "
         f'reply in <span class="g">green</span>.</p>{more}{"".join(sections)}</body></html>\n'
     )
-
-
-def write_protocol(folder: Path, rows: dict[str, dict[str, Any]]) -> list[Path]:
-    """``protocol_test.json``: how each row of a test's table was made."""
-    path = folder / "protocol_test.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    return [path]

@@ -47,6 +47,7 @@ class Scoring:
             source: a model of S alone, or none.
         """
         h, pad = self.settings, self.settings["pad_id"]
+        evaluation.read(batch)
         labels, recover = batch["target"][:, 1:], batch["recover"][:, 1:]
         nll = token_nll(self.network(batch["source"], batch["target"][:, :-1]), labels, pad)
         evaluation.likelihood("forward_nll", nll.sum(), (labels != pad).sum())

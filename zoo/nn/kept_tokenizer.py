@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -73,6 +74,11 @@ class KeptTokenizer(KeptText):
     def texts(self, rows: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """Texts of ids, special tokens left out."""
         return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+    def described(self) -> dict[str, Any]:
+        """Which tokenizer it is, for the row of a table: sha256 of its document, and entries."""
+        digest = hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        return {"tokenizer": f"sha256 {digest}", "entries": len(self.tokenizer) if self.text else 0}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}

@@ -482,12 +482,40 @@ def test_a_turn_in_python_says_what_it_does_not_read(capsys: pytest.CaptureFixtu
     ]
 
 
+def test_word_vectors_of_a_file_are_those_of_the_embedding_metrics(tmp_path: Path) -> None:
+    """By hand: the constant reply `Cats` against `cats`, `cats dogs` and `dogs`, `emus` has no vector."""
+    pytest.importorskip("sacrebleu")
+    (tmp_path / "v.txt").write_text("4 2\ncats 1 0\ndogs 0 2\nhello 1 1\nhi 1 1\n")
+    replies = {"train": ["Cats", "Cats", "emus"], "val": ["cats"], "test": ["cats", "cats dogs", "dogs"]}
+    for split, targets in replies.items():
+        lines = [json.dumps({"source": "hello", "target": text}) for text in targets]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    source = datamodules.Dialogues(
+        "jsonl", str(tmp_path), vocab_size=300, lowercase=False, embeddings=str(tmp_path / "v.txt")
+    )
+    module = zoo.AMI(**{**SMALL, "vocab_size": source.vocab_size}, noise="none", table=["greedy"])
+    trainer = quiet_trainer(default_root_dir=tmp_path / "run")
+    with mock.patch.object(type(trainer), "log_dir", str(tmp_path / "run")):
+        trainer.test(module, source, verbose=False)
+    found, half = trainer.callback_metrics, 2**-0.5
+    # of `cats dogs` the mean is (1/2, 1), the extremes (1, 2)
+    assert found["test/constant/embedding_average"] == pytest.approx((1 + 5**-0.5 + 0) / 3, abs=1e-6)
+    assert found["test/constant/embedding_extrema"] == pytest.approx((1 + 5**-0.5 + 0) / 3, abs=1e-6)
+    assert found["test/constant/embedding_greedy"] == pytest.approx((1 + 0.75 + 0) / 3, abs=1e-6)
+    assert found["test/constant/embedding_known"] == 1
+    assert half > found["test/greedy/embedding_known"]
+    rows = json.loads((tmp_path / "run" / "protocol_test.json").read_text())
+    assert rows["greedy"]["embeddings"] == "v.txt, 2 dimensions, of 4 of the data's 5 words"
+
+
 def test_a_test_of_dialogues_says_how_each_row_was_made(tmp_path: Path) -> None:
     pytest.importorskip("sacrebleu")
     from fakes.pairs import persona_chat
 
     persona_chat(tmp_path, 8)
-    source = datamodules.Dialogues("parlai", str(tmp_path), vocab_size=300, eval_batch_size=7, history=2)
+    source = datamodules.Dialogues(
+        "parlai", str(tmp_path), vocab_size=300, eval_batch_size=7, history=2, longest=3
+    )
     module = zoo.AMI(
         **{**SMALL, "vocab_size": source.vocab_size}, noise="none", table=["greedy", "beam"], beam=2
     )
@@ -507,3 +535,7 @@ def test_a_test_of_dialogues_says_how_each_row_was_made(tmp_path: Path) -> None:
     assert {r["replies"] for r in rows.values()} == {24}
     assert "case:lc" in rows["greedy"]["bleu"]
     assert rows["greedy"]["entries"] == source.vocab_size
+    assert rows["greedy"]["embeddings"] == "the forward network's"
+    source.setup("test")
+    cut = source.test_set.tokenize().cut
+    assert rows["greedy"]["truncated_pairs"] == cut.sum() > 0

@@ -208,3 +208,8 @@ def test_a_test_says_how_its_numbers_were_made(tmp_path: Path, capsys: pytest.Ca
     assert "rouge_score 0.1.2" in said
     assert "greedy, 0 to 12 tokens" in said
     assert final["test/truncated_sources"] == 150
+    (path,) = tmp_path.rglob("protocol_test.json")
+    row = json.loads(path.read_text())["generated"]
+    assert row["protocol"] in said
+    assert (row["truncated_sources"], row["entries"]) == (150, 185)
+    assert row["tokenizer"].startswith("sha256 ")
