@@ -92,10 +92,7 @@ class _Answers:
                 f"name what the tool exports when people have{otherwise}"
             )
         if self.unanswered:
-            say(
-                f"{self.unanswered:,} of {self.records:,} sentences in {self.path} have no {mark}: "
-                "not answered"
-            )
+            say(f"{self.unanswered:,} of {self.records:,} sentences in {self.path} lack {mark}: not answered")
 
     def sentence(self, index: Any, where: str) -> Sentence:
         """That of a record."""
@@ -184,7 +181,7 @@ def read_answers(
         answers.begin(path)
         if path.suffix == ".json":
             _read_label_studio(path, answers)
-            answers.end("annotation")
+            answers.end("an annotation")
         elif path.suffix == ".jsonl":
             _read_lines(path, answers, accept_drafts)
             answers.end("`answer`", f"; {ACCEPT}")

@@ -177,7 +177,7 @@ def test_what_lacks_the_mark_of_its_tool_is_not_answered(
     ):
         read_answers([prodigy], ENGLISH, True, TYPES)
     assert len(read_answers([prodigy], ENGLISH, True, TYPES, accept_drafts=True)) == 3
-    with pytest.raises(ValueError, match=r"label_studio.json: none of its 3 sentences has annotation"):
+    with pytest.raises(ValueError, match=r"label_studio.json: none of its 3 sentences has an annotation"):
         read_answers([studio], ENGLISH, True, TYPES, accept_drafts=True)
     lines = prodigy.read_text().splitlines()
     prodigy.write_text("\n".join([json.dumps(json.loads(lines[0]) | {"answer": "accept"}), *lines[1:]]))
@@ -185,7 +185,7 @@ def test_what_lacks_the_mark_of_its_tool_is_not_answered(
     tasks[1]["annotations"] = [{"result": []}]
     studio.write_text(json.dumps(tasks))
     assert labels([prodigy], ENGLISH) == {0: GUESSES[True][0]}
-    assert f"2 of 3 sentences in {prodigy} have no `answer`: not answered" in capsys.readouterr().out
+    assert f"2 of 3 sentences in {prodigy} lack `answer`: not answered" in capsys.readouterr().out
     assert labels([studio, prodigy], ENGLISH) == {0: GUESSES[True][0], 1: []}
     found = read_answers([studio], ENGLISH, True, TYPES)
     assert take_answers(pool_with_drafts(), found, lambda i: []) == {1: []}
