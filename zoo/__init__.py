@@ -39,6 +39,7 @@ _NAMES: dict[str, str] = {
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
+    from zoo.actgen.digit_generator import DigitGenerator as DigitGenerator
     from zoo.ami.module import AMI as AMI
     from zoo.demi.gaussian_mi import GaussianMI as GaussianMI
     from zoo.demi.module import DEMI as DEMI

@@ -1,0 +1,29 @@
+"""ActGen: images that a classifier needs, generated while it trains (Huang et al., ECCV 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.declaration import Method, lazy
+
+_PAGE: dict[str, Any] = {
+    "page": "actgen",
+    "title": "ActGen",
+    "about": "Active Generation for Image Classification (Huang et al., ECCV 2024): variants of the images "
+    "that a classifier gets wrong, by guided diffusion",
+}
+
+METHODS = (
+    Method(
+        "DigitGenerator",
+        "digit_generator",
+        small=({"widths": [8, 16], "token_width": 8, "sampling_steps": 2},),
+        data={
+            "class_path": "datamodules.ActiveGeneration",
+            "init_args": {"part": "generator", "batch_size": 16},
+        },
+        **_PAGE,
+    ),
+)
+
+__getattr__ = lazy(__name__, METHODS)
