@@ -25,6 +25,7 @@ _NAMES: dict[str, str] = {
     **_METHODS,
     "ADMEvaluation": "zoo.metrics.adm",
     "LatentExtractor": "zoo.diffusion.latents.module",
+    "RobustEvaluation": "zoo.caa.evaluation",
     "SummaryBaseline": "zoo.seqco.baselines",
     "Halving": "zoo.nn.optim",
     "Noam": "zoo.nn.optim",
@@ -41,6 +42,9 @@ __all__ = sorted(_NAMES)
 if TYPE_CHECKING:
     from zoo.actgen.digit_generator import DigitGenerator as DigitGenerator
     from zoo.ami.module import AMI as AMI
+    from zoo.caa.classifier import RobustClassifier as RobustClassifier
+    from zoo.caa.evaluation import RobustEvaluation as RobustEvaluation
+    from zoo.caa.module import CAA as CAA
     from zoo.demi.gaussian_mi import GaussianMI as GaussianMI
     from zoo.demi.module import DEMI as DEMI
     from zoo.diffusion.latents.module import LatentExtractor as LatentExtractor
