@@ -21,7 +21,7 @@ from datamodules.images.growing import (
     Images,
     PixelImages,
 )
-from datamodules.images.labelled import read_cifar
+from datamodules.images.labelled_files import read_cifar
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import SplitModule, as_is, evaluation_loader, place
 from datamodules.loading.ranges import Many, ManyOrZero, Size, Workers, check_ranges
@@ -52,8 +52,8 @@ class ActiveGeneration(SplitModule):
     Args:
         source: ``digits`` (scikit-learn's, in a fixed permutation: 900 for a generator, 300 for the
             classifier, 597 for the test), ``cifar10``, ``cifar100`` (the python version), ``imagenet``
-            (``meta/train.txt`` and ``meta/val.txt`` with lines ``relative/path label``, relative to ``train/``
-            and ``val/``, and, for prompts, ``meta/classes.txt``, a name a line), ``folder``
+            (``meta/train.txt`` and ``meta/val.txt`` with lines ``relative/path label``, relative to
+            ``train/`` and ``val/``, and, for prompts, ``meta/classes.txt``, a name a line), ``folder``
             (``train/CLASS/NAME.jpg`` and ``val/CLASS/NAME.jpg``; folders are the names of the classes).
         root: folder of the files; defaults to ``$ZOO_DATA`` or ``data``, with the archive's own name.
         part: of the digits: the ``classifier``'s, or the ``generator``'s 900.
@@ -136,8 +136,8 @@ class ActiveGeneration(SplitModule):
         count = default if self.held_out is None else self.held_out
         if count >= total:
             raise ValueError(
-                f"data.init_args.held_out is {count:,}, but there are {total:,} training images; some must be "
-                "left to train on"
+                f"data.init_args.held_out is {count:,}, but there are {total:,} training images; some "
+                "must be left to train on"
             )
         return count
 
@@ -150,7 +150,8 @@ class ActiveGeneration(SplitModule):
             own = np.flatnonzero(labels == label)
             if len(own) < self.per_class:
                 raise ValueError(
-                    f"data.init_args.per_class is {self.per_class:,}, but class {label} has {len(own):,} images"
+                    f"data.init_args.per_class is {self.per_class:,}, but class {label} has "
+                    f"{len(own):,} images"
                 )
             order = item_generator(_PER_CLASS, global_seed(), label).permutation(len(own))
             found.append(own[order[: self.per_class]])
@@ -211,7 +212,9 @@ class ActiveGeneration(SplitModule):
         self.class_names = [name.replace("_", " ") for name in train.classes]
         self.num_classes = len(self.class_names)
         made = [
-            FileImages(d.root, [str(d.path(i).relative_to(d.root)) for i in range(len(d))], d.labels, self.size)
+            FileImages(
+                d.root, [str(d.path(i).relative_to(d.root)) for i in range(len(d))], d.labels, self.size
+            )
             for d in (train, held)
         ]
         return made[0], made[1]
@@ -242,7 +245,9 @@ class ActiveGeneration(SplitModule):
             ValueError: for a label that is no class.
         """
         if bad := [label for label in labels if not 0 <= label < (self.num_classes or 0)]:
-            raise ValueError(f"a generated image has label {bad[0]}, but there are {self.num_classes} classes")
+            raise ValueError(
+                f"a generated image has label {bad[0]}, but there are {self.num_classes} classes"
+            )
         self.train_set.append(paths, labels)
 
     def give_back(self) -> None:
@@ -265,14 +270,20 @@ class ActiveGeneration(SplitModule):
         rows = members[np.asarray(index, dtype=np.int64)]
         return self.images.evaluated(rows), self.images.labels[torch.from_numpy(rows)].tolist()
 
-    def real_pixels(self, label: int) -> Tensor | None:
-        """All real training images of a class, the held-out ones too, uint8 (N, C, S, S); None where they are
-        in files."""
+    def training_labels(self) -> list[int]:
+        """Of the real images that are trained on from the beginning."""
+        return self.images.labels[torch.from_numpy(self.train_set.members)].tolist()
+
+    def known_pixels(self, label: int) -> Tensor | None:
+        """All images of a class that are, or will be, trained on, float32 (N, C, S, S) in [0, 1]; None where
+        they are in files."""
         if not isinstance(self.images, PixelImages):
             return None
-        rows = np.concatenate([self.train_set.members, self.held_out_members])
-        own = torch.from_numpy(rows)[self.images.labels[torch.from_numpy(rows)] == label]
-        return self.images.pixels[own]
+        rows = torch.from_numpy(np.concatenate([self.train_set.members, self.held_out_members]))
+        real = self.images.pixels[rows[self.images.labels[rows] == label]]
+        held = zip(self.train_set.generated, self.train_set.generated_labels, strict=True)
+        made = [pixels for pixels, own in held if own == label]
+        return torch.cat([real, torch.stack(made)] if made else [real]) / 255
 
     def state_dict(self) -> dict[str, Any]:
         if not self._split_done:
@@ -350,7 +361,9 @@ def read_cifar_names(path: Path, key: str, count: int) -> list[str]:
     """
     held = read_pickle(path)
     content = (
-        {k.decode() if isinstance(k, bytes) else k: v for k, v in held.items()} if isinstance(held, dict) else {}
+        {k.decode() if isinstance(k, bytes) else k: v for k, v in held.items()}
+        if isinstance(held, dict)
+        else {}
     )
     names = content.get(key)
     if not isinstance(names, list) or len(names) != count:

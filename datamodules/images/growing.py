@@ -1,4 +1,4 @@
-"""Training images that grow while a classifier trains: a part held out that returns, generated ones appended."""
+"""Training images that grow: a part held out that returns, generated ones that are appended."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from datamodules.loading.sampling import (
 )
 
 Array = np.ndarray[Any, Any]
+Index = Sequence[int] | Array
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of ImageNet's random crops
 _SHOWN = 0.875  # share of the shorter side that the evaluation's crop has
 _TRIES = 10
@@ -41,11 +42,11 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def evaluated(self, index: Sequence[int]) -> Tensor:
+    def evaluated(self, index: Index) -> Tensor:
         """As the evaluation shows them, float32 (B, C, S, S) in [0, 1]."""
         ...
 
-    def trained(self, index: Sequence[int], seeds: Array) -> Tensor:
+    def trained(self, index: Index, seeds: Array) -> Tensor:
         """As the training shows them, a function of a seed for each."""
         ...
 
@@ -73,10 +74,10 @@ class PixelImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def evaluated(self, index: Sequence[int]) -> Tensor:
+    def evaluated(self, index: Index) -> Tensor:
         return self.pixels[torch.as_tensor(np.asarray(index), dtype=torch.long)] / 255
 
-    def trained(self, index: Sequence[int], seeds: Array) -> Tensor:
+    def trained(self, index: Index, seeds: Array) -> Tensor:
         return self.evaluated(index)
 
     def read(self, path: Path) -> Tensor:
@@ -118,10 +119,10 @@ class FileImages:
         """Where a picture lies."""
         return self.root / self.paths[index].decode("utf-8", "surrogateescape")
 
-    def evaluated(self, index: Sequence[int]) -> Tensor:
+    def evaluated(self, index: Index) -> Tensor:
         return self._stacked([self._centre(read_rgb(self.path(int(i)))) for i in index])
 
-    def trained(self, index: Sequence[int], seeds: Array) -> Tensor:
+    def trained(self, index: Index, seeds: Array) -> Tensor:
         return self._stacked(
             [self._random(read_rgb(self.path(int(i))), int(s)) for i, s in zip(index, seeds, strict=True)]
         )
@@ -177,7 +178,7 @@ class EvaluatedItems(BatchItems):
         members: which.
     """
 
-    def __init__(self, images: Images, members: Sequence[int] | None = None) -> None:
+    def __init__(self, images: Images, members: Index | None = None) -> None:
         self.images = images
         self.members = np.arange(len(images)) if members is None else np.asarray(members, dtype=np.int64)
 
@@ -202,7 +203,7 @@ class GrowingItems(BatchItems):
         members: which of them are trained on from the beginning.
     """
 
-    def __init__(self, images: Images, members: Sequence[int]) -> None:
+    def __init__(self, images: Images, members: Index) -> None:
         self.images = images
         self.members = np.asarray(members, dtype=np.int64)
         self.returned = np.empty(0, dtype=np.int64)
@@ -217,7 +218,7 @@ class GrowingItems(BatchItems):
         self.generated += [self.images.read(path) for path in paths]
         self.generated_labels += [int(label) for label in labels]
 
-    def give_back(self, members: Sequence[int]) -> None:
+    def give_back(self, members: Index) -> None:
         """Take in the part that was held out.
 
         Raises:
@@ -253,19 +254,20 @@ class GrowingItems(BatchItems):
 
 
 class GrowingSampler:
-    """Batches of one epoch of a set that may be larger in the next, as lists of (epoch, index).
+    """Batches of an epoch of a set that may be larger later, as lists of (epoch, index).
 
     Uniform over all items: a permutation of (seed, epoch), the last partial batch left out.
 
     Args:
         size: items of this epoch.
         batch_size: global, over all processes.
-        epoch: from 0.
+        epoch: from 0, in which the set got its size.
         seed: of the permutations.
         rank: this process takes items rank, rank + world_size, ... of each batch.
         world_size: number of processes.
         limit: cut the epoch after so many batches, or, of a float, that share of them.
-        position: tells how many batches of the epoch the training has had when an iteration begins.
+        position: tells how many batches since the beginning of that epoch the training has had when an
+            iteration begins; it may be in a later epoch of the same size.
 
     Raises:
         ValueError: if the data hold less than one batch or ``world_size`` does not divide the batch.
@@ -301,13 +303,14 @@ class GrowingSampler:
         return self._length
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self._batches(self._position())
+        later, position = divmod(self._position(), self.batches)
+        return self._batches(self.epoch + later, position)
 
-    def _batches(self, position: int) -> Iterator[list[tuple[int, int]]]:
-        order = item_generator(self.seed, self.epoch).permutation(self.size)
+    def _batches(self, epoch: int, position: int) -> Iterator[list[tuple[int, int]]]:
+        order = item_generator(self.seed, epoch).permutation(self.size)
         for place in range(position, self.batches):
             batch = order[place * self.batch_size : (place + 1) * self.batch_size]
-            yield [(self.epoch, int(i)) for i in batch[self.rank :: self.world_size]]
+            yield [(epoch, int(i)) for i in batch[self.rank :: self.world_size]]
 
 
 class GrowingLoader(TrainLoader):

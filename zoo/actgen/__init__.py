@@ -13,7 +13,26 @@ _PAGE: dict[str, Any] = {
     "that a classifier gets wrong, by guided diffusion",
 }
 
+_SMALL: dict[str, Any] = {"image_size": 8, "channels": 1, "classifier": "cnn"}
+
 METHODS = (
+    Method(
+        "ActGen",
+        small=(
+            {**_SMALL, "generation": "none"},
+            {**_SMALL, "generation": "full", "steps": 4, "gradient_steps": 2, "images_per_round": 4},
+            {
+                "image_size": 16,
+                "classifier": "vit_tiny_patch16_224",
+                "generation": "none",
+                "drop_path": 0.1,
+                "mixup": 0.2,
+                "decay_all": False,
+            },
+        ),
+        data={"class_path": "datamodules.ActiveGeneration", "init_args": {"batch_size": 16}},
+        **_PAGE,
+    ),
     Method(
         "DigitGenerator",
         "digit_generator",

@@ -1,4 +1,4 @@
-"""The embedded generator's LightningModule: class tokens -> small pictures, a stand-in for Stable Diffusion."""
+"""The embedded generator: class tokens -> small pictures, a stand-in for Stable Diffusion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What guided sampling asks of a text-to-image model, and the embedded one: tokens of a class, a small UNet."""
+"""What guided sampling asks of a text-to-image model, and the embedded one of class tokens."""
 
 from __future__ import annotations
 
@@ -122,7 +122,14 @@ class ClassUNet(nn.Module):
     """
 
     def __init__(
-        self, classes: int, size: int, channels: int, widths: Sequence[int], width: int, heads: int, groups: int
+        self,
+        classes: int,
+        size: int,
+        channels: int,
+        widths: Sequence[int],
+        width: int,
+        heads: int,
+        groups: int,
     ) -> None:
         super().__init__()
         from diffusers import UNet2DConditionModel

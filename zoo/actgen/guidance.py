@@ -26,7 +26,7 @@ def guidance_weight(step: int, centre: float) -> float:
 
     The official centre is 12.5 of 40 steps: gamma_0 = 0.9999963, and all 40 sum to 13.000002.
     """
-    return 1.0 / (1.0 + math.exp(step - centre))
+    return 1.0 / (1.0 + math.exp(min(step - centre, 700.0)))  # e^710 is no float
 
 
 def towards_guide(x: Tensor, guide: Tensor, gamma: Tensor | float, mask: Tensor | None) -> Tensor:

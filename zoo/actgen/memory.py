@@ -15,6 +15,12 @@ class ClassMemory:
     def __len__(self) -> int:
         return sum(map(len, self._held.values()))
 
+    def copy(self) -> ClassMemory:
+        """With the same latents."""
+        found = ClassMemory()
+        found._held = {label: list(held) for label, held in self._held.items()}
+        return found
+
     def store(self, label: int, latent: Tensor) -> None:
         """Keep one (C, h, h)."""
         self._held.setdefault(label, []).append(latent.detach().float().cpu().flatten().clone())

@@ -15,9 +15,7 @@ from zoo.randomness import derived_seed, generator
 
 Select = Literal["wrong", "loss", "margin", "entropy"]
 NoneWrong = Literal["skip", "loss"]
-Generation = Literal[
-    "none", "random", "image", "mask", "contrastive", "adversarial", "full", "real_guidance"
-]
+Generation = Literal["none", "random", "image", "mask", "contrastive", "adversarial", "full", "real_guidance"]
 Kind = Literal["random", "guided", "image_to_image"]
 GUIDED: tuple[Generation, ...] = ("image", "mask", "contrastive", "adversarial", "full")
 MASKED: tuple[Generation, ...] = ("mask", "contrastive", "adversarial", "full")

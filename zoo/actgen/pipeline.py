@@ -18,7 +18,9 @@ from zoo.diffusion.schedules import NoiseSchedule
 from zoo.hub.foreign import Damaged, TooLarge, check_finite, checked_folder, read_json
 
 Precision = Literal["float32", "float16", "bfloat16"]
-_LAYOUT = "unet/, vae/, text_encoder/, tokenizer/ and scheduler/ with safetensors, as diffusers saves a pipeline"
+_LAYOUT = (
+    "unet/, vae/, text_encoder/, tokenizer/ and scheduler/ with safetensors, as diffusers saves a pipeline"
+)
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -124,7 +126,9 @@ class PipelineGenerator:
         self, pipe: Any, class_names: Sequence[str], prompt: str, name: str, checkpointing: bool = False
     ) -> None:
         if prompt.count("{}") != 1:
-            raise ValueError(f"model.init_args.prompt needs one {{}} for the name of the class, got {prompt!r}")
+            raise ValueError(
+                f"model.init_args.prompt needs one {{}} for the name of the class, got {prompt!r}"
+            )
         kind = pipe.scheduler.config.get("prediction_type", "epsilon")
         if kind != "epsilon":
             raise ValueError(

@@ -111,7 +111,7 @@ def guided_eps(both: Tensor, scale: float) -> Tensor:
 
 
 def deviation(schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """Of the DDPM step at respaced timesteps (B,): the root of (1 - abar_prev) / (1 - abar) b, at least 1e-10.
+    """sqrt((1 - abar_prev) / (1 - abar) b) of the DDPM step at respaced timesteps (B,), at least 1e-10.
     (B, 1, 1, 1)"""
     table = schedule.tables
     variance = (1 - table["alpha_bar_prev"]) / (1 - table["alpha_bar"]) * table["beta"]
@@ -299,9 +299,7 @@ def _pndm(generator: Generator, x: Tensor, c: Tensor, steps: int, scale: float) 
 
 
 @torch.no_grad()
-def sample_image_to_image(
-    generator: Generator, job: Job, steps: int, scale: float, strength: float
-) -> Made:
+def sample_image_to_image(generator: Generator, job: Job, steps: int, scale: float, strength: float) -> Made:
     """RealGuidance (He et al. 2023): noise a real image to ``strength`` of the way and denoise it again.
 
     Args:
@@ -320,4 +318,6 @@ def sample_image_to_image(
     begin = max(1, min(steps, int(steps * strength)))
     t = torch.full((len(guide),), begin - 1, device=guide.device)
     x = q_sample(schedule, guide, t, noise())
-    return _made(generator, _ddpm(generator, schedule, x, prompts.embeddings, begin, scale, noise), prompts.texts)
+    return _made(
+        generator, _ddpm(generator, schedule, x, prompts.embeddings, begin, scale, noise), prompts.texts
+    )

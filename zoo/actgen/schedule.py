@@ -55,7 +55,7 @@ class CountedCosine(LRScheduler):
 def counts(batch: int, counted: int, last: bool) -> bool:
     """Whether the schedule moves after batch ``batch`` (from 0) of an epoch.
 
-    It moves ``counted`` times an epoch: after each of the first ``counted`` - 1 batches, and at the epoch's
-    end. What lies between, the batches by which the set has grown, trains at the rate of the last counted one.
+    It moves ``counted`` times an epoch: after each of the first ``counted`` - 1 batches, and at the end of
+    the epoch. What lies between, by which the set has grown, trains at the rate of the last counted one.
     """
     return batch < counted - 1 or last

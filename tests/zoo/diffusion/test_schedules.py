@@ -196,5 +196,5 @@ def test_leading_timesteps_are_a_stride_and_an_offset() -> None:
     assert (found[0], found[1], found[-1], len(found)) == (1, 26, 976, 40)
     assert leading_timesteps(1000, 20, 1)[-2:] == [901, 951]
     for steps, offset in ((0, 0), (1001, 0), (40, 25), (40, -1)):
-        with pytest.raises(ValueError, match="1..1000|of 1000 timesteps"):
+        with pytest.raises(ValueError, match=r"1\.\.1000|of 1000 timesteps"):
             leading_timesteps(1000, steps, offset)
