@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -106,11 +106,3 @@ def classifier_of(h: Mapping[str, Any]) -> Standardised:
                 "one each"
             )
     return Standardised(body, h["mean"], h["std"])
-
-
-def decayed(network: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Name, parameter, and whether recipes of transformers decay it: not biases, norms, class token and
-    positions."""
-    for name, parameter in network.named_parameters():
-        plain = parameter.ndim > 1 and not name.endswith(("cls_token", "pos_embed"))
-        yield name, parameter, plain

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.actgen import settings
 from zoo.actgen.augmentation import Augmenting, weighted_loss
-from zoo.actgen.classifiers import ClassifierName, classifier_of, decayed
+from zoo.actgen.classifiers import VITS, ClassifierName, classifier_of
 from zoo.actgen.generator import Generator
 from zoo.actgen.guidance import Curriculum, GradientNorm, Mask
 from zoo.actgen.loading import load_classifier, load_generator, load_judge
@@ -25,8 +25,8 @@ from zoo.actgen.pipeline import Precision
 from zoo.actgen.report import Variants
 from zoo.actgen.rounds import Rounds
 from zoo.actgen.sampling import RandomSampler
-from zoo.actgen.schedule import CountedCosine, counts
 from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.optim import EpochWarmupCosine, decayed_groups
 from zoo.nn.parallel import predict_in_one_process, refuse_sharding
 from zoo.nn.ranges import (
     Count,
@@ -44,10 +44,20 @@ from zoo.nn.ranges import (
     check_ranges,
 )
 from zoo.nn.resnet import Stem
+from zoo.nn.vision_transformer import NO_WEIGHT_DECAY
 from zoo.randomness import derived_seed, global_seed
 from zoo.reports import class_names_of
 
 _PREDICTED = 767
+
+
+def counts(step: int, counted: int, last: bool) -> bool:
+    """Whether the schedule moves after step ``step`` (from 0) of an epoch.
+
+    It moves ``counted`` times an epoch: after each of the first ``counted`` - 1 steps, and at the end of the
+    epoch. What lies between, by which the set has grown, trains at the rate of the last counted one.
+    """
+    return step < counted - 1 or last
 
 
 class ActGen(LightningModule):
@@ -243,20 +253,16 @@ class ActGen(LightningModule):
     def configure_optimizers(self) -> Any:
         parameters: Any = list(self.network.parameters())
         if not self.hparams["decay_all"]:
-            named = list(decayed(self.network))
-            parameters = [
-                {"params": [p for _, p, plain in named if plain]},
-                {"params": [p for _, p, plain in named if not plain], "weight_decay": 0.0},
-            ]
+            exempt = NO_WEIGHT_DECAY if self.hparams["classifier"] in VITS else ()
+            parameters = decayed_groups(self.network, exempt)
         optimizer = self.optimizer(parameters)
         if self.lr_scheduler is not None:
             schedule: Any = self.lr_scheduler(optimizer)
         else:
             h = self.hparams
             epochs = self._epochs
-            schedule = CountedCosine(
-                optimizer, self._counted, epochs, h["min_lr"], h["warmup_epochs"], h["warmup_lr"]
-            )
+            warmup = (h["warmup_epochs"], h["warmup_lr"])
+            schedule = EpochWarmupCosine(optimizer, epochs, self._counted, *warmup, h["min_lr"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property

@@ -153,7 +153,7 @@ def draw_rounds(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with drawing(path, 1, 3, dpi=100, figsize=(11, 3)) as (_, axes):
         panels = (
             ("held_out_error", "held-out error (%)", 100),
-            ("hardness", "loss of the classifier on new images (nats)", 1),
+            ("hardness", "loss on new images (nats)", 1),
             ("generated", "images generated so far", 1),
         )
         for axis, (key, label, factor) in zip(axes, panels, strict=True):

@@ -30,7 +30,8 @@ OFFICIAL: dict[str, Any] = {
     "double_denorm": True,
 }
 """``preset: official``: to compare with recordings of the code."""
-_MAKES = tuple(g for g in get_args(Generation) if g != "none")
+CHOICES_OF_GENERATION = get_args(Generation)
+_MAKES = tuple(g for g in CHOICES_OF_GENERATION if g != "none")
 _MOVES = tuple(dict.fromkeys((*CONTRASTIVE, *ADVERSARIAL)))
 _DRAWS = ("random", *GUIDED)
 USES: dict[str, Uses] = {
@@ -67,7 +68,6 @@ USES: dict[str, Uses] = {
         "dropout": (*RESNETS, *VITS),
         "pretrained": (*RESNETS, *VITS),
     },
-    "lr_scheduler": {},
 }
 CHOICES: dict[str, Any] = {
     "classifier": ClassifierName,
@@ -98,8 +98,9 @@ def check(cls: type, h: Mapping[str, Any], scheduled: bool) -> None:
         if h[key] not in allowed:
             words = ", ".join("null" if a is None else a for a in allowed)
             raise ValueError(f"model.init_args.{key} must be one of {words}, got {h[key]!r}")
-    for choice in ("generation", "classifier"):
-        refuse_unused(cls, h, choice, USES[choice])
+    # one word makes an ablation of a config, beside the settings of the full method
+    refuse_unused(cls, h, "generation", USES["generation"], [g for g in CHOICES_OF_GENERATION if g != "full"])
+    refuse_unused(cls, h, "classifier", USES["classifier"])
     defaults = {k: p.default for k, p in inspect.signature(cls).parameters.items()}
     if h["preset"] == "official":
         for key, value in OFFICIAL.items():

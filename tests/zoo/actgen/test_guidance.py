@@ -20,8 +20,9 @@ from zoo.actgen.guidance import (
     token_attention,
     towards_guide,
 )
+from zoo.actgen.module import counts
 from zoo.actgen.refusals import status_of
-from zoo.actgen.schedule import CountedCosine, counts
+from zoo.nn.optim import EpochWarmupCosine
 
 
 def test_gammas_are_the_papers() -> None:
@@ -124,7 +125,7 @@ def test_the_schedule_counts_the_steps_of_the_first_set_alone() -> None:
     """3 epochs of 4 counted steps, the set grows by 2 batches an epoch."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
-    schedule = CountedCosine(optimizer, 4, 3, min_lr=1e-3)
+    schedule = EpochWarmupCosine(optimizer, 3, 4, min_lr=1e-3)
     used: list[list[float]] = []
     for batches in (4, 6, 8):
         used.append([])
@@ -138,14 +139,6 @@ def test_the_schedule_counts_the_steps_of_the_first_set_alone() -> None:
     assert used[1][4:] == [used[1][3]] * 2
     assert used[2][4:] == [used[2][3]] * 4
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)  # behind the last step, not before
-
-
-def test_a_warm_up_is_constant_in_an_epoch() -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    schedule = CountedCosine(optimizer, 10, 300, 1e-6, warmup_epochs=20, warmup_lr=1e-7)
-    assert [schedule.rate(1e-3, s) for s in (0, 9)] == [1e-7, 1e-7]
-    assert schedule.rate(1e-3, 10) == pytest.approx(1e-7 + (1e-3 - 1e-7) / 20)
-    assert schedule.rate(1e-3, 200) == pytest.approx(1e-6 + 0.999e-3 * (1 + math.cos(math.pi / 15)) / 2)
 
 
 def test_what_nobody_should_train_on_is_refused() -> None:
