@@ -84,8 +84,9 @@ class Maker:
         training = [m for m in self.network.modules() if m.training]
         self.network.eval()
         try:
-            made = self._made(items, guides, memories, centres)
-            return self._seen(items, made, centres)
+            with torch.inference_mode(False):  # prediction runs in it, where nothing has a gradient
+                made = self._made(items, guides.clone(), [m.clone() for m in memories], centres)
+                return self._seen(items, made, centres)
         finally:
             for part in training:
                 part.training = True

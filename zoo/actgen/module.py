@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from zoo.actgen import settings
 from zoo.actgen.augmentation import Augmenting, weighted_loss
 from zoo.actgen.classifiers import VITS, ClassifierName, classifier_of
+from zoo.actgen.evaluation import measured, variants_of
 from zoo.actgen.generator import Generator
 from zoo.actgen.guidance import Curriculum, GradientNorm, Mask
 from zoo.actgen.loading import load_classifier, load_generator, load_judge
@@ -27,7 +28,7 @@ from zoo.actgen.rounds import Rounds
 from zoo.actgen.sampling import RandomSampler
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import EpochWarmupCosine, decayed_groups
-from zoo.nn.parallel import predict_in_one_process, refuse_sharding
+from zoo.nn.parallel import predict_in_one_process, refuse_processes, refuse_sharding
 from zoo.nn.ranges import (
     Count,
     CountOrZero,
@@ -126,6 +127,8 @@ class ActGen(LightningModule):
         generated_weight: of generated images in the loss.
         duplicate_distance: root mean squared difference of pixels in [0, 1] below which an image is a copy.
         judge: independent classifier, registered weights or a file of this class, for label consistency.
+        test_variants: kind of variants of test images that ``test`` measures, whatever the training makes.
+        test_guides: of how many images, over the whole set.
         min_lr: of the method's schedule, a cosine over the iterations of the first set.
         warmup_epochs: of that schedule.
         warmup_lr: its first rate.
@@ -193,6 +196,8 @@ class ActGen(LightningModule):
         generated_weight: NonNegative = 1.0,
         duplicate_distance: NonNegative = 0.02,
         judge: str | None = None,
+        test_variants: Generation = "none",
+        test_guides: Count = 60,
         min_lr: NonNegative = 0.0,
         warmup_epochs: CountOrZero = 0,
         warmup_lr: NonNegative = 0.0,
@@ -210,6 +215,7 @@ class ActGen(LightningModule):
         self._augmenting = Augmenting(self.hparams)
         for stage in ("val", "test"):
             self.add_module(f"{stage}_accuracy", MulticlassAccuracy(num_classes, average="micro"))
+        self._guides: list[tuple[Tensor, Tensor]] = []
         self._generator: Generator | None = None
         self._judge: LightningModule | None = None
 
@@ -240,6 +246,13 @@ class ActGen(LightningModule):
     def maker(self, network: torch.nn.Module | None = None) -> Maker:
         """What makes images for a classifier, frozen and in eval mode; the module's own by default."""
         h = self.hparams
+        with torch.inference_mode(False):
+            self._load_tools()
+        assert self._generator is not None
+        return Maker(h, self._generator, network or self.network, self._judge)
+
+    def _load_tools(self) -> None:
+        h = self.hparams
         if self._generator is None:
             data = getattr(self._trainer, "datamodule", None)
             self._generator = load_generator(h, self.class_names, getattr(data, "names_told", True))
@@ -248,7 +261,6 @@ class ActGen(LightningModule):
         self._generator.to(self.device)
         if self._judge is not None:
             self._judge.to(self.device)
-        return Maker(self.hparams, self._generator, network or self.network, self._judge)
 
     def configure_optimizers(self) -> Any:
         parameters: Any = list(self.network.parameters())
@@ -310,8 +322,30 @@ class ActGen(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, "val")
 
+    def on_test_start(self) -> None:
+        self._guides = []
+        if self.hparams["test_variants"] != "none":
+            refuse_processes(self, "makes its variants of a test together", " for test")
+
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, "test")
+        if self.hparams["test_variants"] != "none":
+            self._guides.append((batch["image"].cpu(), batch["label"].cpu()))
+
+    def on_test_epoch_end(self) -> None:
+        """Variants of images that are spread over the test set, see :mod:`zoo.actgen.evaluation`."""
+        h = self.hparams
+        if h["test_variants"] == "none":
+            return
+        images, labels = (torch.cat(parts) for parts in zip(*self._guides, strict=True))
+        many = min(h["test_guides"], len(images))
+        rows = torch.linspace(0, len(images) - 1, many).round().long()
+        images, chosen = images[rows], labels[rows].tolist()
+        tools = self.maker()
+        kind = h["test_variants"]
+        made = variants_of(h, tools.generator, self.network, tools.judge, images, chosen, kind, global_seed())
+        found = measured(made, images, chosen)
+        self.log_dict({f"test/variant_{k}": v for k, v in found.items()})
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
         scores = self(batch["image"]).float()

@@ -73,6 +73,7 @@ CHOICES: dict[str, Any] = {
     "classifier": ClassifierName,
     "generation": Generation,
     "generator_precision": Precision,
+    "test_variants": Generation,
     "select": Select,
     "none_wrong": NoneWrong,
     "mask": Mask,
@@ -101,6 +102,7 @@ def check(cls: type, h: Mapping[str, Any], scheduled: bool) -> None:
     # one word makes an ablation of a config, beside the settings of the full method
     refuse_unused(cls, h, "generation", USES["generation"], [g for g in CHOICES_OF_GENERATION if g != "full"])
     refuse_unused(cls, h, "classifier", USES["classifier"])
+    refuse_unused(cls, h, "test_variants", {"test_guides": _MAKES})
     defaults = {k: p.default for k, p in inspect.signature(cls).parameters.items()}
     if h["preset"] == "official":
         for key, value in OFFICIAL.items():
