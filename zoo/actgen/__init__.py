@@ -22,10 +22,10 @@ METHODS = (
             {**_SMALL, "generation": "none"},
             {**_SMALL, "generation": "full", "steps": 4, "gradient_steps": 2, "images_per_round": 4},
             {
-                "image_size": 16,
-                "classifier": "vit_tiny_patch16_224",
+                **_SMALL,
+                "classifier": "resnet18",
+                "stem": "cifar",
                 "generation": "none",
-                "drop_path": 0.1,
                 "mixup": 0.2,
                 "decay_all": False,
             },

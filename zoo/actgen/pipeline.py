@@ -60,6 +60,12 @@ def load_pipeline(name: str, precision: Precision = "float32") -> Any:
         raise ValueError(f"{folder} cannot be loaded as a Stable Diffusion pipeline ({reason})") from None
     finally:
         diffusers_logging.set_verbosity(level)
+    kind = parts["scheduler"].config.get("prediction_type", "epsilon")
+    if kind != "epsilon":
+        raise ValueError(
+            f"{name} predicts {kind}, but guided sampling needs a model that predicts the noise (Stable "
+            "Diffusion 2.1-base does, 2.1 at 768 pixels does not)"
+        )
     for part in ("unet", "vae", "text_encoder"):
         parts[part].to(getattr(torch, precision)).requires_grad_(False).eval()
     diffusers_logging.set_verbosity(logging.CRITICAL)
@@ -119,7 +125,7 @@ class PipelineGenerator:
         checkpointing: recompute the UNet in the backward pass.
 
     Raises:
-        ValueError: for a prompt without ``{}``, and for a model that predicts anything but the noise.
+        ValueError: for a prompt without ``{}``.
     """
 
     def __init__(
@@ -128,12 +134,6 @@ class PipelineGenerator:
         if prompt.count("{}") != 1:
             raise ValueError(
                 f"model.init_args.prompt needs one {{}} for the name of the class, got {prompt!r}"
-            )
-        kind = pipe.scheduler.config.get("prediction_type", "epsilon")
-        if kind != "epsilon":
-            raise ValueError(
-                f"{name} predicts {kind}, but guided sampling needs a model that predicts the noise (Stable "
-                "Diffusion 2.1-base does, 2.1 at 768 pixels does not)"
             )
         self.pipe, self.name, self.template = pipe, name, prompt
         self.class_names, self.num_classes = list(class_names), len(class_names)

@@ -74,11 +74,6 @@ class Rounds(Callback):
         if module.hparams["generation"] == "none":
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if trainer.log_dir is None or not trainer.loggers:
-            raise ValueError(
-                "zoo.ActGen keeps its images in the folder of the run: leave trainer.logger on, or set "
-                "model.init_args.generation: none"
-            )
         if module.hparams["generation"] != "real_guidance" and not len(data.held_out_members):
             raise ValueError("nothing is held out, so nothing can be wrong: set data.init_args.held_out")
         module.maker()
@@ -353,7 +348,7 @@ class Rounds(Callback):
     ) -> None:
         """Rebuild set and memory from the manifest, before the loaders are made."""
         state = (checkpoint.get("callbacks") or {}).get(self.state_key)
-        place = trainer.log_dir if trainer.loggers else None
+        place = trainer.log_dir
         if trainer.state.fn != TrainerFn.FITTING or not state or place is None:
             return
         folder, own = Path(place) / GENERATED, trainer.ckpt_path

@@ -26,7 +26,7 @@ from zoo.actgen.rounds import Rounds
 # 6 epochs, 3 rounds of 5 images in batches of 2; 240 + 60 images, 7 batches an epoch in the beginning
 FLAGS = (
     *of_model(images_per_round=5, generation_batch=2, steps=4, gradient_steps=2, guidance_centre=1.5),
-    *of_model(random_rate=0.2, curriculum="paper"),
+    *of_model(random_rate=0.2),
     *of_trainer(max_epochs=6, log_every_n_steps=1),
     *words({"checkpoint.every_n_train_steps": 5}),
 )
