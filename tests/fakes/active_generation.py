@@ -105,7 +105,7 @@ def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     if source == "imagenet":
         fake_imagenet(root)
     else:
-        fake_cifar_with_names(root, source == "cifar100")
+        fake_cifar_with_names(root, source == "cifar100", 24)
     flags: dict[str, Any] = {
         "data.init_args.batch_size": 8,
         "data.init_args.eval_batch_size": 8,
