@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.actgen.attention import KeptAttention, keep_attention
 from zoo.actgen.generator import Prompts
@@ -37,44 +38,70 @@ def load_pipeline(name: str, precision: Precision = "float32") -> Any:
     folder = _folder(name)
     if missing := [part for part in _PARTS if not (folder / part).is_dir()]:
         raise FileNotFoundError(f"{folder} has no {missing[0]}/: a Stable Diffusion folder has {_LAYOUT}")
-    from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from diffusers.utils import logging as diffusers_logging
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity(logging.CRITICAL)
     try:
-        parts = {
-            "unet": _weights(UNet2DConditionModel, folder / "unet", low_cpu_mem_usage=False),
-            "vae": load_vae(str(folder / "vae")),
-            "text_encoder": _weights(CLIPTextModel, folder / "text_encoder"),
-        }
-        with checked_folder(folder / "tokenizer"):
-            parts["tokenizer"] = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
-        read_json(folder / "scheduler" / "scheduler_config.json")
-        parts["scheduler"] = DDPMScheduler.from_pretrained(str(folder / "scheduler"))
-    except (Damaged, TooLarge, FileNotFoundError):
+        with _quiet():
+            return _pipeline(name, folder, precision)
+    except (Damaged, TooLarge, FileNotFoundError, _Unfit):
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{folder} cannot be loaded as a Stable Diffusion pipeline ({reason})") from None
+
+
+class _Unfit(ValueError):
+    """A pipeline that is whole, but of another kind."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither library's remarks on what is not installed, nor their bars."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    levels = (of_diffusers.get_verbosity(), of_transformers.get_verbosity())
+    bars = of_transformers.is_progress_bar_enabled()
+    of_diffusers.set_verbosity(logging.CRITICAL)
+    of_transformers.set_verbosity(logging.CRITICAL)
+    of_transformers.disable_progress_bar()
+    try:
+        yield
     finally:
-        diffusers_logging.set_verbosity(level)
-    kind = parts["scheduler"].config.get("prediction_type", "epsilon")
+        of_diffusers.set_verbosity(levels[0])
+        of_transformers.set_verbosity(levels[1])
+        if bars:
+            of_transformers.enable_progress_bar()
+
+
+def _pipeline(name: str, folder: Path, precision: Precision) -> Any:
+    from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = DDPMScheduler.from_pretrained(str(folder / "scheduler"))
+    kind = scheduler.config.get("prediction_type", "epsilon")
     if kind != "epsilon":
-        raise ValueError(
+        raise _Unfit(
             f"{name} predicts {kind}, but guided sampling needs a model that predicts the noise (Stable "
             "Diffusion 2.1-base does, 2.1 at 768 pixels does not)"
         )
-    for part in ("unet", "vae", "text_encoder"):
-        parts[part].to(getattr(torch, precision)).requires_grad_(False).eval()
-    diffusers_logging.set_verbosity(logging.CRITICAL)
-    try:
-        pipe = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-    finally:
-        diffusers_logging.set_verbosity(level)
+    parts = {
+        "unet": _weights(UNet2DConditionModel, folder / "unet", low_cpu_mem_usage=False),
+        "vae": load_vae(str(folder / "vae")),
+        "text_encoder": _weights(CLIPTextModel, folder / "text_encoder"),
+    }
+    for part in parts.values():
+        nn.Module.to(part, getattr(torch, precision))
+        part.requires_grad_(False).eval()
+    with checked_folder(folder / "tokenizer"):
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
+    pipe = StableDiffusionPipeline(
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -153,9 +180,10 @@ class PipelineGenerator:
         self._encoded: dict[int, tuple[Tensor, Tensor, str]] = {}
 
     def to(self, device: torch.device) -> None:
-        self.pipe.to(device)
-        self.device = device
-        self._encoded = {}
+        if device != self.device:
+            for part in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
+                nn.Module.to(part, device)
+            self.device, self._encoded = device, {}
 
     def keep_maps(self, wanted: bool) -> None:
         self.pipe.unet.set_attn_processor(dict(self._all))
