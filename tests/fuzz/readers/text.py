@@ -10,9 +10,10 @@ from fakes.pairs import persona_chat
 from fuzz.forked import Reader
 
 from datamodules.text.catalogues import read_catalogue
-from datamodules.text.pair_files import read_chitchat, read_pairs, read_parlai
+from datamodules.text.pair_files import asked, read_chitchat, read_pairs, read_parlai
 from datamodules.text.records import read_jsonl, read_side_by_side
 from datamodules.text.tokenizers import load_tokenizer, token_ids, train_tokenizer
+from datamodules.text.vectors import WordVectors
 
 TEXTS = [f"document {i} about {word} in Zürich" for i, word in enumerate(("trees", "cats", "ships", "rain"))]
 
@@ -65,7 +66,19 @@ def catalogue(folder: Path) -> Path:
     return folder / "django.mo"
 
 
+def vectors(folder: Path) -> Path:
+    (folder / "vectors.txt").write_text("3 2\ndocument 0.5 -1\ntrees 1 2e-1\nZürich 0 3\n", encoding="utf-8")
+    return folder / "vectors.txt"
+
+
+def questions(folder: Path) -> Path:
+    (folder / "questions.txt").write_text("\n".join(["", *TEXTS, " "]) + "\n", encoding="utf-8")
+    return folder / "questions.txt"
+
+
 READERS = [
+    Reader("word vectors of texts", vectors, lambda path: WordVectors(path, TEXTS)(TEXTS[0])),
+    Reader("what is asked", questions, lambda path: asked(str(path))),
     Reader("PersonaChat of ParlAI", parlai, read_parlai),
     Reader("chit-chat", chitchat, read_chitchat),
     Reader("pairs as JSON lines", exchanges, read_pairs),
