@@ -41,6 +41,8 @@ _NAMES: dict[str, str] = {
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
+    from zoo.actgen.digit_generator import DigitGenerator as DigitGenerator
+    from zoo.actgen.module import ActGen as ActGen
     from zoo.ami.module import AMI as AMI
     from zoo.caa.classifier import RobustClassifier as RobustClassifier
     from zoo.caa.evaluation import RobustEvaluation as RobustEvaluation
