@@ -158,6 +158,7 @@ class RobustClassifier(LightningModule):
             ("robust_accuracy", found.robust.double().mean()),
             ("forward", torch.tensor(found.cost.forward / size)),
             ("backward", torch.tensor(found.cost.backward / size)),
+            ("passes", torch.tensor((found.cost.forward + found.cost.backward) / size)),
             ("nominal_backward", torch.tensor(float(policy.backward(victim.classes)))),
             ("cpu_seconds", torch.tensor(found.cost.cpu_seconds / size)),
         ):

@@ -185,6 +185,7 @@ def test_models_that_cannot_be_judged_are_refused(images: Tensor) -> None:
     for answer, words in (
         (lambda x: x.flatten(1) * torch.nan, "NaN or infinite"),
         (lambda x: x, "one row of class scores"),
+        (lambda x: x.flatten(1)[:, :1], "an attack needs at least 2 classes"),
     ):
         with pytest.raises(ValueError, match=words):
             Victim(answer).logits(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import Tensor
 
 import datamodules
 import zoo
-from zoo.caa import nsga
+from zoo.caa import greedy, nsga
 from zoo.caa.module import CAA, genome_of, key_of
+from zoo.caa.space import Space
 from zoo.engine.checkpoint import step_checkpoints
 
 SMALL: dict[str, Any] = {"threat": "l2", "eps": 1.0, "population": 5, "longest": 8, "length": 2}
@@ -88,6 +90,77 @@ def test_random_search_measures_as_many_as_it_may() -> None:
     assert len(few.archive) == 3
 
 
+def test_greedy_takes_the_attacker_of_most_new_successes_per_backward_pass() -> None:
+    space = Space("l2", length=2, longest=8, mode="union")
+    names = [a.name for a in space.attackers]
+    pgd, ddn, skip = (names.index(n) for n in ("PGD", "DDN", "Skip"))
+    tried = greedy.candidates(space)
+    assert len(tried) == 1 + 6 * 8  # the prefix, then six attackers of eight lengths
+    assert str(space.policy(tried[0])) == "Skip"
+    # of 100 images 90 are right; PGD(1) takes 5 for 1 pass, PGD(8) 30 for 8, DDN(40) 60 for 40
+    archive = {key_of(space.canonical(g)): [90, 100, space.policy(g).backward(10)] for g in tried}
+    taken = {(pgd, 7, 0): 5, (pgd, 7, 7): 30, (ddn, 0, 7): 60}
+    for genes, images in taken.items():
+        archive[key_of((*genes, skip, 0, 0))][0] -= images
+    assert greedy.choose(space, tried, archive, key_of) == (pgd, 7, 0, skip, 0, 0)
+    archive[key_of((pgd, 7, 0, skip, 0, 0))][0] += 2  # 3 for 1 pass is less than 30 for 8
+    first = greedy.choose(space, tried, archive, key_of)
+    assert first == (pgd, 7, 7, skip, 0, 0)
+    after = greedy.candidates(space, first[:3])
+    archive |= {key_of(space.canonical(g)): [60, 100, space.policy(g).backward(10)] for g in after}
+    assert greedy.choose(space, after, archive, key_of) is None  # nothing fools another image
+    archive[key_of((pgd, 7, 7, ddn, 0, 1))][0] = 50
+    assert greedy.choose(space, after, archive, key_of) == (pgd, 7, 7, ddn, 0, 1)
+
+    module = CAA(threat="l2", eps=1.0, longest=4, length=2, strategy="greedy", mode="union")
+    trainer = quiet_trainer(max_epochs=9, limit_val_batches=0)
+    trainer.fit(module, datamodules.LabelledImages(train_items=24, batch_size=24))
+    right = [module.archive[key_of(g)][0] for g in (module.space.canonical(h) for h in tried[:1])]
+    best = module.archive[key_of(module.space.canonical(module.chosen.numpy()))][0]
+    assert int(module.generation) <= 2
+    assert best < right[0]
+    assert best <= module.archive[key_of((*module.chosen[:3].tolist(), skip, 0, 0))][0]
+    assert module.best() == module.space.policy(module.chosen.numpy())
+
+
+def test_a_hopeless_policy_is_measured_no_further_and_the_front_stays() -> None:
+    whole, cut = (searched(7, batch=4, stop_hopeless=stop) for stop in (False, True))
+    short = {k: v for k, v in cut.archive.items() if v[1] < 24}
+    assert short
+    assert {k: v for k, v in cut.archive.items() if k in whole.archive and k not in short} == {
+        k: v for k, v in whole.archive.items() if k in cut.archive and k not in short
+    }
+    for key, (right, _, cost) in short.items():
+        assert any(n == 24 and c <= right and b <= cost for c, n, b in cut.archive.values()), key
+        if key in whole.archive:
+            assert whole.archive[key][0] >= right
+    rows = list(cut.archive.values())
+    assert all(rows[i][1] == 24 for i in nsga.fronts(cut.points())[0])
+
+
+def test_single_attackers_are_tested_at_the_cost_of_the_best_policy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = searched(2)
+    best = module.best()
+    found = {}
+    for tested in ("best", "single"):
+        module.hparams["tested"] = tested
+        data = datamodules.LabelledImages(eval_batch_size=40)
+        trainer = quiet_trainer(limit_test_batches=2)
+        found[tested] = trainer.test(module, data, verbose=False)[0]
+    assert found["best"]["test/nominal_backward"] == best.backward(10)
+    assert found["single"]["test/accuracy"] == found["best"]["test/accuracy"]
+    cost = [found["best"][f"test/{name}"] for name in ("forward", "backward", "passes")]
+    assert cost[2] == pytest.approx(cost[0] + cost[1])
+    said = re.findall(r"alone at its cost, (\w+)\(.*: robust accuracy ([.\d]+)", capsys.readouterr().out)
+    assert [name for name, _ in said] == ["PGD", "MI", "CW", "MultiTargeted", "CWL2", "DDN"]
+    lowest = min(float(value) for _, value in said)
+    assert lowest == pytest.approx(found["single"]["test/robust_accuracy"], abs=1e-4)
+    costs = {p.steps[0].attacker: p.backward(10) for p in module.tested()}
+    assert all(abs(c - best.backward(10)) <= 9 for c in costs.values())
+
+
 def test_a_search_goes_on_amid_a_generation_to_the_bit(tmp_path: Path) -> None:
     whole = run("fit", "caa_search_digits", tmp_path / "whole", *FLAGS)
     part = tmp_path / "part"
@@ -128,6 +201,8 @@ def test_another_space_is_refused_and_a_search_leaves_its_front(
     ("given", "words"),
     [
         ({"strategy": "random", "mutation": 0.1}, "are of strategy: nsga2"),
+        ({"strategy": "greedy", "population": 9}, "greedy tries the whole pool"),
+        ({"tested": "all"}, "tested must be"),
         ({"threat": "l1"}, "threat must be linf or l2"),
         ({"carry": "all"}, "carry must be"),
     ],
