@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
+    from datamodules.tabular.columns import TableColumns as TableColumns
+    from datamodules.tabular.known_information import KnownInformation as KnownInformation
     from datamodules.text.dialogues import Dialogues as Dialogues
     from datamodules.text.dull import DullReplies as DullReplies
     from datamodules.text.ner import NER as NER

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from zoo.caa.classifier import RobustClassifier as RobustClassifier
     from zoo.caa.evaluation import RobustEvaluation as RobustEvaluation
     from zoo.caa.module import CAA as CAA
+    from zoo.demi.gaussian_mi import GaussianMI as GaussianMI
+    from zoo.demi.module import DEMI as DEMI
     from zoo.diffusion.latents.module import LatentExtractor as LatentExtractor
     from zoo.dtr.module import DTR as DTR
     from zoo.gaug.module_m import GAugM as GAugM

@@ -7,6 +7,7 @@ has a generator of its own, else each epoch would take a number from the global 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -74,18 +75,46 @@ class TrainLoader(DataLoader[Any]):
     Lightning takes a loader with a state for resumable; this state only notices that the data have changed.
     """
 
-    batch_sampler: GlobalBatchSampler
+    batch_sampler: Any
 
     def state_dict(self) -> dict[str, int]:
         return {"items": self.batch_sampler.size, "batch_size": self.batch_sampler.batch_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        if state != self.state_dict():
+        own = self.state_dict()
+        if state != own:
             rank_zero_warn(
-                f"the checkpoint was trained on batches of {state['batch_size']} of {state['items']} items, "
-                f"this run has {self.batch_sampler.batch_size} of {self.batch_sampler.size}: "
+                f"the checkpoint was trained on {_described(state)}, this run has {_described(own)}: "
                 "the order of the data changes"
             )
+
+
+def _described(state: dict[str, int]) -> str:
+    items = f" of {state['items']} items" if "items" in state else ""
+    return f"batches of {state.get('batch_size')}{items}"
+
+
+def progress_of(module: LightningDataModule) -> tuple[int | float | None, Callable[[], int] | None]:
+    """``limit_train_batches`` of a data module's trainer, and what tells how many batches its training has
+    had; nothing without a trainer."""
+    if module.trainer is None:
+        return None, None
+    progress = module.trainer.fit_loop.epoch_loop.batch_progress.total
+    return module.trainer.limit_train_batches, partial(getattr, progress, "ready")
+
+
+def resumable_loader(
+    dataset: Dataset[Any], sampler: Any, num_workers: int = 0, pinned: bool = True
+) -> TrainLoader:
+    """A training loader of the batches of ``sampler``, which knows how far the training is."""
+    return TrainLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=as_is,
+        pin_memory=torch.cuda.is_available() and pinned,
+        generator=torch.Generator(),
+    )
 
 
 def train_loader(
@@ -108,23 +137,10 @@ def train_loader(
     """
     rank, world = (0, 1) if shared else place(module)
     size: int = len(dataset)  # type: ignore[arg-type]
-    limit, trained_batches = None, None
-    if module.trainer is not None:
-        given = module.trainer.limit_train_batches
-        batches = size // batch_size if drop_last else -(-size // batch_size)
-        limit = int(given * batches) if isinstance(given, float) else given
-        progress = module.trainer.fit_loop.epoch_loop.batch_progress.total
-        trained_batches = partial(getattr, progress, "ready")
-    return TrainLoader(
-        dataset,
-        batch_sampler=GlobalBatchSampler(
-            size, batch_size, rank, world, global_seed(), limit, trained_batches, drop_last
-        ),
-        num_workers=num_workers,
-        collate_fn=as_is,
-        pin_memory=torch.cuda.is_available() and not shared,
-        generator=torch.Generator(),
+    sampler = GlobalBatchSampler(
+        size, batch_size, rank, world, global_seed(), *progress_of(module), drop_last
     )
+    return resumable_loader(dataset, sampler, num_workers, pinned=not shared)
 
 
 def evaluation_loader(

@@ -27,6 +27,12 @@ def item_generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
 
 
+def batches_of_an_epoch(whole: int, limit: int | float | None) -> int:
+    """Of ``whole`` batches so many, or, of a float, that share of them; at least one."""
+    given = whole if limit is None else int(limit * whole) if isinstance(limit, float) else limit
+    return min(whole, given or whole)
+
+
 class GlobalBatchSampler:
     """Shuffled training batches.
 
@@ -36,7 +42,7 @@ class GlobalBatchSampler:
         rank: this process takes items rank, rank + world_size, ... of each batch.
         world_size: number of processes.
         seed: of the permutations, one per epoch.
-        batches_per_epoch: cut epochs after so many batches.
+        batches_per_epoch: cut epochs after so many batches, or, of a float, that share of them.
         trained_batches: tells how many batches the training has had when an iteration begins, which then
             goes on from there. Without it, each iteration is the next whole epoch.
         drop_last: leave out the last partial batch of an epoch; else it is kept, cut to as many items as the
@@ -53,7 +59,7 @@ class GlobalBatchSampler:
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
-        batches_per_epoch: int | None = None,
+        batches_per_epoch: int | float | None = None,
         trained_batches: Callable[[], int] | None = None,
         drop_last: bool = True,
     ) -> None:
@@ -70,7 +76,9 @@ class GlobalBatchSampler:
         self.rank, self.world_size = rank, world_size
         self.used = size - size % (batch_size if drop_last else world_size)  # items of an epoch
         whole = -(-self.used // batch_size)
-        self.batches_per_epoch = min(whole, batches_per_epoch or whole)
+        self.batches_per_epoch = batches_of_an_epoch(whole, batches_per_epoch)
+        # of a loader's length Lightning takes the share itself
+        self._length = whole if isinstance(batches_per_epoch, float) else self.batches_per_epoch
         self._trained_batches = trained_batches or self._begun_epochs
         self._epochs = 0
 
@@ -79,7 +87,7 @@ class GlobalBatchSampler:
         return (self._epochs - 1) * self.batches_per_epoch
 
     def __len__(self) -> int:
-        return self.batches_per_epoch
+        return self._length
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return self._batches(*divmod(self._trained_batches(), self.batches_per_epoch))

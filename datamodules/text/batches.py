@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.loading.sampling import item_generator
+from datamodules.loading.sampling import batches_of_an_epoch, item_generator
 
 Array = np.ndarray[Any, Any]
 
@@ -40,7 +40,7 @@ class TokenBatchSampler:
         seed: of the order.
         trained_batches: tells how many batches the training has had when an iteration begins, which then
             goes on from there. Without it, each iteration is the next whole epoch.
-        batches_per_epoch: cut epochs after so many batches.
+        batches_per_epoch: cut epochs after so many batches, or, of a float, that share of them.
         multiple: a batch has a multiple of so many items, but for the one of the shortest, which takes what
             is left over; up to ``world_size - 1`` of the shortest items are left out to share it evenly.
 
@@ -57,7 +57,7 @@ class TokenBatchSampler:
         world_size: int = 1,
         seed: int = 0,
         trained_batches: Callable[[], int] | None = None,
-        batches_per_epoch: int | None = None,
+        batches_per_epoch: int | float | None = None,
         multiple: int = 8,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
@@ -79,7 +79,9 @@ class TokenBatchSampler:
         self._left_out = self.size % multiple % world_size
         self._cuts = self._cut(np.sort(self.lengths), tokens, multiple)
         whole = len(self._cuts) - 1
-        self.batches_per_epoch = min(whole, batches_per_epoch or whole)
+        self.batches_per_epoch = batches_of_an_epoch(whole, batches_per_epoch)
+        # of a loader's length Lightning takes the share itself
+        self._length = whole if isinstance(batches_per_epoch, float) else self.batches_per_epoch
         self._trained_batches = trained_batches or self._begun_epochs
         self._epochs = 0
 
@@ -105,7 +107,7 @@ class TokenBatchSampler:
         return [batches[i] for i in generator.permutation(len(batches))[: self.batches_per_epoch]]
 
     def __len__(self) -> int:
-        return self.batches_per_epoch
+        return self._length
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, position = divmod(self._trained_batches(), self.batches_per_epoch)

@@ -73,8 +73,12 @@ def read_columns(
                 f"{path}, line {number}: {width} column{'s' if width > 1 else ''}, no tag; words without "
                 "tags belong in the file of the pool"
             )
-        if not cells[word] or len(cells[word]) > _LONGEST_WORD:
-            raise ValueError(f"{path}, line {number}: {'no' if not cells[word] else 'too long a'} word")
+        if not cells[word]:
+            raise ValueError(f"{path}, line {number}: no word")
+        if len(cells[word]) > _LONGEST_WORD:
+            raise ValueError(
+                f"{path}, line {number}: a word of {len(cells[word]):,} characters, {_LONGEST_WORD:,} at most"
+            )
         words.append(cells[word])
         if tag is not None:
             try:

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 from datamodules.loading.ranges import Depth, Many, Part, Workers, check_ranges
 from datamodules.loading.sampling import item_generator
-from datamodules.text.pairs import SPECIALS, Exchange, PairItems, PairModule, Splits
+from datamodules.text.exchanges import SPECIALS, Exchange
+from datamodules.text.pair_items import PairItems
+from datamodules.text.pairs import PairModule, Splits
 
 TOPICS, FILLERS, OPENERS = 16, 9, 4
 GENERIC = "i do not know"
@@ -39,6 +41,7 @@ class DullReplies(PairModule):
     """
 
     of_weights = ()
+    tells_repeated = False
     split_of_weights: ClassVar[tuple[str, ...]] = ("generic", "openers", "train_pairs")
 
     def __init__(

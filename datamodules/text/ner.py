@@ -18,6 +18,7 @@ from datamodules.loading.ranges import (
     Depth,
     Many,
     ManyOrZero,
+    NonNegative,
     Positive,
     Rate,
     Seed,
@@ -29,16 +30,18 @@ from datamodules.loading.terminal import say
 from datamodules.loading.variants import Uses, check_variants
 from datamodules.text.batches import by_length
 from datamodules.text.conll import Sentence
-from datamodules.text.ner_files import FILE_LAYOUT, read_files, read_pool, read_sentences
-from datamodules.text.ner_items import RoundItems, SentenceItems
-from datamodules.text.ner_sets import SETS, SPLITS, Name, read_ontonotes, read_set, types_of
-from datamodules.text.pool import Pool, noisy
+from datamodules.text.ner_answers import take_answers
+from datamodules.text.ner_files import known_already, read_pool, read_sentences, short_enough
+from datamodules.text.ner_items import RoundItems, SentenceItems, vocabulary_of
+from datamodules.text.ner_sets import SETS, SPLITS, Name, check_types, declared_types, read_split, types_of
+from datamodules.text.ner_settings import check_settings
+from datamodules.text.pool import Pool, budget_of, costs_of, noisy, text_digest
 from datamodules.text.queries import export_queries, read_answers
 from datamodules.text.rounds import RoundLoader, RoundSampler
 from datamodules.text.schemes import Scheme, Span, tag_names
 from datamodules.text.vectors import read_vectors
 
-Unit = Literal["words", "sentences", "percent"]
+Unit = Literal["words", "sentences", "percent", "cost"]
 Oracle = Literal["simulated", "human"]
 
 
@@ -67,7 +70,10 @@ class NER(SplitModule):
         max_words: longer sentences are left out of all sets; null takes all.
         seed_budget: size of the first, random labelled set, in ``unit``.
         budget: of each query, in ``unit``; whole sentences, over by at most one.
-        unit: words, sentences, or percent of the training words.
+        unit: words, sentences, percent of the training words, or ``cost``: a sentence of n words costs
+            ``sentence_cost`` + n ``word_cost``, in seconds of a person for instance.
+        sentence_cost: what a sentence costs beside its words.
+        word_cost: what each of its words costs.
         rounds: queries after the seed set; null goes on until the pool is empty.
         seed_updates: training batches of the seed round; null counts ``passes``.
         round_updates: training batches of each later round; null counts ``passes``.
@@ -97,11 +103,15 @@ class NER(SplitModule):
             "spaces": ("files",),
             **dict.fromkeys(("language", "genres"), ("ontonotes",)),
         },
-        "oracle": {"noise": ("simulated",), "labels": ("human",)},
+        "oracle": {
+            **dict.fromkeys(("noise", "seed_budget"), ("simulated",)),
+            **dict.fromkeys(("labels", "spaces"), ("human",)),
+        },
+        "unit": dict.fromkeys(("sentence_cost", "word_cost"), ("cost",)),
     }
     split_of_weights = (
         *("name", "language", "genres", "train_sentences", "val_sentences", "min_words", "max_words"),
-        *("seed_budget", "unit", "held_out", "seed"),
+        *("seed_budget", "unit", "sentence_cost", "word_cost", "held_out", "seed"),
     )
 
     def __init__(
@@ -120,6 +130,8 @@ class NER(SplitModule):
         seed_budget: Positive = 1.0,
         budget: Positive = 2.0,
         unit: Unit = "percent",
+        sentence_cost: NonNegative = 0.0,
+        word_cost: NonNegative = 1.0,
         rounds: CountOrZero | None = None,
         seed_updates: Count | None = None,
         round_updates: Count | None = None,
@@ -145,6 +157,7 @@ class NER(SplitModule):
             ("oracle", oracle, Oracle),
         ):
             check_choice(key, value, choices)
+        check_settings(locals())
         super().__init__(batch_size, eval_batch_size, num_workers)
         self.set_name, self.language, self.genres_of_pool = name, language, genres
         self.root = data_folder(root, SETS[name].folder if name in SETS else name)
@@ -153,7 +166,7 @@ class NER(SplitModule):
         self.train_sentences, self.val_sentences = train_sentences, val_sentences
         self.min_words, self.max_words = min_words, max_words
         self.seed_budget, self.unit, self.rounds = seed_budget, unit, rounds
-        self._budget = budget
+        self._budget, self.sentence_cost, self.word_cost = budget, sentence_cost, word_cost
         self.seed_updates, self.round_updates, self.passes, self.window = (
             seed_updates,
             round_updates,
@@ -164,30 +177,11 @@ class NER(SplitModule):
         self.seed, self.predict = seed, predict
         own = SETS[name].spaces if name in SETS else not (name == "ontonotes" and language == "chinese")
         self.spaces = own if spaces is None else spaces
-        self._check_settings()
         self.pool: Pool | None = None
         self.sets: dict[str, list[Sentence]] = {}
         self.vectors: dict[str, Tensor] = {}
         self._new_answers: dict[int, list[Span] | None] = {}
         self._restored = False
-
-    def _check_settings(self) -> None:
-        for key in ("seed_budget", "_budget"):
-            value, shown = getattr(self, key), f"data.init_args.{key.removeprefix('_')}"
-            if self.unit == "percent" and value > 100:
-                raise ValueError(f"{shown} is {value} percent of the training words")
-            if self.unit != "percent" and value != int(value):
-                raise ValueError(f"{shown} is {value}, but whole {self.unit} are labelled")
-        if self.oracle == "human" and self.set_name != "files":
-            raise ValueError(
-                "oracle: human asks for labels of your own sentences: set data.init_args.name: files and "
-                f"root to a folder with {FILE_LAYOUT}"
-            )
-        if None not in (self.seed_updates, self.round_updates) and self.passes != 50:
-            raise ValueError(
-                f"data.init_args.passes is {self.passes}, but seed_updates and round_updates say how long "
-                "rounds are; leave one of them out"
-            )
 
     # --- sets ----------------------------------------------------------------------------------------------
 
@@ -196,7 +190,7 @@ class NER(SplitModule):
             return
         self._seed = global_seed() if self.seed is None else self.seed
         if stage == "predict" and self.predict is not None:
-            self._declare(stage)
+            self._declare()
             self.predict_set = self._items(read_sentences(Path(self.predict)))
             return
         wanted = SPLITS if stage in ("fit", "validate") else ("test",)
@@ -206,7 +200,7 @@ class NER(SplitModule):
             except FileNotFoundError:
                 if split != "test" or stage not in ("fit", "validate"):
                     raise
-        self._declare(stage)
+        self._declare()
         if "train" in self.sets:
             self._start_pool()
         for split, limit in (("dev", self.val_sentences), ("test", None)):
@@ -216,49 +210,25 @@ class NER(SplitModule):
                 setattr(self, "val_set" if split == "dev" else "test_set", self._items(kept))
 
     def _read(self, split: str) -> list[Sentence]:
-        if self.set_name == "ontonotes":
-            genres = self.genres_of_pool if split == "train" else None
-            found = read_ontonotes(self.root, self.language, split, genres)
-        elif self.set_name == "files":
-            found = read_files(self.root, split)
-        else:
-            found = read_set(self.set_name, self.root, split)
+        genres = self.genres_of_pool if split == "train" else None
+        found = read_split(self.set_name, self.root, split, self.language, genres)
         if split == "train":
             found = [s for s in found if len(s.words) >= self.min_words][: self.train_sentences]
-        if self.max_words is not None:
-            kept = [s for s in found if len(s.words) <= self.max_words]
-            if len(kept) < len(found):
-                say(
-                    f"{len(found) - len(kept):,} of {len(found):,} {split} sentences have more than "
-                    f"data.init_args.max_words {self.max_words} words and are left out"
-                )
-            found = kept
+        found = short_enough(found, split, self.max_words)
         if not found:
             raise ValueError(f"{self.root}: the {split} set of {self.set_name} has no sentence")
         return found
 
-    def _declare(self, stage: str) -> None:
+    def _declare(self) -> None:
         """Types, tags, genres: declared, or of sentences that everybody may see."""
-        types = self.types or types_of(self.set_name)
-        if types is None:
-            seen = [*self.sets.get("dev", ()), *self.sets.get("test", ())]
-            if self.oracle == "human":
-                seen += self.sets.get("train", ())
-            types = sorted({kind for s in seen for *_, kind in s.spans or ()})
-            if not types:
-                raise ValueError(f"{self.root}: no entity is labelled; declare data.init_args.types")
-        if wrong := [t for t in types if not t or any(c.isspace() for c in t)]:
-            raise ValueError(f"data.init_args.types has {wrong[0]!r}: a type is a word without blanks")
-        self.entity_types = list(types)
-        self.tags = tag_names(self.entity_types, self.scheme)
+        own = self.types or types_of(self.set_name)
+        seen = [*self.sets.get("dev", ()), *self.sets.get("test", ())]
+        if self.oracle == "human":
+            seen += self.sets.get("train", ())
+        self.entity_types = declared_types(own, seen, self.root)
         for split, sentences in self.sets.items():
-            for number, sentence in enumerate(sentences, 1):
-                unknown = {kind for *_, kind in sentence.spans or ()} - set(types)
-                if unknown:
-                    raise ValueError(
-                        f"{self.root}: {split} sentence {number} has an entity of type {min(unknown)!r}, "
-                        f"which is none of data.init_args.types {', '.join(types)}"
-                    )
+            check_types(sentences, self.entity_types, f"{self.root}: {split}")
+        self.tags = tag_names(self.entity_types, self.scheme)
         self.genres = sorted({s.genre for found in self.sets.values() for s in found if s.genre})
         self._genre_ids = {name: i for i, name in enumerate(self.genres)}
         self._tag_ids = {name: i for i, name in enumerate(self.tags)}
@@ -274,19 +244,22 @@ class NER(SplitModule):
     def _start_pool(self) -> None:
         train = self.sets["train"]
         given: list[int] = []
+        known: list[int] = []
         if self.oracle == "human":
             if any(s.spans is None for s in train):
                 raise ValueError(
                     f"{self.root}: the train file has sentences without tags; they belong in pool"
                 )
             given = list(range(len(train)))
-            train = self.sets["train"] = [*train, *read_pool(self.root)]
+            asked = [s for s in read_pool(self.root) if len(s.words) >= self.min_words]
+            train = self.sets["train"] = [*train, *short_enough(asked, "pool", self.max_words)]
+            evaluated = [*self.sets.get("dev", ()), *self.sets.get("test", ())]
+            known = known_already(train, len(given), evaluated)
         self.lengths = [len(s.words) for s in train]
-        words = sum(self.lengths)
-        costs = [1] * len(train) if self.unit == "sentences" else self.lengths
-        scale = words / 100 if self.unit == "percent" else 1
-        self.pool = Pool(costs, max(1, round(self._budget * scale)))
-        self.pool.start(self._seed, max(1, round(self.seed_budget * scale)), self.held_out, given)
+        costs = costs_of(self.lengths, self.unit, self.sentence_cost, self.word_cost)
+        budgets = [budget_of(b, self.unit, sum(self.lengths)) for b in (self._budget, self.seed_budget)]
+        self.pool = Pool(costs, budgets[0], text_digest(s.words for s in train))
+        self.pool.start(self._seed, budgets[1], self.held_out, given, known)
         self._count_vocabulary()
         if self.labels:
             self._new_answers = read_answers(
@@ -295,10 +268,7 @@ class NER(SplitModule):
 
     def _count_vocabulary(self) -> None:
         """Words and characters of the pool: of its text, never of its labels."""
-        train = self.sets["train"]
-        seen = {word for s in train for word in s.words}
-        self.vocabulary_characters = sorted({c for word in seen for c in word})
-        self.vocabulary_words = sorted({word.lower() for word in seen})
+        self.vocabulary_words, self.vocabulary_characters = vocabulary_of(self.sets["train"])
         if self.embeddings is not None:
             everywhere = {word for found in self.sets.values() for s in found for word in s.words}
             self.vectors = read_vectors(Path(self.embeddings), everywhere)
@@ -345,12 +315,15 @@ class NER(SplitModule):
         assert self.pool is not None
         return (self.rounds is not None and self.pool.round >= self.rounds) or not self.pool.unlabelled
 
+    def _unlabelled(self, members: Sequence[int] | None = None) -> SentenceItems:
+        """Sentences of the pool without any label."""
+        return SentenceItems(
+            self.sets["train"], [None] * len(self.lengths), {}, self.scheme, self._genre_ids, members
+        )
+
     def batch_of(self, indices: Sequence[int]) -> dict[str, Any]:
         """Sentences of the pool as a batch, without any label."""
-        items = SentenceItems(
-            self.sets["train"], [None] * len(self.lengths), {}, self.scheme, self._genre_ids
-        )
-        return items.batch(indices)
+        return self._unlabelled().batch(indices)
 
     def pool_batches(self, indices: Sequence[int] | None = None) -> list[list[int]]:
         """The unlabelled sentences by length, in batches; a function of the pool alone."""
@@ -362,14 +335,7 @@ class NER(SplitModule):
     def pool_dataloader(self) -> Any:
         """The unlabelled sentences in the order of their index, without labels."""
         assert self.pool is not None
-        items = SentenceItems(
-            self.sets["train"],
-            [None] * len(self.lengths),
-            {},
-            self.scheme,
-            self._genre_ids,
-            self.pool.unlabelled,
-        )
+        items = self._unlabelled(self.pool.unlabelled)
         return evaluation_loader(self, items, self.eval_batch_size, self.num_workers)
 
     def ask(
@@ -393,7 +359,7 @@ class NER(SplitModule):
         assert self.pool is not None
         self.pool.ask(indices, scores)
         if self.oracle == "simulated":
-            self._answered({i: self.sets["train"][i].spans for i in indices})
+            self._answered({i: self.sets["train"][i].spans for i in indices}, self.updates_of_round())
             return True
         if folder is not None:
             paths = export_queries(
@@ -409,9 +375,9 @@ class NER(SplitModule):
                 say(f"wrote {path}")
         return False
 
-    def _answered(self, answers: Mapping[int, Sequence[Span] | None]) -> None:
+    def _answered(self, answers: Mapping[int, Sequence[Span] | None], batches: int) -> None:
         assert self.pool is not None
-        self.pool.batches_before += self.updates_of_round()
+        self.pool.batches_before += batches
         skipped = {i for i, spans in answers.items() if spans is None}
         self.pool.answer(set(answers) - skipped, skipped & set(self.pool.waiting))
 
@@ -424,40 +390,9 @@ class NER(SplitModule):
             return
         self.pool.restore(state_dict["pool"])
         self._restored = True
-        self._take_answers()
-
-    def _take_answers(self) -> None:
-        """Answers of people: of what was asked, and corrections of what was labelled before."""
-        pool = self.pool
-        assert pool is not None
-        if not self._new_answers:
-            return
-        waiting = set(pool.waiting)
-        given = {i: s for i, s in self._new_answers.items() if i in waiting}
-        corrected = unasked = 0
-        for index, spans in self._new_answers.items():
-            if index not in waiting and index not in pool.rounds and index not in pool.skipped:
-                unasked += 1
-                continue
-            if spans is None:
-                continue
-            if index in pool.rounds and sorted(spans) != sorted(self.labels_of(index)):
-                corrected += 1
-            if index in pool.skipped:  # labelled after all
-                pool.skipped.discard(index)
-                pool.rounds[index] = pool.round
-            pool.answers[index] = sorted(spans)
-        if waiting and given:
-            skipped = sum(s is None for s in given.values())
-            say(
-                f"{len(given) - skipped:,} of {len(waiting):,} sentences come back labelled, {skipped:,} "
-                f"skipped, {len(waiting) - len(given):,} not answered"
-            )
-            self._answered(given)
-        if unasked:
-            say(f"{unasked:,} answers are of sentences that were not asked: left out")
-        if corrected:
-            say(f"{corrected:,} sentences that were labelled before have new labels")
+        batches = self.updates_of_round()  # of the round that the answers end, before they change anything
+        if self._new_answers and (given := take_answers(self.pool, self._new_answers, self.labels_of)):
+            self._answered(given, batches)
 
     # --- loaders ---------------------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.loading.files import json_of, one_line
+from datamodules.loading.terminal import say
 from datamodules.text.conll import Sentence, read_columns
 from datamodules.text.records import lines_of
 from datamodules.text.schemes import Span, spans_of
@@ -57,6 +58,48 @@ def read_sentences(path: Path) -> list[Sentence]:
         raise ValueError(f"{path}: sentences are in files {', '.join(_ENDINGS)}")
     if not found:
         raise ValueError(f"{path} has no sentence")
+    return found
+
+
+def short_enough(sentences: list[Sentence], what: str, most: int | None) -> list[Sentence]:
+    """The sentences of at most so many words; it is said how many are left out."""
+    kept = [s for s in sentences if most is None or len(s.words) <= most]
+    if len(kept) < len(sentences):
+        say(
+            f"{len(sentences) - len(kept):,} of {len(sentences):,} {what} sentences have more than "
+            f"data.init_args.max_words {most} words and are left out"
+        )
+    return kept
+
+
+def known_already(sentences: Sequence[Sentence], labelled: int, evaluated: Sequence[Sentence]) -> list[int]:
+    """Sentences of a pool that nobody need be asked; it is said how many.
+
+    A word for word copy of a labelled sentence would cost a label and teach nothing; one of ``dev`` or
+    ``test`` would be learned by heart before it is scored.
+
+    Args:
+        sentences: the labelled ones, then the pool.
+        labelled: how many of them are labelled.
+        evaluated: of dev and test.
+
+    Returns:
+        Their indices.
+    """
+    seen = {s.words for s in (*sentences[:labelled], *evaluated)}
+    elsewhere, twice = frozenset(seen), 0
+    found: list[int] = []
+    for index in range(labelled, len(sentences)):
+        words = sentences[index].words
+        if words in seen:
+            found.append(index)
+            twice += words not in elsewhere
+        seen.add(words)
+    if found:
+        say(
+            f"{len(found):,} of {len(sentences) - labelled:,} pool sentences are not asked: "
+            f"{len(found) - twice:,} stand in train, dev or test, {twice:,} stand in the pool before"
+        )
     return found
 
 

@@ -75,3 +75,9 @@ class RoundItems(SentenceItems):
 
     def __getitems__(self, keys: Keys) -> dict[str, Any]:
         return self.batch(batch_keys(keys)[1].tolist())
+
+
+def vocabulary_of(sentences: Sequence[Sentence]) -> tuple[list[str], list[str]]:
+    """Words in lower case, and characters, of a text; sorted."""
+    seen = {word for s in sentences for word in s.words}
+    return sorted({word.lower() for word in seen}), sorted({c for word in seen for c in word})

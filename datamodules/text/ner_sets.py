@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Literal
 
 from datamodules.text.conll import Sentence, read_columns, read_gold_conll
 from datamodules.text.grammar import TYPES, grammar_sentences
+from datamodules.text.ner_files import read_files
 
 Name = Literal[
     "grammar", "conll2003", "ontonotes", "ncbi_disease", "wnut17", "uner_zh_gsd", "uner_en_ewt", "files"
@@ -164,3 +165,44 @@ def types_of(name: str) -> tuple[str, ...] | None:
     """The declared types of a set; None of a user's own files."""
     own = {"grammar": TYPES, "ontonotes": ONTONOTES_TYPES}
     return own.get(name) or (SETS[name].types if name in SETS else None)
+
+
+def read_split(
+    name: str, root: Path, split: str, language: str, genres: Collection[str] | None
+) -> list[Sentence]:
+    """A split of any set, of a user's own files too; language and genres are of OntoNotes.
+
+    Raises:
+        FileNotFoundError, ValueError: of its reader.
+    """
+    if name == "ontonotes":
+        return read_ontonotes(root, language, split, genres)
+    return read_files(root, split) if name == "files" else read_set(name, root, split)
+
+
+def declared_types(own: Sequence[str] | None, seen: Sequence[Sentence], root: Path) -> list[str]:
+    """The types of entities, or those of labels that everybody may see.
+
+    Raises:
+        ValueError: for no type at all, or one that is no word.
+    """
+    types = list(own) if own is not None else sorted({kind for s in seen for *_, kind in s.spans or ()})
+    if own is None and not types:
+        raise ValueError(f"{root}: no entity is labelled; declare data.init_args.types")
+    if wrong := [t for t in types if not t or any(c.isspace() for c in t)]:
+        raise ValueError(f"data.init_args.types has {wrong[0]!r}: a type is a word without blanks")
+    return types
+
+
+def check_types(sentences: Sequence[Sentence], types: Sequence[str], where: str) -> None:
+    """Refuse entities of other types.
+
+    Raises:
+        ValueError: naming the sentence.
+    """
+    for number, sentence in enumerate(sentences, 1):
+        if unknown := {kind for *_, kind in sentence.spans or ()} - set(types):
+            raise ValueError(
+                f"{where} sentence {number} has an entity of type {min(unknown)!r}, "
+                f"which is none of data.init_args.types {', '.join(types)}"
+            )

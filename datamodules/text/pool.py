@@ -6,7 +6,8 @@ by their index in the data set, never by a place in the pool, which shrinks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,38 @@ _SEED_SET, _HELD_OUT, _NOISE = 7311, 7312, 7313
 Spans = Sequence[Span]
 
 
-def take_budget(order: Sequence[int], costs: Sequence[int], budget: int) -> list[int]:
+def take_budget(order: Sequence[int], costs: Sequence[float], budget: float) -> list[int]:
     """Walk down an order until the cost is at least ``budget``: whole sentences, over by at most one."""
     taken: list[int] = []
-    spent = 0
+    spent = 0.0
     for index in order:
         if spent >= budget:
             break
         taken.append(index)
         spent += costs[index]
     return taken
+
+
+def costs_of(lengths: Sequence[int], unit: str, fixed: float, per_word: float) -> Sequence[float]:
+    """What labels of each sentence cost: its words, 1, or ``fixed + per_word n`` of unit ``cost``."""
+    if unit == "cost":
+        return [fixed + per_word * n for n in lengths]
+    return [1] * len(lengths) if unit == "sentences" else lengths
+
+
+def budget_of(budget: float, unit: str, words: int) -> float:
+    """A budget in what :func:`costs_of` counts; percents are of all words."""
+    if unit == "cost":
+        return budget
+    return max(1, round(budget * (words / 100 if unit == "percent" else 1)))
+
+
+def text_digest(sentences: Iterable[Sequence[str]]) -> str:
+    """Of the sentences in their order: a pool knows them by their index alone."""
+    digest = hashlib.blake2b(digest_size=16)
+    for words in sentences:
+        digest.update("\n".join((*words, "\n")).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def permutation(stream: int, seed: int, items: Sequence[int]) -> list[int]:
@@ -46,24 +69,34 @@ class Pool:
         waiting: asked, not yet answered.
         skipped: never to be asked again.
         held_out: never to be asked at all: the sample of a stopping rule.
+        known: not to be asked either: their words have labels elsewhere, or stand before in the pool.
         answers: index -> spans of people's labels.
 
     Args:
         costs: of each sentence.
         budget: cost that a query may reach.
+        text: digest of the sentences, see :func:`text_digest`.
     """
 
-    def __init__(self, costs: Sequence[int], budget: int) -> None:
-        self.costs, self.budget = list(costs), budget
+    def __init__(self, costs: Sequence[float], budget: float, text: str = "") -> None:
+        self.costs, self.budget, self.text = list(costs), budget, text
         self.round, self.batches_before = 0, 0
         self.rounds: dict[int, int] = {}
         self.scores: dict[int, float] = {}
         self.waiting: list[int] = []
         self.skipped: set[int] = set()
         self.held_out: list[int] = []
+        self.known: frozenset[int] = frozenset()
         self.answers: dict[int, list[Span]] = {}
 
-    def start(self, seed: int, seed_budget: int, held_out: int, given: Collection[int] | None = None) -> None:
+    def start(
+        self,
+        seed: int,
+        seed_budget: float,
+        held_out: int,
+        given: Collection[int] | None = None,
+        known: Collection[int] = (),
+    ) -> None:
         """Draw the held-out sample and the seed set, functions of the seed alone.
 
         Args:
@@ -71,8 +104,10 @@ class Pool:
             seed_budget: cost of the seed set.
             held_out: size of the sample.
             given: sentences that are labelled from the beginning; the seed set is these then.
+            known: sentences that nobody need be asked.
         """
-        every = [i for i in range(len(self.costs)) if not given or i not in given]
+        self.known = frozenset(known)
+        every = [i for i in range(len(self.costs)) if i not in self.known and (not given or i not in given)]
         self.held_out = sorted(permutation(_HELD_OUT, seed, every)[:held_out])
         rest = sorted(set(every) - set(self.held_out))
         chosen = (
@@ -90,7 +125,7 @@ class Pool:
     @property
     def unlabelled(self) -> list[int]:
         """Indices that may be asked, sorted."""
-        no = self.skipped.union(self.rounds, self.held_out, self.waiting)
+        no = self.skipped.union(self.rounds, self.held_out, self.waiting, self.known)
         return [i for i in range(len(self.costs)) if i not in no]
 
     def ask(self, indices: Sequence[int], scores: Mapping[int, float]) -> None:
@@ -127,6 +162,7 @@ class Pool:
             "held_out": list(self.held_out),
             "answers": [[i, [list(span) for span in spans]] for i, spans in self.answers.items()],
             "sentences": len(self.costs),
+            "text": self.text,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -139,6 +175,11 @@ class Pool:
             raise ValueError(
                 f"the checkpoint's pool has {state['sentences']:,} sentences, the data have "
                 f"{len(self.costs):,}: resume with the data of the run, or start anew from its --weights"
+            )
+        if state.get("text", self.text) != self.text:  # checkpoints of before have none
+            raise ValueError(
+                "the checkpoint's pool has other sentences than the data, or in another order: resume with "
+                "the data of the run, or start anew from its --weights"
             )
         self.round, self.batches_before = int(state["round"]), int(state["batches_before"])
         self.rounds = {int(i): int(r) for i, r in state["rounds"]}

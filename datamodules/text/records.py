@@ -43,7 +43,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
                 text = raw.removeprefix(_MARK if number == 1 else b"").decode("utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{path}, line {number}: byte {error.start + 1} is no text (UTF-8)"
+                    f"{path}, line {number}: byte {error.start + 1} is no text (UTF-8); save the file so"
                 ) from None
             yield number, text.removesuffix("\n").removesuffix("\r")
 
@@ -88,6 +88,8 @@ def read_jsonl(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> lis
             record = json_of(text.encode())
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: no JSON ({one_line(error)})") from None
+        if "\\ud" in text.lower() and _is_cut_character(record):
+            raise ValueError(f"{path}, line {number}: half of a character, written \\ud..., is no text")
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: {cut(text)} is no object with fields {_names(needed)}")
         _check_fields(record, needed, f"{path}, line {number}")
@@ -95,6 +97,15 @@ def read_jsonl(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> lis
     if not found:
         raise ValueError(f"{path} holds no lines; expected are objects with fields {_names(needed)}")
     return found
+
+
+def _is_cut_character(record: Any) -> bool:
+    """Whether a text has one half of a pair of surrogates, which JSON can write and nothing can encode."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _names(needed: Mapping[str, Any]) -> str:
@@ -108,7 +119,8 @@ def _check_fields(record: Record, needed: Mapping[str, Any], where: str) -> None
         value = record[field]
         if not isinstance(value, kind) or isinstance(value, bool):
             kinds = kind if isinstance(kind, tuple) else (kind,)
-            wanted = " or ".join(each.__name__ for each in kinds)
+            names = ("null" if each is type(None) else each.__name__ for each in kinds)
+            wanted = " or ".join(names)
             raise ValueError(f"{where}: {field!r} must be {wanted}, got {cut(json.dumps(value), 40)}")
 
 

@@ -9,10 +9,8 @@ goes on follows from the number of batches that the training has had.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-from torch.utils.data import DataLoader
-
+from datamodules.loading.loaders import TrainLoader
 from datamodules.loading.sampling import item_generator
 
 _PASSES, _WINDOWS = 7321, 7322
@@ -106,22 +104,13 @@ class RoundSampler:
         return number, self.members[self._passes[number][offset]]
 
 
-class RoundLoader(DataLoader[Any]):
-    """A loader that goes on where the round stands; Lightning takes one with a state for resumable."""
+class RoundLoader(TrainLoader):
+    """A loader that goes on where the round stands. How many sentences it has, the pool keeps."""
 
     batch_sampler: RoundSampler
 
     def state_dict(self) -> dict[str, int]:
         return {"batch_size": self.batch_sampler.batch_size}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        if state.get("batch_size") != self.batch_sampler.batch_size:
-            from lightning.pytorch.utilities import rank_zero_warn
-
-            rank_zero_warn(
-                f"the checkpoint was trained on batches of {state.get('batch_size')}, this run has "
-                f"{self.batch_sampler.batch_size}: the order of the data changes"
-            )
 
 
 def padded_words(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:

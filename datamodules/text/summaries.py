@@ -280,13 +280,16 @@ class Summaries(TextModule):
             self._trained_on = self._read("train")
         return self._trained_on
 
-    def _whole(self, records: list[Record], what: str) -> list[Record]:
+    def _whole(self, records: list[Record], what: str, summaries: bool = True) -> list[Record]:
         kept, left_out = files.whole(records)
         if not kept:
-            raise ValueError(f"{what}: none of the {len(records):,} documents has a text and a summary")
+            raise ValueError(
+                f"{what}: none of the {len(records):,} documents has a text" + " and a summary" * summaries
+            )
         if left_out and what not in self._told:
             self._told.add(what)
-            say(f"{what}: {left_out:,} of {len(records):,} documents are empty or lack a summary, left out")
+            lacking = " or lack a summary" * summaries
+            say(f"{what}: {left_out:,} of {len(records):,} documents are empty{lacking}, left out")
         return kept
 
     def _items(self, records: list[Record], texts: bool = True) -> SummaryItems:
@@ -299,7 +302,7 @@ class Summaries(TextModule):
     def _set(self, stage: str) -> None:
         if stage == "predict" and self.predict is not None:
             found = files.documents_of(Path(self.predict), self.fields)
-            self.predict_set = self._items(self._whole(found, self.predict))
+            self.predict_set = self._items(self._whole(found, self.predict, summaries=False))
             return
         self.train_set = self._items(self._training(), texts=False)
         if stage in ("fit", "validate"):

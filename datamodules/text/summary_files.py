@@ -20,6 +20,7 @@ from datamodules.text.records import (
 
 Format = Literal["jsonl", "lines", "hub", "nyt", "aclsum", "procedural"]
 ASPECTS = ("challenge", "approach", "outcome")
+_NO_TEXTS = (".csv", ".tsv", ".json", ".parquet", ".xlsx", ".xml", ".html", ".pdf", ".docx", ".gz", ".zip")
 _XML = 16 * 2**20
 _NYT_TEST_YEAR = 2007
 _NYT_VALIDATION = 4000
@@ -58,20 +59,21 @@ def json_lines(root: Path, split: str, fields: Mapping[str, str]) -> list[Record
     return renamed(read_jsonl(path, needed(fields)), fields, split)
 
 
-def needed(fields: Mapping[str, str], summaries: bool = True) -> dict[str, type]:
-    """Fields that every record must have, all of them texts."""
+def needed(fields: Mapping[str, str], summaries: bool = True) -> dict[str, tuple[type, ...]]:
+    """Fields that every record must have, all of them texts; null is none, and is left out with a count."""
     wanted = ["document", *["summary"] * summaries, *["yhat"] * ("yhat" in fields)]
-    return {fields[name]: str for name in wanted}
+    return {fields[name]: (str, type(None)) for name in wanted}
 
 
 def renamed(records: list[Record], fields: Mapping[str, str], split: str) -> list[Record]:
     """Records under our names, lines within a text joined by blanks."""
     found = []
     for number, record in enumerate(records, 1):
+        given = {name: record[field] for name, field in fields.items() if field in record}
         row = {
-            name: one_line_of(record[field])
-            for name, field in fields.items()
-            if isinstance(record.get(field), str)
+            name: one_line_of(value or "")
+            for name, value in given.items()
+            if isinstance(value, str | None) and name != "id"
         }
         name = record.get(fields["id"])
         row["id"] = str(name) if isinstance(name, str | int) else f"{split}/{number}"
@@ -97,9 +99,16 @@ def documents_of(path: Path, fields: Mapping[str, str]) -> list[Record]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"data.init_args.predict: no file {path}")
+    if path.suffix.lower() in _NO_TEXTS:
+        raise ValueError(
+            f"data.init_args.predict: {path} is a {path.suffix}: read are a text with a document a line, and "
+            ".jsonl with one object a line"
+        )
     if path.suffix == ".jsonl":
         given = {k: v for k, v in fields.items() if k != "yhat"}
-        return renamed(read_jsonl(path, needed(given, summaries=False)), given, path.stem)
+        rows = renamed(read_jsonl(path, needed(given, summaries=False)), given, path.stem)
+        # a summary that is not there yet is no reason to leave its document out
+        return [{k: v for k, v in row.items() if k != "summary" or v} for row in rows]
     return [{"document": text, "id": f"{path.name}:{number}"} for number, text in lines_of(path)]
 
 

@@ -26,6 +26,7 @@ import torch
 import yaml
 from fakes.clips import fake_audioset, write_mp4
 from fakes.gaug import fake_gaug
+from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
@@ -33,6 +34,7 @@ from fakes.planetoid import fake_planetoid
 from fakes.saliency import fake_saliency
 from fakes.samples import fake_samples
 from fakes.shapes import fake_shapes
+from fakes.tables import fake_table
 from fakes.traffic import fake_chickenpox, fake_traffic
 from fakes.tu import fake_tu, fake_tu_set
 from torch import Tensor
@@ -47,7 +49,9 @@ LONG = {"AudioVisual", "MNIST", "Planetoid", "Shapes", "Shapes2D"}
 PLACES = {"num_workers", "root", "cache", "cache_dir", "download"}
 REFUSED = (
     "does not use|neither edges_retained|which is of a csv|shows its own pairs|it has 5 folds|"
-    "holds no splits of these data|give both spectrogram_mean and"
+    "holds no splits of these data|give both data.init_args.means and|"
+    "has no column|set data.init_args.x and y|"
+    "give both spectrogram_mean and"
 )
 
 
@@ -120,8 +124,8 @@ OF_FILES = {"spectrogram_mean": 1.0, "spectrogram_std": 2.0}  # else a change of
 def labelled_files(root: Path) -> None:
     draw = np.random.default_rng(0)
     for name in ("own", "other"):
-        pixels = {k: draw.integers(0, 256, (400, 4, 4)).astype(np.uint8) for k in ("image", "adversarial")}
-        np.savez(root / f"{name}.npz", label=np.arange(400) % 3, **pixels)
+        pixels = {k: draw.integers(0, 256, (40, 4, 4)).astype(np.uint8) for k in ("image", "adversarial")}
+        np.savez(root / f"{name}.npz", label=np.arange(40) % 3, **pixels)
 
 
 TABLE: dict[str, Row] = {
@@ -163,6 +167,14 @@ TABLE: dict[str, Row] = {
         [{"name": "own"}, {"name": "own", "layout": "pickle", "early_stopping": True}],
         gaug_and_probabilities,
     ),
+    "KnownInformation": Row(
+        {"total_mi": 2.0, "dim": 3, "subviews": 3, "split": [0.3, 0.7], "corr": 0.5, "degrees": 5.0,
+         "speed": 0.1, "noises": [0.5], "items_per_epoch": 40, "val_items": 7, "test_items": 9,
+         "batch_size": 4, "eval_batch_size": 3},
+        [{"dim": 4, "total_mi": 3.0, "items_per_epoch": 20, "val_items": 6, "test_items": 6, "batch_size": 5,
+          "family": f}
+         for f in ("gaussian", "student_t", "spiral", "half_cube", "additive_noise", "mixture")],
+    ),
     "GraphSet": Row(
         {**SET, "set_seed": 3},
         [{"name": n, "order": o, "batch_size": 5, **({"bfs_draws": 200} if o == "bfs" else {})}
@@ -202,12 +214,6 @@ TABLE: dict[str, Row] = {
     "LinkSplit": Row(
         {"val": 0.1, "test": 0.2, "seed": 3, "steps_per_epoch": 2, **KARATE}, [{}, KARATE]
     ),
-    "LabelledImages": Row(
-        {"file": "{root}/other.npz", "images": "adversarial", "test_items": 3, "batch_size": 5,
-         "eval_batch_size": 2, "train_items": 30},
-        [{"batch_size": 20}, {"batch_size": 20, "file": "{root}/own.npz", "test_items": 4}],
-        labelled_files,
-    ),
     "MNIST": Row(DIGITS),
     "NeighborSampling": Row(
         {"source": lambda: datamodules.BlockModel(seed=3), "neighbors": (2, 3), "batch_size": 5},
@@ -231,6 +237,17 @@ TABLE: dict[str, Row] = {
         lambda root: [fake_saliency(root, "ecssd"), fake_saliency(root, "sed2", 6)],
         # all pairs are whole here, and all masks of 0 and 255
         elsewhere={"skip_unpaired", "mask_values"},
+    ),
+    "LabelledImages": Row(
+        {"size": 16, "unlabelled": True, "batch_size": 3, "eval_batch_size": 3, "source": "digits",
+         "file": "{root}/other.npz", "images": "adversarial", "test_items": 3, "train_items": 6,
+         "drop_last": False},
+        [{"source": s, "root": f"{{root}}/{s}", "batch_size": 5, "eval_batch_size": 2, **more}
+         for s, more in (("cifar10", {}), ("cifar100", {}), ("stl10", {}), ("folder", {"size": 20}))]
+        + [{"source": "npz", "batch_size": 5, "file": "{root}/own.npz", "test_items": 4}],
+        lambda root: [fake_labelled(root), labelled_files(root)],
+        rooted=False,
+        elsewhere={"source", "drop_last"},  # the digits have no root; sets of whole batches lose nothing
     ),
     "SaliencyComposites": Row(
         {"batch_size": 3, "side": 64, "train_items": 5, "val_items": 2, "test_items": 3, "predict_items": 2,
@@ -269,6 +286,15 @@ TABLE: dict[str, Row] = {
         lambda root: [fake_tu_set(root), fake_tu_set(root, "OTHER", 12)],
         elsewhere={"bfs_draws"},
         seen=("bandwidth", "max_nodes"),
+    ),
+    "TableColumns": Row(
+        {"x": ["a"], "y": ["b"], "noises": [0.5], "held_out": 0.3, "seed": 1, "means": [0.0, 1.0, 2.0],
+         "scales": [1.0, 2.0, 3.0], "batch_size": 5, "eval_batch_size": 3, "delimiter": ";",
+         "table": "no.csv"},
+        [{"table": "{root}/table.csv", "batch_size": 8}],
+        fake_table,
+        rooted=False,
+        elsewhere={"means", "scales"},  # given in pairs
     ),
     "TUGraphs": Row(
         {**LEVEL, "name": "OTHER", "max_degree": 2, "use_node_attr": False, "use_edge_attr": False},

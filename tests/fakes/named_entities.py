@@ -122,6 +122,10 @@ def fake_ner(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     }
     if data.get("oracle") == "human" or data.get("rounds") == 0:  # the run ends with its first round
         flags["data.init_args.seed_updates"] = 3
+    if data.get("oracle") == "human":  # what is labelled is the seed set
+        del flags["data.init_args.seed_budget"]
+    if data.get("rounds") == 0:
+        del flags["data.init_args.budget"], flags["data.init_args.round_updates"]
     if data.get("embeddings"):
         width = config["model"]["init_args"].get("word_dim", 100)
         path = root / "vectors.txt"

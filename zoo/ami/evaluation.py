@@ -79,7 +79,7 @@ class Evaluation(nn.Module):
         decodings = settings["table"] if stage == "test" else [settings["decoding"]]
         self.decodings = list(dict.fromkeys(decodings))
         self.scores: Any = nn.ModuleDict()
-        names = ("forward_nll", "backward_nll", "hits_at_1")
+        names = ("forward_nll", "backward_nll", "source_nll", "source_entropy", "hits_at_1")
         self.whole: Any = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in names})
         self.baselines: dict[str, Baseline] = {}
         self.source_entropy: float | None = None
@@ -98,9 +98,9 @@ class Evaluation(nn.Module):
         self.scores = nn.ModuleDict({name: ReplyScores(bleu, lowercase) for name in rows})
         self.baselines = {}
 
-    def baselines_of(self, stage: str) -> dict[str, Baseline]:
+    def baselines_of(self) -> dict[str, Baseline]:
         """Those of a test, made at its first batch: they need the training split."""
-        if stage == "test" and self._pairs is not None and not self.baselines:
+        if self._pairs is not None and not self.baselines:
             histories, replies = zip(*self._pairs(), strict=True)
             self.baselines = {"constant": ConstantReply(replies), "retrieval": Retrieval(histories, replies)}
         return self.baselines
@@ -109,6 +109,18 @@ class Evaluation(nn.Module):
         """Add a sum over so many tokens to a mean over all tokens."""
         self._seen.add(name)
         self.whole[name].update(total / count.clamp(min=1), count.float())
+
+    def entropy(self, nll: Tensor) -> None:
+        """Add -log p(S) of each pair (B,), in nats summed over tokens, by a model of S: their mean is a
+        cross-entropy, which is at least H(S)."""
+        self._seen.add("source_entropy")
+        self.whole["source_entropy"].update(nll)
+
+    def _entropy(self) -> float | None:
+        """H(S) in nats: what the data know, else what the model of S says, else nothing."""
+        if self.source_entropy is None and "source_entropy" in self._seen:
+            return float(self.whole["source_entropy"].compute())
+        return self.source_entropy
 
     def hits(self, right: Tensor) -> None:
         """Whether the gold candidate was the likeliest, (B,)."""
@@ -187,12 +199,14 @@ class Evaluation(nn.Module):
         Raises:
             ValueError: for decodings with unequal numbers of replies.
         """
-        found = {name: self.whole[name].compute() for name in self._seen}
+        # not in the order of the set, which is another one in each process: computing is a collective
+        found = {name: metric.compute() for name, metric in self.whole.items() if name in self._seen}
+        entropy = self._entropy()
         names = [n for n in self.scores if int(self.scores[n].diversity.replies)]
         check_comparable({n: self.scores[n].diversity for n in names})
         for name in names:
             scores: Any = self.scores[name]
-            computed = scores.compute(self.source_entropy)
+            computed = scores.compute(entropy)
             success = self._adversarial(scores)
             if success is not None:
                 computed["adversarial_success"] = torch.tensor(success)
@@ -236,6 +250,9 @@ class Evaluation(nn.Module):
             "retrieval": "the reply to the training history of largest TF-IDF cosine",
         }
         found: dict[str, dict[str, Any]] = {}
+        entropy, known = self._entropy(), self.source_entropy is not None
+        how = "known" if known else "cross-entropy of the model of S on these pairs, at least H(S)"
+        of_source = "not known" if entropy is None else f"{entropy:.4f} nats, {how}"
         for name, scores in self.scores.items():
             count = scores.diversity.replies.clone()
             if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -243,5 +260,10 @@ class Evaluation(nn.Module):
             row = {"replies": int(count), "generation": {**made, **decodings}[name]}
             if scores.bleu is not None:
                 row["bleu"] = scores.bleu.signature
-            found[name] = {**row, "words": "separated by white space", "entropy": "natural logarithm"}
+            found[name] = {
+                **row,
+                "words": "separated by white space",
+                "entropy": "natural logarithm",
+                "source_entropy": of_source,
+            }
         return found

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Baseline = Literal["leave_one_out", "batch", "none"]
-Turn = Literal["pretrain_forward", "pretrain_backward", "pretrain_noise", "forward", "backward", "noise"]
+Stage = Literal["pretrain_forward", "pretrain_backward", "pretrain_noise", "pretrain_source"]
+Turn = Literal[Stage, "forward", "backward", "noise"]
 
 
 def token_nll(logits: Tensor, labels: Tensor, pad: int, smoothing: float = 0.0) -> Tensor:
@@ -198,18 +199,18 @@ class Cycle:
     """Which batch trains what: stages of pretraining, then turns of the three networks in a cycle.
 
     Attributes:
-        pretraining: batches of MLE of theta, of MLE of phi, of the noise alone.
+        pretraining: batches of MLE of theta, of MLE of phi, of the noise alone, of MLE of the model of S.
         turns: batches of the forward, the backward and the noise turn of a cycle.
         every: an adversarial step follows the MLE step of every so-many-th batch of a turn.
     """
 
-    pretraining: Sequence[int] = (0, 0, 0)
+    pretraining: Sequence[int] = (0, 0, 0, 0)
     turns: Sequence[int] = (8, 8, 4)
     every: int = 2
 
     def at(self, batch: int) -> tuple[Turn, bool]:
         """Turn of a batch, from 0, and whether an adversarial step follows its MLE step."""
-        stages: tuple[Turn, ...] = ("pretrain_forward", "pretrain_backward", "pretrain_noise")
+        stages: tuple[Turn, ...] = get_args(Stage)
         for stage, length in zip(stages, self.pretraining, strict=True):
             if batch < length:
                 return stage, False

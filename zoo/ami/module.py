@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,32 +13,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from zoo.ami.evaluation import Evaluation
-from zoo.ami.information import (
-    Baseline,
-    Cycle,
-    advantage,
-    backward_loss,
-    cut_at_eos,
-    forward_loss,
-    join_rows,
-    lengths_of,
-    mean_embedding,
-    noise_loss,
-    noise_strength,
-    pair_weights,
-    sequence_nll,
-    token_nll,
-)
-from zoo.ami.network import AMINetwork, Variant, encoder_decoder, shifted
-from zoo.ami.noise import Noise, placed, straight_through
-from zoo.ami.processes import averaged_gradients, global_rows, total
-from zoo.ami.replies import Decoding, Replies
+from zoo.ami.information import Baseline
+from zoo.ami.network import AMINetwork, Variant, networks_of, source_network
+from zoo.ami.noise import Noise
+from zoo.ami.objectives import Objectives
+from zoo.ami.optimizers import optimizers_of
+from zoo.ami.processes import place, set_gradients, total
+from zoo.ami.replies import Decoding
 from zoo.ami.report import GeneratedReplies, write_protocol
-from zoo.ami.turns import batch_of
+from zoo.ami.scoring import Scoring
+from zoo.ami.settings import check_settings, cycle_of
 from zoo.ami.vocabulary import Vocabulary
 from zoo.nn.data_fit import DataSizes, check_fit
-from zoo.nn.decoding import forbid, generate
-from zoo.nn.encoder_decoder import Encoded
 from zoo.nn.parallel import refuse_sharding
 from zoo.nn.ranges import (
     Count,
@@ -55,35 +40,12 @@ from zoo.nn.ranges import (
     Size,
     check_ranges,
 )
-from zoo.nn.variants import refuse_unused
 from zoo.randomness import step_generator
 from zoo.reports import say
 
 Objective = Literal["mle", "vim", "ami"]
 Rollout = Literal["sample", "teacher_forced"]
 Batch = dict[str, Any]
-
-_TRANSFORMERS = ("transformer_base", "transformer_tiny")
-_OWN = ("gru", "rnn", *_TRANSFORMERS)
-_OF_VARIANT = {
-    "width": _OWN,
-    "layers": ("rnn", *_TRANSFORMERS),
-    "heads": _TRANSFORMERS,
-    "hidden": _TRANSFORMERS,
-    "dropout": _OWN,
-    "tied": _OWN,
-    "pretrained_forward": ("hf",),
-    "pretrained_backward": ("hf",),
-    "architecture": ("hf",),
-}
-_OF_NOISE = {
-    "noise_std": ("gaussian",),
-    "rho": ("learned",),
-    "noise_limit": ("learned",),
-    "noise_grad": ("learned",),
-    "noise_batches": ("learned",),
-    "pretrain_noise": ("learned",),
-}
 
 
 class AMI(LightningModule):
@@ -136,11 +98,16 @@ class AMI(LightningModule):
         noise_limit: strength at which it is no longer rewarded.
         noise_grad: ``straight_through`` gives the noise a gradient from the backward network; ``official``
             has none, so that the noise grows to its limit and stops.
+        reward_clip: least log q(S|T') per token that is a reward is minus this; null has no limit.
+        mle_mix: weight of the MLE loss of the same batch within an adversarial step of theta.
         pair_weights: w of synthetic pairs; false is 1.
         phi_adv_weight: of the backward network's adversarial loss.
         pretrain_forward: batches of MLE of theta before the cycle.
         pretrain_backward: batches of MLE of phi, after those.
         pretrain_noise: batches of the noise alone, after those.
+        source_model: a third network, p(S) in translation and p(S|history) in dialogue, whose cross-entropy
+            is the H(S) of the bound where the data do not know it.
+        pretrain_source: batches of MLE of it, after those.
         forward_batches: of a cycle.
         backward_batches: of a cycle.
         noise_batches: of a cycle; left out unless noise is learned and the objective adversarial.
@@ -176,6 +143,7 @@ class AMI(LightningModule):
         "eos_id": "eos_id",
     }
     judged: Tensor
+    source_trained: Tensor
 
     def __init__(
         self,
@@ -205,11 +173,15 @@ class AMI(LightningModule):
         rho: NonNegative = 0.1,
         noise_limit: NonNegative = 1.0,
         noise_grad: Literal["official", "straight_through"] = "official",
+        reward_clip: Positive | None = None,
+        mle_mix: NonNegative = 0.0,
         pair_weights: bool = True,
         phi_adv_weight: NonNegative = 1.0,
         pretrain_forward: CountOrZero = 0,
         pretrain_backward: CountOrZero = 0,
         pretrain_noise: CountOrZero = 0,
+        source_model: bool = False,
+        pretrain_source: CountOrZero = 0,
         forward_batches: CountOrZero = 8,
         backward_batches: CountOrZero = 8,
         noise_batches: CountOrZero = 4,
@@ -245,85 +217,24 @@ class AMI(LightningModule):
         )
         self.save_hyperparameters(ignore=list(callables))
         self.automatic_optimization = False
-        self._check_settings()
+        check_settings(AMI, self.hparams)
         self.optimizer, self.backward_optimizer = optimizer, backward_optimizer or optimizer
         self.noise_optimizer, self.pretrain_optimizer = noise_optimizer, pretrain_optimizer
         self.lr_scheduler = lr_scheduler
         self.vocabulary = Vocabulary()
-        first, second = self._networks()
+        first, second, self.hparams["architecture"] = networks_of(self.hparams)
         self.network = AMINetwork(first, second, noise == "learned")
         # the same shape as phi, so that its place in the weights does not depend on where a training stands
         self.judge = copy.deepcopy(self.network.backward_network).requires_grad_(False) if judge else None
         self.register_buffer("judged", torch.tensor(False))
-        self.cycle = self._cycle()
+        self.source_network = source_network(self.hparams, second) if source_model else None
+        if source_model:
+            self.register_buffer("source_trained", torch.tensor(False))
+        self.cycle = cycle_of(self.hparams)
         self.latest: dict[str, Any] = {}
-        self.replies = Replies(self.network, self.hparams)
+        self.objectives = Objectives(self.network, self.hparams, self.source_network)
+        self.scoring = Scoring(self.network, self.vocabulary, self.hparams)
         self.evaluation: Any = nn.ModuleDict({s: Evaluation(self.hparams, s) for s in ("val", "test")})
-
-    def _networks(self) -> list[Any]:
-        h = self.hparams
-        if h["variant"] != "hf":
-            sizes = [h[k] for k in ("width", "layers", "heads", "hidden", "dropout")]
-            return [
-                encoder_decoder(h["variant"], h["vocab_size"], h["pad_id"], h["tied"], *sizes)
-                for _ in range(2)
-            ]
-        from zoo.ami.pretrained import pretrained_pair
-
-        first, second, h["architecture"] = pretrained_pair(
-            h["architecture"], h["pretrained_forward"], h["pretrained_backward"], h["vocab_size"], h["pad_id"]
-        )
-        return [first, second]
-
-    def _cycle(self) -> Cycle:
-        h = self.hparams
-        noisy = h["noise"] == "learned"
-        pretraining = (h["pretrain_forward"], h["pretrain_backward"], h["pretrain_noise"] if noisy else 0)
-        noise_turn = h["noise_batches"] if noisy and h["objective"] != "mle" else 0
-        turns = (h["forward_batches"], h["backward_batches"], noise_turn)
-        if not sum(turns):
-            raise ValueError(
-                "a cycle needs model.init_args.forward_batches or backward_batches of at least 1"
-            )
-        return Cycle(pretraining, turns, h["adversarial_every"])
-
-    def _check_settings(self) -> None:
-        h = self.hparams
-        refuse_unused(AMI, h, "variant", _OF_VARIANT)
-        refuse_unused(AMI, h, "noise", _OF_NOISE)
-        if h["rollout"] == "teacher_forced":
-            refuse_unused(AMI, h, "rollout", {"temperature": ("sample",)})
-        if not h["table"]:
-            raise ValueError("model.init_args.table names no decoding; choose of greedy, beam, sample")
-        ids = (h["pad_id"], h["bos_id"], h["eos_id"])
-        if max(ids) >= h["vocab_size"] or h["eos_id"] in ids[:2]:
-            raise ValueError(
-                f"pad_id, bos_id and eos_id {ids} must lie below vocab_size {h['vocab_size']}, eos_id apart"
-            )
-        used = {h["decoding"], *h["table"]}
-        for option, of, default in (
-            ("sampling_temperature", "sample", 1.0),
-            ("top_k", "sample", 10),
-            ("length_penalty", "beam", 0.0),
-            ("beam", "beam", 5),
-        ):
-            if of not in used and h[option] != default:
-                raise ValueError(
-                    f"model.init_args.{option} is {h[option]}, which decoding: {h['decoding']} does not "
-                    "use: beams "
-                    f"do not sample; leave it out, or set decoding, or an entry of table, to {of}"
-                )
-        if h["replies"] > h["beam"] and h["decoding"] == "beam":
-            raise ValueError(
-                f"model.init_args.replies is {h['replies']}, but a beam of {h['beam']} has no more replies "
-                "than that"
-            )
-        if h["replies"] > 1 and h["decoding"] == "greedy" and not h["test_noise"]:
-            raise ValueError(
-                "decoding: greedy has one reply for a history; set model.init_args.decoding to beam or "
-                "sample, or "
-                "test_noise: true"
-            )
 
     # --- set-up -----------------------------------------------------------------------------------------
 
@@ -341,23 +252,13 @@ class AMI(LightningModule):
             evaluation.prepare(data, self.vocabulary)
 
     def configure_optimizers(self) -> Any:
-        net = self.network
-        made = [self.optimizer(net.forward_network.parameters())]
-        made.append(self.backward_optimizer(net.backward_network.parameters()))
-        scheduled = [0, 1]
-        if self.pretrain_optimizer is not None and any(self.cycle.pretraining):
-            scheduled = [len(made), len(made) + 1]
-            made += [
-                self.pretrain_optimizer(n.parameters()) for n in (net.forward_network, net.backward_network)
-            ]
-        if net.noise is not None:
-            made.append(self.noise_optimizer(net.noise.parameters()))
-        self._pretrain = scheduled[0]
+        given = (self.optimizer, self.backward_optimizer, self.noise_optimizer)
+        pretrain = self.pretrain_optimizer if any(self.cycle.pretraining) else None
+        made, self._pretrain = optimizers_of(self.network, self.source_network, *given, pretrain)
         if self.lr_scheduler is None:
             return made
-        schedules = [{"scheduler": self.lr_scheduler(made[i]), "interval": "step"} for i in scheduled]
-        self._scheduled = scheduled
-        return made, schedules
+        self._scheduled = self._pretrain
+        return made, [{"scheduler": self.lr_scheduler(made[i]), "interval": "step"} for i in self._scheduled]
 
     _scheduled: Sequence[int] = ()
 
@@ -366,27 +267,33 @@ class AMI(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A batch is a step of the trainer: one MLE step (or the noise's), and perhaps an adversarial one."""
         turn, adversarial = self.cycle.at(self.trainer.global_step)
-        adversarial &= self.hparams["objective"] != "mle"
+        objective, losses = self.hparams["objective"], self.objectives
         self._keep_judge(turn)
         before = turn.startswith("pretrain")
         random = step_generator(self, batch_idx)
-        logged: dict[str, Tensor] = {}
         if turn.endswith("noise"):
-            logged = self._noise_step(batch, random)
+            loss, logged = losses.noise(batch, random)
+            self._step(len(self._all_optimizers()) - 1, loss)
+        elif turn == "pretrain_source":
+            loss, logged = losses.source_mle(batch)
+            self._step(self._pretrain[2], loss, mle=True)
+            self.source_trained.fill_(True)
         elif turn.endswith("forward"):
-            loss = self._forward_mle(batch, before)
-            logged["forward_nll"] = loss
-            self._step(self._pretrain if before else 0, loss, mle=True)
-            if adversarial:
-                logged |= self._forward_adversarial(batch, random)
+            loss, logged = losses.forward_mle(batch, before)
+            self._step(self._pretrain[0] if before else 0, loss, mle=True)
+            if adversarial and objective != "mle":
+                loss, more = losses.forward_adversarial(batch, random)
+                self._step(0, loss, counts=False)
+                logged |= more
         else:
-            loss, tokens = self._backward_mle(batch, before)
-            logged["backward_nll"] = loss / tokens
-            self._step(self._pretrain + 1 if before else 1, loss, mle=True)
-            if adversarial and self.hparams["objective"] == "ami":
-                logged |= self._backward_adversarial(batch, random)
+            loss, logged = losses.backward_mle(batch, before)
+            self._step(self._pretrain[1] if before else 1, loss, mle=True)
+            if adversarial and objective == "ami":
+                loss, more = losses.backward_adversarial(batch, random)
+                self._step(1, loss, counts=False)
+                logged |= more
         names = sorted(logged)
-        means = total(torch.stack([logged[n].detach().float() for n in names])) / self._processes
+        means = total(torch.stack([logged[n].detach().float() for n in names])) / place()[1]
         self.latest |= dict(zip(names, means.unbind(), strict=True))
         for name, value in self.latest.items():
             # each turn has losses of its own; a row has the latest of all, whenever the run was resumed
@@ -410,203 +317,24 @@ class AMI(LightningModule):
     def _step(self, index: int, loss: Tensor, mle: bool = False, counts: bool = True) -> None:
         """One optimiser step on the gradient of this network alone.
 
-        ``torch.autograd.grad`` reaches no parameter but the optimiser's own, so that nothing leaks into the
-        other networks, and gradients never add up over steps.
-
         Args:
             index: of the optimiser.
             loss: whose mean over processes is the loss.
             mle: not adversarial; its schedule moves on.
             counts: it is the trainer's step of this batch.
         """
-        optimizers: Any = self.optimizers()
-        wrapped = optimizers[index] if isinstance(optimizers, list) else optimizers
-        optimizer = wrapped.optimizer
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        gradients = averaged_gradients(loss, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        for limit in (None if mle else self.hparams["adversarial_clip"], self.hparams["clip"]):
-            if limit is not None:
-                nn.utils.clip_grad_norm_(parameters, limit)
-        (wrapped if counts else optimizer).step()
-        optimizer.zero_grad()
+        wrapped = self._all_optimizers()[index]
+        limits = (None if mle else self.hparams["adversarial_clip"], self.hparams["clip"])
+        set_gradients(wrapped.optimizer, loss, limits)
+        (wrapped if counts else wrapped.optimizer).step()
+        wrapped.optimizer.zero_grad()
         if mle and index in self._scheduled:
             schedulers: Any = self.lr_schedulers()
             schedulers[self._scheduled.index(index)].step()
 
-    def _forward_mle(self, batch: Batch, before: bool) -> Tensor:
-        """Mean over the tokens of the global batch of -log p(T_t | T_<t, S)."""
-        labels, h = batch["target"][:, 1:], self.hparams
-        logits = self.network(batch["source"], batch["target"][:, :-1])
-        smoothing = h["label_smoothing"] if before else 0.0
-        nll = token_nll(logits, labels, h["pad_id"], smoothing).sum()
-        return nll * self._processes / total((labels != h["pad_id"]).sum())
-
-    def _backward_mle(self, batch: Batch, before: bool) -> tuple[Tensor, Tensor]:
-        """(1/B) sum_b sum_t -log q(S_t | S_<t, T), and tokens of S per pair."""
-        labels, h = batch["recover"][:, 1:], self.hparams
-        gold = cut_at_eos(batch["target"][:, 1:], h["eos_id"], h["pad_id"])[1]
-        logits = self._backward_logits(self.network.backward_network, batch, gold)
-        smoothing = h["label_smoothing"] if before else 0.0
-        nll = token_nll(logits, labels, h["pad_id"], smoothing).sum()
-        rows, tokens = total(nll.new_tensor(len(labels))), total((labels != h["pad_id"]).sum())
-        return nll * self._processes / rows, tokens / rows
-
-    def _backward_logits(
-        self, network: Any, batch: Batch, reply: Tensor, extra: Tensor | None = None, copies: int = 1
-    ) -> Tensor:
-        """Logits of the tokens to recover, (copies B, R - 1, V), from sources ``context`` + ``reply``."""
-        pad = self.hparams["pad_id"]
-        context = batch["context"].repeat(copies, 1)
-        source = join_rows(context, reply, pad)
-        if extra is not None:
-            extra = placed(extra, lengths_of(context, pad), lengths_of(reply, pad), source.shape[1])
-        encoded = network.encode(source, extra)
-        logits: Tensor = network.decode(batch["recover"][:, :-1].repeat(copies, 1), encoded)
-        return logits
-
-    @property
-    def _processes(self) -> int:
-        return self.trainer.world_size
-
-    # --- synthetic targets ------------------------------------------------------------------------------
-
-    def _noises(self, encoded: Encoded, random: torch.Generator) -> Tensor:
-        """Noise n of the memory, (K, B, S, d), without the noise network's gradient; drawn for the global
-        batch."""
-        h = self.hparams
-        if h["noise"] == "none":
-            return encoded.states.new_zeros(h["samples"], *encoded.states.shape)
-        normal = self._normal(encoded, random)
-        if h["noise"] == "gaussian":
-            return h["noise_std"] * normal
-        with torch.no_grad():
-            return self.network.noise_of(encoded, normal)
-
-    def _normal(self, encoded: Encoded, random: torch.Generator) -> Tensor:
-        """eps (K, B, S, d) ~ N(0, I), the rows of this process of draws for the global batch."""
-        rows, longest = global_rows(encoded.states)
-        shape = (self.hparams["samples"], rows, longest, encoded.states.shape[2])
-        draws = torch.randn(shape, generator=random, device=random.device)
-        own = draws[:, self.global_rank :: self._processes, : encoded.states.shape[1]]
-        return own.to(encoded.states)
-
-    @torch.no_grad()
-    def _roll_out(self, batch: Batch, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """T' of the current forward network, in evaluation mode: labels (K B, T), sources of the backward
-        network (K B, T), and the noise n (K, B, S, d) that they were made with."""
-        h, network = self.hparams, self.network.forward_network
-        with evaluated(self.network):
-            encoded = network.encode(batch["source"])
-            noise = self._noises(encoded, random)
-            noisy = encoded.perturbed(h["noise_scale"] * noise)
-            ends = (h["bos_id"], h["eos_id"], h["pad_id"])
-            if h["rollout"] == "sample":
-                rows, _ = global_rows(encoded.states)
-                uniform = torch.rand(
-                    h["max_length"], h["samples"], rows, generator=random, device=random.device
-                )
-                own = uniform[:, :, self.global_rank :: self._processes].flatten(1)
-                drawn = generate(network, noisy, h["max_length"], *ends, own, h["temperature"])
-            else:
-                drawn = self._argmax(batch, noisy)
-        return (*cut_at_eos(drawn, h["eos_id"], h["pad_id"]), noise)
-
-    def _argmax(self, batch: Batch, noisy: Encoded) -> Tensor:
-        """The likeliest word after each prefix of the gold target, (K B, T - 1)."""
-        h = self.hparams
-        prefix = batch["target"][:, :-1].repeat(h["samples"], 1)
-        logits = self.network.forward_network.decode(prefix, noisy)
-        return forbid(logits, h["pad_id"], h["bos_id"]).argmax(dim=-1)
-
-    def _prefix(self, batch: Batch, labels: Tensor) -> Tensor:
-        """What the forward network reads while T' is scored: T' itself, or gold words where those led to
-        it."""
-        if self.hparams["rollout"] == "sample":
-            return shifted(labels, self.hparams["bos_id"])
-        prefix: Tensor = batch["target"][:, :-1].repeat(self.hparams["samples"], 1)
-        return prefix
-
-    def _forward_adversarial(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-        """L_theta (section 2.4): REINFORCE with the length-normalised log q(S|T') as reward."""
-        h, pad = self.hparams, self.hparams["pad_id"]
-        labels, sources, noise = self._roll_out(batch, random)
-        recover = batch["recover"][:, 1:].repeat(h["samples"], 1)
-        with torch.no_grad(), evaluated(self.network):
-            logits = self._backward_logits(self.network.backward_network, batch, sources, copies=h["samples"])
-            reward = -sequence_nll(logits, recover, pad).view(h["samples"], -1)
-        encoded = self.network.forward_network.encode(batch["source"])
-        noisy = encoded.perturbed(h["noise_scale"] * noise)
-        scores = self.network.forward_network.decode(self._prefix(batch, labels), noisy)
-        nll = sequence_nll(scores, labels, pad).view(h["samples"], -1)
-        mean = total(reward.sum()) / total(reward.new_tensor(reward.numel()))
-        gained = advantage(reward, h["baseline"], mean)
-        self._step(0, self._mean_over_rows(forward_loss(nll, gained), batch), counts=False)
-        length = lengths_of(sources, pad).float().mean()
-        return {
-            "forward_adversarial": forward_loss(nll, gained),
-            "reward": reward.mean(),
-            "rollout_length": length,
-        }
-
-    def _backward_adversarial(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-        """L_phi of synthetic pairs (section 2.5), on the original pair as the first of both steps."""
-        h, pad = self.hparams, self.hparams["pad_id"]
-        _, sources, _ = self._roll_out(batch, random)
-        logits = self._backward_logits(self.network.backward_network, batch, sources, copies=h["samples"])
-        recover = batch["recover"][:, 1:].repeat(h["samples"], 1)
-        nll = sequence_nll(logits, recover, pad, mean=False)
-        weight = self._weights(batch, sources) if h["pair_weights"] else torch.ones_like(nll)
-        loss = h["phi_adv_weight"] * backward_loss(nll, weight)
-        self._step(1, self._mean_over_rows(loss, batch), counts=False)
-        return {"backward_adversarial": loss, "pair_weight": weight.mean()}
-
-    @torch.no_grad()
-    def _weights(self, batch: Batch, sources: Tensor) -> Tensor:
-        """w(T, T') (K B,) from the forward encoder's word embeddings, BOS and EOS stripped."""
-        h, table = self.hparams, self.network.forward_network.word_table()
-        gold = cut_at_eos(batch["target"][:, 1:], h["eos_id"], h["pad_id"])[1]
-        real = mean_embedding(table, gold, h["pad_id"]).repeat(h["samples"], 1)
-        return pair_weights(real, mean_embedding(table, sources, h["pad_id"]))
-
-    def _noise_step(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-        """L_psi (section 2.6) on T' = argmax after the gold words with memory h + n, whatever ``rollout``."""
-        h, pad = self.hparams, self.hparams["pad_id"]
-        optimizers: Any = self.optimizers()
-        with evaluated(self.network):
-            with torch.no_grad():
-                encoded = self.network.forward_network.encode(batch["source"])
-            noise = self.network.noise_of(encoded, self._normal(encoded, random))
-            prefix = batch["target"][:, :-1].repeat(h["samples"], 1)
-            differentiable = h["noise_grad"] == "straight_through"
-            with torch.set_grad_enabled(differentiable):
-                scores = self.network.forward_network.decode(prefix, encoded.perturbed(noise))
-                logits = forbid(scores, pad, h["bos_id"])
-                _, sources = cut_at_eos(logits.argmax(dim=-1), h["eos_id"], pad)
-                backward = self.network.backward_network
-                extra = straight_through(logits, backward.word_table()) if differentiable else None
-                recovered = self._backward_logits(backward, batch, sources, extra, h["samples"])
-                recover = batch["recover"][:, 1:].repeat(h["samples"], 1)
-                nll = sequence_nll(recovered, recover, pad).view(h["samples"], -1)
-        sums = (noise.norm(dim=-1) * encoded.mask).sum(dim=(1, 2))
-        strength = self._whole(noise_strength(noise, encoded.mask), sums, encoded.mask)
-        loss = noise_loss(nll, strength, h["rho"], h["noise_limit"])
-        self._step(len(optimizers) - 1, self._mean_over_rows(loss, batch))
-        return {"noise_loss": loss, "noise_strength": strength.mean()}
-
-    def _whole(self, strength: Tensor, sums: Tensor, mask: Tensor) -> Tensor:
-        """Strength over the positions of the global batch, with this process's gradient."""
-        if self._processes == 1:
-            return strength
-        positions, rows = total(mask.sum()), total(mask.new_tensor(len(mask), dtype=torch.float))
-        share = sums * rows / (positions * len(mask))  # its mean over rows is the whole strength
-        return share + (total(sums.detach()) / positions - share.detach())
-
-    def _mean_over_rows(self, loss: Tensor, batch: Batch) -> Tensor:
-        """A mean over this process's rows as its part of the mean over the global batch's."""
-        rows = len(batch["target"])
-        return loss * (rows * self._processes / total(loss.new_tensor(float(rows))))
+    def _all_optimizers(self) -> list[Any]:
+        found: Any = self.optimizers()
+        return found if isinstance(found, list) else [found]
 
     # --- evaluation -------------------------------------------------------------------------------------
 
@@ -621,141 +349,54 @@ class AMI(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         evaluation, folder = self.evaluation["test"], self.trainer.log_dir  # asks all processes
-        rows = evaluation.rows({d: self.replies.protocol(d) for d in evaluation.decodings})
+        rows = evaluation.rows({d: self.scoring.replies.protocol(d) for d in evaluation.decodings})
         rows = {name: {**row, **self.vocabulary.described()} for name, row in rows.items()}
         evaluation.log(self)
         if folder is not None and self.trainer.is_global_zero:
             for path in write_protocol(Path(folder), rows):
                 say(f"protocol    {path}")
 
-    @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        """Likelihoods of real pairs, and replies of each decoding with what the backward networks say of
-        them."""
-        evaluation: Any = self.evaluation[stage]
-        h, pad = self.hparams, self.hparams["pad_id"]
-        labels, recover = batch["target"][:, 1:], batch["recover"][:, 1:]
-        nll = token_nll(self.network(batch["source"], batch["target"][:, :-1]), labels, pad)
-        evaluation.likelihood("forward_nll", nll.sum(), (labels != pad).sum())
-        gold = cut_at_eos(labels, h["eos_id"], pad)[1]
-        backward = self._backward_logits(self.network.backward_network, batch, gold)
-        evaluation.likelihood("backward_nll", token_nll(backward, recover, pad).sum(), (recover != pad).sum())
-        if "candidates" in batch:
-            evaluation.hits(self._best_candidate(batch) == batch["gold"])
-        for decoding in h["table"] if stage == "test" else [h["decoding"]]:
-            random = self.replies.generator(batch["index"], stage)
-            reply = self.replies.ranked(batch["source"], decoding, 1, random)[0][:, 0]
-            evaluation.replies(decoding, batch, reply, *self._log_q(batch, reply), self._table())
-        for name, answer in evaluation.baselines_of(stage).items():
-            texts = answer(batch["history"])
-            reply = self._ids(texts)
-            evaluation.replies(name, batch, reply, *self._log_q(batch, reply), self._table(), texts)
+        judge = self.judge if self.judged else None
+        source = self.source_network if self.source_network is not None and self.source_trained else None
+        self.scoring.evaluate(self.evaluation[stage], batch, judge, source)
 
-    def _table(self) -> Tensor:
-        table: Tensor = self.network.forward_network.word_table()
-        return table
-
-    def _ids(self, texts: Sequence[str]) -> Tensor:
-        """Texts as padded ids (B, T), at most ``max_length`` of them."""
-        rows = [ids[: self.hparams["max_length"]] for ids in self.vocabulary.ids(texts)]
-        out = torch.full((len(rows), max([1, *map(len, rows)])), self.hparams["pad_id"])
-        for place, ids in enumerate(rows):
-            out[place, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-        return out.to(self.device)
-
-    def _log_q(self, batch: Batch, reply: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """log q(S|T') (B,) by phi and by the judge, in nats, and the tokens of S."""
-        pad, recover = self.hparams["pad_id"], batch["recover"][:, 1:]
-        by = [self.network.backward_network, self.judge if self.judged else None]
-        found = [
-            None
-            if n is None
-            else -sequence_nll(self._backward_logits(n, batch, reply), recover, pad, mean=False)
-            for n in by
-        ]
-        assert found[0] is not None
-        return found[0], found[1], (recover != pad).sum(dim=1)
-
-    def _best_candidate(self, batch: Batch) -> Tensor:
-        """Which of the candidates (B, N, L) is the likeliest, by its mean log-likelihood a token, (B,)."""
-        candidates, pad = batch["candidates"], self.hparams["pad_id"]
-        count = candidates.shape[1]
-        encoded = self.network.forward_network.encode(batch["source"]).repeated(count)
-        rows = candidates.flatten(0, 1)
-        logits = self.network.forward_network.decode(rows[:, :-1], encoded)
-        nll = sequence_nll(logits, rows[:, 1:], pad).view(-1, count)
-        empty = (candidates[:, :, 1:] == pad).all(dim=2)
-        return nll.masked_fill(empty, float("inf")).argmin(dim=1)
-
-    @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> GeneratedReplies:
         """Replies to each history with their scores, best first."""
-        h = self.hparams
-        random = self.replies.generator(batch["index"], "predict")
-        rows, forward = self.replies.ranked(batch["source"], h["decoding"], h["replies"], random)
-        scores = []
-        for number in range(rows.shape[1]):
-            logits = self._backward_logits(self.network.backward_network, batch, rows[:, number])
-            scores.append(-sequence_nll(logits, batch["recover"][:, 1:], h["pad_id"], mean=False))
-        backward = torch.stack(scores, dim=1)
-        order = (backward if h["rerank"] else forward).argsort(dim=1, descending=True, stable=True)
-        rows = rows.gather(1, order[:, :, None].expand_as(rows))
-        return GeneratedReplies(
-            histories=list(batch.get("history", [])) or self.vocabulary.texts(batch["source"]),
-            references=list(batch.get("reference", [])),
-            replies=[self.vocabulary.texts(row) for row in rows.unbind(0)],
-            forward=forward.gather(1, order).cpu(),
-            backward=backward.gather(1, order).cpu(),
-            index=batch["index"].cpu(),
-            protocol=self.replies.protocol(h["decoding"]) + (", ordered by log q" if h["rerank"] else ""),
-        )
+        return self.scoring.predict(batch)
 
-    @torch.no_grad()
     def reply(
-        self, history: str | Sequence[str], count: int = 1, decoding: Decoding | None = None
+        self,
+        history: str | Sequence[str],
+        count: int = 1,
+        decoding: Decoding | None = None,
+        persona: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Replies to one history, or translations of one sentence, best first.
 
-        ``zoo.load("ami_chitchat").reply("do you like music ?", 3, "sample")``
+        ``zoo.load("ami_dull").reply("ask topic3 filler1", 3, "beam")``
 
         Args:
             history: an utterance, or several, oldest first.
             count: replies.
             decoding: ``greedy``, ``beam`` or ``sample``; null is the module's.
+            persona: sentences that lead the dialogue, for weights of data that have them.
 
         Returns:
             for each reply ``text``, ``log_p`` = log p(T'|S) and ``log_q`` = log q(S|T') in nats.
+
+        Raises:
+            ValueError: for a decoding with fewer replies or of another name, fewer than one reply, what is no
+                text, a history without a word, and a persona for weights that know none.
         """
-        h, decoding = self.hparams, decoding or self.hparams["decoding"]
-        if count > (h["beam"] if decoding == "beam" else 1 if decoding == "greedy" else count):
-            raise ValueError(
-                f"decoding: {decoding} has fewer than {count} replies; take sample, or a wider beam"
-            )
+        if not isinstance(history, str | Sequence) or isinstance(persona, str):
+            raise ValueError(f"a history is a text or a list of texts, a persona a list, not {history!r:.60}")
         utterances = [history] if isinstance(history, str) else list(history)
-        found = batch_of(self.vocabulary, utterances, h["bos_id"], h["eos_id"])
-        batch = {k: v.to(self.device) for k, v in found.items()}
-        with evaluated(self):
-            random = self.replies.generator(torch.zeros(1, dtype=torch.long), "reply")
-            rows, forward = self.replies.ranked(batch["source"], str(decoding), count, random)
-            copies = [batch["recover"][:, 1:].repeat(count, 1), rows[0]]
-            logits = self._backward_logits(self.network.backward_network, batch, copies[1], copies=count)
-        backward = -sequence_nll(logits, copies[0], h["pad_id"], mean=False)
-        scores = zip(self.vocabulary.texts(rows[0]), forward[0].tolist(), backward.tolist(), strict=True)
-        replies = [{"text": text, "log_p": p, "log_q": q} for text, p, q in scores]
-        return sorted(replies, key=lambda r: -r["log_q" if h["rerank"] else "log_p"])
+        return self.scoring.answer(
+            utterances, count, decoding or self.hparams["decoding"], self.device, persona
+        )
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Sources and prefixes of eight tokens for the network, which gives logits (batch, 8, V)."""
         ids = torch.arange(8, device=self.device).add(4).remainder(self.hparams["vocab_size"])
         return {"source": ids.expand(batch, -1).clone(), "prefix": ids.expand(batch, -1).clone()}
-
-
-@contextmanager
-def evaluated(network: nn.Module) -> Iterator[None]:
-    """Without dropout, for a while."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

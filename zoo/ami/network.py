@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -45,6 +47,30 @@ def encoder_decoder(
     if variant == "rnn":
         return RNN(vocab_size, d, depth, rate, pad, tied)
     return Transformer(vocab_size, d, depth, parts, inner, rate, pad, tied)
+
+
+def networks_of(h: Mapping[str, Any]) -> tuple[Any, Any, str | None]:
+    """Forward and backward network of a module's settings, and the architecture of ``hf`` as JSON."""
+    if h["variant"] != "hf":
+        sizes = [h[k] for k in ("width", "layers", "heads", "hidden", "dropout")]
+        first, second = (
+            encoder_decoder(h["variant"], h["vocab_size"], h["pad_id"], h["tied"], *sizes) for _ in range(2)
+        )
+        return first, second, h["architecture"]
+    from zoo.ami.pretrained import pretrained_pair
+
+    return pretrained_pair(
+        h["architecture"], h["pretrained_forward"], h["pretrained_backward"], h["vocab_size"], h["pad_id"]
+    )
+
+
+def source_network(h: Mapping[str, Any], backward: Any) -> Any:
+    """A network of the backward one's kind, which models S alone: its source is the history without a reply.
+    Of ``hf`` it begins with the backward one's weights."""
+    if h["variant"] == "hf":
+        return copy.deepcopy(backward)
+    sizes = [h[k] for k in ("width", "layers", "heads", "hidden", "dropout")]
+    return encoder_decoder(h["variant"], h["vocab_size"], h["pad_id"], h["tied"], *sizes)
 
 
 class AMINetwork(nn.Module):

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def place() -> tuple[int, int]:
+    """(rank, number of processes)."""
+    return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+
+
+def own_rows(draws: Tensor, dim: int = 1) -> Tensor:
+    """This process's rows, along ``dim``, of draws for the global batch: as the data sampler deals."""
+    rank, world = place()
+    return draws.movedim(dim, 0)[rank::world].movedim(0, dim)
 
 
 @torch.no_grad()
@@ -49,3 +61,28 @@ def averaged_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tenso
         parts = flat.split([g.numel() for g in found])
         found = [part.view_as(g) for part, g in zip(parts, found, strict=True)]
     return found
+
+
+def set_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, limits: Sequence[float | None]) -> None:
+    """The gradients of an optimiser's parameters, clipped to each norm that is given, one after the other.
+
+    ``torch.autograd.grad`` reaches no other parameter, so that nothing leaks into the other networks, and
+    gradients never add up over steps.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    for parameter, gradient in zip(parameters, averaged_gradients(loss, parameters), strict=True):
+        parameter.grad = gradient
+    for limit in limits:
+        if limit is not None:
+            nn.utils.clip_grad_norm_(parameters, limit)
+
+
+@contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """Without dropout, for a while."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)

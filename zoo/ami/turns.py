@@ -10,7 +10,9 @@ from torch import Tensor
 from zoo.ami.vocabulary import Vocabulary
 
 
-def batch_of(vocabulary: Vocabulary, utterances: Sequence[str], bos: int, eos: int) -> dict[str, Tensor]:
+def batch_of(
+    vocabulary: Vocabulary, utterances: Sequence[str], bos: int, eos: int, persona: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """``source``, ``context`` and ``recover`` (1, ...) of one history, as the data modules have
     them.
 
@@ -19,9 +21,11 @@ def batch_of(vocabulary: Vocabulary, utterances: Sequence[str], bos: int, eos: i
         utterances: oldest first; the last is answered.
         bos: id.
         eos: id.
+        persona: sentences that lead the dialogue.
 
     Raises:
-        ValueError: for weights without a vocabulary, and a history without a word.
+        ValueError: for weights without a vocabulary, a history without a word, and a persona where weights
+            know pairs alone.
     """
     if not utterances or not all(text.strip() for text in utterances):
         raise ValueError("a history needs a word in each of its utterances")
@@ -34,9 +38,11 @@ def batch_of(vocabulary: Vocabulary, utterances: Sequence[str], bos: int, eos: i
         if a is None or b is None or mask is None:
             raise ValueError("the vocabulary among the weights lacks <a>, <b> or <mask>")
         rows = rows[-int(content.get("history", 1)) :]
-        before: list[int] = []
+        before = [token for ids in vocabulary.ids(persona) for token in ids[:longest]] if persona else []
         for number, ids in enumerate(rows[:-1]):
             before += [(a, b)[(len(rows) - 2 - number) % 2], *ids]
         source, context = [*before, b, *rows[-1], a, mask], [*before, b, mask, a]
+    elif persona:
+        raise ValueError("these weights were trained on pairs, which have no persona")
     named = {"source": source, "context": context, "recover": [bos, *rows[-1], eos]}
     return {name: torch.tensor([ids], dtype=torch.long) for name, ids in named.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -61,6 +62,7 @@ def _load_yaml(text: str) -> Any:
     return get_loader("yaml")(text)
 
 
+_OF_MODEL = re.compile(r"--model\.(?:init_args\.)?(\w+)(?==|$)")
 _OF_OPTIMIZATION = re.compile(r"--model\.(?:init_args\.)?(\w*(?:optimizer|lr_scheduler)\w*)")
 _PARSER_MODE = "bounded yaml"
 set_loader(_PARSER_MODE, _load_yaml, (yaml.YAMLError,))
@@ -363,7 +365,16 @@ class ZooCLI(LightningCLI):
             say(f"note: {error}. The run goes on from it")
 
     def _say_what_a_checkpoint_restores(self) -> None:
-        """Flags that a resume does not follow: those of the optimiser, and of torch's own schedules."""
+        """Flags that a resume does not follow, those of the optimiser and of torch's own schedules, and those
+        that make another method of what is resumed."""
+        held = self.arguments.trained.hparams if self.arguments.trained is not None else {}
+        named = {m[1] for a in self.arguments.flags if (m := _OF_MODEL.match(a))}
+        for name in sorted(named & held.keys() & self.model.hparams.keys()):
+            before, now = (json.dumps(h[name], default=str)[:80] for h in (held, self.model.hparams))
+            if before != now:
+                self._optimization.notes.append(
+                    f"model.init_args.{name} was {before} in the checkpoint and is {now} from here on"
+                )
         flagged = {m[1] for a in self.arguments.flags if (m := _OF_OPTIMIZATION.match(a))}
         if any("optimizer" in name for name in flagged):
             self._optimization.notes.append(

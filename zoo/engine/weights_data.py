@@ -129,7 +129,7 @@ def take_from_weights(arguments: Arguments) -> None:
             continue
         taken[key] = value
     taken = _useful(cls, taken, _with(_of_configs(arguments), _of_flags(arguments)))
-    arguments.flags += [f"--data.init_args.{key}={json.dumps(value)}" for key, value in taken.items()]
+    arguments.flags += [_flag(key, value) for key, value in taken.items()]
     if taken:
         words = ", ".join(f"{key}: {json.dumps(value)}" for key, value in taken.items())
         say(f"data.init_args.{words}, as {arguments.trained_name} was trained")
@@ -163,7 +163,7 @@ def _take_split(arguments: Arguments, cls: Any, trained: Mapping[str, Any]) -> N
     useful = _useful(cls, {k: trained[k] for k in own}, _with(configs, flags))
     taken = [k for k in keys if k in useful]
     for key in taken:
-        arguments.flags.append(f"--data.init_args.{key}={json.dumps(trained[key])}")
+        arguments.flags.append(_flag(key, trained[key]))
     if taken:
         say(f"{_words(taken, trained)}, as {arguments.trained_name} was trained")
 
@@ -175,6 +175,11 @@ def _sets(given: Any, key: str) -> bool:
             return False
         given = given[part]
     return True
+
+
+def _flag(key: str, value: Any) -> str:
+    """As a person would give it: a text without the quotes of JSON, which would become a part of it."""
+    return f"--data.init_args.{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _words(keys: list[str], values: Mapping[str, Any]) -> str:

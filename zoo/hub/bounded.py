@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 LIFT = "ZOO_LIMITS"
 NODES, DEPTH = 1_000_000, 100
 JSON_BYTES = 16 * 2**20
+LINE_BYTES, TEXT_BYTES = 16 * 2**20, 256 * 2**20
 BUILD_SECONDS = 20
 _MODULES = 10_000  # DiT-XL has five hundred
 # numpy's savez_compressed packs weights to a half or so, and a few tables of zeros to nothing
@@ -167,6 +168,47 @@ def read_json(path: Path) -> Any:
             )
         text = content.decode()
     return parse_json(text, path)
+
+
+# --- text ---------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number from 1, text) of each line of a text in UTF-8 that is not blank.
+
+    Lines end at ``\\n`` or ``\\r\\n`` alone, a byte order mark is no text: as the data modules read lines.
+
+    Raises:
+        FileNotFoundError, OSError: one line on a file that cannot be read.
+        Damaged: naming the line of what is no text in UTF-8.
+        TooLarge: for a line or a file beyond what anybody's documents have.
+    """
+    found: list[tuple[int, str]] = []
+    with reading(path, "text"), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > TEXT_BYTES and not lifted():
+            raise TooLarge(
+                f"{path} has {size_text(size)}, more than the {size_text(TEXT_BYTES)} that are read at once; "
+                f"give its parts one after the other. {LIFT}=off lifts the limit"
+            )
+        number = 0
+        while raw := file.readline(LINE_BYTES + 1):
+            number += 1
+            if len(raw) > LINE_BYTES:
+                raise TooLarge(
+                    f"{path}, line {number}: more than {size_text(LINE_BYTES)} without an end; refused"
+                )
+            if b"\0" in raw:
+                raise Damaged(f"{path}, line {number}: holds a byte 0, no text in UTF-8; save it as UTF-8")
+            try:
+                text = raw.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise Damaged(
+                    f"{path}, line {number}: byte {error.start + 1} is no text in UTF-8; save it as UTF-8"
+                ) from None
+            if text.strip():
+                found.append((number, text.removesuffix("\n").removesuffix("\r")))
+    return found
 
 
 # --- archives -----------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Weights in other projects' files: tensors by name, read without running what a pickle may hold.
 
 Every file of weights that the zoo did not write comes in here, and goes out: :func:`load` (safetensors and
-PyTorch), :func:`read_arrays` (npz), :func:`read_json` (configs beside weights), :func:`safetensors_in` (the
+PyTorch), :func:`read_arrays` (npz), :func:`read_json` (configs beside weights),
+:func:`read_lines` (texts that a loaded method is asked about), :func:`safetensors_in` (the
 zoo's own, too), :func:`written_whole`. Limits and how they are lifted: :mod:`zoo.hub.bounded`.
 """
 
@@ -28,6 +29,7 @@ from zoo.hub.bounded import (
     parse_json,
     read_arrays,
     read_json,
+    read_lines,
     reading,
     size_text,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "parse_json",
     "read_arrays",
     "read_json",
+    "read_lines",
     "reading",
     "safetensors_in",
     "state_dict",

@@ -6,7 +6,7 @@ index, so that a run repeats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -86,7 +86,7 @@ def ranking(scores: Sequence[float], indices: Sequence[int], lowest_first: bool)
     return [index for _, index in pairs]
 
 
-def take_budget(order: Sequence[int], costs: Sequence[int], budget: int) -> list[int]:
+def take_budget(order: Sequence[int], costs: Sequence[float], budget: float) -> list[int]:
     """Walk down the ranking until the cost is at least ``budget``: whole sentences, over by at most one.
 
     Args:
@@ -95,13 +95,45 @@ def take_budget(order: Sequence[int], costs: Sequence[int], budget: int) -> list
         budget: of the round.
     """
     taken: list[int] = []
-    spent = 0
+    spent = 0.0
     for index in order:
         if spent >= budget:
             break
         taken.append(index)
         spent += costs[index]
     return taken
+
+
+def dissimilar(
+    order: Sequence[int], vectors: Mapping[int, Tensor], costs: Sequence[float], budget: float, limit: float
+) -> list[int]:
+    """A ranking without repetitions: what lies too near to a sentence that is taken before comes last.
+
+    Args:
+        order: of the sentences.
+        vectors: mean of h_enc of each, (D,).
+        costs: of each sentence by its index.
+        budget: that the taken ones reach.
+        limit: the largest cosine to any sentence that is taken.
+
+    Returns:
+        All of ``order``.
+    """
+    taken: list[int] = []
+    later: list[int] = []
+    spent = 0.0
+    unit = torch.nn.functional.normalize(torch.stack([vectors[i] for i in order]).double(), dim=1)
+    nearest = torch.full((len(order),), -torch.inf, dtype=torch.double)
+    for place, index in enumerate(order):
+        if spent >= budget:
+            return [*taken, *later, *order[place:]]
+        if float(nearest[place]) > limit:
+            later.append(index)
+            continue
+        taken.append(index)
+        spent += costs[index]
+        nearest = torch.maximum(nearest, unit @ unit[place])
+    return [*taken, *later]
 
 
 def coverage(chosen: Sequence[int], similarity: Tensor, weights: Tensor) -> float:
@@ -112,7 +144,7 @@ def coverage(chosen: Sequence[int], similarity: Tensor, weights: Tensor) -> floa
     return float((weights * similarity[:, list(chosen)].amax(1)).sum())
 
 
-def submodular(vectors: Tensor, uncertainty: Tensor, costs: Sequence[int], budget: int) -> list[int]:
+def submodular(vectors: Tensor, uncertainty: Tensor, costs: Sequence[float], budget: float) -> list[int]:
     """Uncertain sentences that represent the others: the greedy knapsack of F, positions in V in order.
 
     The better of two greedy sets, by gain per word and by plain gain; of equals the first. No overshoot.
@@ -131,7 +163,7 @@ def submodular(vectors: Tensor, uncertainty: Tensor, costs: Sequence[int], budge
     return sets[0] if values[0] >= values[1] else sets[1]
 
 
-def _greedy(similarity: Tensor, weights: Tensor, cost: Tensor, budget: int, per_word: bool) -> list[int]:
+def _greedy(similarity: Tensor, weights: Tensor, cost: Tensor, budget: float, per_word: bool) -> list[int]:
     chosen: list[int] = []
     covered = torch.zeros_like(weights)
     open_ = torch.ones_like(weights, dtype=torch.bool)

@@ -43,8 +43,12 @@ def words_to_reach(words: Sequence[float], f1: Sequence[float], target: float) -
     return math.inf
 
 
-def kappa(first: Sequence[int], second: Sequence[int]) -> float:
-    """Cohen's kappa of two taggers on the same words; 1 where both say one and the same tag throughout."""
+def kappa(first: Sequence[int], second: Sequence[int]) -> float | None:
+    """Cohen's kappa of two taggers on the same words.
+
+    None where both say one and the same tag throughout: two models that find nothing at all agree in every
+    word, and that says nothing of either.
+    """
     if len(first) != len(second) or not first:
         raise ValueError(
             f"two taggers of the same words are compared, got {len(first)} and {len(second)} tags"
@@ -53,10 +57,11 @@ def kappa(first: Sequence[int], second: Sequence[int]) -> float:
     agree = sum(a == b for a, b in zip(first, second, strict=True)) / n
     one, two = Counter(first), Counter(second)
     chance = sum(one[tag] * two[tag] for tag in one) / n**2
-    return 1.0 if chance == 1 else (agree - chance) / (1 - chance)
+    return None if chance == 1 else (agree - chance) / (1 - chance)
 
 
-def stabilised(kappas: Sequence[float], threshold: float, rounds: int = 3) -> bool:
+def stabilised(kappas: Sequence[float | None], threshold: float, rounds: int = 3) -> bool:
     """Whether successive models have agreed long enough (Bloodgood & Vijay-Shanker 2009): the mean of the
-    last ``rounds`` kappas is at least ``threshold``."""
-    return len(kappas) >= rounds and math.fsum(kappas[-rounds:]) / rounds >= threshold - 1e-12  # of rounding
+    last ``rounds`` kappas is at least ``threshold``; never where one of them is None."""
+    known = [k for k in kappas[-rounds:] if k is not None]
+    return len(known) == rounds and math.fsum(known) / rounds >= threshold - 1e-12  # of rounding

@@ -8,7 +8,7 @@ log-probability of each step, and the distributions of each word. The output has
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,8 @@ class LSTMDecoder(nn.Module):
 
     def decode(self, h: Tensor, mask: Tensor) -> Decoded:
         """Left to right, each time the most probable tag; of equals the lowest."""
+        if torch.compiler.is_exporting():
+            return self._decode_in_a_file(h, mask)
         inputs, state = self._inputs(h), self._start(h)
         go = torch.full((len(h),), self.num_tags, device=h.device)
         tags, steps = [go], []
@@ -98,6 +100,29 @@ class LSTMDecoder(nn.Module):
         found = torch.stack(tags[1:], 1)
         total = (_at(log_probs, found).double() * mask).sum(1)
         return Decoded(found, total, log_probs.exp())
+
+    def _decode_in_a_file(self, h: Tensor, mask: Tensor) -> Decoded:
+        """:meth:`decode` whose loop is part of the exported program: sentences may have any length."""
+        from torch._higher_order_ops import scan
+
+        # scan would trace a backward pass of whatever wants a gradient
+        weights, recurrent = (w.detach() for w in self.lstm.all_weights[0][:2])
+        columns = weights[:, self.width :].T
+        output, bias = self.output.weight.detach(), self.output.bias.detach()
+        inputs = self._inputs(h).transpose(0, 1).detach()  # (T, B, 4 H)
+
+        def step(carry: Any, word: Tensor) -> Any:
+            before, *state = carry
+            hidden, cell = lstm_cell(word + columns[before], state[0], state[1], recurrent)
+            log_p = functional.linear(hidden, output, bias).log_softmax(-1)
+            tag = log_p.argmax(-1)
+            return (tag, hidden, cell), (tag.clone(), log_p)
+
+        hidden, cell = self._start(h)
+        go = torch.full((h.shape[0],), self.num_tags, device=h.device)
+        _, (tags, log_probs) = scan(step, (go, hidden, cell.clone()), inputs, dim=0)
+        tags, log_probs = tags.transpose(0, 1), log_probs.transpose(0, 1)
+        return Decoded(tags, (_at(log_probs, tags).double() * mask).sum(1), log_probs.exp())
 
     def beam(self, h: Tensor, mask: Tensor, width: int) -> Decoded:
         """The best of ``width`` hypotheses kept at each word; width 1 is the greedy path."""
@@ -131,7 +156,7 @@ class LSTMDecoder(nn.Module):
         return functional.linear(h, inputs[:, : self.width], bias + bias_of_state)
 
     def _start(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        zero = h.new_zeros(len(h), self.lstm.hidden_size)
+        zero = h.new_zeros(h.shape[0], self.lstm.hidden_size)
         return zero, zero
 
     def _step(
@@ -140,11 +165,16 @@ class LSTMDecoder(nn.Module):
         """One word: log-probabilities (N, K) and the state after it."""
         weights, recurrent, *_ = self.lstm.all_weights[0]
         columns = weights[:, self.width :].T  # (K + 1, 4 H)
-        gates = inputs + columns[before] + functional.linear(state[0], recurrent)
-        i, f, g, o = gates.chunk(4, -1)
-        cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-        hidden = o.sigmoid() * cell.tanh()
+        hidden, cell = lstm_cell(inputs + columns[before], *state, recurrent)
         return self.output(self.dropout(hidden)).log_softmax(-1), (hidden, cell)
+
+
+def lstm_cell(inputs: Tensor, hidden: Tensor, cell: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of torch's LSTM: ``inputs`` W x + b of all gates, then the state before."""
+    gates = inputs + functional.linear(hidden, recurrent)
+    i, f, g, o = gates.chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
 
 
 class CRFDecoder(nn.Module):

@@ -12,29 +12,30 @@ from zoo.ner.curves import area_under, words_to_reach
 
 
 def summary(
-    rows_of_run: Sequence[Mapping[str, Any]], budget: int | None, target: float | None
+    rows_of_run: Sequence[Mapping[str, Any]], budget: float | None, target: float | None
 ) -> dict[str, float]:
     """Numbers of the run so far.
 
     Args:
-        rows_of_run: of each round.
-        budget: words of a query: the range of the area ends at the seed set and so many more for each
-            round, which every arm of a comparison reaches. None ends it at the last round.
+        rows_of_run: of each round; where they tell a ``cost``, F1 is over it instead of over words.
+        budget: words (or cost) of a query: the range of the area ends at the seed set and so many more for
+            each round, which every arm of a comparison reaches. None ends it at the last round.
         target: F1 whose cost in words is asked for.
     """
     rows = [r for r in rows_of_run if r["f1"] is not None]
-    found: dict[str, float] = {"words": rows_of_run[-1]["words"], "sentences": rows_of_run[-1]["sentences"]}
+    axis = "cost" if "cost" in rows_of_run[-1] else "words"
+    found: dict[str, float] = {k: rows_of_run[-1][k] for k in ("words", "sentences", axis)}
     first = next((r for r in rows_of_run if "asked" in r), None)
     if first is not None:
         found["first_asked_words"] = first["asked_words"]
         found["first_pool_words"] = first["pool_words"]
         if "asked_with_entity" in first:
             found["first_asked_with_entity"] = first["asked_with_entity"]
-    if "agreement" in rows_of_run[-1]:
+    if rows_of_run[-1].get("agreement") is not None:
         found["agreement"] = rows_of_run[-1]["agreement"]
     if not rows:
         return found
-    words, f1 = [r["words"] for r in rows], [r["f1"] for r in rows]
+    words, f1 = [r[axis] for r in rows], [r["f1"] for r in rows]
     passed = rows[-1]["round"] - rows[0]["round"]
     end = words[0] + budget * passed if budget is not None else None
     area = area_under(words, f1, end)
@@ -43,7 +44,7 @@ def summary(
     if target is not None:
         reached = words_to_reach(words, f1, target)
         found["target_reached"] = float(math.isfinite(reached))
-        found["words_to_target"] = min(reached, float(end or words[-1]))
+        found[f"{axis}_to_target"] = min(reached, float(end or words[-1]))
     return found
 
 
@@ -78,7 +79,8 @@ def audit(rows: Sequence[Mapping[str, Any]], data: Any, hparams: Mapping[str, An
                         "asked_after_round": row["round"],
                         "place": place,
                         "index": index,
-                        "acquisition": hparams["acquisition"],
+                        # checkpoints of before rows said it: the run's
+                        "acquisition": row.get("acquisition", hparams["acquisition"]),
                         "score": row["scores"][place] if scored else None,
                         "words": len(words),
                         "status": status,

@@ -13,12 +13,13 @@ from torch.optim import SGD
 
 from zoo.metrics.spans import OverlapF1, SpanF1
 from zoo.ner.acquisition import Acquisition
-from zoo.ner.decoders import CRFDecoder, DecoderName, LinearDecoder, LSTMDecoder
+from zoo.ner.decoders import DecoderName
 from zoo.ner.network import (
-    CharEncoder,
+    FIRST,
+    PAD,
+    UNKNOWN,
     CharEncoderName,
     Encoded,
-    WordEncoder,
     WordEncoderName,
     drop_words,
     initialise,
@@ -26,42 +27,16 @@ from zoo.ner.network import (
 from zoo.ner.report import TaggedText
 from zoo.ner.rounds import Rounds
 from zoo.ner.schemes import spans_of, split_tag, strict_spans
-from zoo.ner.tagger import Passes, Tagger
-from zoo.ner.transformer import TransformerEncoder
+from zoo.ner.settings import check_settings, scheme_of
+from zoo.ner.tagger import Passes, Tagger, build_decoder, build_encoder
 from zoo.ner.vocabulary import Vocabulary
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.ranges import Count, Depth, Fraction, Many, Rate, Share, Size, check_ranges
-from zoo.nn.variants import refuse_unused
 from zoo.randomness import generator, global_seed
 
 _WORD_DROP = 701
 _CONLL = [f"{m}-{t}" for t in ("LOC", "MISC", "ORG", "PER") for m in "BIES"]
-_CNN, _LSTM, _LIGHT = ("cnn",), ("lstm",), ("cnn", "lstm")
-_USES_OF_CHARACTERS = {
-    "char_filters": _CNN,
-    "char_kernel": _CNN,
-    "char_layers": _CNN,
-    "char_residual": _CNN,
-    "char_hidden": _LSTM,
-    "char_dim": _LIGHT,
-}
-_USES_OF_WORDS = {
-    "word_filters": _CNN,
-    "word_kernel": _CNN,
-    "word_layers": _CNN,
-    "word_residual": _CNN,
-    "word_hidden": _LSTM,
-    "word_dim": _LIGHT,
-    "word_drop": _LIGHT,
-    "backbone": ("transformer",),
-}
-_USES_OF_TAGS = {"decoder_hidden": ("lstm",), "feedback": ("lstm",), "beam": ("lstm",)}
-_USES_OF_SCORE = {
-    "mc_passes": ("bald", "bald_mi"),
-    "mc_repeats": ("bald", "bald_mi"),
-    "candidates": ("submod",),
-}
 
 
 class ActiveNER(LightningModule):
@@ -108,6 +83,8 @@ class ActiveNER(LightningModule):
         mc_passes: passes with dropout, M.
         mc_repeats: what is repeated: ``all``, or the ``decoder`` alone.
         candidates: c of submod: the candidates have c times the budget.
+        max_similarity: a sentence whose mean state has a larger cosine to one that is asked before it waits;
+            null asks near copies too.
         pool_sample: score a random sample of the pool of this size; null scores all.
         warm_start: later rounds go on with the weights; false starts each round from the first ones, with a
             new optimiser.
@@ -160,6 +137,7 @@ class ActiveNER(LightningModule):
         mc_passes: Depth = 100,
         mc_repeats: Passes = "all",
         candidates: Count = 4,
+        max_similarity: Fraction | None = None,
         pool_sample: Many | None = None,
         warm_start: bool = True,
         target_f1: Share | None = None,
@@ -173,84 +151,17 @@ class ActiveNER(LightningModule):
         tags = list(tags)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self._check_settings()
+        check_settings(ActiveNER, self.hparams, lr_scheduler is not None)
         self.entity_types = list(dict.fromkeys(kind for _, kind in map(split_tag, tags) if kind))
-        self.scheme = _scheme_of(tags)
-        self.vocabulary: Vocabulary | None = None
-        encoder = self._encoder()
-        self.network = Tagger(encoder, self._decoder(encoder.width))
+        self.scheme = scheme_of(tags)
+        light = word_encoder != "transformer"
+        self.vocabulary = Vocabulary(num_words, num_characters) if light else None
+        encoder = build_encoder(self.hparams)
+        self.network = Tagger(encoder, build_decoder(self.hparams, encoder.width))
         initialise(self.network.decoder)
         if self.vocabulary is not None:
             initialise(encoder)
         self._make_metrics([])
-
-    def _check_settings(self) -> None:
-        h = self.hparams
-        if h["word_encoder"] == "transformer":
-            if h["backbone"] is None:
-                raise ValueError(
-                    "model.init_args.backbone names the transformer of word_encoder: transformer"
-                )
-            for name in (*_USES_OF_CHARACTERS, "char_encoder"):
-                if h[name] != _default(name):
-                    raise ValueError(
-                        f"model.init_args.{name} is {h[name]}, which word_encoder: transformer does not use; "
-                        f"leave it out (its default is {_default(name)})"
-                    )
-        else:
-            refuse_unused(ActiveNER, h, "char_encoder", _USES_OF_CHARACTERS)
-        refuse_unused(ActiveNER, h, "word_encoder", _USES_OF_WORDS)
-        refuse_unused(ActiveNER, h, "tag_decoder", _USES_OF_TAGS)
-        refuse_unused(ActiveNER, h, "acquisition", _USES_OF_SCORE)
-        if h["stop_training"] and h["stop_agreement"] is None:
-            raise ValueError("model.init_args.stop_training ends at stop_agreement, which is null; set both")
-        if not h["warm_start"] and self.lr_scheduler is not None:
-            raise ValueError(
-                "warm_start: false starts the optimiser anew each round, which "
-                "model.init_args.lr_scheduler would run across; leave it out"
-            )
-        if len(set(h["tags"])) < len(h["tags"]) or "O" not in h["tags"]:
-            raise ValueError(
-                f"model.init_args.tags must be different names with O among them, got {h['tags']}"
-            )
-
-    def _encoder(self) -> Any:
-        h = self.hparams
-        if h["word_encoder"] == "transformer":
-            return TransformerEncoder(h["backbone"], h["dropout"])
-        self.vocabulary = Vocabulary(h["num_words"], h["num_characters"])
-        characters = None
-        if h["char_encoder"] != "none":
-            characters = CharEncoder(
-                h["char_encoder"],
-                h["num_characters"],
-                h["char_dim"],
-                h["char_filters"],
-                h["char_kernel"],
-                h["char_layers"],
-                h["char_hidden"],
-                h["dropout"],
-                h["char_residual"],
-            )
-        return WordEncoder(
-            h["word_encoder"],
-            characters,
-            h["num_words"],
-            h["word_dim"],
-            h["word_filters"],
-            h["word_kernel"],
-            h["word_layers"],
-            h["word_hidden"],
-            h["dropout"],
-            h["word_residual"],
-        )
-
-    def _decoder(self, width: int) -> LSTMDecoder | CRFDecoder | LinearDecoder:
-        h = self.hparams
-        count, kind = len(h["tags"]), h["tag_decoder"]
-        if kind == "lstm":
-            return LSTMDecoder(width, count, h["decoder_hidden"], h["dropout"], h["feedback"])
-        return (CRFDecoder if kind == "crf" else LinearDecoder)(width, count, h["dropout"])
 
     # --- data ---------------------------------------------------------------------------------------------
 
@@ -265,6 +176,11 @@ class ActiveNER(LightningModule):
             ("num_words", "num_characters", "word_dim"), lambda own, found: knows or own == found
         )
         check_fit(self, tags=lambda own, found: list(own) == list(found), **sizes)
+        if self.vocabulary is None and getattr(data, "vectors", None):
+            raise ValueError(
+                "data.init_args.embeddings has vectors of words, which word_encoder: transformer does not "
+                "use: its backbone has its own; leave them out"
+            )
         self._make_metrics(list(getattr(data, "genres", ()) or ()))
         if stage == "fit" and self.vocabulary is not None and self.vocabulary.is_empty:
             if data is None or getattr(data, "num_words", None) is None:
@@ -302,7 +218,7 @@ class ActiveNER(LightningModule):
         encoded = self.encode(batch["words"])
         if self.hparams["word_drop"] and self.vocabulary is not None:
             encoded = drop_words(encoded, self._word_draws(encoded, batch_idx), self.hparams["word_drop"])
-        total = self.network(encoded, batch["tags"]).sum()
+        total = self.network.loss(encoded, batch["tags"]).sum()
         words = encoded.lengths.sum()
         self.log("train/loss_per_word", (total / words).detach(), prog_bar=True, batch_size=int(words))
         if self.hparams["loss_reduction"] == "sum":
@@ -341,13 +257,25 @@ class ActiveNER(LightningModule):
         ]
         return names, (decoded.log_p / encoded.lengths).tolist()
 
-    def tag(self, sentences: Sequence[str | Sequence[str]]) -> list[list[tuple[int, int, str]]]:
+    def tag(self, sentences: str | Sequence[str | Sequence[str]]) -> list[list[tuple[int, int, str]]]:
         """Entities of sentences: texts with blanks between words, or lists of words.
+
+        Args:
+            sentences: a single string is one sentence.
 
         Returns:
             (first word, word after the last, type) of each entity of each sentence.
+
+        Raises:
+            ValueError: for what is neither a text nor a list of words.
         """
-        words = [s.split() if isinstance(s, str) else list(s) for s in sentences]
+        given = [sentences] if isinstance(sentences, str) else list(sentences)
+        for s in given:
+            if not isinstance(s, str) and not (
+                isinstance(s, Sequence) and all(isinstance(w, str) and w for w in s)
+            ):
+                raise ValueError(f"a sentence is a text, or a list of its words, not {s!r:.60}")
+        words = [s.split() if isinstance(s, str) else list(s) for s in given]
         filled = [w for w in words if w]
         self.eval()
         found = iter(self.tag_batch(filled)[0] if filled else [])
@@ -397,15 +325,45 @@ class ActiveNER(LightningModule):
             batch["words"], spans, scores, batch.get("spans"), batch["index"].tolist(), self.global_rank
         )
 
+    # --- export -------------------------------------------------------------------------------------------
 
-def _default(name: str) -> Any:
-    import inspect
+    dynamic_dims: ClassVar[dict[str, dict[int, str]]] = {
+        "words": {0: "batch", 1: "places"},
+        "characters": {0: "forms", 1: "letters"},
+        "forms": {0: "batch", 1: "places"},
+        "lengths": {0: "batch"},
+    }
 
-    return inspect.signature(ActiveNER).parameters[name].default
+    def inputs(self, sentences: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+        """Sentences, lists of words, as an exported file takes them."""
+        found = self.encode(sentences)
+        real = found.mask
+        words, forms = (torch.where(real, x[:, 1:-1], 0) for x in (found.words, found.forms))
+        return {"words": words, "characters": found.characters, "forms": forms, "lengths": found.lengths}
 
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """Random sentences of 1, 3, 5, ... words; every id is among them in time.
 
-def _scheme_of(tags: Sequence[str]) -> str:
-    letters = {tag[:1] for tag in tags}
-    if letters & {"L", "U"}:
-        return "bilou"
-    return "iobes" if letters & {"E", "S"} else "iob2"
+        Raises:
+            ValueError: for a network whose loops hang on what is in a sentence.
+        """
+        h = self.hparams
+        for key, given in (("word_encoder", h["word_encoder"]), ("char_encoder", h["char_encoder"])):
+            if given not in ("cnn", "none"):
+                raise ValueError(f"ActiveNER cannot be exported with {key}: {given}; cnn has fixed shapes")
+        if h["tag_decoder"] == "crf":
+            raise ValueError("ActiveNER cannot be exported with tag_decoder: crf; lstm and linear can")
+        lengths = torch.tensor([1 + (2 * i) % (batch + 4) for i in range(batch)])
+        places, forms, letters = int(lengths.max()), 2 * batch + 3, batch + 5
+        real = torch.arange(places) < lengths[:, None]
+        words = torch.randint(UNKNOWN, h["num_words"] + FIRST, real.shape)
+        characters = torch.randint(FIRST, h["num_characters"] + FIRST, (forms, letters))
+        characters[torch.arange(letters) >= torch.randint(3, letters + 1, (forms, 1))] = PAD
+        characters[0] = PAD
+        tensors = (
+            torch.where(real, words, PAD),
+            characters,
+            torch.where(real, torch.randint(2, forms, real.shape), 0),
+            lengths,
+        )
+        return dict(zip(self.dynamic_dims, (t.to(self.device) for t in tensors), strict=True))

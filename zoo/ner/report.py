@@ -115,8 +115,9 @@ def draw_rounds(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     asked = [r for r in rows if "asked" in r]
     with writing(path), drawing(path, 1, 3, figsize=(15, 4), dpi=90) as (_, axes):
         known = [r for r in rows if r["f1"] is not None]
-        axes[0].plot([r["words"] for r in known], [r["f1"] for r in known], marker="o")
-        axes[0].set_xlabel("labelled words")
+        axis = "cost" if any("cost" in r for r in rows) else "words"
+        axes[0].plot([r[axis] for r in known], [r["f1"] for r in known], marker="o")
+        axes[0].set_xlabel("cost of the labels" if axis == "cost" else "labelled words")
         axes[0].set_ylabel("F1 (validation)")
         _draw_asked(axes[1], asked)
         _draw_types(axes[2], asked)

@@ -21,17 +21,17 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from zoo.ner import acquisition as scores
+from zoo.ner.choice import choose
 from zoo.ner.curves import kappa, stabilised
 from zoo.ner.history import audit, seconds_of, summary
 from zoo.ner.report import draw_rounds
 from zoo.ner.schemes import Span, spans_of
 from zoo.ner.tagger import Scored, score_batch
 from zoo.nn.parallel import refuse_sharding
-from zoo.randomness import derived_seed, generator, global_seed
+from zoo.randomness import derived_seed, global_seed
 from zoo.reports import replace_file, say
 
-_DROPOUT, _ORDER, _SAMPLE = 711, 712, 713
+_DROPOUT = 711
 
 
 class Rounds(Callback):
@@ -44,7 +44,7 @@ class Rounds(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.kappas: list[float] = []
+        self.kappas: list[float | None] = []
         self._held_out_tags: list[int] = []
         self._initial: dict[str, torch.Tensor] | None = None
         self._stopped = False
@@ -115,15 +115,18 @@ class Rounds(Callback):
         validated = self._validated_at == trainer.global_step
         f1 = trainer.callback_metrics.get("val/f1") if validated else None
         labelled = data.pool.labelled
-        self.rows.append(
-            {
-                "round": data.pool.round,
-                "sentences": len(labelled),
-                "words": sum(data.lengths[i] for i in labelled),
-                "f1": None if f1 is None else float(f1),
-                "start": "warm" if module.hparams["warm_start"] else "cold",
-            }
-        )
+        words = sum(data.lengths[i] for i in labelled)
+        row = {
+            "round": data.pool.round,
+            "sentences": len(labelled),
+            "words": words,
+            "share": words / sum(data.lengths),
+            "f1": None if f1 is None else float(f1),
+            "start": "warm" if module.hparams["warm_start"] else "cold",
+        }
+        if getattr(data, "unit", "words") == "cost":
+            row["cost"] = math.fsum(data.pool.costs[i] for i in labelled)
+        self.rows.append(row)
         if data.pool.held_out:
             self._compare_models(trainer, module, data)
         self._seconds[data.pool.round] = time.monotonic() - self._since
@@ -138,7 +141,7 @@ class Rounds(Callback):
         self._held_out_tags = tags
         threshold = module.hparams["stop_agreement"]
         if threshold is not None and stabilised(self.kappas, threshold):
-            mean = sum(self.kappas[-3:]) / 3
+            mean = sum(k for k in self.kappas[-3:] if k is not None) / 3
             self.rows[-1]["stop"] = mean
             say(
                 f"round {data.pool.round}: successive models agree to {mean:.4f} (kappa, three rounds) on "
@@ -149,13 +152,17 @@ class Rounds(Callback):
     def _ask(self, trainer: Trainer, module: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         pool = data.pool
+        acquisition = module.hparams["acquisition"]
+        before_now = next((r["acquisition"] for r in reversed(self.rows) if "acquisition" in r), acquisition)
+        if before_now != acquisition:
+            say(f"from round {pool.round} on {acquisition} asks, before it {before_now}; see asked.jsonl")
         chosen, values, tags = self._choose(trainer, module, data)
         guesses = {i: spans_of([module.hparams["tags"][t] for t in tags[i]]) for i in chosen if i in tags}
         before = pool.unlabelled
         place = trainer.log_dir
         folder = Path(place) if place is not None and trainer.is_global_zero else None
         answered = data.ask(chosen, values, guesses, folder)
-        self.rows[-1] |= self._asked(data, chosen, before, values, answered)
+        self.rows[-1] |= {"acquisition": acquisition, **self._asked(data, chosen, before, values, answered)}
         if not answered:
             say(
                 f"{len(chosen):,} sentences wait for labels; go on with --ckpt_path last "
@@ -199,56 +206,7 @@ class Rounds(Callback):
         self, trainer: Trainer, module: Any, data: Any
     ) -> tuple[list[int], dict[int, float], dict[int, list[int]]]:
         """Indices in order, their scores, and the tags that the model guesses."""
-        pool, name = data.pool, module.hparams["acquisition"]
-        key = (global_seed(), pool.round)
-        pool_order = pool.unlabelled
-        order = torch.randperm(len(pool_order), generator=generator(_ORDER, *key)).tolist()
-        shuffled = [pool_order[i] for i in order]
-        if (size := module.hparams["pool_sample"]) is not None and size < len(pool_order):
-            places = torch.randperm(len(pool_order), generator=generator(_SAMPLE, *key)).tolist()[:size]
-            pool_order = sorted(pool_order[i] for i in places)
-            kept = set(pool_order)
-            shuffled = [i for i in shuffled if i in kept]
-        human = getattr(data, "oracle", "simulated") == "human"
-        if name == "random" and not human:
-            return scores.take_budget(shuffled, pool.costs, pool.budget), {}, {}
-        found = self._score(trainer, module, pool_order, name)
-        values = {i: row[0] for i, row in found.items()}
-        if not all(map(math.isfinite, values.values())):
-            raise ValueError(
-                f"after round {pool.round} the model's scores are no finite numbers: the training "
-                "diverged; lower the learning rate or set trainer.gradient_clip_val"
-            )
-        tags = {i: row[2] for i, row in found.items()}
-        if name == "random":
-            chosen = scores.take_budget(shuffled, pool.costs, pool.budget)
-        elif name == "random_length":
-            ranked = scores.ranking([values[i] for i in pool_order], pool_order, lowest_first=True)
-            wanted = [data.lengths[i] for i in scores.take_budget(ranked, pool.costs, pool.budget)]
-            matched = scores.matched_lengths(wanted, data.lengths, shuffled)
-            chosen = scores.take_budget(_first(matched, shuffled), pool.costs, pool.budget)
-        elif name == "random_entity":
-            outside = module.hparams["tags"].index("O")
-            marked = [i for i in shuffled if any(t != outside for t in tags[i])]
-            chosen = scores.take_budget(_first(marked, shuffled), pool.costs, pool.budget)
-        else:
-            lowest = name in scores.LOWEST_FIRST
-            ranked = scores.ranking([values[i] for i in pool_order], pool_order, lowest)
-            chosen = scores.take_budget(ranked, pool.costs, pool.budget)
-            if name == "submod":
-                chosen = self._representative(module, pool, ranked, found) or chosen
-        return chosen, values if name not in scores.UNSCORED else {}, tags
-
-    @staticmethod
-    def _representative(module: Any, pool: Any, ranked: Sequence[int], found: Mapping[int, Any]) -> list[int]:
-        """Submod's choice among the candidates V; empty where none fits the budget."""
-        candidates = scores.take_budget(ranked, pool.costs, module.hparams["candidates"] * pool.budget)
-        candidates = sorted(candidates)
-        uncertainty = -torch.tensor([found[i][1] for i in candidates], dtype=torch.double)
-        vectors = torch.stack([found[i][3] for i in candidates])
-        costs = [pool.costs[i] for i in candidates]
-        places = scores.submodular(vectors, uncertainty - uncertainty.min(), costs, pool.budget)
-        return [candidates[p] for p in places]
+        return choose(module.hparams, data, lambda indices, name: self._score(trainer, module, indices, name))
 
     def _score(
         self, trainer: Trainer, module: Any, indices: Sequence[int], name: str
@@ -282,7 +240,7 @@ class Rounds(Callback):
         rows = zip(
             got.score.tolist(), got.mnlp.tolist(), got.tags.tolist(), got.vectors.float().cpu(), strict=True
         )
-        keep = name == "submod"
+        keep = name == "submod" or h["max_similarity"] is not None
         return {
             i: (score, mnlp, tags[: len(w)], vector if keep else torch.empty(0))
             for i, w, (score, mnlp, tags, vector) in zip(batch, words, rows, strict=True)
@@ -329,9 +287,3 @@ class Rounds(Callback):
         self.rows, self.kappas = list(state_dict["rows"]), list(state_dict["kappas"])
         self._held_out_tags, self._initial = list(state_dict["held_out_tags"]), state_dict["initial"]
         self._stopped = bool(state_dict["stopped"])
-
-
-def _first(preferred: Sequence[int], every: Sequence[int]) -> list[int]:
-    """``preferred``, then the others in their order."""
-    before = set(preferred)
-    return [*preferred, *(i for i in every if i not in before)]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zoo.ner import acquisition as scores
 from zoo.ner.decoders import CRFDecoder, Decoded, LinearDecoder, LSTMDecoder
-from zoo.ner.network import Encoded
+from zoo.ner.network import BEGIN, END, CharEncoder, Encoded, WordEncoder
+from zoo.ner.transformer import TransformerEncoder
 
 Passes = Literal["all", "decoder"]
 
@@ -29,7 +31,28 @@ class Tagger(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
-    def forward(self, batch: Encoded, tags: Tensor) -> Tensor:
+    def forward(self, words: Tensor, characters: Tensor, forms: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """What ``zoo export`` writes.
+
+        Args:
+            words: int64 (B, T) ids of the real words, 0 at padding; the marks are set here.
+            characters: int64 (W, L) as of an :class:`Encoded`.
+            forms: int64 (B, T) which of the W each word is, 0 at padding.
+            lengths: int64 (B,) of each sentence.
+
+        Returns:
+            ``tags`` int64 (B, T), -1 at padding, by greedy decoding, and ``mnlp`` (B,), log P(y*)/n.
+        """
+        place = torch.arange(words.shape[1] + 2, device=words.device)
+        first, last = place == 0, place == lengths[:, None] + 1
+        words = torch.where(first, BEGIN, torch.where(last, END, functional.pad(words, (1, 1))))
+        forms = torch.where(first | last, 1, functional.pad(forms, (1, 1)))
+        batch = Encoded(words, characters, forms, lengths)
+        decoded = self.decode(batch)
+        mnlp = scores.mnlp(decoded.log_p, lengths).float()
+        return {"tags": torch.where(batch.mask, decoded.tags, -1), "mnlp": mnlp}
+
+    def loss(self, batch: Encoded, tags: Tensor) -> Tensor:
         """-log p(y|x) of each sentence, (B,); ``tags`` int64 (B, T), whatever at padding."""
         return self.decoder.negative_log_likelihood(self.encoder(batch), batch.mask, tags.clamp(min=0))
 
@@ -42,6 +65,45 @@ class Tagger(nn.Module):
         if beam > 1 and isinstance(self.decoder, LSTMDecoder):
             return self.decoder.beam(h, mask, beam)
         return self.decoder.decode(h, mask)
+
+
+def build_encoder(h: Mapping[str, Any]) -> Any:
+    """The encoder that the arguments of :class:`zoo.ActiveNER` describe."""
+    if h["word_encoder"] == "transformer":
+        return TransformerEncoder(h["backbone"], h["dropout"])
+    characters = None
+    if h["char_encoder"] != "none":
+        characters = CharEncoder(
+            h["char_encoder"],
+            h["num_characters"],
+            h["char_dim"],
+            h["char_filters"],
+            h["char_kernel"],
+            h["char_layers"],
+            h["char_hidden"],
+            h["dropout"],
+            h["char_residual"],
+        )
+    return WordEncoder(
+        h["word_encoder"],
+        characters,
+        h["num_words"],
+        h["word_dim"],
+        h["word_filters"],
+        h["word_kernel"],
+        h["word_layers"],
+        h["word_hidden"],
+        h["dropout"],
+        h["word_residual"],
+    )
+
+
+def build_decoder(h: Mapping[str, Any], width: int) -> LSTMDecoder | CRFDecoder | LinearDecoder:
+    """The decoder that they describe, of states of ``width``."""
+    count, kind = len(h["tags"]), h["tag_decoder"]
+    if kind == "lstm":
+        return LSTMDecoder(width, count, h["decoder_hidden"], h["dropout"], h["feedback"])
+    return (CRFDecoder if kind == "crf" else LinearDecoder)(width, count, h["dropout"])
 
 
 @contextmanager

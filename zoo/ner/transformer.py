@@ -90,7 +90,10 @@ class TransformerEncoder(nn.Module):
 
 def _load(backbone: str) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # else a table of the head's weights, of which an encoder has no use
     try:
         tokenizer = AutoTokenizer.from_pretrained(backbone, use_fast=True, trust_remote_code=False)
         if torch.get_default_device().type == "meta":
@@ -103,6 +106,8 @@ def _load(backbone: str) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"model.init_args.backbone {backbone!r} cannot be loaded: {reason}") from None
+    finally:
+        logging.set_verbosity(level)
     if not tokenizer.is_fast:
         raise ValueError(
             f"model.init_args.backbone {backbone!r} has no fast tokenizer, which tells words apart"

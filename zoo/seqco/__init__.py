@@ -38,6 +38,8 @@ METHODS = (
             {**_SMALL, "weight_xyhat": 0.5, "similarity": "cls"},
             {**_SMALL, "weight_yyhat": "0:0,10:0.5", "representation": "decoder"},
             {**_SMALL, "similarity": "in_batch"},
+            {**_SMALL, "similarity": "queue", "queue_size": 12},
+            {**_SMALL, "weight_xyhat": 0.5, "weight_policy": 0.1, "policy_baseline": "mean"},
         ),
         data={
             "class_path": "datamodules.Summaries",

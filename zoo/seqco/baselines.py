@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 from lightning.pytorch import LightningModule
-from torchmetrics import SumMetric
+from torchmetrics import Metric, SumMetric
 
+from zoo.metrics.bertscore import BertScore
 from zoo.metrics.rouge import Rouge, RougeTokenizer, protocol, sentences
 from zoo.metrics.summaries import SummaryStatistics
 from zoo.nn.precision import ExactModuleDict
-from zoo.nn.ranges import Depth, check_ranges
+from zoo.nn.ranges import Depth, DepthOrZero, check_ranges
+from zoo.nn.variants import refuse_unused
 from zoo.reports import say
 from zoo.seqco.report import GeneratedSummaries
 
@@ -28,31 +30,42 @@ class SummaryBaseline(LightningModule):
         kind: ``lead`` or ``oracle``.
         sentences: k.
         rouge_tokenizer: ``latin``, ``words`` or ``characters``.
+        bertscore: folder of an encoder of transformers, or a hub id, for BERTScore.
+        bertscore_layer: of its states; null is the last.
     """
 
     answers_untrained: ClassVar[bool] = True
 
     def __init__(
-        self, kind: Kind = "lead", sentences: Depth = 3, rouge_tokenizer: RougeTokenizer = "latin"
+        self,
+        kind: Kind = "lead",
+        sentences: Depth = 3,
+        rouge_tokenizer: RougeTokenizer = "latin",
+        bertscore: str | None = None,
+        bertscore_layer: DepthOrZero | None = None,
     ) -> None:
         check_ranges(SummaryBaseline, locals())
         super().__init__()
         if kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
         self.save_hyperparameters()
-        self.text_metrics: Any = ExactModuleDict(
-            {
-                "rouge": Rouge(rouge_tokenizer),
-                "statistics": SummaryStatistics(),
-                "truncated_sources": SumMetric(),
-            }
-        )
+        refuse_unused(SummaryBaseline, self.hparams, "bertscore", {"bertscore_layer": "a folder"})
+        texts: dict[str, Metric] = {
+            "rouge": Rouge(rouge_tokenizer),
+            "statistics": SummaryStatistics(),
+            "truncated_sources": SumMetric(),
+        }
+        if bertscore is not None:
+            texts["bertscore"] = BertScore(bertscore, bertscore_layer)
+        self.text_metrics: Any = ExactModuleDict(texts)
 
     @property
     def protocol(self) -> str:
         """How the numbers were made, for the row of a table."""
         words = {"lead": "the first", "oracle": "greedily the best"}[self.hparams["kind"]]
-        return f"{protocol(self.hparams['rouge_tokenizer'])}; {words} {self.hparams['sentences']} sentences"
+        more = f"; {self.text_metrics['bertscore'].protocol}" if "bertscore" in self.text_metrics else ""
+        count = self.hparams["sentences"]
+        return f"{protocol(self.hparams['rouge_tokenizer'])}; {words} {count} sentences{more}"
 
     def extract(self, document: str, summary: str | None) -> str:
         """The chosen sentences of a document."""
@@ -78,6 +91,8 @@ class SummaryBaseline(LightningModule):
         texts = [self.extract(d, s) for d, s in zip(batch["document"], batch["summary"], strict=True)]
         self.text_metrics["rouge"].update(texts, batch["summary"])
         self.text_metrics["statistics"].update(texts, batch["document"], batch["summary"])
+        if "bertscore" in self.text_metrics:
+            self.text_metrics["bertscore"].update(texts, batch["summary"])
         self.text_metrics["truncated_sources"].update(0.0)  # it reads all of them
 
     def on_test_epoch_end(self) -> None:

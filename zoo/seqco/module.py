@@ -1,26 +1,21 @@
-"""The SeqCo LightningModule: losses and their weights, online summaries, the target network, evaluation."""
+"""The SeqCo LightningModule: its arguments, an update with the target network after it, what is logged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric, SumMetric
 
-from zoo.metrics.epoch_end import log_and_reset
-from zoo.metrics.rouge import Rouge, RougeTokenizer, protocol
-from zoo.metrics.spread import Spread
-from zoo.metrics.summaries import SummaryStatistics
+from zoo.metrics.rouge import RougeTokenizer
 from zoo.nn.data_fit import DataSizes, check_fit, told
 from zoo.nn.kept_tokenizer import KeptTokenizer
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_sharding
-from zoo.nn.precision import ExactModuleDict
 from zoo.nn.ranges import (
     Count,
     CountOrZero,
@@ -37,28 +32,21 @@ from zoo.nn.ranges import (
     SizeOrZero,
     check_ranges,
 )
-from zoo.nn.variants import Uses, refuse_unused
-from zoo.randomness import global_seed
 from zoo.reports import say
 from zoo.seqco import backbones
-from zoo.seqco.network import SeqCoNetwork, Similarity, View
+from zoo.seqco.evaluation import Evaluation
+from zoo.seqco.network import SeqCoNetwork, Similarity
+from zoo.seqco.objective import Objective, contrasted, weights_of
 from zoo.seqco.report import GeneratedSummaries
-from zoo.seqco.sampling import Special, evaluating, ordinary, sample, uniform_draws, wrapped
-from zoo.seqco.similarity import mean_token_loss, spread
-from zoo.seqco.views import Comparison, Representation, ViewFormat, Views
-from zoo.seqco.weighting import PAIRS, Pair, directions, schedule
+from zoo.seqco.settings import check, check_lengths, check_policy, check_positions, special_tokens
+from zoo.seqco.summariser import Summariser
+from zoo.seqco.update import Update
+from zoo.seqco.views import Comparison, Representation, ViewFormat
+from zoo.seqco.weighting import schedule, targets_of
 
 TokenOrNone = Annotated[int, Range(-1, 10**6)]
 """An id, or -1 where the tokenizer has no such token."""
 _COLLAPSED = 0.1  # of the first spread
-_USES: dict[str, Uses] = {
-    "similarity": {"temperature": ("in_batch",), "mask_padding": ("cross_attention", "in_batch")},
-    "generated": {
-        "sample_every": ("online",),
-        "sample_beams": ("online",),
-        "sample_top_p": ("online",),
-    },
-}
 
 
 class SeqCo(LightningModule):
@@ -91,12 +79,17 @@ class SeqCo(LightningModule):
         weight_xy: of document and gold summary: a number, or ``step:value,step:value``.
         weight_xyhat: of document and generated summary.
         weight_yyhat: of gold and generated summary.
+        weight_policy: of the policy gradient, an option of the official code: where summaries are drawn, the
+            tokens that are like the document become likelier.
+        policy_baseline: ``mean`` subtracts the mean reward of the micro-batch.
         contrast_reduction: ``token_sum``: L_NLL is a sum over target tokens and each L_sim a mean of a
             micro-batch, all divided by tokens plus sequences (official); ``mean``: added to the token mean.
         symmetrical: both directions of a pair, summed.
-        similarity: ``cross_attention``, ``cls`` (first token and a predictor) or ``in_batch`` (InfoNCE over
-            the micro-batch, an ablation).
-        temperature: of ``in_batch``.
+        similarity: ``cross_attention``, ``cls`` (first token and a predictor), ``queue`` (MoCo: first token
+            against keys of earlier updates, an option of the official code) or ``in_batch`` (InfoNCE over the
+            micro-batch, an ablation).
+        temperature: of ``in_batch`` and ``queue``; 1 in the official queue.
+        queue_size: keys of each view.
         representation: ``encoder``, or ``decoder``: y and yhat are represented by decoder states over x.
         mask_padding: false takes pads for tokens of the similarity, as the official code does.
         view_format: ``natural`` or ``shifted`` (official: views in the form of decoder inputs).
@@ -122,6 +115,8 @@ class SeqCo(LightningModule):
         candidates: summaries of each document that a prediction writes, at most ``beams``.
         generate_batches: of a validation, for which summaries are generated; null is all of them.
         rouge_tokenizer: ``latin``, ``words`` or ``characters``.
+        bertscore: folder of an encoder of transformers, or a hub id, for BERTScore in tests.
+        bertscore_layer: of its states, see :class:`zoo.metrics.bertscore.BertScore`; null is the last.
         gradient_checkpointing: recompute layers in the backward pass.
         compile: compile the backbone's encoder and decoder.
         optimizer: called with the parameters that are trained.
@@ -156,10 +151,13 @@ class SeqCo(LightningModule):
         weight_xy: NonNegative | str = 0.0,
         weight_xyhat: NonNegative | str = 0.5,
         weight_yyhat: NonNegative | str = 0.0,
+        weight_policy: NonNegative | str = 0.0,
+        policy_baseline: Literal["none", "mean"] = "none",
         contrast_reduction: Literal["token_sum", "mean"] = "token_sum",
         symmetrical: bool = True,
         similarity: Similarity = "cross_attention",
         temperature: Positive = 0.1,
+        queue_size: Size = 10_000,
         representation: Representation = "encoder",
         mask_padding: bool = True,
         view_format: ViewFormat = "natural",
@@ -184,6 +182,8 @@ class SeqCo(LightningModule):
         candidates: Depth = 1,
         generate_batches: CountOrZero | None = None,
         rouge_tokenizer: RougeTokenizer = "latin",
+        bertscore: str | None = None,
+        bertscore_layer: DepthOrZero | None = None,
         gradient_checkpointing: bool = False,
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=4e-5, weight_decay=0.01),
@@ -198,109 +198,38 @@ class SeqCo(LightningModule):
             backbone, sizes = settings["model_type"], {k: v for k, v in settings.items() if k != "model_type"}
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.hparams["backbone"], self.hparams["sizes"] = backbone, sizes
-        self._check()
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.weights = {
-            p: schedule(self.hparams[f"weight_{p}"], f"model.init_args.weight_{p}") for p in PAIRS
-        }
-        self.contrasted = any(not w.is_zero for w in self.weights.values())
-        if representation == "decoder" and self.weights["yyhat"].is_zero:
-            raise ValueError(
-                "model.init_args.representation is decoder, which is for y and yhat where they are compared; "
-                "set model.init_args.weight_yyhat, or leave it out"
-            )
-        self.special = self._special(settings["model_type"])
-        self.how = Comparison(
+        weights = weights_of(self.hparams)
+        self.contrasted = contrasted(weights)
+        check(SeqCo, self.hparams, weights)
+        check_policy(self.hparams, weights, schedule(weight_policy, "model.init_args.weight_policy"))
+        self.special = special_tokens(self.hparams, settings["model_type"])
+        how = Comparison(
             self.special, symmetrical, similarity, mask_padding, view_format, representation, temperature,
             detach_encoder,
         )  # fmt: skip
         ids = {key: self.hparams[key] for key in ("vocab_size", "pad_token_id", "eos_token_id")}
         ids |= {"bos_token_id": self.special.bos, "decoder_start_token_id": self.special.start}
+        queued = targets_of(weights, symmetrical), queue_size
         self.network = SeqCoNetwork(
-            settings, ids, self.contrasted or monitor, similarity, representation == "decoder", target_dropout
-        )
+            settings, ids, self.contrasted or monitor, similarity, representation == "decoder",
+            target_dropout, queued=queued,
+        )  # fmt: skip
         if monitor and not self.contrasted:
-            for part in ("head", "attention", "predictor"):
-                if hasattr(self.network, part):
-                    getattr(self.network, part).requires_grad_(False)
-        self._check_positions()
+            self.network.freeze_compared()
+        draws = self.contrasted and not all(weights[p].is_zero for p in ("xyhat", "yyhat"))
+        check_positions(self.hparams, self.network.backbone.config, draws and generated == "online")
         if gradient_checkpointing:
             self.network.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.vocabulary = KeptTokenizer()
+        self.summariser = Summariser(self.network, self.hparams, self.special, self.vocabulary)
         # of the features at the first contrastive step; loss, spread of states and of features at the switch
         self.register_buffer("first_spread", torch.zeros(()))
         self.register_buffer("reference", torch.zeros(3))
-        self._seen = 0.0  # tokens and sequences of this update
-        self._parts = 0
+        self.update = Update()
         self._warned = False
-        self._make_metrics()
-
-    def _check(self) -> None:
-        h = self.hparams
-        for choice, uses in _USES.items():
-            refuse_unused(SeqCo, h, choice, uses)
-        words = {"similarity": Similarity, "representation": Representation, "view_format": ViewFormat}
-        for key, choices in words.items():
-            if h[key] not in get_args(choices):
-                raise ValueError(f"{key} must be one of {', '.join(get_args(choices))}, got {h[key]!r}")
-        pairs = {"contrast_reduction": ("token_sum", "mean"), "generated": ("online", "cached")}
-        for key, allowed in pairs.items():
-            if h[key] not in allowed:
-                raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {h[key]!r}")
-        if h["decoder_start"] not in (None, "eos", "pad", "bos"):
-            raise ValueError(f"decoder_start must be null, eos, pad or bos, got {h['decoder_start']!r}")
-        if h["min_length"] > h["max_length"]:
-            raise ValueError(
-                f"model.init_args.min_length is {h['min_length']}, more than max_length {h['max_length']}"
-            )
-        if h["candidates"] > h["beams"]:
-            raise ValueError(f"model.init_args.candidates is {h['candidates']}, more than beams {h['beams']}")
-        if h["sample_length"] < 2:
-            raise ValueError("model.init_args.sample_length must be at least 2: the start token and one more")
-        if h["representation"] == "decoder" and h["view_format"] == "shifted":
-            raise ValueError(
-                "view_format: shifted is a form of encoder inputs; leave it out with representation: decoder"
-            )
-
-    def _special(self, kind: str) -> Special:
-        h = self.hparams
-        ids = [h["pad_token_id"], h["eos_token_id"], *h["special_ids"], h["bos_token_id"]]
-        if max(ids) >= h["vocab_size"]:
-            raise ValueError(
-                f"model.init_args.vocab_size is {h['vocab_size']}, but a special token has the id {max(ids)}"
-            )
-        start = h["decoder_start"] or ("eos" if kind in ("bart", "led", "mbart") else "pad")
-        if h["bos_token_id"] < 0 and start == "bos":
-            raise ValueError("decoder_start: bos needs a bos_token_id, which is -1")
-        bos = None if h["bos_token_id"] < 0 else h["bos_token_id"]
-        return Special(
-            h["pad_token_id"], h["eos_token_id"], bos, h[f"{start}_token_id"], tuple(h["special_ids"])
-        )
-
-    def _check_positions(self) -> None:
-        config = self.network.backbone.config
-        longest = backbones.target_positions_of(config)
-        sampled = self.contrasted and not all(self.weights[p].is_zero for p in ("xyhat", "yyhat"))
-        for key in ("max_length", *["sample_length"] * (sampled and self.hparams["generated"] == "online")):
-            if longest is not None and self.hparams[key] > longest:
-                raise ValueError(
-                    f"model.init_args.{key} is {self.hparams[key]}, but the decoder has {longest} positions"
-                )
-
-    def _make_metrics(self) -> None:
-        width = backbones.width_of(self.network.backbone.config)
-        parts: dict[str, Metric] = {"nll": MeanMetric()}
-        if self.network.compared:
-            parts |= {f"loss_{pair}": MeanMetric() for pair in PAIRS}
-            parts |= {"encoder_spread": Spread(width), "feature_spread": Spread(width)}
-        self.eval_metrics: Any = ExactModuleDict(parts)
-        self.text_metrics: Any = ExactModuleDict(
-            {
-                "rouge": Rouge(self.hparams["rouge_tokenizer"]),
-                "statistics": SummaryStatistics(),
-                "truncated_sources": SumMetric(),
-            }
-        )
+        self.objective = Objective(self.network, how, self.hparams)
+        self.evaluation = Evaluation(self.objective, self.summariser, self.hparams)
 
     # --- what the data decide -------------------------------------------------------------------------------
 
@@ -309,16 +238,8 @@ class SeqCo(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         check_fit(self)
         self.vocabulary.take(data)
-        for key, positions in (
-            ("max_source", backbones.positions_of(self.network.backbone.config)),
-            ("max_target", backbones.target_positions_of(self.network.backbone.config)),
-        ):
-            found = told(data, key)
-            if found is not None and positions is not None and found > positions:
-                raise ValueError(
-                    f"data.init_args.{key} is {found}, but the model has {positions} positions; set "
-                    f"data.init_args.{key}: {positions}, or model.init_args.sizes to a model with more"
-                )
+        lengths = {key: told(data, key) for key in ("max_source", "max_target")}
+        check_lengths(lengths, self.network.backbone.config)
         if stage == "fit" and self.trainer.ckpt_path is None:
             self._start_fresh()
         if self.hparams["compile"]:
@@ -345,105 +266,21 @@ class SeqCo(LightningModule):
 
     # --- training -------------------------------------------------------------------------------------------
 
-    def _views_of(self, batch: Mapping[str, Any], yhat: View | None, states: Tensor | None) -> Views:
-        given = {"x": View(batch["source"], batch["source_mask"])}
-        if "target" in batch:
-            given["y"] = View(batch["target"], batch["target_mask"])
-        if yhat is not None:
-            given["yhat"] = yhat
-        return Views(self.network, self.how, given, states)
-
-    def _weights_now(self) -> dict[Pair, float]:
-        """Weights of the pairs in use at this update; those at 0 are not."""
-        update = self.trainer.global_step - self.hparams["restart_at"]
-        if not self.contrasted or update < 0:
-            return {}
-        found = {pair: weight(update) for pair, weight in self.weights.items()}
-        if self.hparams["generated"] == "online" and update % self.hparams["sample_every"]:
-            found = {"xy": found["xy"]}
-        return {pair: value for pair, value in found.items() if value}
-
-    def _decoder_inputs(self, target: Tensor) -> Tensor:
-        start = torch.full_like(target[:, :1], self.special.start)
-        return torch.cat([start, target[:, :-1]], dim=1)
-
-    def _yhat(self, batch: Mapping[str, Any]) -> View:
-        """Generated summaries of a micro-batch: drawn for this update and document, or the data's own."""
-        h, width = self.hparams, 0 if self.how.mask_padding else self.hparams["sample_length"]
-        if h["generated"] == "cached":
-            if "yhat" not in batch:
-                raise ValueError(
-                    "model.init_args.generated is cached, but the data have no column yhat: jsonl with such "
-                    "a field (data.init_args.yhat_field), or generated: online"
-                )
-            return View(batch["yhat"], batch["yhat_mask"], batch["yhat_mask"].sum(dim=1) > self._least)
-        uniform = uniform_draws(
-            global_seed(), self.trainer.global_step, batch["index"].tolist(), h["sample_length"] - 1
-        )
-        drawn = sample(
-            self.network.backbone, batch["source"], batch["source_mask"], self.special, uniform,
-            h["sample_top_p"], h["sample_beams"],
-        )  # fmt: skip
-        return self._view_of(drawn, width)
-
-    @property
-    def _least(self) -> int:
-        """Tokens of a sequence without text."""
-        return 1 if self.special.bos is None else 2
-
-    def _view_of(self, drawn: Tensor, width: int = 0) -> View:
-        rows = ordinary(drawn, self.special)
-        ids, mask = (t.to(drawn.device) for t in wrapped(rows, self.special, width))
-        return View(ids, mask, torch.tensor([bool(row) for row in rows], device=drawn.device))
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        labels = batch["target"].masked_fill(~batch["target_mask"], -100)
-        logits, states = self.network.logits_and_states(
-            batch["source"], batch["source_mask"], self._decoder_inputs(batch["target"])
-        )
-        total, tokens = mean_token_loss(logits, labels, self.hparams["label_smoothing"])
-        weights, rows = self._weights_now(), len(labels)
-        self.log("train/nll", (total / tokens).detach(), prog_bar=True, batch_size=rows, sync_dist=True)
-        loss, counted = total, float(tokens)
-        if weights:
-            contrast, sequences = self._contrast(batch, weights, states)
-            if self.hparams["contrast_reduction"] == "token_sum":
-                loss, counted = loss + contrast, counted + sequences
-            else:  # so that the division by all tokens of the update leaves the weighted mean of L_sim
-                loss = loss + contrast * counted
-        elif self.contrasted:
-            # DDP waits for a gradient of every parameter
-            others = [
-                p for n, p in self.network.named_parameters() if p.requires_grad and "backbone" not in n
-            ]
-            loss = loss + 0.0 * torch.stack([p.sum() for p in others]).sum()
-        self._seen += counted
-        self._parts += 1
-        return loss * self.trainer.accumulate_grad_batches
+        rows, found = len(batch["source"]), self.objective(batch, self.trainer.global_step)
+        self.log("train/nll", found.nll, prog_bar=True, batch_size=rows, sync_dist=True)
+        for pair, loss in found.pairs.items():
+            self.log(f"train/loss_{pair}", loss, batch_size=rows, sync_dist=True)
+        if found.policy is not None:
+            for name, value in zip(("policy", "reward"), found.policy, strict=True):
+                self.log(f"train/{name}", value, batch_size=rows, sync_dist=True)
+        if found.spreads is not None:
+            self._watch(*found.spreads, rows)
+        self.update.add(found)
+        return found.loss * self.trainer.accumulate_grad_batches
 
-    def _contrast(
-        self, batch: Mapping[str, Any], weights: Mapping[Pair, float], states: Tensor
-    ) -> tuple[Tensor, int]:
-        """Weighted sum of L_sim over the pairs in use, and sequences counted once per direction."""
-        rows = len(batch["source"])
-        yhat = self._yhat(batch) if "xyhat" in weights or "yyhat" in weights else None
-        reuse = self.hparams["reuse_source"] or self.how.representation == "decoder"
-        views = self._views_of(batch, yhat, states if reuse else None)
-        total, sequences = batch["source"].new_zeros((), dtype=torch.float32), 0
-        for pair, weight in weights.items():
-            found = views.loss(pair)
-            self.log(f"train/loss_{pair}", found.detach(), batch_size=rows, sync_dist=True)
-            total = total + weight * found
-            sequences += rows * len(directions(pair, self.how.symmetrical))
-        self._watch(views, rows)
-        return total, sequences
-
-    def _watch(self, views: Views, rows: int) -> None:
-        """Log how far the features are spread, of summaries where there are any; say when they collapse."""
-        forms = sorted(views.online_forms, reverse=True)
-        if rows < 2 or not forms:
-            return
-        states, features = map(spread, views.monitored(forms[0]))
+    def _watch(self, states: Tensor, features: Tensor, rows: int) -> None:
+        """Log how far states and features are spread; say when the latter collapse."""
         self.log("train/encoder_spread", states, batch_size=rows, sync_dist=True)
         self.log("train/feature_spread", features, batch_size=rows, sync_dist=True)
         if not self.first_spread:
@@ -457,25 +294,14 @@ class SeqCo(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Divide the summed gradients by what this update has seen, over all micro-batches and ranks."""
-        seen = torch.tensor([self._seen, float(self._parts)], dtype=torch.float64, device="cpu")
-        both = self.trainer.strategy.reduce(seen.float().to(self.device), reduce_op="sum")
-        count, parts = both.tolist() if isinstance(both, Tensor) else seen.tolist()
-        factor = self.trainer.world_size / max(count, 1.0)
-        for parameter in self.network.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
-        summed = self.hparams["contrast_reduction"] == "token_sum"
-        self.log("train/tokens", count)
-        for pair, weight in self._weights_now().items():
-            self.log(f"train/weight_{pair}", weight)
-            self.log(f"train/effective_weight_{pair}", weight * parts / count if summed else weight)
-        self._seen, self._parts = 0.0, 0
+        self.update.divide(self)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
         """The step, then xi = beta xi + (1 - beta) theta, before anything is saved."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.update.fill_queue(self)
         done, restart = self.trainer.global_step + 1, self.hparams["restart_at"]
         if self.network.compared and done > restart:
             self.network.move_target(self.hparams["ema_decay"])
@@ -486,182 +312,49 @@ class SeqCo(LightningModule):
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def generate(self, source: Tensor, mask: Tensor, candidates: int = 1) -> Tensor:
-        """Summaries by beam search (B * candidates, T), the start token first.
-
-        Args:
-            source: documents (B, S) as ``<s> tokens </s>``.
-            mask: of their real tokens.
-            candidates: best ones of each.
-        """
-        from transformers import GenerationConfig
-
-        h = self.hparams
-        settings = GenerationConfig(
-            num_beams=h["beams"],
-            length_penalty=h["length_penalty"] if h["beams"] > 1 else None,
-            early_stopping=True if h["beams"] > 1 else None,
-            min_length=h["min_length"],
-            max_length=h["max_length"],
-            no_repeat_ngram_size=h["no_repeat_ngram"],
-            num_return_sequences=candidates,
-            forced_bos_token_id=self.special.bos if h["force_bos"] else None,
-            forced_eos_token_id=self.special.eos,
-            decoder_start_token_id=self.special.start,
-            pad_token_id=self.special.pad,
-            eos_token_id=self.special.eos,
-            bos_token_id=self.special.bos,
-        )
-        from zoo.seqco.sampling import bare_generation
-
-        with evaluating(self.network), bare_generation(self.network.backbone):
-            found: Tensor = self.network.backbone.generate(
-                source, attention_mask=mask.long(), generation_config=settings
-            )
-        return found
-
-    @property
-    def protocol(self) -> str:
-        """How summaries are generated and scored, for the row of a table."""
-        h = self.hparams
-        search = f"{h['beams']} beams, length penalty {h['length_penalty']:g}" if h["beams"] > 1 else "greedy"
-        repeat = f", no {h['no_repeat_ngram']}-gram twice" if h["no_repeat_ngram"] else ""
-        lengths = f"{h['min_length']} to {h['max_length']} tokens with the start token"
-        return f"{protocol(h['rouge_tokenizer'])}; {search}, {lengths}{repeat}"
-
-    def texts(self, ids: Tensor) -> list[str]:
-        """Generated ids as texts."""
-        rows = ordinary(ids, self.special)
-        return [" ".join(text.split()) for text in self.vocabulary.texts(rows)]
+        """See :meth:`zoo.seqco.summariser.Summariser.generate`."""
+        return self.summariser.generate(source, mask, candidates)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         limit = self.hparams["generate_batches"]
-        self._evaluate(batch, limit is None or batch_idx < limit)
+        self.evaluation.update(batch, limit is None or batch_idx < limit)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, True)
-
-    def _evaluate(self, batch: dict[str, Any], generates: bool) -> None:
-        labels = batch["target"].masked_fill(~batch["target_mask"], -100)
-        logits, states = self.network.logits_and_states(
-            batch["source"], batch["source_mask"], self._decoder_inputs(batch["target"])
-        )
-        total, tokens = mean_token_loss(logits, labels, 0.0)
-        self.eval_metrics["nll"].update((total / tokens).float(), tokens)
-        drawn = None
-        if generates:
-            drawn = self.generate(batch["source"], batch["source_mask"])
-            texts = self.texts(drawn)
-            self.text_metrics["rouge"].update(texts, batch["summary"])
-            self.text_metrics["statistics"].update(texts, batch["document"], batch["summary"])
-            self.text_metrics["truncated_sources"].update(batch["truncated"].sum().float())
-        if not self.network.compared:
-            return
-        views = self._views_of(batch, None if drawn is None else self._view_of(drawn), states)
-        for pair in PAIRS:
-            rows = views.given[pair[1:]].rows if pair != "xy" and drawn is not None else None
-            count = len(labels) if rows is None else int(rows.sum())
-            if count and (pair == "xy" or drawn is not None):
-                self.eval_metrics[f"loss_{pair}"].update(views.loss(pair).float(), count)
-        states_pooled, features = views.monitored("x")
-        self.eval_metrics["encoder_spread"].update(states_pooled)
-        self.eval_metrics["feature_spread"].update(features)
+        self.evaluation.update(batch, True, tests=True)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
+        self.evaluation.log(self, "val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-        say(f"numbers by {self.protocol}")
-
-    def _log_metrics(self, stage: str) -> None:
-        used = self._used({**self.eval_metrics, **self.text_metrics})
-        values = {}
-        for name, metric in self.eval_metrics.items():
-            if name in used:
-                values[name] = metric.compute()
-                if name.startswith("loss_") and self.how.similarity != "in_batch":
-                    ways = 2 if self.how.symmetrical else 1
-                    self.log(f"{stage}/similarity_{name[5:]}", 1 - values[name] / ways, sync_dist=True)
-        self._relate(stage, values)
-        log_and_reset(self, stage, {n: m for n, m in self.eval_metrics.items() if n in used}, ("nll",))
-        for name, metric in self.text_metrics.items():
-            if name in used:
-                found = metric.compute()
-                found = found if isinstance(found, dict) else {name: found}
-                for key, value in found.items():
-                    self.log(f"{stage}/{key}", value, prog_bar=key == "rouge1", sync_dist=True)
-            metric.reset()
-
-    def _used(self, metrics: Mapping[str, Any]) -> set[str]:
-        """Those that any rank has updated: computing and logging wait for all."""
-        called = torch.tensor([m.update_called for m in metrics.values()], device=self.device)
-        anywhere = self.trainer.strategy.reduce(called.int(), reduce_op="max")
-        return {name for name, there in zip(metrics, anywhere.tolist(), strict=True) if there}
-
-    def _relate(self, stage: str, values: Mapping[str, Tensor]) -> None:
-        """Loss and spreads by what they were at the switch, the first validation of the comparison."""
-        if not self.network.compared or self.trainer.sanity_checking:
-            return
-        now = torch.stack([values[k].float() for k in ("loss_xy", "encoder_spread", "feature_spread")])
-        now = now.to(self.reference)
-        if (
-            stage == "val"
-            and self.trainer.global_step >= self.hparams["restart_at"]
-            and not self.reference.any()
-        ):
-            self.reference.copy_(now)
-        if self.reference.all():
-            for key, value in zip(
-                ("loss_xy", "encoder_spread", "feature_spread"), now / self.reference, strict=True
-            ):
-                self.log(f"{stage}/{key}_by_start", value, sync_dist=True)
+        self.evaluation.log(self, "test")
+        say(f"numbers by {self.evaluation.protocol}")
 
     # --- predictions ----------------------------------------------------------------------------------------
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> GeneratedSummaries:
-        several = self.hparams["candidates"]
-        texts = self.texts(self.generate(batch["source"], batch["source_mask"], several))
-        best = texts[::several]
-        references = batch.get("summary")
-        scores: list[dict[str, float]] | None = None
-        if references is not None:
-            scores = [self.text_metrics["rouge"].scores(a, b) for a, b in zip(best, references, strict=True)]
-        return GeneratedSummaries(
-            index=batch["index"].tolist(),
-            names=list(batch["name"]),
-            documents=list(batch["document"]),
-            references=None if references is None else list(references),
-            generated=[texts[i : i + several] for i in range(0, len(texts), several)],
-            scores=scores,
-            truncated=batch["truncated"].tolist(),
-            protocol=self.protocol,
-        )
+        return self.evaluation.report(batch)
 
-    def summarize(self, documents: str | Sequence[str], batch_size: int = 8) -> list[str]:
-        """A summary of each text, or of each line of a file whose path is given.
+    def summarize(self, documents: str | Path | Sequence[str], batch_size: int = 8) -> list[str]:
+        """A summary of each document, best first of the module's search.
 
         ``zoo.load("seqco_procedural").summarize(["on rose tulip painting had ..."])``. What a document has
-        beyond the model's positions is cut off.
+        beyond the model's positions is cut off, which is said.
+
+        Args:
+            documents: texts; a single string is one document. A ``pathlib.Path`` is a file in UTF-8: one
+                document a line, blank lines left out, or ``.jsonl`` with a text under ``document``.
+            batch_size: documents at a time.
+
+        Returns:
+            as many summaries as there are documents.
 
         Raises:
-            FileNotFoundError, ValueError: for no such file, an empty text, weights without a tokenizer.
+            FileNotFoundError, OSError: for a file that cannot be read.
+            ValueError: for an empty document, a file that is huge or no text in UTF-8, a string that names a
+                file, weights without a tokenizer.
         """
-        if isinstance(documents, str):
-            documents = [
-                line for line in Path(documents).read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        found: list[str] = []
-        longest = (backbones.positions_of(self.network.backbone.config) or 1024) - self._least
-        for start in range(0, len(documents), batch_size):
-            texts = list(documents[start : start + batch_size])
-            for place, text in enumerate(texts):
-                if not text.strip():
-                    raise ValueError(f"document {start + place + 1} is empty: there is nothing to summarise")
-            ids, mask = wrapped([row[:longest] for row in self.vocabulary.ids(texts)], self.special)
-            found += self.texts(self.generate(ids.to(self.device), mask.to(self.device)))
-        return found
+        return self.summariser.summarize(documents, batch_size)
 
     # --- export ---------------------------------------------------------------------------------------------
 

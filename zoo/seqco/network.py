@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.seqco import backbones
+from zoo.seqco.queue import KeyQueue
 from zoo.seqco.sampling import evaluating
 from zoo.seqco.similarity import CrossAttention, unit
 
-Similarity = Literal["cross_attention", "cls", "in_batch"]
+Similarity = Literal["cross_attention", "cls", "in_batch", "queue"]
 
 
 @dataclass
@@ -43,10 +45,11 @@ class SeqCoNetwork(nn.Module):
         settings: of the backbone, see :func:`zoo.seqco.backbones.settings`.
         ids: vocabulary and special ids of its tokenizer.
         compared: build what sequences are compared with.
-        similarity: ``cross_attention``, ``cls`` or ``in_batch``.
+        similarity: ``cross_attention``, ``cls``, ``in_batch`` or ``queue``.
         decoder_views: summaries may be represented by decoder states, which needs a slow decoder.
         target_dropout: leave the target network in train mode while training, as the official code does.
         head_factor: hidden width of g in units of d.
+        queued: views that have keys of earlier updates, and how many.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class SeqCoNetwork(nn.Module):
         decoder_views: bool = False,
         target_dropout: bool = False,
         head_factor: int = 4,
+        queued: tuple[Collection[str], int] = ((), 0),
     ) -> None:
         super().__init__()
         config = backbones.config_of(settings, **ids)
@@ -78,6 +82,8 @@ class SeqCoNetwork(nn.Module):
             self.predictor = nn.Sequential(
                 nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width)
             )
+        elif similarity == "queue":
+            self.queue = KeyQueue(*queued, width)
         self.target = nn.ModuleDict({"encoder": self._copied("encoder"), "head": copy.deepcopy(self.head)})
         if decoder_views:
             self.target["decoder"] = self._copied("decoder")
@@ -91,6 +97,12 @@ class SeqCoNetwork(nn.Module):
     def _copied(self, part: str) -> nn.Module:
         # a deep copy has embeddings of its own: moving xi does not move theta
         return copy.deepcopy(self._online(part))
+
+    def freeze_compared(self) -> None:
+        """Head and omega as they were drawn: what is reported then is no training's doing."""
+        for part in ("head", "attention", "predictor"):
+            if hasattr(self, part):
+                getattr(self, part).requires_grad_(False)
 
     # --- the target network ---------------------------------------------------------------------------------
 
@@ -169,6 +181,16 @@ class SeqCoNetwork(nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask.long(),
             decoder_input_ids=decoder_input_ids,
+            use_cache=False,
+        )
+        return found.logits
+
+    def logits_over(self, states: Tensor, mask: Tensor, decoder_inputs: Tensor) -> Tensor:
+        """Logits (B, T, V) of other summaries of documents whose encoder states (B, S, d) are known."""
+        found = self.backbone(
+            encoder_outputs=(states,),
+            attention_mask=mask.long(),
+            decoder_input_ids=decoder_inputs,
             use_cache=False,
         )
         return found.logits

@@ -38,6 +38,11 @@ class Special:
         """Every id that is no text."""
         return {self.pad, self.eos, self.start, *self.others, *([] if self.bos is None else [self.bos])}
 
+    @property
+    def fewest(self) -> int:
+        """Tokens of a sequence without text."""
+        return 1 if self.bos is None else 2
+
 
 def wrapped(rows: Sequence[Sequence[int]], special: Special, width: int = 0) -> tuple[Tensor, Tensor]:
     """Ids as ``<s> tokens </s>`` (B, T), filled up to at least ``width``, and the mask of real positions."""

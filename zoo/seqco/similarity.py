@@ -22,6 +22,15 @@ def unit(features: Tensor) -> Tensor:
     return functional.normalize(features, dim=-1)
 
 
+def token_similarities(
+    online: Tensor, target: Tensor, attend: Attend, online_mask: Tensor | None = None
+) -> Tensor:
+    """cos(Z_j, f_xi(b)_j) of each token (B, |b|); see :func:`attention_loss`."""
+    padding = None if online_mask is None else ~online_mask
+    found, _ = attend(target, online, online, key_padding_mask=padding, need_weights=False)
+    return functional.cosine_similarity(found, target, dim=-1)
+
+
 def attention_loss(
     online: Tensor,
     target: Tensor,
@@ -44,9 +53,7 @@ def attention_loss(
         The mean over the tokens of each sequence, then over the rows; 0, connected to ``online``, where no
         row counts.
     """
-    padding = None if online_mask is None else ~online_mask
-    found, _ = attend(target, online, online, key_padding_mask=padding, need_weights=False)
-    cosine = functional.cosine_similarity(found, target, dim=-1)  # (B, |b|)
+    cosine = token_similarities(online, target, attend, online_mask)  # (B, |b|)
     if target_mask is None:
         each = cosine.mean(dim=1)
     else:
@@ -83,6 +90,60 @@ def in_batch_loss(online: Tensor, target: Tensor, temperature: float, rows: Tens
         scores = scores.masked_fill(~rows[None], torch.finfo(scores.dtype).min)
     each = functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device), reduction="none")
     return mean_of_rows(each, rows)
+
+
+def queue_loss(
+    online: Tensor,
+    target: Tensor,
+    keys: Tensor,
+    usable: Tensor,
+    temperature: float,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """MoCo's loss (He et al., CVPR 2020, Eq. 1): a document's own key against keys of earlier updates.
+
+    l(a -> b) = -log exp(q k / t) / (exp(q k / t) + sum_i exp(q k_i / t)), q = f_theta(a)_0, k = f_xi(b)_0.
+
+    Args:
+        online: f_theta(a) (B, |a|, d), of which the first token is taken.
+        target: f_xi(b) (B, |b|, d), likewise.
+        keys: k_i (K, d).
+        usable: bool (B, K), which of them are negatives of which row.
+        temperature: t.
+        rows: see :func:`attention_loss`.
+    """
+    query = online[:, 0]
+    positive = (query * target[:, 0]).sum(dim=-1, keepdim=True)
+    scores = torch.cat([positive, query @ keys.T.to(query)], dim=1) / temperature
+    there = torch.cat([torch.ones_like(usable[:, :1]), usable], dim=1)
+    each = -scores.float().masked_fill(~there, -torch.inf).log_softmax(dim=1)[:, 0]
+    return mean_of_rows(each, rows)
+
+
+def policy_loss(
+    logits: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    rewards: Tensor,
+    centred: bool,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """REINFORCE with a reward of each token: -mean_t r_t log p(yhat_t | yhat_<t, x), then over the rows.
+
+    Args:
+        logits: (B, T, V), of the tokens of ``ids``.
+        ids: drawn summaries (B, T).
+        mask: of their real tokens.
+        rewards: (B, T), taken without gradient.
+        centred: subtract the mean reward of the rows' tokens, which changes no expectation.
+        rows: see :func:`attention_loss`.
+    """
+    rewards, real = rewards.detach().float(), mask if rows is None else mask & rows[:, None]
+    if centred:
+        rewards = rewards - (rewards * real).sum() / real.sum().clamp(min=1)
+    log_p = logits.float().log_softmax(dim=-1).gather(2, ids.unsqueeze(2)).squeeze(2)
+    each = (rewards * log_p * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return mean_of_rows(-each, rows)
 
 
 def mean_of_rows(values: Tensor, rows: Tensor | None) -> Tensor:

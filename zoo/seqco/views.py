@@ -10,7 +10,14 @@ from torch import Tensor
 
 from zoo.seqco.network import SeqCoNetwork, Similarity, View
 from zoo.seqco.sampling import Special, shifted
-from zoo.seqco.similarity import attention_loss, first_token_loss, in_batch_loss, pooled
+from zoo.seqco.similarity import (
+    attention_loss,
+    first_token_loss,
+    in_batch_loss,
+    pooled,
+    queue_loss,
+    token_similarities,
+)
 from zoo.seqco.weighting import Pair, directions
 
 ViewFormat = Literal["natural", "shifted"]
@@ -39,12 +46,19 @@ class Views:
         how: they are compared.
         given: ``x`` and what there is of ``y`` and ``yhat``, as ``<s> tokens </s>``.
         states: encoder states of ``x`` of the summariser's own pass, which take the place of another one.
+        documents: places (B,) in the training set, whose own keys in a queue are no negatives.
     """
 
     def __init__(
-        self, network: SeqCoNetwork, how: Comparison, given: dict[str, View], states: Tensor | None = None
+        self,
+        network: SeqCoNetwork,
+        how: Comparison,
+        given: dict[str, View],
+        states: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> None:
-        self.network, self.how, self.given = network, how, given
+        self.network, self.how, self.given, self.documents = network, how, given, documents
+        self.keys: dict[str, Tensor] = {}
         self._views: dict[str, View] = {}
         self._states: dict[tuple[str, bool], Tensor] = {}
         self._features: dict[tuple[str, bool], Tensor] = {}
@@ -112,10 +126,27 @@ class Views:
         kind, network = self.how.similarity, self.network
         if kind == "cls":
             return first_token_loss(fast, slow, network.predictor, rows)
+        if kind == "queue":
+            self.keys[target] = slow[:, 0].detach()
+            usable = network.queue.usable(target, self.documents, len(fast))
+            return queue_loss(fast, slow, network.queue.keys_of(target), usable, self.how.temperature, rows)
         masks = (a.mask, b.mask) if self.how.mask_padding else (None, None)
         if kind == "in_batch":
             return in_batch_loss(pooled(fast, masks[0]), pooled(slow, masks[1]), self.how.temperature, rows)
         return attention_loss(fast, slow, network.attention, masks[0], masks[1], rows)
+
+    def comparable(self, pair: Pair) -> bool:
+        """Whether there are negatives of a pair, where it needs such."""
+        targets = [target for _, target in directions(pair, self.how.symmetrical)]
+        return self.how.similarity != "queue" or all(map(self.network.queue.holds, targets))
+
+    def rewards(self) -> Tensor:
+        """cos(Z_j, f_xi(yhat)_j) of each token of the generated summaries (B, T), Z of their documents."""
+        with torch.no_grad():
+            return token_similarities(
+                self.features("x"), self.features("yhat", slow=True), self.network.attention,
+                self.view("x").mask if self.how.mask_padding else None,
+            )  # fmt: skip
 
     @property
     def online_forms(self) -> list[str]:

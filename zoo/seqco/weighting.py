@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +63,12 @@ def schedule(given: float | str, key: str) -> Schedule:
     if not all(0 <= value < float("inf") for value in values):
         raise ValueError(f"{key} is {given!r}: a weight is a number of at least 0")
     return Schedule(steps, values)
+
+
+def targets_of(weights: Mapping[Pair, Schedule], symmetrical: bool) -> set[str]:
+    """Views that the target network ever represents."""
+    used = [pair for pair, weight in weights.items() if not weight.is_zero]
+    return {target for pair in used for _, target in directions(pair, symmetrical)}
 
 
 def directions(pair: Pair, symmetrical: bool) -> Sequence[tuple[str, str]]:

@@ -305,25 +305,9 @@ def write(module: SeqCo, out: Path, to: str) -> list[str]:
 
 def write_folder(module: SeqCo, out: Path) -> list[str]:
     """The summariser alone, its generation settings and its tokenizer, as a plain folder of transformers."""
-    from transformers import GenerationConfig
-
-    h, special = module.hparams, module.special
     model = module.network.backbone
     before = model.generation_config
-    model.generation_config = GenerationConfig(
-        num_beams=h["beams"],
-        length_penalty=h["length_penalty"] if h["beams"] > 1 else None,
-        early_stopping=True if h["beams"] > 1 else None,
-        min_length=h["min_length"],
-        max_length=h["max_length"],
-        no_repeat_ngram_size=h["no_repeat_ngram"],
-        forced_bos_token_id=special.bos if h["force_bos"] else None,
-        forced_eos_token_id=special.eos,
-        decoder_start_token_id=special.start,
-        pad_token_id=special.pad,
-        eos_token_id=special.eos,
-        bos_token_id=special.bos,
-    )
+    model.generation_config = module.summariser.generation_config()
     try:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)

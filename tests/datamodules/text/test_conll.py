@@ -69,6 +69,7 @@ def test_brackets_of_ontonotes(tmp_path: Path) -> None:
         ("a\nb\n", "line 1: 1 column, no tag"),
         ("a B\n", "line 1: 'B' is no tag"),
         ("a X-PER\n", "line 1: 'X-PER' is no tag"),
+        ("b" * 1001 + " O\n", "line 1: a word of 1,001 characters, 1,000 at most"),
     ],
 )
 def test_a_bad_line_is_named(text: str, said: str, tmp_path: Path) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 from fakes.pairs import persona_chat, sentence_pairs
+from lightning.pytorch import LightningModule
+from quiet import quiet_trainer
 
 from datamodules import Dialogues, DullReplies, ParallelText
-from datamodules.text.dialogues import exchanges_of, of_hub, read_chitchat, read_pairs, read_parlai
+from datamodules.text.catalogues import catalogue_pairs, clean, read_catalogue
 from datamodules.text.dull import WORDS
-from datamodules.text.pairs import DialogueTemplate, Exchange
-from datamodules.text.parallel import catalogue_pairs, clean, read_catalogue
+from datamodules.text.exchanges import DialogueTemplate, Exchange, exchanges_of
+from datamodules.text.pair_files import of_hub, read_chitchat, read_pairs, read_parlai
 from datamodules.text.records import package_folder
+from datamodules.text.tokenizers import token_ids
 
 A, B, MASK = 4, 5, 6
 
@@ -126,13 +132,52 @@ def test_json_lines(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)))
     assert read_pairs(path) == [Exchange(("a", "b"), "c", ("p",)), Exchange(("x",), "y")]
     for bad, said in (
-        ({"source": "b", "target": ""}, "must have a word"),
+        ({"source": "b", "target": None}, "'target' must be str"),
         ({"source": "b", "target": "c", "history": "a"}, "'history' must be a list of texts"),
         ({"source": "b"}, "no field 'target'"),
     ):
         path.write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=said):
             read_pairs(path)
+
+
+def test_own_files_that_were_made_in_haste(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"source": "do you have cats ?", "target": "größer 😀 ."}
+    rows = [json.dumps({**row, "source": f"{row['source']} {i}"}, ensure_ascii=False) for i in range(8)]
+    (tmp_path / "val.jsonl").write_text("\n".join(rows[:3]))
+
+    def train(content: bytes) -> Any:
+        (tmp_path / "train.jsonl").write_bytes(content)
+        data = Dialogues("jsonl", str(tmp_path), vocab_size=300, batch_size=4, longest=30)
+        data.setup("fit")
+        return data.train_dataloader().dataset.exchanges
+
+    plain = train("\n".join(rows).encode())
+    said = capsys.readouterr().out
+    assert "3 of 3 pairs to val are among those to train" in said
+    assert train("\r\n".join(rows).encode()) == plain == train(b"\xef\xbb\xbf" + "\n".join(rows).encode())
+    empty, odd = (
+        json.dumps({"source": "a ?", "target": " "}),
+        json.dumps({"source": "x " * 9999, "target": "y"}),
+    )
+    assert train("\n".join([*rows, empty]).encode()) == plain
+    assert "1 of 9 pairs to train lack a word on one side and are left out" in capsys.readouterr().out
+    assert len(train("\n".join([*rows, odd, rows[0]]).encode())) == 10
+    assert "1 of 10 pairs of the training split have a text of more than 30 tokens" in capsys.readouterr().out
+    for content, said in (
+        (
+            "\n".join(rows).encode("latin-1", "replace"),
+            r"line 1: byte \d+ is no text \(UTF-8\); save the file",
+        ),
+        ("\n".join(rows).encode("utf-16"), "line 1: holds a byte 0"),
+        (rows[0].encode(), "batch_size is 4, but the training data hold 1 items"),
+        (b'{"source": "a \\ud800 b", "target": "c"}', "line 1: half of a character"),
+        (b"[]", "is no object with fields 'source', 'target'"),
+        (empty.encode(), "only empty pairs to train"),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            train(content)
+        assert "\n" not in str(caught.value)
 
 
 def mo(pairs: dict[str, str]) -> bytes:
@@ -224,3 +269,91 @@ def test_weights_keep_template_and_tokenizer(tmp_path: Path) -> None:
     kept = json.loads(data.vocabulary)
     assert (kept["template"], kept["history"], kept["longest"]) == ("dialogue", 2, 30)
     assert data.tokenizer.convert_tokens_to_ids(["<a>", "<b>", "<mask>"]) == [A, B, MASK]
+
+
+class Recorder(LightningModule):
+    """A module of one weight that notes the items of each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch["index"].tolist())
+        return self.weight * 1.0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("limit", [3, 0.5])
+@pytest.mark.parametrize("batches", [{"batch_tokens": 150}, {"batch_size": 8}])
+def test_an_epoch_has_so_many_batches(batches: dict[str, int], limit: float, tmp_path: Path) -> None:
+    sentence_pairs(tmp_path, "de", "en", 48)
+    module = Recorder()
+    data = ParallelText("lines", str(tmp_path), source="de", target="en", vocab_size=300, **batches)
+    trainer = quiet_trainer(limit_train_batches=limit, limit_val_batches=0, max_epochs=3)
+    trainer.fit(module, data)
+    assert trainer.num_training_batches == 3
+    assert len(module.seen) == 9
+    assert len({i for batch in module.seen[:3] for i in batch}) == sum(map(len, module.seen[:3]))
+    # an epoch has an order of its own, and is not what the one before it left over
+    rest = set(range(48)) - {i for batch in module.seen[:3] for i in batch}
+    assert {i for batch in module.seen[3:6] for i in batch} != rest
+
+
+def test_loader_processes_get_ids_alone(tmp_path: Path) -> None:
+    persona_chat(tmp_path, 3)
+    data = Dialogues("parlai", str(tmp_path), history=2, vocab_size=300, batch_size=4, num_workers=2)
+    data.setup("fit")
+    data.setup("test")
+    with mock.patch("datamodules.text.pair_items.token_ids", wraps=token_ids) as called:
+        data.train_dataloader()
+        data.test_dataloader()
+        before = called.call_count
+        for found in (data.train_set, data.test_set):
+            sent = pickle.dumps(found)
+            assert b"Tokenizer" not in sent
+            assert b"Dialogues" not in sent
+            assert (b"my house" in sent) == found.texts
+            arrived, keys = pickle.loads(sent), [3, 1, 2]
+            assert len(arrived) == len(found)
+            one, other = arrived.__getitems__(keys), found.__getitems__(keys)
+            assert [*one] == [*other]
+            assert all(
+                torch.equal(v, other[k]) if isinstance(v, torch.Tensor) else v == other[k]
+                for k, v in one.items()
+            )
+        assert len(list(data.train_dataloader())) == len(data.train_set) // 4
+        assert called.call_count == before > 0  # neither a process nor an epoch tokenizes anew
+
+
+def test_empty_sides_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence_pairs(tmp_path, "de", "en")
+    for name in ("train.de", "val.en"):
+        lines = (tmp_path / name).read_text().splitlines()
+        (tmp_path / name).write_text("\n".join([" ", *lines[1:]]) + "\n")
+    data = ParallelText("lines", str(tmp_path), source="de", target="en")
+    assert len(data.splits.train) == 23
+    assert not capsys.readouterr().out  # a size may be asked of another instance, which would say it, too
+    data.setup("fit")
+    said = capsys.readouterr().out
+    assert "1 of 24 pairs to train lack a word on one side and are left out" in said
+    assert "pairs to val lack a word" in said
+    (tmp_path / "val.en").write_text("\n" * len((tmp_path / "val.de").read_text().splitlines()))
+    with pytest.raises(ValueError, match="de and en: only empty pairs to val"):
+        _ = ParallelText("lines", str(tmp_path), source="de", target="en").splits
+
+
+def test_most_pairs_are_of_a_fixed_shuffle(tmp_path: Path) -> None:
+    sentence_pairs(tmp_path, "de", "en")
+    persona_chat(tmp_path, 6)
+    for make in (lambda **o: ParallelText("lines", str(tmp_path), source="de", target="en", **o),
+                 lambda **o: Dialogues("parlai", str(tmp_path), **o)):  # fmt: skip
+        every = make().splits
+        five, seven = (make(most_pairs=n, most_evaluated=2).splits for n in (5, 7))
+        assert (len(five.train), len(five.val), len(five.test)) == (5, 2, 2)
+        assert five.train == seven.train[:5]
+        assert five.train != every.train[:5]
+        assert (five.val, five.test) == (every.val[:2], every.test[:2])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fakes.named_entities import fake_ontonotes
 
 from datamodules import NER
+from datamodules.loading.loaders import TrainLoader
 from datamodules.text.pool import Pool, noisy, take_budget
-from datamodules.text.rounds import RoundSampler, padded_words
+from datamodules.text.rounds import RoundLoader, RoundSampler, padded_words
 from datamodules.text.schemes import tags_of
 from zoo.ner import ActiveNER
 
@@ -109,6 +113,102 @@ def test_units_of_the_budget() -> None:
         NER(seed_budget=101)
 
 
+def test_a_cost_counts_sentences_and_words() -> None:
+    data = NER(
+        train_sentences=60, unit="cost", sentence_cost=2.5, word_cost=0.5, seed_budget=40.0, budget=21.5
+    )
+    data.setup("fit")
+    pool = data.pool
+    assert pool is not None
+    assert pool.costs == [2.5 + 0.5 * n for n in data.lengths]
+    assert pool.budget == 21.5
+    spent = sum(2.5 + 0.5 * data.lengths[i] for i in pool.labelled)
+    assert 40 <= spent < 40 + max(pool.costs)
+    with pytest.raises(ValueError, match="are both 0"):
+        NER(unit="cost", word_cost=0.0)
+    # with no cost of its own a sentence is its words
+    words = NER(train_sentences=60, unit="words", seed_budget=40, budget=21)
+    same = NER(train_sentences=60, unit="cost", seed_budget=40, budget=21)
+    for each in (words, same):
+        each.setup("fit")
+    assert words.pool is not None
+    assert same.pool is not None
+    assert words.pool.state() == same.pool.state()
+
+
+def test_a_pool_of_other_sentences_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "train.conll").write_text("Ada B-PER\n")
+    (tmp_path / "dev.conll").write_text("Ely B-PER\n")
+    state: dict[str, Any] = {}
+    for text in ("a b\nc\n", "a b\nd\n", "c\na b\n", "a\nb c\n"):
+        (tmp_path / "pool.txt").write_text(text)
+        data = NER("files", str(tmp_path), oracle="human")
+        data.setup("fit")
+        state = state or data.state_dict()
+        if text == "a b\nc\n":
+            data.load_state_dict(state)
+            continue
+        with pytest.raises(ValueError, match=r"other sentences than the data.*start anew"):
+            data.load_state_dict(state)
+
+
+def own(folder: Path, pool: str, **options: Any) -> NER:
+    """A user's folder with one labelled sentence, and its data."""
+    (folder / "train.conll").write_text("Ada B-PER\nleft O\n")
+    (folder / "dev.conll").write_text("Ely B-PER\n")
+    (folder / "pool.txt").write_text(pool)
+    data = NER("files", str(folder), oracle="human", **options)
+    data.setup("fit")
+    assert data.pool is not None
+    return data
+
+
+def test_what_has_labels_or_stands_twice_is_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = own(tmp_path, "Ada left\nx y\nx y\nEly\nz\n", held_out=1)
+    assert data.pool is not None
+    assert sorted([*data.pool.unlabelled, *data.pool.held_out]) == [2, 5]  # as numbered in the files
+    said = capsys.readouterr().out
+    assert "3 of 5 pool sentences are not asked: 2 stand in train, dev or test, 1 stand in the pool" in said
+
+
+def test_a_late_label_does_not_change_where_the_round_began(tmp_path: Path) -> None:
+    """Without updates of their own, rounds are as long as what is labelled when they begin."""
+    pool, state = "a\nb\nc\nd\n", None
+    begun = []
+    for asked, lines in (
+        ([1, 2], []),
+        (
+            [3],
+            [{"text": "a", "meta": {"index": 1}, "answer": "ignore"}, {"text": "b", "label": [], "index": 2}],
+        ),
+        ([4], [{"text": "a", "label": [], "index": 1}, {"text": "c", "label": [], "index": 3}]),
+    ):
+        (tmp_path / "back.jsonl").write_text("\n".join(map(json.dumps, lines)) or "\n")
+        labels = [str(tmp_path / "back.jsonl")] if lines else []
+        data = own(tmp_path, pool, passes=3, batch_size=2, labels=labels)
+        assert data.pool is not None
+        if state is not None:
+            data.load_state_dict(state)
+        begun.append(data.pool.batches_before)
+        data.ask(asked, {})
+        state = data.state_dict()
+    assert begun == [0, 2, 5]  # one sentence three times in batches of two, then two of them
+
+
+def test_limits_of_length_hold_for_the_pool_of_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.conll").write_text("Ada B-PER\nleft O\n")
+    (tmp_path / "dev.conll").write_text("Ely B-PER\n")
+    (tmp_path / "pool.txt").write_text("one\ntwo words\nthese are too many words\nthree more words\n")
+    data = NER("files", str(tmp_path), oracle="human", min_words=2, max_words=3)
+    data.setup("fit")
+    assert [len(s.words) for s in data.sets["train"]] == [2, 2, 3]
+    assert "1 of 3 pool sentences have more than data.init_args.max_words 3" in capsys.readouterr().out
+
+
 def test_genres_of_ontonotes_are_kept_chosen_and_counted(tmp_path: Path) -> None:
     fake_ontonotes(tmp_path, "english")
     data = NER("ontonotes", str(tmp_path), genres=["nw"])
@@ -138,3 +238,18 @@ def test_pretrained_vectors_reach_the_embedding_of_their_word(tmp_path: Path) ->
     assert torch.equal(weight[module.vocabulary.id_of("rained")], torch.tensor([1.0, 2, 3]))
     assert torch.equal(weight[module.vocabulary.id_of("Anna")], torch.tensor([4.0, 5, 6]))
     assert float(weight[module.vocabulary.id_of("nobody")].abs().max()) <= 1
+
+
+def test_a_round_of_other_batches_is_told_as_every_loader_does() -> None:
+    """What has changed is the batch alone: how many sentences are labelled changes with every round."""
+    rows: Any = list(range(100))
+    loader, other = RoundLoader(rows, batch_sampler=sampler()), TrainLoader(rows, batch_sampler=sampler())
+    assert isinstance(loader, TrainLoader)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader.load_state_dict(loader.state_dict())
+    with pytest.warns(UserWarning, match=r"trained on batches of 8, this run has batches of 4: the order"):
+        loader.load_state_dict({"batch_size": 8})
+    other.batch_sampler.size = 9
+    with pytest.warns(UserWarning, match=r"on batches of 4 of 7 items, this run has batches of 4 of 9 items"):
+        other.load_state_dict({"items": 7, "batch_size": 4})

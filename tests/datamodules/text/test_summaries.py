@@ -78,6 +78,44 @@ def test_empty_documents_are_left_out_with_a_count(
         ready(format="lines", root=str(root))
 
 
+def test_null_is_no_text_and_a_document_to_summarise_needs_no_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = fake_jsonl(tmp_path / "set")
+    records = [json.loads(line) for line in (root / "train.jsonl").read_text().splitlines()]
+    records[2]["summary"] = None
+    records[4]["document"] = None
+    records[5]["id"] = records[6]["id"] = "twice"
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (root / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert len(ready(root=str(root)).train_set) == COUNTS["train"] - 2
+    assert "2 of 24 documents are empty or lack a summary, left out" in capsys.readouterr().out
+    data = ready("predict", predict=str(root / "train.jsonl"))
+    assert len(data.predict_set) == COUNTS["train"] - 1  # all that have a document
+    assert "1 of 24 documents are empty, left out" in capsys.readouterr().out
+    records[2]["summary"] = "half \ud800"
+    (root / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 3: half of a character"):
+        ready(root=str(root))
+    for wrong, words in ((3, "'summary' must be str or null, got '3'"), (float("nan"), "no JSON")):
+        records[2]["summary"] = wrong
+        (root / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        with pytest.raises(ValueError, match=f"line 3: {words}"):
+            ready(root=str(root))
+
+
+def test_a_file_without_documents_is_one_line(tmp_path: Path) -> None:
+    for name, content, words in (
+        ("table.csv", "document,summary\na,b\n", "is a .csv: read are"),
+        ("empty.txt", "", "none of the 0 documents has a text$"),
+        ("blank.txt", "\n \n", "none of the 2 documents has a text$"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=words) as caught:
+            ready("predict", predict=str(tmp_path / name))
+        assert name in str(caught.value)
+
+
 def test_fields_and_cached_summaries_by_their_names(tmp_path: Path) -> None:
     root = tmp_path / "set"
     root.mkdir()

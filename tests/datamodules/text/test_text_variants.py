@@ -30,6 +30,12 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("NER", {"name": "wnut17", "genres": ["nw"]}, "which name: wnut17"),
     ("NER", {"labels": ["x"]}, "which oracle: simulated"),
     ("NER", {"name": "files", "oracle": "human", "noise": 0.1}, "noise is 0.1, which oracle: human"),
+    ("NER", {"name": "files", "spaces": False}, "spaces is false, which oracle: simulated"),
+    ("NER", {"name": "files", "oracle": "human", "seed_budget": 3}, "seed_budget is 3, which oracle: human"),
+    ("NER", {"sentence_cost": 4.0}, "sentence_cost is 4.0, which unit: percent"),
+    ("NER", {"rounds": 0, "budget": 5}, "budget is 5, which rounds: 0 does not use"),
+    ("NER", {"rounds": 0, "round_updates": 5}, "round_updates is 5, which rounds: 0 does not use"),
+    ("NER", {"rounds": 0, "seed_updates": 3, "passes": 9}, "passes is 9, but seed_updates"),
     ("NER", {"seed_updates": 3, "round_updates": 3, "passes": 9}, "passes is 9, but seed_updates"),
 ]  # fmt: skip
 

@@ -13,6 +13,7 @@ from fuzz.forked import Reader
 from datamodules import Summaries
 from datamodules.text.summary_files import nyt_article
 from zoo.seqco import SeqCo
+from zoo.seqco.summariser import documents_of
 from zoo.seqco.weights import read, write
 
 SIZES: dict[str, Any] = {
@@ -72,6 +73,10 @@ def read_plain(path: Path) -> Any:
     return shapes(read(path.parent, given)[0].state_dict)
 
 
+def read_python(path: Path) -> Any:
+    return [text for _, text in documents_of(path)]
+
+
 def article(folder: Path) -> Path:
     return min(fake_nyt(folder).rglob("*.xml"))
 
@@ -80,6 +85,8 @@ READERS = [
     Reader("summaries: lines", lambda folder: fake_lines(folder / "set") / "train.source", read_set("lines")),
     Reader("summaries: jsonl", lambda folder: fake_jsonl(folder / "set") / "train.jsonl", read_set("jsonl")),
     Reader("summaries: own documents", lambda folder: fake_lines(folder / "set") / "test.source", read_own),
+    Reader("summarize: lines", lambda folder: fake_lines(folder / "set") / "test.source", read_python),
+    Reader("summarize: jsonl", lambda folder: fake_jsonl(folder / "set") / "test.jsonl", read_python),
     Reader("an article of NYT", article, nyt_article),
     Reader("fairseq's SeqCo", fairseq, read_fairseq),
     Reader("transformers: config.json", plain("config.json"), read_plain),

@@ -9,8 +9,8 @@ from pathlib import Path
 from fakes.pairs import persona_chat
 from fuzz.forked import Reader
 
-from datamodules.text.dialogues import read_chitchat, read_pairs, read_parlai
-from datamodules.text.parallel import read_catalogue
+from datamodules.text.catalogues import read_catalogue
+from datamodules.text.pair_files import read_chitchat, read_pairs, read_parlai
 from datamodules.text.records import read_jsonl, read_side_by_side
 from datamodules.text.tokenizers import load_tokenizer, token_ids, train_tokenizer
 

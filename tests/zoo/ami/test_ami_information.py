@@ -169,8 +169,9 @@ def test_the_cycle_of_twenty_batches() -> None:
     assert turns[:20] == turns[20:]
     assert [t for t, _ in turns[:20]] == ["forward"] * 8 + ["backward"] * 8 + ["noise"] * 4
     assert [b for b, (_, extra) in enumerate(turns[:20], 1) if extra] == [2, 4, 6, 8, 10, 12, 14, 16]
-    staged = Cycle((3, 2, 1), (1, 1, 0), 1)
-    assert [staged.at(b)[0] for b in range(8)] == [
-        *["pretrain_forward"] * 3, *["pretrain_backward"] * 2, "pretrain_noise", "forward", "backward",
+    staged = Cycle((3, 2, 1, 1), (1, 1, 0), 1)
+    assert [staged.at(b)[0] for b in range(9)] == [
+        *["pretrain_forward"] * 3, *["pretrain_backward"] * 2, "pretrain_noise", "pretrain_source",
+        "forward", "backward",
     ]  # fmt: skip
-    assert staged.at(8) == ("forward", True)
+    assert staged.at(9) == ("forward", True)

@@ -16,8 +16,8 @@ from torch import Tensor, tensor
 
 import datamodules
 import zoo
-from zoo.ami.information import sequence_nll
-from zoo.ami.module import evaluated
+from zoo.ami.processes import evaluated
+from zoo.ami.recovery import recovery_nll
 
 PAD, BOS, EOS = 1, 2, 3
 SMALL: dict[str, Any] = {"variant": "gru", "vocab_size": 58, "width": 16, "samples": 2, "max_length": 6}
@@ -32,7 +32,8 @@ def data(**options: Any) -> Any:
 
 def states(module: Any) -> dict[str, dict[str, Tensor]]:
     parts = {"forward": module.network.forward_network, "backward": module.network.backward_network,
-             "noise": module.network.noise, "judge": module.judge}  # fmt: skip
+             "noise": module.network.noise, "judge": module.judge,
+             "source": module.source_network}  # fmt: skip
     return {k: copy.deepcopy(v.state_dict()) for k, v in parts.items() if v is not None}
 
 
@@ -46,6 +47,7 @@ def moved(module: Any, steps: int, **options: Any) -> list[set[str]]:
     def step(self: Any, batch: Any, batch_idx: int) -> None:
         nonlocal before
         original(self, batch, batch_idx)
+        assert all(p.grad is None for p in self.parameters())  # nothing leaks, nothing adds up
         after = states(self)
         found.append({k for k in after if any(not torch.equal(v, before[k][n]) for n, v in after[k].items())})
         before = after
@@ -60,11 +62,15 @@ def moved(module: Any, steps: int, **options: Any) -> list[set[str]]:
 def test_a_turn_changes_its_own_network_alone(variant: str, grad: str) -> None:
     torch.manual_seed(0)
     module = zoo.AMI(**{**SMALL, "variant": variant}, **TURNS, pretrain_forward=1, pretrain_backward=1,
-                     pretrain_noise=1, noise_grad=grad, noise_limit=100.0)  # fmt: skip
-    turns = moved(module, 6)
+                     pretrain_noise=1, pretrain_source=1, source_model=True, noise_grad=grad,
+                     noise_limit=100.0)  # fmt: skip
+    turns = moved(module, 7)
     # the judge is a copy of phi as pretraining leaves it, and stays so
-    assert turns == [{"forward"}, {"backward"}, {"noise", "judge"}, {"forward"}, {"backward"}, {"noise"}]
+    assert turns == [
+        {"forward"}, {"backward"}, {"noise", "judge"}, {"source"}, {"forward"}, {"backward"}, {"noise"},
+    ]  # fmt: skip
     assert module.judged
+    assert module.source_trained
 
 
 def test_gradients_neither_add_up_nor_stay() -> None:
@@ -77,11 +83,8 @@ def test_gradients_neither_add_up_nor_stay() -> None:
     batch = next(iter(prepared("fit").train_dataloader()))
     fresh = zoo.AMI(**SMALL, noise="none")
     fresh.network.backward_network.load_state_dict(start)
-    labels = batch["recover"][:, 1:]
-    logits = fresh._backward_logits(fresh.network.backward_network, batch, batch["target"][:, 1:].where(
-        batch["target"][:, 1:] != EOS, PAD))  # fmt: skip
-    loss = sequence_nll(logits, labels, PAD, mean=False).sum() / len(labels)
-    loss.backward()
+    gold = batch["target"][:, 1:].where(batch["target"][:, 1:] != EOS, PAD)
+    recovery_nll(fresh.network.backward_network, batch, gold, PAD).mean().backward()
     for name, parameter in fresh.network.backward_network.named_parameters():
         assert parameter.grad is not None
         assert torch.allclose(once[name], -0.01 * parameter.grad, atol=1e-6), name
@@ -125,24 +128,22 @@ def test_the_signs_of_the_backward_network() -> None:
     torch.manual_seed(1)
     module = zoo.AMI(**SMALL, noise="none", adversarial_clip=None)
     batch = next(iter(prepared("fit").train_dataloader()))
-    recover = batch["recover"][:, 1:]
+    losses = module.objectives
 
     def nll(sources: Tensor, copies: int) -> float:
         with torch.no_grad():
-            logits = module._backward_logits(module.network.backward_network, batch, sources, copies=copies)
-            return float(sequence_nll(logits, recover.repeat(copies, 1), PAD, mean=False).mean())
+            return float(recovery_nll(module.network.backward_network, batch, sources, PAD, copies).mean())
 
     with Alone(module):
         random = torch.Generator().manual_seed(3)
-        _, sources, _ = module._roll_out(batch, random)
+        _, sources, _ = losses.synthetic.draw(batch, random)
         before = nll(sources, 2)
-        with mock.patch.object(module, "_roll_out", return_value=(None, sources, None)):
-            module._backward_adversarial(batch, random)
+        with mock.patch.object(losses.synthetic, "draw", return_value=(None, sources, None)):
+            module._step(1, losses.backward_adversarial(batch, random)[0], counts=False)
         assert nll(sources, 2) > before
         gold = batch["target"][:, 1:].where(batch["target"][:, 1:] != EOS, PAD)
         before = nll(gold, 1)
-        loss, _ = module._backward_mle(batch, False)
-        module._step(1, loss, mle=True)
+        module._step(1, losses.backward_mle(batch, False)[0], mle=True)
         assert nll(gold, 1) < before
 
 
@@ -156,10 +157,10 @@ def test_the_backward_source_has_no_ends_and_its_target_both() -> None:
         seen.append(ids)
         return original(ids, extra)
 
-    with Alone(module), mock.patch.object(module.network.backward_network, "encode", encode):
-        module._backward_mle(batch, False)
-        module._forward_adversarial(batch, torch.Generator().manual_seed(0))
-        module._backward_adversarial(batch, torch.Generator().manual_seed(0))
+    with mock.patch.object(module.network.backward_network, "encode", encode):
+        module.objectives.backward_mle(batch, False)
+        module.objectives.forward_adversarial(batch, torch.Generator().manual_seed(0))
+        module.objectives.backward_adversarial(batch, torch.Generator().manual_seed(0))
     assert len(seen) == 3
     assert all(not ((ids == BOS) | (ids == EOS)).any() for ids in seen)
     assert (batch["recover"][:, 0] == BOS).all()
@@ -173,11 +174,9 @@ def test_zero_lambda_is_the_plain_forward_network(rollout: str) -> None:
     for settings in ({"noise": "learned", "noise_scale": 0.0}, {"noise": "none"}):
         torch.manual_seed(0)
         module = zoo.AMI(**SMALL, rollout=rollout, **settings)
-        with Alone(module):
-            module.network.noise = module.network.noise or None
-            random = torch.Generator().manual_seed(0)
-            with mock.patch.object(module, "_normal", lambda e, r: torch.ones(2, *e.states.shape)):
-                drawn.append(module._roll_out(batch, random)[0])
+        synthetic, random = module.objectives.synthetic, torch.Generator().manual_seed(0)
+        with mock.patch.object(synthetic, "normal", lambda e, r: torch.ones(2, *e.states.shape)):
+            drawn.append(synthetic.draw(batch, random)[0])
     assert torch.equal(*drawn)
 
 
@@ -189,7 +188,7 @@ def test_the_released_noise_grows_to_its_limit_and_stops() -> None:
         module = zoo.AMI(**SMALL, noise="learned", **settings)
         before = copy.deepcopy(module.network.noise.state_dict())
         with Alone(module):
-            module._noise_step(batch, torch.Generator().manual_seed(0))
+            module._step(2, module.objectives.noise(batch, torch.Generator().manual_seed(0))[0])
         return any(not torch.equal(v, before[k]) for k, v in module.network.noise.state_dict().items())
 
     assert not moves(rho=0.0)  # the argmax passes no gradient
@@ -202,28 +201,26 @@ def test_replies_are_drawn_without_dropout_and_the_noise_is_that_of_the_scores()
     torch.manual_seed(0)
     module = zoo.AMI(**{**SMALL, "variant": "transformer_tiny"}, dropout=0.5, noise="gaussian").train()
     batch = next(iter(prepared("fit").train_dataloader()))
-    with Alone(module):
-        first = module._roll_out(batch, torch.Generator().manual_seed(5))
-        again = module._roll_out(batch, torch.Generator().manual_seed(5))
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-        assert module.training
-        used: list[Tensor] = []
-        network = module.network.forward_network
-        original = network.decode
+    synthetic, network = module.objectives.synthetic, module.network.forward_network
+    first, again = (synthetic.draw(batch, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert module.training
+    used: list[Tensor] = []
+    original = network.decode
 
-        def decode(prefix: Tensor, encoded: Any) -> Tensor:
-            used.append(encoded.states)
-            return original(prefix, encoded)
+    def decode(prefix: Tensor, encoded: Any) -> Tensor:
+        used.append(encoded.states)
+        return original(prefix, encoded)
 
-        with (
-            mock.patch.object(network, "decode", decode),
-            mock.patch.object(network.dropout, "p", 0.0),
-            evaluated(module.network),
-            mock.patch.object(module, "_roll_out", return_value=first),
-        ):
-            clean = network.encode(batch["source"]).states
-            module._forward_adversarial(batch, torch.Generator().manual_seed(5))
-        assert torch.allclose(used[0], (clean + first[2]).flatten(0, 1), atol=1e-6)
+    with (
+        mock.patch.object(network, "decode", decode),
+        mock.patch.object(network.dropout, "p", 0.0),
+        evaluated(module.network),
+        mock.patch.object(synthetic, "draw", return_value=first),
+    ):
+        clean = network.encode(batch["source"]).states
+        module.objectives.forward_adversarial(batch, torch.Generator().manual_seed(5))
+    assert torch.allclose(used[0], (clean + first[2]).flatten(0, 1), atol=1e-6)
 
 
 def test_arms_have_their_steps() -> None:
@@ -232,27 +229,27 @@ def test_arms_have_their_steps() -> None:
     for objective in ("mle", "vim", "ami"):
         module = zoo.AMI(**SMALL, **{**TURNS, "noise_batches": 4}, objective=objective, noise="none")
         made = calls[objective] = []
-        for name in ("_forward_mle", "_backward_mle", "_forward_adversarial", "_backward_adversarial"):
-            original = getattr(module, name)
+        for name in ("forward_mle", "backward_mle", "forward_adversarial", "backward_adversarial"):
+            original = getattr(module.objectives, name)
 
             def call(*a: Any, original: Any = original, name: str = name, made: Any = made) -> Any:
                 made.append(name)
                 return original(*a)
 
-            setattr(module, name, call)
+            setattr(module.objectives, name, call)
         trainer = quiet_trainer(max_steps=4, limit_val_batches=0)
         trainer.fit(module, data())
         assert trainer.global_step == 4
-    mle = ["_forward_mle", "_backward_mle"] * 2
+    mle = ["forward_mle", "backward_mle"] * 2
     assert calls["mle"] == mle
-    assert calls["vim"] == ["_forward_mle", "_forward_adversarial", "_backward_mle"] * 2
+    assert calls["vim"] == ["forward_mle", "forward_adversarial", "backward_mle"] * 2
     assert [c for c in calls["ami"] if "mle" in c] == mle
-    assert calls["ami"].count("_backward_adversarial") == 2
+    assert calls["ami"].count("backward_adversarial") == 2
 
 
-def test_validation_and_test_report_the_bound_and_what_any_model_must_beat() -> None:
+def test_validation_and_test_report_the_bound_and_what_any_model_must_beat(tmp_path: Path) -> None:
     module = zoo.AMI(**SMALL, noise="none", forward_batches=1, backward_batches=1, top_k=0)
-    trainer = quiet_trainer(max_steps=2, val_check_interval=2)
+    trainer = quiet_trainer(max_steps=2, val_check_interval=2, default_root_dir=tmp_path)
     trainer.fit(module, data())
     found = trainer.callback_metrics
     assert found["val/bound"] == pytest.approx(math.log(144) + float(found["val/log_q"]), abs=1e-4)
@@ -289,9 +286,66 @@ def test_a_prediction_has_its_scores_in_both_files(tmp_path: Path) -> None:
     with torch.no_grad():
         reply = tensor(ids)
         one = {k: v[:1] for k, v in batch.items() if isinstance(v, Tensor)}
-        logits = module.eval()._backward_logits(module.network.backward_network, one, reply)
-        log_q = -sequence_nll(logits, one["recover"][:, 1:], PAD, mean=False)
+        log_q = -recovery_nll(module.eval().network.backward_network, one, reply, PAD)
     assert records[0]["replies"][0]["log_q"] == pytest.approx(float(log_q), abs=2e-3)
+
+
+def test_a_model_of_the_source_gives_its_entropy_where_the_data_do_not_know_it() -> None:
+    torch.manual_seed(0)
+    source = data(batch_size=32, train_pairs=3200, val_pairs=500)
+    source.source_entropy = None
+    settings = {"width": 32, "source_model": True, "pretrain_source": 200, "noise": "none", "max_length": 4}
+    module = zoo.AMI(**{**SMALL, **settings}, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    trainer = quiet_trainer(max_steps=200, val_check_interval=100, num_sanity_val_steps=1)
+    trainer.fit(module, source)
+    found = trainer.callback_metrics
+    assert found["val/source_entropy"] == pytest.approx(math.log(144), abs=0.1)
+    assert found["val/source_nll"] == pytest.approx(float(found["val/source_entropy"]) / 4, rel=1e-4)
+    assert found["val/bound"] == pytest.approx(float(found["val/source_entropy"] + found["val/log_q"]))
+    source = data(val_pairs=20)  # which knows its entropy
+    trainer.validate(module, source, verbose=False)
+    found = trainer.callback_metrics
+    assert found["val/bound"] == pytest.approx(math.log(144) + float(found["val/log_q"]), abs=1e-4)
+    untrained = zoo.AMI(**SMALL, noise="none", source_model=True)
+    source.source_entropy = None
+    trainer.validate(untrained, source, verbose=False)
+    assert not {"val/source_entropy", "val/bound"} & set(trainer.callback_metrics)
+
+
+def test_the_model_of_the_source_reads_the_history_and_not_the_reply(tmp_path: Path) -> None:
+    from fakes.pairs import persona_chat
+
+    persona_chat(tmp_path, 3)
+    source = datamodules.Dialogues("parlai", str(tmp_path), history=2, vocab_size=300, batch_size=4)
+    source.setup("fit")
+    batch = next(iter(source.train_dataloader()))
+    module = zoo.AMI(**{**SMALL, "vocab_size": source.vocab_size}, source_model=True, noise="none")
+    loss = module.objectives.source_mle(batch)[0]
+    assert module.objectives.source_mle({**batch, "target": batch["target"].flip(1)})[0] == loss
+    assert module.objectives.source_mle({**batch, "context": batch["context"].flip(1)})[0] != loss
+    module.hparams["label_smoothing"] = 0.5
+    assert module.objectives.source_mle(batch)[0] == loss
+
+
+def test_a_clipped_reward_and_a_mixed_loss() -> None:
+    batch = next(iter(prepared("fit").train_dataloader()))
+
+    def found(**settings: Any) -> tuple[float, dict[str, Tensor], Any]:
+        torch.manual_seed(0)
+        module = zoo.AMI(**SMALL, noise="none", baseline="none", **settings)
+        loss, logged = module.objectives.forward_adversarial(batch, torch.Generator().manual_seed(0))
+        return float(loss), logged, module
+
+    loss, logged, _ = found()
+    assert logged["reward"] < -4  # ln 58 = 4.06 of an untrained network
+    clipped, logged, _ = found(reward_clip=2.0)
+    assert logged["reward"] == pytest.approx(-2)
+    assert clipped / loss == pytest.approx(2 / 4.06, rel=0.05)
+    mixed, logged, module = found(mle_mix=0.5)
+    assert mixed == pytest.approx(
+        loss + 0.5 * float(module.objectives.forward_mle(batch, False)[0]), rel=1e-5
+    )
+    assert float(logged["forward_adversarial"].detach()) == pytest.approx(loss)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +359,7 @@ def test_a_prediction_has_its_scores_in_both_files(tmp_path: Path) -> None:
         ({"eos_id": 1}, "eos_id apart"),
         ({"forward_batches": 0, "backward_batches": 0, "noise": "none"}, "a cycle needs"),
         ({"table": []}, "names no decoding"),
+        ({"pretrain_source": 3}, "pretrain_source is 3, which source_model: false does not use"),
     ],
 )
 def test_impossible_settings_are_one_line(settings: dict[str, Any], said: str) -> None:
@@ -323,6 +378,7 @@ def test_other_data_than_those_of_the_weights_are_refused() -> None:
 def test_a_typed_history_becomes_the_ids_of_the_data(tmp_path: Path) -> None:
     from fakes.pairs import persona_chat
 
+    from datamodules.text.exchanges import DialogueTemplate
     from zoo.ami.turns import batch_of
     from zoo.ami.vocabulary import Vocabulary
 
@@ -338,6 +394,15 @@ def test_a_typed_history_becomes_the_ids_of_the_data(tmp_path: Path) -> None:
         for name, ids in found.items():
             assert torch.equal(ids, batch[name]), name
 
+    vocabulary = Vocabulary(source.vocabulary)
+    tags = tuple(map(vocabulary.special, ("<a>", "<b>", "<mask>")))
+    persona = ["i have a red house , it is big", "i ski ."]
+    row = DialogueTemplate(4, 3, tags).row(vocabulary.ids(utterances), [], vocabulary.ids(persona))  # type: ignore[arg-type]
+    found = batch_of(vocabulary, utterances, BOS, EOS, persona)
+    assert found["source"].tolist() == [row.source]
+    assert found["context"].tolist() == [row.context]
+    assert len(row.source) > batch["source"].shape[1]
+
 
 def test_a_turn_in_python_is_that_of_the_command_line() -> None:
     module = zoo.AMI(**SMALL, noise="none", decoding="sample", top_k=5)
@@ -349,9 +414,18 @@ def test_a_turn_in_python_is_that_of_the_command_line() -> None:
     assert module.reply("ask topic3 filler1", 4) == replies
     beams = module.reply("ask topic3 filler1", 5, "beam")
     assert len({r["text"] for r in beams}) > 1
-    for given, said in ((("", 1), "needs a word"), (("a", 2, "greedy"), "has fewer than 2 replies")):
+    refused = {
+        ("", 1): "needs a word",
+        ("a", 2, "greedy"): "has fewer than 2 replies",
+        ("a", 3, "foo"): "decoding is one of greedy, beam, sample, not 'foo'",
+        ("a", 0): "at least 1, not 0",
+        (None,): "a text or a list of texts",
+        (("a", None),): "an utterance is a text, not None",
+        ("a", 1, "sample", ("i ski",)): "no persona",
+    }
+    for given, said in refused.items():
         with pytest.raises(ValueError, match=said):
-            module.reply(*given)
+            module.reply(*given)  # type: ignore[arg-type]
 
 
 def test_a_test_of_dialogues_says_how_each_row_was_made(tmp_path: Path) -> None:

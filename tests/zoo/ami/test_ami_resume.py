@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import run
 from covering import covering
+from fakes.pairs import sentence_pairs
 from interruption import Killed, newest_checkpoint, run_differences
 from processes import CLI, environment, largest_difference
 
@@ -59,6 +60,38 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_cycle_goes_on_to_the_same_bits(step: int, whole: Path, tmp_path: Path) -> None:
     killed(tmp_path, step)
     assert run_differences(whole, fit(tmp_path, "--ckpt_path=last")) == []
+
+
+def test_epochs_of_three_batches_by_tokens_go_on_where_they_were(tmp_path: Path) -> None:
+    """``--trainer.limit_train_batches 3`` with batches by tokens: a training that is stopped and goes on
+    has the batches of one that was not."""
+    sentence_pairs(tmp_path / "data", "de", "en", 48)
+    sizes = {"variant": "gru", "width": 8, "max_length": 4, "pretrain_forward": 8}
+    flags = [f"--model.init_args.{k}={v}" for k, v in sizes.items()] + [
+        "--model.init_args.noise_std=0.1", "--data.class_path=datamodules.ParallelText",
+        "--data.init_args.layout=lines", f"--data.init_args.root={tmp_path / 'data'}",
+        "--data.init_args.source=de", "--data.init_args.target=en", "--data.init_args.vocab_size=300",
+        "--data.init_args.batch_tokens=150", "--trainer.limit_train_batches=3",
+        "--trainer.limit_val_batches=0", "--checkpoint.monitor=null", "--previews.count=0",
+        "--trainer.val_check_interval=null", "--trainer.check_val_every_n_epoch=1",
+    ]  # fmt: skip
+    seen: list[list[int]] = []
+    original = AMI.training_step
+
+    def step(self: AMI, batch: dict[str, Any], batch_idx: int) -> None:
+        seen.append([self.trainer.current_epoch, batch_idx, *batch["index"].tolist()])
+        original(self, batch, batch_idx)
+
+    with mock.patch.object(AMI, "training_step", step):
+        run("fit", "ami_dull", tmp_path / "whole", *flags, "--trainer.max_steps=8")
+        whole, seen = seen, []
+        assert [row[:2] for row in whole] == [[i // 3, i % 3] for i in range(8)]
+        for stop in (3, 4):
+            root = tmp_path / f"at_{stop}"
+            run("fit", "ami_dull", root, *flags, f"--trainer.max_steps={stop}")
+            run("fit", "ami_dull", root, *flags, "--trainer.max_steps=8", "--ckpt_path=last")
+            assert [row[2:] for row in seen] == [row[2:] for row in whole]
+            seen = []
 
 
 def launched(root: Path, *flags: str) -> None:

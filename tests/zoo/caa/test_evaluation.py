@@ -32,7 +32,8 @@ FILE = "robust_classifier_digits"
 def held_out(count: int = 60) -> tuple[Tensor, Tensor]:
     data = datamodules.LabelledImages()
     data.setup("test")
-    return data.test_set.tensors["image"][:count], data.test_set.tensors["label"][:count]
+    batch = data.test_set.__getitems__(range(count))
+    return batch["image"], batch["label"]
 
 
 class Doctored(nn.Module):
@@ -142,7 +143,7 @@ def test_stored_images_give_the_same_number_at_any_batch_size(tmp_path: Path) ->
     assert np.abs(found["adversarial"] - found["image"]).max() <= 0.15 + 1e-6
     robust = (~found["success"]).mean()
     assert robust < (found["predicted"] == found["label"]).mean() - 0.2
-    skip = of_data(file=path, images="adversarial", test_items="null")
+    skip = of_data(source="npz", file=path, images="adversarial", test_items="all")
     model = of_model(policy="[{attacker: Skip}]")
     for size in (1, 90):
         batch = of_data(eval_batch_size=size)

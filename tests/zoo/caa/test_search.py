@@ -52,7 +52,7 @@ def test_the_archive_holds_what_each_policy_reaches_whatever_the_batch() -> None
     assert int(module.generation) == 3
     data = datamodules.LabelledImages(train_items=24)
     data.setup("fit")
-    batch = {**data.train_set.tensors, "index": torch.arange(24)}
+    batch = {**data.train_set.__getitems__(range(24)), "index": torch.arange(24)}
     for key, (correct, images, backward) in list(module.archive.items())[:4]:
         policy = module.space.policy(genome_of(key))
         assert (int(module.attack(policy, batch).robust.sum()), 24) == (correct, images)

@@ -33,6 +33,16 @@ def test_another_decay_by_flag_is_told_and_taken(tmp_path: Path, capsys: pytest.
     assert content(folder)["callbacks"]["EMA"]["decay"] == 0.5
 
 
+def test_another_method_by_flag_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of a run with one objective, half with another: config.yaml says the last alone."""
+    fit(tmp_path, 8, "--model.init_args.dropout=0.5")
+    resume(tmp_path, 10, "--model.init_args.dropout=0.5")
+    assert "model.init_args.dropout was" not in capsys.readouterr().out
+    resume(tmp_path, 12, "--model.init_args.dropout=0.25")
+    said = "model.init_args.dropout was 0.5 in the checkpoint and is 0.25 from here on"
+    assert capsys.readouterr().out.count(said) == 1
+
+
 def test_no_decay_by_flag_drops_the_averages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, 8, "--ema.decay=0.9")
     folder = resume(tmp_path, 12, "--ema.decay=null")

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 import zoo
 from datamodules import AudioVisual, Planetoid, Saliency
 from zoo.engine.arguments import Arguments
-from zoo.engine.weights_data import DataOfWeights, _useful, differences, noted, take_from_weights
+from zoo.engine.weights_data import DataOfWeights, _flag, _useful, differences, noted, take_from_weights
 from zoo.hub import weights as hub
 
 COMPOSITES = ["--config", "ras_tiny_composites", "--weights", "ras_tiny_composites"]
@@ -38,6 +38,13 @@ def test_data_take_the_size_that_the_weights_know_unless_told_otherwise(
     assert asked(*given) == asked("--config", str(tmp_path / "mine.yaml")) == []
     assert asked() == asked("--data=datamodules.Saliency", verb="fit") == []
     assert capsys.readouterr().out == ""
+
+
+def test_a_text_is_given_without_the_quotes_of_json(tmp_path: Path) -> None:
+    """``--data.init_args.format="jsonl"`` was refused: expected jsonl, got '"jsonl"'."""
+    assert _flag("format", "jsonl") == "--data.init_args.format=jsonl"
+    assert _flag("size", 96) == "--data.init_args.size=96"
+    assert _flag("subsets", ["a", "b"]) == '--data.init_args.subsets=["a", "b"]'
 
 
 def test_what_the_variant_that_is_asked_for_does_not_use_is_not_taken() -> None:

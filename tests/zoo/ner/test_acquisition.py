@@ -12,6 +12,7 @@ import torch
 from zoo.ner.acquisition import (
     LOWEST_FIRST,
     coverage,
+    dissimilar,
     entropy,
     least_confidence,
     log_probability,
@@ -98,6 +99,16 @@ def test_the_budget_takes_whole_sentences_and_is_over_by_at_most_one() -> None:
     assert take_budget([3, 0, 1, 2, 4], costs, 15) == [3, 0, 1]
     assert take_budget([0, 1], costs, 100) == [0, 1]
     assert take_budget([0, 1], costs, 0) == []
+
+
+def test_near_copies_are_asked_last() -> None:
+    x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    vectors = {3: x, 5: x + 0.1 * y, 7: y, 8: -x}
+    costs = [4] * 9
+    assert dissimilar([3, 5, 7, 8], vectors, costs, 12, 0.9) == [3, 7, 8, 5]
+    assert dissimilar([3, 5, 7, 8], vectors, costs, 5, 0.9) == [3, 7, 5, 8]  # the budget is reached by two
+    assert dissimilar([3, 5, 7, 8], vectors, costs, 12, 0.999) == [3, 5, 7, 8]
+    assert dissimilar([5, 3], {3: x, 5: 2 * x}, costs, 12, 0.9) == [5, 3]
 
 
 def test_submodular_choice_covers_and_keeps_the_budget() -> None:

@@ -28,13 +28,15 @@ def test_kappa_corrects_for_chance() -> None:
     assert kappa([0, 0, 1, 1], [0, 0, 1, 1]) == 1
     assert kappa([0, 0, 1, 1], [0, 1, 0, 1]) == 0
     assert kappa([0, 0, 0, 1], [0, 0, 1, 1]) == pytest.approx((0.75 - 0.5) / 0.5)
-    assert kappa([0] * 9, [0] * 9) == 1
+    assert kappa([0] * 9, [0] * 9) is None  # nothing found twice is no agreement
+    assert kappa([0] * 9, [1] * 9) == 0
 
 
 def test_the_rule_waits_for_three_rounds() -> None:
     assert not stabilised([1.0, 1.0], 0.99)
     assert stabilised([0.2, 0.99, 0.99, 0.99], 0.99)
     assert not stabilised([0.99, 0.97, 0.99], 0.99)
+    assert not stabilised([1.0, None, 1.0], 0.0)
 
 
 def test_numbers_of_a_run_end_where_every_arm_has_been() -> None:
@@ -56,6 +58,12 @@ def test_numbers_of_a_run_end_where_every_arm_has_been() -> None:
     assert found["area"] == pytest.approx(0.25)
     assert found["words_to_target"] == pytest.approx(30)
     assert (found["target_reached"], found["words"]) == (1, 34)
+    # where labels have a cost, F1 is over that
+    dear = [{**row, "cost": 2.0 * row["words"] + 6} for row in rows]  # type: ignore[operator]
+    by_cost = summary(dear, budget=20.0, target=0.5)
+    assert by_cost["area"] == pytest.approx(0.25)
+    assert by_cost["cost_to_target"] == pytest.approx(66)
+    assert "words_to_target" not in by_cost
     never = summary(rows, budget=10, target=0.9)
     assert (never["target_reached"], never["words_to_target"]) == (0, 30)
     assert found["first_asked_words"] == 5

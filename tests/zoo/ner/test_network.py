@@ -105,8 +105,8 @@ def test_words_are_looked_up_exact_then_lower_then_with_zeros() -> None:
 # --- the LSTM decoder -----------------------------------------------------------------------------------
 
 
-def decoder_and_states(length: int = 5, tags: int = 4) -> tuple[LSTMDecoder, Tensor, Tensor]:
-    torch.manual_seed(3)
+def decoder_and_states(length: int = 5, tags: int = 4, seed: int = 3) -> tuple[LSTMDecoder, Tensor, Tensor]:
+    torch.manual_seed(seed)
     decoder = LSTMDecoder(6, tags, 7, 0.5).eval()
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
@@ -145,18 +145,43 @@ def test_beams_lie_between_greedy_and_brute_force() -> None:
     for width in (2, 5, 27):
         wider = decoder.beam(h, mask, width)
         assert bool((wider.log_p >= greedy.log_p - 1e-6).all())
+        # what it says of its tags is so: states and histories belong together
+        loss = decoder.negative_log_likelihood(h, mask, wider.tags)
+        torch.testing.assert_close(-loss.double(), wider.log_p, atol=1e-5, rtol=1e-5)
         before = wider.log_p
     best, tags = brute_force(decoder, h, 3, 4)
-    assert float(before[0]) == pytest.approx(best, abs=1e-5)
+    assert float(before[0].detach()) == pytest.approx(best, abs=1e-5)
     assert tuple(decoder.beam(h, mask, 27).tags[0].tolist()) == tags
 
 
+@torch.no_grad()
+def test_a_beam_of_all_hypotheses_finds_what_greedy_misses() -> None:
+    missed = 0
+    for seed in range(8):
+        decoder, h, mask = decoder_and_states(4, 3, seed)
+        best, tags = brute_force(decoder, h, 3, 4)
+        found = decoder.beam(h, mask, 27)
+        assert float(found.log_p[0]) == pytest.approx(best, abs=1e-5)
+        assert tuple(found.tags[0].tolist()) == tags
+        missed += float(decoder.decode(h, mask).log_p[0]) < best - 1e-3
+    assert missed
+
+
 def test_gold_tags_do_not_reach_the_decoding() -> None:
-    module = small()
-    batch = {"words": SENTENCES, "tags": torch.zeros(3, 8, dtype=torch.long), "spans": [[], [], []]}
-    first = module.tag_batch(batch["words"])
-    batch["tags"] += 2
-    assert module.tag_batch(batch["words"]) == first
+    seen = []
+    for gold in (0, 2):
+        module = small()
+        batch = {
+            "words": SENTENCES,
+            "tags": torch.full((3, 8), gold),
+            "spans": [[(0, 1, "A")], [], []],
+            "index": torch.arange(3),
+        }
+        module.validation_step(batch, 0)
+        module.test_step(batch, 0)
+        counts = [getattr(module, name).metric_state for name in ("val_f1", "test_f1", "test_strict")]
+        seen.append((str(counts), module.predict_step(batch, 0).spans))
+    assert seen[0] == seen[1]
 
 
 def test_feeding_back_its_own_tags_changes_the_loss_where_they_are_wrong() -> None:
@@ -222,6 +247,7 @@ def test_padding_and_marks_are_not_counted_in_the_score() -> None:
     alone = score_batch(module.network, module.encode(SENTENCES[:1]), "mnlp", 1, 0)
     padded = score_batch(module.network, module.encode([SENTENCES[0], ["ab"] * 23]), "mnlp", 1, 0)
     assert float(alone.score) == pytest.approx(float(padded.score[0]), abs=1e-6)
+    torch.testing.assert_close(alone.vectors[0], padded.vectors[0], atol=1e-6, rtol=1e-5)
     log_p = module.network.decode(module.encode(SENTENCES[:1])).log_p
     assert float(alone.mnlp) == pytest.approx(float(log_p) / 3)
 

@@ -113,7 +113,12 @@ def test_own_sentences_are_tagged_by_the_command_and_by_a_call(tmp_path: Path) -
         ["It", "rained", "."],
     ]
     model = zoo.load(weights)
+    (alone,) = model.tag("Anna Kosaberg went to Ely .")  # type: ignore[operator]
+    for given in ([None], [["It", ""]]):
+        with pytest.raises(ValueError, match="a sentence is a text, or a list of its words"):
+            model.tag(given)  # type: ignore[operator]
     found = model.tag(["Anna Kosaberg went to Ely .", "", ["It", "rained", "."]])  # type: ignore[operator]
+    assert alone == found[0]
     assert [[list(s) for s in spans] for spans in (found[0], found[2])] == [
         [[s["start"], s["end"], s["label"]] for s in r["spans"]] for r in records
     ]

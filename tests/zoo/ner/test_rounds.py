@@ -85,12 +85,17 @@ def test_each_round_trains_on_what_is_labelled_by_then() -> None:
         seen.append({i for batch in loader for i in batch["index"].tolist()})
         assert seen[-1] == set(data.pool.labelled)
         assert not seen[-1] & set(data.pool.unlabelled)
+        assert all(loader.dataset.spans[i] is None for i in data.pool.unlabelled)  # not even at hand
         data.ask(data.pool.unlabelled[:5], {})
     assert len(seen[1]) == len(seen[0]) + 5
+    every = {word.lower() for s in data.sets["train"] for word in s.words}
+    assert set(data.vocabulary_words) == every  # of the text of the whole pool
     assert data.pool.round == 2
     assert data.pool.batches_before == 8
-    rest = [i for batch in data.pool_dataloader() for i in batch["index"].tolist()]
-    assert rest == data.pool.unlabelled
+    rest = list(data.pool_dataloader())
+    assert [i for batch in rest for i in batch["index"].tolist()] == data.pool.unlabelled
+    # nothing of a label goes where the pool is scored
+    assert not {"tags", "spans"} & set().union(*rest, data.batch_of(data.pool.unlabelled[:3]))
     with pytest.raises(ValueError, match="asked twice"):
         data.ask(data.pool.labelled[:1], {})
 
@@ -115,6 +120,18 @@ def test_a_killed_run_goes_on_with_its_pool_to_the_bit(step: int, whole: Path, t
     strip = [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(resumed)]
     assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(whole)]
     assert (resumed / "asked.jsonl").read_bytes() == (whole / "asked.jsonl").read_bytes()
+
+
+def test_the_audit_trail_names_who_asked_also_after_a_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(tmp_path, 14)
+    resumed = fit(tmp_path, "--ckpt_path=last", *of_model(acquisition="random"))
+    rows = [json.loads(line) for line in (resumed / "asked.jsonl").read_text().splitlines()]
+    asked = {row["asked_after_round"]: row["acquisition"] for row in rows}
+    assert asked[0] == "mnlp"
+    assert asked[max(asked)] == "random"
+    assert "random asks, before it mnlp" in capsys.readouterr().out
 
 
 def test_a_kill_while_the_pool_is_scored_asks_the_same(whole: Path, tmp_path: Path) -> None:
@@ -191,12 +208,29 @@ def test_the_stopping_rule_says_its_number_and_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*of_data(held_out=10, rounds=8), *of_model(stop_agreement=0.0, stop_training=True)]
-    folder = fit(tmp_path, *flags)
+    with mock.patch("zoo.ner.rounds.kappa", side_effect=[0.5, 0.25, 0.75]):
+        folder = fit(tmp_path, *flags)
     rows, said = rows_of(folder), capsys.readouterr().out
+    assert [row.get("agreement") for row in rows] == [None, 0.5, 0.25, 0.75]
+    assert rows[-1]["stop"] == 0.5
     assert len(rows) == 4  # three agreements of four models
     assert f"agree to {rows[-1]['stop']:.4f}" in said
     assert "labelling more is unlikely to help" in said
     assert not {i for i, _ in pool_of(folder)["rounds"]} & set(pool_of(folder)["held_out"])
+
+
+def test_models_that_find_nothing_do_not_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the plateau where every word is O the rule must not end a run."""
+    flags = [*of_data(held_out=10, rounds=4), *of_model(stop_agreement=0.0, stop_training=True)]
+    with mock.patch("zoo.ner.rounds.Rounds._score", nothing_found):
+        rows = rows_of(fit(tmp_path, *flags, *of_model(acquisition="random")))
+    assert len(rows) == 5
+    assert [row["agreement"] for row in rows[1:]] == [None] * 4
+    assert "unlikely to help" not in capsys.readouterr().out
+
+
+def nothing_found(self: Rounds, trainer: Any, module: Any, indices: Any, name: str) -> Any:
+    return {i: (0.0, 0.0, [0] * trainer.datamodule.lengths[i], None) for i in indices}
 
 
 def test_the_seed_set_is_that_of_every_strategy(whole: Path, tmp_path: Path) -> None:
@@ -209,6 +243,18 @@ def test_the_seed_set_is_that_of_every_strategy(whole: Path, tmp_path: Path) -> 
         assert added <= 50 if name == "submod" else added >= 50, name
     assert len(set(map(tuple, seeds.values()))) == 1
     assert seeds["lc"] == [i for i, r in pool_of(whole)["rounds"] if r == 0]
+
+
+def test_a_budget_of_cost_is_asked_and_told(tmp_path: Path) -> None:
+    cost = of_data(unit="cost", sentence_cost=4.0, word_cost=1.5, seed_budget=90, budget=70.5, rounds=1)
+    folder = fit(tmp_path, *cost)
+    rows = rows_of(folder)
+    assert [r["cost"] for r in rows] == [4 * r["sentences"] + 1.5 * r["words"] for r in rows]
+    assert rows[1]["cost"] - rows[0]["cost"] >= 70.5
+    assert read_metrics(folder / "metrics.csv")[-1]["rounds/cost"] == rows[1]["cost"]
+    data = NER(train_sentences=120)
+    data.setup("fit")
+    assert [r["share"] for r in rows] == [r["words"] / sum(data.lengths) for r in rows]
 
 
 def test_a_round_that_was_not_validated_has_no_f1(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from commands import of_data
 from interruption import newest_checkpoint
 
 import zoo
+from datamodules import NER
 from zoo.ner import ActiveNER
 
 
@@ -107,6 +109,16 @@ def test_rounds_and_weights_of_a_transformer(backbone: Path, tmp_path: Path) -> 
         module.state_dict()["network.encoder.model.embeddings.word_embeddings.weight"],
         content["state_dict"]["network.encoder.model.embeddings.word_embeddings.weight"],
     )
+
+
+def test_vectors_of_words_are_refused_beside_a_backbone(backbone: Path, tmp_path: Path) -> None:
+    (tmp_path / "v.txt").write_text("rained 1 2 3\n")
+    data = NER(train_sentences=50, embeddings=str(tmp_path / "v.txt"))
+    data.setup("fit")
+    module = ActiveNER(data.tags, word_encoder="transformer", backbone=str(backbone), tag_decoder="linear")
+    module._trainer = SimpleNamespace(datamodule=data, world_size=1)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"embeddings has vectors .* does not use: its backbone"):
+        module.setup("fit")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def of_words(module: Any) -> list[Tensor]:
         torch.nn.init.normal_(parameter, std=0.5)
     batch, tags = module.encode([["ab", "cdx", "ab"], ["d"]]), torch.tensor([[0, 1, 2], [1, 0, 0]])
     module.eval()
-    return [module.network(batch, tags), module.network.decode(batch).probabilities]
+    return [module.network.loss(batch, tags), module.network.decode(batch).probabilities]
 
 
 def nothing(module: Any) -> list[Tensor]:
@@ -149,9 +149,9 @@ TABLE: dict[str, tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], Any
         {"char_dim": 8, "char_filters": 7, "char_kernel": 3, "char_layers": 2, "char_residual": False,
          "char_hidden": 5, "word_dim": 9, "word_filters": 11, "word_kernel": 5, "word_layers": 1,
          "word_residual": True, "word_hidden": 6, "decoder_hidden": 10, "feedback": "greedy", "beam": 3,
-         "mc_passes": 7, "mc_repeats": "decoder", "candidates": 2, "backbone": "x"},
+         "mc_passes": 7, "mc_repeats": "decoder", "candidates": 2, "max_similarity": 0.9, "backbone": "x"},
         of_words,
-        {"beam", "mc_passes", "mc_repeats", "candidates"},
+        {"beam", "mc_passes", "mc_repeats", "candidates", "max_similarity"},
     ),
     "LDS": (
         [{"num_candidates": n} for n in (None, 20)],

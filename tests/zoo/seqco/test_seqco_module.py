@@ -78,7 +78,7 @@ def test_the_detached_control_trains_head_and_attention_alone() -> None:
     batch = one_batch()
     for detached in (False, True):
         module = small(weight_xy=1.0, detach_encoder=detached)
-        views = module._views_of(batch, None, None)
+        views = module.objective.views(batch, None, None)
         views.loss("xy").backward()
         encoder = module.network.backbone.get_encoder().layers[0].fc1.weight.grad
         assert (encoder is None) == detached
@@ -201,10 +201,10 @@ def test_mean_adds_the_weighted_similarity_to_the_mean_token_loss() -> None:
     twin = copy.deepcopy(module)
     labels = batch["target"].masked_fill(~batch["target_mask"], -100)
     logits, _ = twin.network.logits_and_states(
-        batch["source"], batch["source_mask"], twin._decoder_inputs(batch["target"])
+        batch["source"], batch["source_mask"], twin.objective.decoder_inputs(batch["target"])
     )
     loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
-    (loss + 0.5 * twin._views_of(batch, None, None).loss("xy")).backward()
+    (loss + 0.5 * twin.objective.views(batch, None, None).loss("xy")).backward()
 
     class Loader:
         def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -251,14 +251,16 @@ def test_drawn_rows_end_at_the_first_end_and_a_pad_cuts_nothing() -> None:
 def test_a_row_of_nothing_but_ends_is_left_out_of_the_mean() -> None:
     module = small(weight_xyhat=1.0)
     batch = one_batch(3)
-    full = module._view_of(torch.tensor([[2, 5, 6, 2], [2, 2, 1, 1], [2, 7, 8, 9]]))
+    full = module.objective.view_of(torch.tensor([[2, 5, 6, 2], [2, 2, 1, 1], [2, 7, 8, 9]]))
     assert full.rows.tolist() == [True, False, True]
-    found = module._views_of(batch, full, None).loss("xyhat")
+    found = module.objective.views(batch, full, None).loss("xyhat")
     kept = {k: v[[0, 2]] for k, v in batch.items()}
     two = View(full.ids[[0, 2]], full.mask[[0, 2]], full.rows[[0, 2]])
-    assert found.item() == pytest.approx(module._views_of(kept, two, None).loss("xyhat").item(), abs=1e-5)
-    none = module._view_of(torch.tensor([[2, 2, 1, 1]] * 3))
-    nothing = module._views_of(batch, none, None).loss("xyhat")
+    assert found.item() == pytest.approx(
+        module.objective.views(kept, two, None).loss("xyhat").item(), abs=1e-5
+    )
+    none = module.objective.view_of(torch.tensor([[2, 2, 1, 1]] * 3))
+    nothing = module.objective.views(batch, none, None).loss("xyhat")
     assert nothing.item() == 0
     nothing.backward()
     assert module.network.head[0].weight.grad is not None
@@ -302,11 +304,16 @@ def test_without_a_cache_the_same_is_drawn_and_modes_come_back() -> None:
     module = small(0.3).train()
     module.network.backbone.model.decoder.eval()
     batch, uniform = one_batch(8), uniform_draws(3, 1, range(8), 7)
+    noisy: list[bool] = []
+    for part in (module.network.backbone.model.encoder, module.network.backbone.model.decoder):
+        part.layers[0].register_forward_hook(lambda layer, *_: noisy.append(layer.training))
     found = [
         sample(module.network.backbone, batch["source"], batch["source_mask"], BART, uniform, cache=cache)
         for cache in (True, False)
     ]
     assert torch.equal(*found)
+    assert noisy
+    assert not any(noisy)
     assert module.network.backbone.model.encoder.training
     assert not module.network.backbone.model.decoder.training
 
@@ -336,6 +343,8 @@ def test_the_official_form_of_a_view_is_a_decoders_input() -> None:
     [
         {"similarity": "cls"},
         {"similarity": "in_batch"},
+        {"similarity": "queue", "queue_size": 12},
+        {"weight_policy": 0.1, "policy_baseline": "mean"},
         {"representation": "decoder"},
         {"view_format": "shifted", "mask_padding": False},
         {"symmetrical": False, "reuse_source": True},
@@ -347,7 +356,7 @@ def test_every_variant_trains_its_own_parameters(given: dict[str, Any]) -> None:
     module = fitted(small(weight_xy=0.5, weight_xyhat=0.5, weight_yyhat=0.5, **given), 2)
     grads = {n: p.grad for n, p in module.network.named_parameters() if p.requires_grad}
     assert all(g is not None and torch.isfinite(g).all() for g in grads.values())
-    parts = {"cls": "predictor", "in_batch": "head"}
+    parts = {"cls": "predictor", "in_batch": "head", "queue": "head"}
     assert any(
         n.startswith(parts.get(given.get("similarity", ""), "attention")) and g.any()
         for n, g in grads.items()
@@ -358,8 +367,8 @@ def test_official_padding_makes_generated_views_as_wide_as_they_may_be() -> None
     module = small(weight_xyhat=1.0, mask_padding=False, sample_length=8)
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     widths: list[int] = []
-    made = module._yhat
-    module._yhat = lambda batch: (widths.append(made(batch).ids.shape[1]), made(batch))[1]  # type: ignore[method-assign]
+    made = module.objective.generated
+    module.objective.generated = lambda *a: (widths.append(made(*a).ids.shape[1]), made(*a))[1]  # type: ignore[method-assign]
     trainer.fit(module, data())
     assert widths == [8]
 

@@ -17,7 +17,7 @@ from interruption import Killed, newest_checkpoint, run_differences
 from processes import CLI, environment, largest_difference
 
 import zoo
-from zoo.seqco import SeqCo
+from zoo.seqco.objective import Objective
 
 SIZES = {
     "d_model": 16,
@@ -40,15 +40,14 @@ def fit(root: Path, *flags: str) -> Path:
 
 def killed(root: Path, step: int, *flags: str) -> None:
     """A run that dies in the step after ``step`` updates, its summaries drawn."""
-    original = SeqCo._contrast
+    original = Objective._contrast
 
-    def contrast(self: SeqCo, *args: Any) -> Any:
-        found = original(self, *args)
-        if self.trainer.global_step == step:
+    def contrast(self: Objective, found: Any, batch: Any, update: int, *args: Any) -> None:
+        original(self, found, batch, update, *args)
+        if update == step:
             raise Killed
-        return found
 
-    with mock.patch.object(SeqCo, "_contrast", contrast), pytest.raises(Killed):
+    with mock.patch.object(Objective, "_contrast", contrast), pytest.raises(Killed):
         fit(root, *flags)
 
 
@@ -68,6 +67,16 @@ def test_a_killed_run_goes_on_to_the_same_bits_target_and_all(step: int, whole: 
     )
     assert float((slow - fast).abs().max()) > 0
     assert state["first_spread"] > 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_keys_of_earlier_updates(tmp_path: Path) -> None:
+    more = of_model(similarity="queue", queue_size=40, weight_policy=0.0)
+    whole = fit(tmp_path / "whole", *more)
+    killed(tmp_path / "killed", 5, *more)
+    assert run_differences(whole, fit(tmp_path / "killed", *more, "--ckpt_path=last")) == []
+    state = torch.load(newest_checkpoint(whole), weights_only=True)["state_dict"]
+    assert (state["network.queue.y_documents"] >= 0).all()
 
 
 HALVES = """
@@ -91,14 +100,24 @@ class Halves(datamodules.Summaries):
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does_on_the_same_micro_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "variant",
+    covering(
+        [{"weight_policy": 0.2, "policy_baseline": "mean"}, {"similarity": "queue", "queue_size": 20}],
+        [{"weight_policy": 0.2, "policy_baseline": "mean"}, {"similarity": "queue", "queue_size": 20}],
+    ),
+    ids=str,
+)
+def test_two_processes_train_what_one_does_on_the_same_micro_batches(
+    variant: dict[str, Any], tmp_path: Path
+) -> None:
     # a mean of each micro-batch: one process must see the halves that the two of them see
     (tmp_path / "halves.py").write_text(HALVES)
     sizes = {**SIZES, "dropout": 0.0, "attention_dropout": 0.0}
     flags = [
         *of_model(
             sizes=json.dumps(sizes), weight_xy=0.5, weight_xyhat=0.5, weight_yyhat=0.5, restart_at=0,
-            contrast_reduction="token_sum", sample_length=8,
+            contrast_reduction="token_sum", sample_length=8, **variant,
         ),
         *of_data(batch_size=8), *of_trainer(max_steps=4, val_check_interval=4, enable_progress_bar=False),
         "--checkpoint.every_n_train_steps=4", "--trainer.accelerator=cpu",

@@ -1,0 +1,66 @@
+"""CIFAR's python batches, STL-10's binaries and ImageNet's folders, tiny and of noise."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fakes.pictures import fake_pictures
+
+
+def fake_cifar(root: Path, names: tuple[str, ...], key: str, count: int = 12) -> Path:
+    """Pickles of protocol 2, as the official ones."""
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in names:
+        data = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+        held = {"data": data, key: [i % 3 for i in range(count)], "batch_label": name}
+        (root / name).write_bytes(pickle.dumps(held, protocol=2))
+    return root / names[0]
+
+
+def fake_stl10(root: Path, count: int = 12) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(1)
+    for name in ("train", "test", "unlabeled"):
+        rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8).tofile(root / f"{name}_X.bin")
+        if name != "unlabeled":
+            np.array([1 + i % 3 for i in range(count)], dtype=np.uint8).tofile(root / f"{name}_y.bin")
+    return root / "train_X.bin"
+
+
+CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+
+
+def fake_labelled(root: Path) -> None:
+    """``cifar10``, ``cifar100``, ``stl10`` and ``folder`` under ``root``."""
+    fake_cifar(root / "cifar10", CIFAR10, "labels")
+    fake_cifar(root / "cifar100", ("train", "test"), "fine_labels")
+    fake_stl10(root / "stl10")
+    for part in ("train", "val"):
+        fake_pictures(root / "folder" / part, 3, 4)
+
+
+def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    source = config["data"]["init_args"]["source"]
+    fake_labelled(root)
+    (root / source).rename(root.parent / "own")
+    for path in root.iterdir():
+        path.rename(root.parent / path.name)
+    root.rmdir()
+    (root.parent / "own").rename(root)
+    flags: dict[str, Any] = {"data.init_args.batch_size": 4, "data.init_args.num_workers": 0}
+    flags |= {"model.init_args.hidden": 16, "data.init_args.eval_batch_size": 4}
+    if config["model"]["init_args"].get("negatives") == "queue":
+        flags["model.init_args.queue_size"] = 16
+    if source == "folder":
+        flags["data.init_args.size"] = 32
+    return flags
+
+
+TWINS = {"datamodules.LabelledImages": _twin}
+WITHOUT_FILES = {
+    "datamodules.LabelledImages": lambda given: given.get("source", "digits") in ("digits", "mnist")
+}

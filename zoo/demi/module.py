@@ -1,0 +1,307 @@
+"""DEMI of images: contrastive representations by the chain rule of mutual information."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from zoo.demi import bounds
+from zoo.demi.embeddings import Embeddings
+from zoo.demi.encoders import Encoder, Stem, Views, encoder_of
+from zoo.demi.negatives import KeyQueue, gathered, partner_first
+from zoo.demi.probe import linear_probe, nearest_neighbours
+from zoo.demi.views import DRAWS, Augmentation, Subview, digit_view, photo_view, restricted
+from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.optim import with_schedule
+from zoo.nn.parallel import predict_in_one_process, refuse_processes, refuse_sharding
+from zoo.nn.ranges import CountOrZero, Depth, Fraction, Many, NonNegative, Positive, Size, check_ranges
+from zoo.nn.variants import Uses, refuse_unused
+from zoo.randomness import generator, global_seed, local_rows, step_generator
+from zoo.reports import say
+
+Objective = Literal["bo", "is", "multi", "infonce"]
+Negatives = Literal["batch", "queue"]
+_VALIDATION, _LABELLED, _RANDOM = 731, 732, 733  # first words of the keys of draws outside of training
+_BLOCK = 500
+_OF_OBJECTIVE: Uses = {
+    "conditional_weight": ("bo", "is", "multi"),
+    "warmup_steps": ("bo", "is", "multi"),
+    "subview": ("bo", "is", "multi"),
+}
+_OF_NEGATIVES: Uses = {"queue_size": ("queue",), "key_momentum": ("queue",)}
+_OF_ENCODER: Uses = {"stem": ("resnet18", "resnet50")}
+
+
+class DEMI(LightningModule):
+    """Contrastive representations by decomposed mutual information (Sordoni et al., ICML 2021).
+
+    x and y are two augmentations of an image, x'' is a restricted version of x. Maximised is
+    I_NCE(x''; y) + weight I_C(x; y | x''), psi = <h(e(x'')), k(y)> / t, phi = <m([e(x), e(x'')]), k(y)> / t;
+    psi has no gradient where it stands in the second term. Three passes of the encoder a step, y's once.
+
+    A batch has ``image`` float (B, C, S, S) in [0, 1], ``label`` int64 (B,), -1 where unknown, ``index``.
+    ``test`` fits probes on labelled training images, beside them on raw pixels and on a random encoder.
+
+    Args:
+        image_size: S; the data tell.
+        channels: C; the data tell.
+        encoder: ``cnn`` (four convolutions, for digits), ``resnet18`` or ``resnet50``.
+        stem: of a ResNet, ``imagenet`` or ``cifar`` (3x3, stride 1, no max-pool).
+        objective: what the second term is: ``bo`` or ``is``; ``multi`` is the control with the same three
+            passes, I_NCE(x''; y) + I_NCE(x; y); ``infonce`` is I_NCE(x; y) alone, two passes.
+        negatives: ``batch``, of all processes with gradient; or ``queue``, keys of a momentum encoder.
+        queue_size: keys of the queue, a multiple of the global batch.
+        key_momentum: of the encoder of keys.
+        subview: x'' of x: ``cutout``, ``crop``, ``mask`` or ``lowres``.
+        augmentation: ``digits`` (rotation, scale, shift, noise) or ``photo`` (InfoMin's base: crop, flip,
+            colour, grey, blur).
+        temperature: t.
+        hidden: units of the heads' hidden layer.
+        embedding: width of h, m and k.
+        conditional_weight: of the second term.
+        warmup_steps: in which it rises from 0: a random psi gives arbitrary weights.
+        probe_labels: training images whose labels the probes see; null is all.
+        knn: neighbours.
+        knn_temperature: of their votes.
+        optimizer: of encoder and critics.
+        lr_scheduler: of every step.
+    """
+
+    data_sizes: ClassVar[DataSizes] = {"image_size": "shape.1 shape.2", "channels": "shape.0"}
+
+    def __init__(
+        self,
+        image_size: Size = 224,
+        channels: Depth = 3,
+        encoder: Encoder = "resnet50",
+        stem: Stem = "imagenet",
+        objective: Objective = "bo",
+        negatives: Negatives = "batch",
+        queue_size: Many = 65_536,
+        key_momentum: Fraction = 0.999,
+        subview: Subview = "cutout",
+        augmentation: Augmentation = "photo",
+        temperature: Positive = 0.15,
+        hidden: Size = 2048,
+        embedding: Size = 128,
+        conditional_weight: NonNegative = 1.0,
+        warmup_steps: CountOrZero = 0,
+        probe_labels: Many | None = None,
+        knn: Many = 200,
+        knn_temperature: Positive = 0.1,
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9, weight_decay=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        check_ranges(DEMI, locals())
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        for key, choices in (
+            ("encoder", Encoder),
+            ("stem", Stem),
+            ("objective", Objective),
+            ("negatives", Negatives),
+            ("subview", Subview),
+            ("augmentation", Augmentation),
+        ):
+            if self.hparams[key] not in get_args(choices):
+                names = ", ".join(get_args(choices))
+                raise ValueError(f"model.init_args.{key} must be one of {names}, got {self.hparams[key]!r}")
+        refuse_unused(DEMI, self.hparams, "objective", _OF_OBJECTIVE)
+        refuse_unused(DEMI, self.hparams, "negatives", _OF_NEGATIVES)
+        refuse_unused(DEMI, self.hparams, "encoder", _OF_ENCODER)
+        decomposed, queued = objective in ("bo", "is"), negatives == "queue"
+        self.network = Views(encoder, stem, channels, image_size, hidden, embedding, decomposed, queued)
+        self.queue = KeyQueue(queue_size, embedding) if queued else None
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self._followed = -1
+        self._test: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        refuse_sharding(self)
+        check_fit(self)
+        if stage == "test":
+            refuse_processes(self, "fits its probes on all features", " for test")
+        predict_in_one_process(self, stage)
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        return with_schedule(self.optimizer(trained), self.lr_scheduler)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features (B, F) of images (B, C, S, S) in [0, 1]."""
+        return self.network(_centred(image))
+
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """Random images for an export of the encoder."""
+        size = self.hparams["image_size"]
+        images = torch.rand(batch, self.hparams["channels"], size, size, device=self.device)
+        return {"image": images.to(next(self.network.parameters()).dtype)}
+
+    # --- training -----------------------------------------------------------------------------------------
+
+    def views(self, image: Tensor, u: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x, x'' and y of images, of uniform (B, 3, ``DRAWS``) and normal (B, 2, C, S, S) numbers."""
+        if noise is None:
+            x, y = photo_view(image, u[:, 0]), photo_view(image, u[:, 1])
+        else:
+            x, y = digit_view(image, u[:, 0], noise[:, 0]), digit_view(image, u[:, 1], noise[:, 1])
+        return x, restricted(self.hparams["subview"], x, u[:, 2]), y
+
+    def _drawn(self, image: Tensor, g: torch.Generator, size: int) -> tuple[Tensor, Tensor | None]:
+        u = torch.rand(size, 3, DRAWS, generator=g, device=g.device)
+        digits = self.hparams["augmentation"] == "digits"
+        noise = torch.randn(size, 2, *image.shape[1:], generator=g, device=g.device) if digits else None
+        return u, noise
+
+    def _scores(self, embedded: Tensor, keys: Tensor, world: int) -> Tensor:
+        """Scores with the partner first: keys of all processes, or own ones and the queue's."""
+        with torch.autocast(embedded.device.type, enabled=False):
+            return self._scores_in_float32(embedded.float(), keys.float(), world)
+
+    def _scores_in_float32(self, embedded: Tensor, keys: Tensor, world: int) -> Tensor:
+        t = self.hparams["temperature"]
+        if self.queue is not None and self.training:
+            own = (embedded * keys).sum(dim=1, keepdim=True)
+            return torch.cat([own, embedded @ self.queue.keys.clone().T], dim=1) / t
+        rank = self.global_rank if world > 1 else 0
+        return partner_first(embedded @ gathered(keys, world).T / t, rank, world)
+
+    def bounds(self, views: tuple[Tensor, Tensor, Tensor], world: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Both terms in nats, what is told of the weights, and the keys of y.
+
+        Args:
+            views: x, x'' and y.
+            world: processes whose batches are each other's negatives.
+        """
+        x, restricted_x, y = views
+        objective, network = self.hparams["objective"], self.network
+        keys = network.keys(y)
+        z = network.encoder(x)
+        if objective == "infonce":
+            scores = self._scores(network.critic(z), keys, world)
+            return {"first": bounds.info_nce(scores), "columns": scores.new_tensor(scores.shape[1])}, keys
+        z_restricted = network.encoder(restricted_x)
+        psi = self._scores(network.critic(z_restricted), keys, world)
+        found = {"first": bounds.info_nce(psi), "columns": psi.new_tensor(psi.shape[1])}
+        if objective == "multi":
+            found["second"] = bounds.info_nce(self._scores(network.critic(z), keys, world))
+            return found, keys
+        assert network.conditional is not None
+        phi = self._scores(network.conditional(torch.cat([z, z_restricted], dim=1)), keys, world)
+        bound = bounds.boosted_nce if objective == "bo" else bounds.importance_nce
+        found["second"] = bound(phi, psi)
+        found["ess"] = bounds.effective_sample_size(psi)
+        return found, keys
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        world, step = self.trainer.world_size, self.trainer.global_step
+        if (
+            self.queue is not None and step != self._followed
+        ):  # once a step, also where it has several batches
+            self.network.follow(self.hparams["key_momentum"])
+            self._followed = step
+        image = _centred(batch["image"])
+        g = step_generator(self, batch_idx)
+        u, noise = self._drawn(image, g, len(image) * world)
+        views = self.views(image, local_rows(self, u), None if noise is None else local_rows(self, noise))
+        found, keys = self.bounds(views, world)
+        if self.queue is not None:
+            self.queue.enqueue(gathered(keys.detach(), world))
+        weight = self.hparams["conditional_weight"] * min(1.0, step / max(1, self.hparams["warmup_steps"]))
+        if not self.hparams["warmup_steps"]:
+            weight = self.hparams["conditional_weight"]
+        loss = -found["first"] - weight * found.get("second", 0.0)
+        self._log("train", {**found, "loss": loss}, len(image))
+        return loss
+
+    def _log(self, stage: str, found: dict[str, Tensor], size: int) -> None:
+        values = {k: v.detach() for k, v in found.items() if k != "columns"}
+        log_k = found["columns"].log()
+        values |= {"log_k": log_k, "saturation": found["first"].detach() / log_k}
+        several = self.trainer.world_size > 1
+        for name, value in values.items():
+            shown = name in ("loss", "first")
+            self.log(f"{stage}/{name}", value, prog_bar=shown, batch_size=size, sync_dist=several)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Both terms on held-out images, negatives of this process's batch, the same draws each time."""
+        image = _centred(batch["image"])
+        if len(image) < 2:
+            return
+        g = generator(_VALIDATION, batch_idx, device=image.device)
+        found, _ = self.bounds(self.views(image, *self._drawn(image, g, len(image))), 1)
+        self._log("val", {**found, "loss": -found["first"] - found.get("second", 0.0)}, len(image))
+
+    # --- probes -------------------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        self._test = []
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        features = self(batch["image"]).float().cpu()
+        self._test.append((_centred(batch["image"]).cpu(), features, batch["label"].cpu()))
+
+    def on_test_epoch_end(self) -> None:
+        images, learned, labels = (torch.cat(parts) for parts in zip(*self._test, strict=True))
+        train = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
+        rows = self._labelled(train)
+        batches = [train.__getitems__(part.tolist()) for part in rows.split(_BLOCK)]
+        pictures = _centred(torch.cat([b["image"] for b in batches]))
+        train_labels = torch.cat([b["label"] for b in batches])
+        h = self.hparams
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(_RANDOM, global_seed()).initial_seed())
+            random = (
+                encoder_of(h["encoder"], h["stem"], h["channels"], h["image_size"]).eval().to(self.device)
+            )
+        features = {
+            "": (self._features(self.network.encoder, pictures), learned),
+            "_random_encoder": (self._features(random, pictures), self._features(random, images)),
+            "_raw_pixels": (pictures.flatten(1), images.flatten(1)),
+        }
+        for name, (ours, theirs) in features.items():
+            told = (ours, train_labels, theirs, labels)
+            self.log(f"test/linear_probe{name}", linear_probe(*told))
+            self.log(f"test/knn{name}", nearest_neighbours(*told, h["knn"], h["knn_temperature"]))
+        say(
+            f"linear_probe: logistic regression (C 1) on {len(rows):,} labels; knn: "
+            f"{min(h['knn'], len(rows))} cosine neighbours, temperature {h['knn_temperature']:g}; raw pixels "
+            "and a random encoder beside them"
+        )
+
+    def _labelled(self, train: Any) -> Tensor:
+        """Rows of the training set whose labels the probes see, a draw of the seed."""
+        known = (train.labels >= 0).nonzero()[:, 0]
+        wanted = self.hparams["probe_labels"] or len(known)
+        if wanted > len(known):
+            raise ValueError(
+                f"model.init_args.probe_labels is {wanted}, but {len(known)} images have a label"
+            )
+        order = torch.randperm(len(known), generator=generator(_LABELLED, global_seed()))
+        rows = known[order[:wanted]]
+        if len(train.labels[rows].unique()) < 2:
+            raise ValueError("the labelled images are all of one class, which no probe can learn")
+        return rows
+
+    @torch.no_grad()
+    def _features(self, encoder: Any, images: Tensor) -> Tensor:
+        return torch.cat([encoder(part.to(self.device)).float().cpu() for part in images.split(_BLOCK)])
+
+    # --- what a person looks at ---------------------------------------------------------------------------
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Embeddings:
+        return Embeddings(
+            self(batch["image"]).float().cpu(),
+            _centred(batch["image"]).cpu(),
+            batch["label"].cpu(),
+            batch["index"].cpu(),
+        )
+
+
+def _centred(image: Tensor) -> Tensor:
+    """Images of [0, 1] in [-1, 1], as views and networks take them."""
+    return 2 * image - 1
