@@ -200,8 +200,8 @@ class RobustEvaluation(LightningModule):
         classes = victim.classes_of(image)
         if int(label.max()) >= classes or int(label.min()) < 0:
             raise ValueError(
-                f"the target gives scores of {classes} classes, but the data have label {int(label.max())}; "
-                "choose another target or other data"
+                f"the target gives scores of {classes} classes, but the data have labels from "
+                f"{int(label.min())} to {int(label.max())}; choose another target or other data"
             )
         return victim
 
@@ -290,7 +290,7 @@ class RobustEvaluation(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         settings = {
             "name": self.hparams["transfer_to"] or self.hparams["target"],
-            "dataset": getattr(data, "facts", {}).get("set", type(data).__name__),
+            "dataset": getattr(data, "source", type(data).__name__),
             **{k: self.hparams[k] for k in ("additional_data", "number_forward_passes", "reported")},
         }
         more = {

@@ -123,6 +123,7 @@ def test_the_report_of_the_published_policy(tmp_path: Path, capsys: pytest.Captu
     assert (info["clean_acc"], info["reported"], info["threat"], info["eps"]) == (
         f"{100 * final['test/accuracy']:.2f}", "52.50", "Linf", "0.15",
     )  # fmt: skip
+    assert info["dataset"] == "digits"
     assert (folder / "robustness_curve.png").stat().st_size > 3000
     assert "are right, under attack" in capsys.readouterr().out
 
@@ -284,7 +285,7 @@ def test_images_and_labels_that_do_not_fit_are_refused() -> None:
         module.unit_images(image * 255)
     with pytest.raises(ValueError, match="pixels: unit"):
         RobustEvaluation(FILE, **SHORT, pixels="symmetric").unit_images(image)
-    with pytest.raises(ValueError, match="10 classes, but the data have label 12"):
+    with pytest.raises(ValueError, match="10 classes, but the data have labels from 12 to 12"):
         module.attack({"image": image, "label": label * 0 + 12, "index": index})
 
 
