@@ -29,6 +29,9 @@ METHODS = (
             {"width": 4, "hidden": 8, "norm": "l2", "eps": 1.0},
         ),
         data=_DATA,
+        weights="weights",
+        converts="RobustBench's and TRADES' WideResNets, the robustness library's ResNets",
+        convert="robust",
     ),
 )
 
