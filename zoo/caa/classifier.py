@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.caa.balls import Ball, Norm
-from zoo.caa.composition import run_policy
+from zoo.caa.composition import Result, attack_images, run_policy
 from zoo.caa.draws import derived, image_keys, normal, uniform
 from zoo.caa.network import STATISTICS, Arch, Normalisation, Normalised, build
 from zoo.caa.policy import chosen_policy
@@ -161,6 +161,21 @@ class RobustClassifier(LightningModule):
                 x = ball.project(x.detach() + radius / _STEP_SHARE * ball.direction(gradient), image)
         self.network.train(training)
         return x.detach()
+
+    def attack(self, images: Tensor, labels: Tensor, policy: Any = "caa_linf", **settings: Any) -> Result:
+        """What a policy makes of images in [0, 1]: :func:`zoo.caa.composition.attack_images` on this network.
+
+        Args:
+            images: (N, C, S, S).
+            labels: (N,).
+            policy: a preset or a list of attackers.
+            settings: ``eps`` (that of the training where it is not given), ``threat``, ``mode``, ``seed``,
+                ``rules``.
+
+        Raises:
+            ValueError: for images, labels or settings that make no sense.
+        """
+        return attack_images(self.network, images, labels, policy, **{"eps": self.hparams["eps"], **settings})
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         radius, steps = self.radius(), self.hparams["attack_steps"]

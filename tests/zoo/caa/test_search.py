@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,37 @@ def test_another_space_is_refused_and_a_search_leaves_its_front(
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         CAA(**given)
+
+
+def killed_amid_a_generation(root: Path, flags: list[str]) -> Path:
+    """Folder of a search that SIGKILL ended between the batches of a generation, of three steps each."""
+    command = [sys.executable, str(CLI), "fit", "--config=caa_search_digits", *flags]
+    command += of_trainer(default_root_dir=root, accelerator="cpu", enable_progress_bar=False)
+    folder = root / "caa_search_digits/version_0"
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            steps = [s for s in range(4, 40) if list(folder.glob(f"checkpoints/*{s:08d}.ckpt"))]
+            if steps and max(steps) % 3:
+                process.kill()
+            time.sleep(0.005)
+        assert process.returncode == -signal.SIGKILL
+    return folder
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_amid_a_generation_has_the_archive_of_one_that_was_not(
+    tmp_path: Path,
+) -> None:
+    flags = [*FLAGS, *of_trainer(max_epochs=8), "--model.init_args.longest=40"]
+    whole = run("fit", "caa_search_digits", tmp_path / "whole", *flags)
+    killed = killed_amid_a_generation(tmp_path / "part", flags)
+    amid = content(killed)
+    assert int(amid["state_dict"]["seen"].max()) in (8, 16)
+    again = run("fit", "caa_search_digits", tmp_path / "part", *flags, "--ckpt_path=last")
+    first, second = content(whole), content(again)
+    assert len(json.loads(amid["caa_archive"])) < len(json.loads(second["caa_archive"]))
+    assert first["caa_archive"] == second["caa_archive"]
+    assert largest_difference(first["state_dict"], second["state_dict"]) == 0.0
 
 
 @pytest.mark.slow
