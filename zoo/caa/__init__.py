@@ -23,7 +23,7 @@ METHODS = (
         "classifier",
         page="caa",
         title="CAA",
-        about="Adversarial training (Madry et al., ICLR 2018) of a small CNN: the target of CAA's attacks",
+        about="Adversarial training (Madry et al., ICLR 2018), published classifiers: what CAA attacks",
         small=(
             {"width": 4, "hidden": 8},
             {"width": 4, "hidden": 8, "norm": "l2", "eps": 1.0},

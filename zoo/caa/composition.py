@@ -128,7 +128,8 @@ def attack_images(
     classes = victim.classes_of(images)
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}, but the model knows {classes} classes"
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but the model knows {classes} "
+            "classes"
         )
     keys = image_keys(seed, torch.arange(len(images), device=images.device))
     norm: Norm = "l2" if chosen == "l2" else "linf"

@@ -208,7 +208,8 @@ class RobustEvaluation(LightningModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         victim = self.victim()
         if batch_idx == 0:
-            self.warned |= probe(victim, self.unit_images(batch["image"]), batch["label"])
+            first = self.unit_images(batch["image"])
+            self.warned |= probe(self._known(victim, first, batch["label"]), first, batch["label"])
         image, found = self.attack(batch)
         label = batch["label"]
         judge = self.judge()

@@ -287,6 +287,8 @@ def test_images_and_labels_that_do_not_fit_are_refused() -> None:
         RobustEvaluation(FILE, **SHORT, pixels="symmetric").unit_images(image)
     with pytest.raises(ValueError, match="10 classes, but the data have labels from 12 to 12"):
         module.attack({"image": image, "label": label * 0 + 12, "index": index})
+    with pytest.raises(ValueError, match="10 classes, but the data have labels from 12 to 12"):
+        module.test_step({"image": image, "label": label * 0 + 12, "index": index}, 0)  # before any probe
 
 
 def test_adversarial_training_grows_its_ball_and_stays_in_it() -> None:
