@@ -258,6 +258,7 @@ class CAA(LightningModule):
         rows = [self.archive[keys[i]] for i in kept]
         self.scores.copy_(torch.tensor([[round(c * images / max(n, 1)), b] for c, n, b in rows]))
         self.images.fill_(images)
+        self._tell_what_is_left_out(images)
         self.generation += 1
         random = self._random(int(self.generation))
         self.next_genomes.copy_(torch.from_numpy(self._next(random)))
@@ -266,6 +267,12 @@ class CAA(LightningModule):
         limit = h["max_evaluations"]
         if limit is not None and len(self.archive) >= limit:
             self.trainer.should_stop = True
+
+    def _tell_what_is_left_out(self, images: int) -> None:
+        """Once: a loader that drops a partial batch makes f1 that of fewer images."""
+        total = len(getattr(getattr(self.trainer, "datamodule", None), "train_set", ()))
+        if not int(self.generation) and images < total:
+            say(f"the search attacks {images:,} of {total:,} training images: see data.init_args.drop_last")
 
     def _next(self, random: np.random.Generator) -> Array:
         h, count = self.hparams, len(self.next_genomes)
@@ -374,7 +381,9 @@ class CAA(LightningModule):
             rows = [
                 (n, c, images, b) for n, (c, b) in dict(zip(names, self.scores.tolist(), strict=True)).items()
             ]
-        return SearchReport(self.objectives(), names, rows, self.best().to_json(), self.hparams["cost_unit"])
+        policy, unit = self.best().to_json(), self.hparams["cost_unit"]
+        first = batch_idx == 0 and self.global_rank == 0
+        return SearchReport(self.objectives(), names, rows, policy, unit, first)
 
 
 def key_of(genome: Sequence[int]) -> str:

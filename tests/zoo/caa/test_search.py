@@ -82,6 +82,14 @@ def test_a_policy_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == len(set(calls)) == len(module.archive) <= 5
 
 
+def test_images_that_the_loader_leaves_out_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for drop, told in ((True, 1), (False, 0)):
+        trainer = quiet_trainer(max_epochs=2, limit_val_batches=0)
+        data = datamodules.LabelledImages(train_items=24, batch_size=20, drop_last=drop)
+        trainer.fit(CAA(**{**SMALL, "longest": 2}), data)
+        assert capsys.readouterr().out.count("attacks 20 of 24 training images") == told
+
+
 def test_random_search_measures_as_many_as_it_may() -> None:
     module = searched(9, batch=24, strategy="random", max_evaluations=8)
     assert len(module.archive) == 8
@@ -188,6 +196,7 @@ def test_another_space_is_refused_and_a_search_leaves_its_front(
     left = run(
         "predict", "caa_search_digits", tmp_path, f"--ckpt_path={checkpoint}", *of_data(eval_batch_size=40)
     )
+    assert capsys.readouterr().out.count("pareto.png") == 1  # not once for each batch
     rows = (left / "predictions/archive.csv").read_text().splitlines()
     assert len(rows) == 1 + len(json.loads(loaded["caa_archive"]))
     policy = json.loads((left / "predictions/policy.json").read_text())
