@@ -103,8 +103,9 @@ class WideResNet(nn.Module):
         blocks = (depth - 4) // 6
         widths = [16, 16 * widen, 32 * widen, 64 * widen]
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        for i, stride in enumerate((1, 2, 2)):
-            setattr(self, f"block{i + 1}", _WideStage(blocks, widths[i], widths[i + 1], stride))
+        self.block1 = _WideStage(blocks, widths[0], widths[1], 1)
+        self.block2 = _WideStage(blocks, widths[1], widths[2], 2)
+        self.block3 = _WideStage(blocks, widths[2], widths[3], 2)
         self.bn1 = GlobalBatchNorm2d(widths[3])
         self.fc = nn.Linear(widths[3], classes)
         for layer in self.modules():
@@ -113,15 +114,16 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
-        for stage in (self.block1, self.block2, self.block3):
-            x = stage(x)
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
         found: Tensor = self.fc(functional.relu(self.bn1(x)).mean(dim=(2, 3)))
         return found
 
 
 class Normalised(nn.Module):
     """A network of (x - mean) / std, for images in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

@@ -134,7 +134,7 @@ def test_greedy_takes_the_attacker_of_most_new_successes_per_backward_pass() -> 
 
 
 def test_a_hopeless_policy_is_measured_no_further_and_the_front_stays() -> None:
-    whole, cut = (searched(7, batch=4, stop_hopeless=stop) for stop in (False, True))
+    whole, cut = (searched(7, batch=4, longest=4, stop_hopeless=stop) for stop in (False, True))
     short = {k: v for k, v in cut.archive.items() if v[1] < 24}
     assert short
     assert {k: v for k, v in cut.archive.items() if k in whole.archive and k not in short} == {
