@@ -43,6 +43,24 @@ def fake_labelled(root: Path) -> None:
         fake_pictures(root / "folder" / part, 3, 4)
 
 
+def _attacked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Three batches of two pictures against a tiny classifier that finds each of them right."""
+    import torch
+
+    import zoo
+    from zoo.hub import weights
+
+    target = zoo.RobustClassifier(in_channels=3, input_size=32, width=1, hidden=2)
+    torch.nn.init.zeros_(target.network[-1].weight)
+    target.network[-1].bias.data = -torch.arange(10.0)  # class 0, whatever the picture
+    weights.save(target, folder / "target.safetensors")
+    flags = {"model.init_args.target": folder / "target.safetensors", "data.init_args.eval_batch_size": 2}
+    if config["model"]["class_path"] == "zoo.CAA":
+        return {**flags, "model.init_args.population": 3, "model.init_args.longest": 3,
+                "data.init_args.train_items": 8}  # fmt: skip
+    return {**flags, "trainer.limit_test_batches": 3}
+
+
 def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     source = config["data"]["init_args"]["source"]
     fake_labelled(root)
@@ -52,7 +70,18 @@ def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     root.rmdir()
     (root.parent / "own").rename(root)
     flags: dict[str, Any] = {"data.init_args.batch_size": 4, "data.init_args.num_workers": 0}
-    flags |= {"model.init_args.hidden": 16, "data.init_args.eval_batch_size": 4}
+    flags |= {"data.init_args.eval_batch_size": 4}
+    if "target" in config["model"]["init_args"]:
+        flags |= _attacked(root.parent, config)
+    elif config["model"]["class_path"] == "zoo.RobustClassifier":
+        # the published networks take minutes a step on a processor; tests count their parameters
+        flags |= {
+            "model.init_args.arch": "small",
+            "model.init_args.width": 2,
+            "model.init_args.attack_steps": 2,
+        }
+    else:
+        flags["model.init_args.hidden"] = 16
     if config["model"]["init_args"].get("negatives") == "queue":
         flags["model.init_args.queue_size"] = 16
     if source == "folder":

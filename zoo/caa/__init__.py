@@ -23,12 +23,15 @@ METHODS = (
         "classifier",
         page="caa",
         title="CAA",
-        about="Adversarial training (Madry et al., ICLR 2018) of a small CNN: the target of CAA's attacks",
+        about="Adversarial training (Madry et al., ICLR 2018), published classifiers: what CAA attacks",
         small=(
             {"width": 4, "hidden": 8},
             {"width": 4, "hidden": 8, "norm": "l2", "eps": 1.0},
         ),
         data=_DATA,
+        weights="weights",
+        converts="RobustBench's and TRADES' WideResNets, the robustness library's ResNets",
+        convert="robust",
     ),
 )
 

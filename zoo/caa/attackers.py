@@ -92,7 +92,7 @@ _ENTRIES = (
     Attacker("Skip", skip, magnitude="none", steps="none", backward=_none),
     Attacker("APGD-CE", gradient.mi, _BOTH, extra=True),
     Attacker("APGD-T", gradient.multi_targeted, _BOTH, backward=_targeted, extra=True),
-    Attacker("FAB-T", fab.fab_targeted, _BOTH, backward=_targeted, extra=True),
+    Attacker("FAB-T", fab.fab_targeted, _BOTH, backward=_targeted, forward=_targeted, extra=True),
     Attacker(
         "Square", square.square, _BOTH, backward=_none, forward=lambda s, k: s + 1, longest=50, extra=True
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,24 +11,28 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.caa.balls import Ball, Norm
-from zoo.caa.composition import run_policy
+from zoo.caa.composition import Result, attack_images, run_policy
 from zoo.caa.draws import derived, image_keys, normal, uniform
-from zoo.caa.network import SmallCNN
+from zoo.caa.network import STATISTICS, Arch, Normalisation, Normalised, build
 from zoo.caa.policy import chosen_policy
 from zoo.caa.victim import Victim
+from zoo.nn.augment import Chain, HorizontalFlip, RandomCrop, step_uniform
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.ranges import Count, DepthOrZero, Positive, Size, check_ranges
+from zoo.nn.resnet import Stem
+from zoo.nn.variants import refuse_unused
 from zoo.randomness import derived_seed, global_seed
 
 _ATTACK, _JUDGE = 1701, 1702  # first words of the keys of its draws
 _JUDGE_STEPS = 20
 _STEP_SHARE = 3.0
 _WARMUP = 5
+_USES = {"width": ("small",), "hidden": ("small",), "stem": ("resnet18", "resnet50")}
 
 
 class RobustClassifier(LightningModule):
-    """A small CNN trained on PGD's images alone, min_w E max_{|d| <= eps} L(w, x + d, y).
+    """A classifier trained on PGD's images alone, min_w E max_{|d| <= eps} L(w, x + d, y).
 
     A batch has ``image`` (B, C, S, S) in [0, 1], ``label`` (B,) and ``index`` (B,). The radius grows to eps
     over the first epochs; validation and test report clean accuracy and that under 20 steps of PGD.
@@ -37,8 +41,14 @@ class RobustClassifier(LightningModule):
         in_channels: C.
         input_size: S.
         num_classes: K.
-        width: channels of the first convolution.
-        hidden: units of the hidden layer.
+        arch: ``small``, the CNN of 38,282 parameters on digits; ``resnet18`` and ``resnet50``; ``wrn_28_10``
+            and ``wrn_34_10``, the wide ones of the published defences.
+        width: of ``small``, channels of the first convolution.
+        hidden: of ``small``, units of the hidden layer.
+        stem: of the ResNets, ``cifar`` (3x3, stride 1) or ``imagenet`` (7x7, stride 2, and a max-pool).
+        normalisation: what the network is given: (x - mean) / std of CIFAR-10 or ImageNet, 2 x - 1
+            (``half``), or x itself.
+        augment: train on crops with 4 pixels around and on mirror images.
         norm: ``linf`` or ``l2``.
         eps: radius of the training ball, images in [0, 1].
         attack_steps: of PGD, of eps / 3 each; 0 trains on clean images.
@@ -61,8 +71,12 @@ class RobustClassifier(LightningModule):
         in_channels: Size = 1,
         input_size: Size = 8,
         num_classes: Size = 10,
+        arch: Arch = "small",
         width: Size = 16,
         hidden: Size = 64,
+        stem: Stem = "cifar",
+        normalisation: Normalisation = "none",
+        augment: bool = False,
         norm: Norm = "linf",
         eps: Positive = 0.15,
         attack_steps: DepthOrZero = 6,
@@ -77,7 +91,13 @@ class RobustClassifier(LightningModule):
         super().__init__()
         if norm not in ("linf", "l2"):
             raise ValueError(f"norm must be linf or l2, got {norm!r}")
+        for name, value, choices in (
+            ("arch", arch, Arch), ("stem", stem, Stem), ("normalisation", normalisation, Normalisation),
+        ):  # fmt: skip
+            if value not in get_args(choices):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        refuse_unused(RobustClassifier, self.hparams, "arch", _USES)
         if not attack_steps and warmup_epochs != _WARMUP:
             raise ValueError(
                 f"model.init_args.warmup_epochs is {warmup_epochs}, which attack_steps: 0 does not use; "
@@ -92,7 +112,16 @@ class RobustClassifier(LightningModule):
         if self.judge is not None and self.judge[0] == "unrestricted":
             raise ValueError("model.init_args.judge_threat must be linf or l2, got unrestricted")
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.network = SmallCNN(in_channels, input_size, width, hidden, num_classes)
+        self.network = build(arch, stem, in_channels, input_size, num_classes, width, hidden)
+        mean, std = STATISTICS[normalisation]
+        if len(mean) not in (1, in_channels):
+            raise ValueError(
+                f"model.init_args.normalisation: {normalisation} has {len(mean)} channels, but "
+                f"model.init_args.in_channels is {in_channels}"
+            )
+        if normalisation != "none":
+            self.network = Normalised(self.network, mean, std)
+        self.augmentation = Chain([RandomCrop(4), HorizontalFlip()])
         names = ("accuracy", "robust_accuracy")
         self.scores = nn.ModuleDict({n: MulticlassAccuracy(num_classes, average="micro") for n in names})
 
@@ -121,6 +150,8 @@ class RobustClassifier(LightningModule):
         else:
             noise = ball.scaled(normal(keys, shape)) * uniform(derived(keys, 9), (1, 1, 1))
         x = (image + noise.to(image)).clamp(0, 1)
+        training = self.network.training
+        self.network.eval()  # as it is attacked; running statistics follow what is trained on
         with torch.inference_mode(False), torch.enable_grad():
             x, image, label = x.clone(), image.clone(), label.clone()
             for _ in range(steps):
@@ -128,10 +159,29 @@ class RobustClassifier(LightningModule):
                 loss = nn.functional.cross_entropy(self.network(x), label, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, x)
                 x = ball.project(x.detach() + radius / _STEP_SHARE * ball.direction(gradient), image)
+        self.network.train(training)
         return x.detach()
+
+    def attack(self, images: Tensor, labels: Tensor, policy: Any = "caa_linf", **settings: Any) -> Result:
+        """What a policy makes of images in [0, 1]: :func:`zoo.caa.composition.attack_images` on this network.
+
+        Args:
+            images: (N, C, S, S).
+            labels: (N,).
+            policy: a preset or a list of attackers.
+            settings: ``eps`` (that of the training where it is not given), ``threat``, ``mode``, ``seed``,
+                ``rules``.
+
+        Raises:
+            ValueError: for images, labels or settings that make no sense.
+        """
+        return attack_images(self.network, images, labels, policy, **{"eps": self.hparams["eps"], **settings})
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         radius, steps = self.radius(), self.hparams["attack_steps"]
+        if self.hparams["augment"]:
+            rows = step_uniform(self, batch_idx, len(batch["label"]), self.augmentation.columns)
+            batch = {**batch, "image": self.augmentation(batch["image"], rows)}
         image = batch["image"]
         if steps:
             image = self.adversarial(batch, radius, steps, _ATTACK, self.trainer.global_step, batch_idx)
@@ -158,6 +208,7 @@ class RobustClassifier(LightningModule):
             ("robust_accuracy", found.robust.double().mean()),
             ("forward", torch.tensor(found.cost.forward / size)),
             ("backward", torch.tensor(found.cost.backward / size)),
+            ("passes", torch.tensor((found.cost.forward + found.cost.backward) / size)),
             ("nominal_backward", torch.tensor(float(policy.backward(victim.classes)))),
             ("cpu_seconds", torch.tensor(found.cost.cpu_seconds / size)),
         ):

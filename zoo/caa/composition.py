@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +13,8 @@ from torch import Tensor
 from zoo.caa.attack import Rules, Setting, Start
 from zoo.caa.attackers import ATTACKERS
 from zoo.caa.balls import Ball, Norm
-from zoo.caa.draws import derived
-from zoo.caa.policy import Mode, Policy, Step
+from zoo.caa.draws import derived, image_keys
+from zoo.caa.policy import Mode, Policy, Step, Threat, chosen_policy
 from zoo.caa.victim import Cost, Victim
 
 _ALONE = 77  # word of the keys of an attacker's run from the clean image
@@ -79,6 +82,60 @@ def run_policy(
             after.append(int((state.fooled_by < 0)[clean].sum()))
     robust = clean & (state.fooled_by < 0)
     return Result(state.result, clean, robust, after, state.fooled_by, total, parts)
+
+
+def attack_images(
+    classify: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    policy: str | Sequence[Mapping[str, Any]] = "caa_linf",
+    eps: float = 8 / 255,
+    threat: Threat | None = None,
+    mode: Mode | None = None,
+    seed: int = 0,
+    rules: Rules | None = None,
+) -> Result:
+    """Attack images in one call: what :class:`zoo.RobustEvaluation` does to a batch.
+
+    Args:
+        classify: an ``nn.Module`` in evaluation mode or any callable, images (N, C, H, W) in [0, 1] -> logits
+            (N, K); what :func:`zoo.caa.target.load_target` gives, for example.
+        images: (N, C, H, W), floats in [0, 1].
+        labels: whole numbers (N,).
+        policy: a preset's name, or a list of ``{"attacker": "PGD", "magnitude": 1.0, "steps": 100}``.
+        eps: radius of the ball.
+        threat: ``linf``, ``l2`` or ``unrestricted``; None takes the preset's.
+        mode: see :class:`zoo.caa.policy.Policy`; None takes the preset's.
+        seed: of the random numbers.
+        rules: see :class:`Rules`.
+
+    Raises:
+        ValueError: for images, labels or settings that make no sense.
+    """
+    chosen, steps = chosen_policy(policy, threat, mode)
+    if images.dim() != 4 or not len(images) or not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; floats (N, C, H, W) are needed")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"the images run from {low:g} to {high:g}; [0, 1] is needed")
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels are {labels.dtype} {tuple(labels.shape)}; whole numbers ({len(images)},) are needed"
+        )
+    if not (math.isfinite(eps) and eps > 0):
+        raise ValueError(f"eps is {eps}, but must be above 0")
+    victim, labels = Victim(classify), labels.to(images.device).long()
+    classes = victim.classes_of(images)
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but the model knows {classes} "
+            "classes"
+        )
+    keys = image_keys(seed, torch.arange(len(images), device=images.device))
+    norm: Norm = "l2" if chosen == "l2" else "linf"
+    return run_policy(
+        victim, steps, images, labels, keys, norm, 1.0 if chosen == "unrestricted" else eps, rules
+    )
 
 
 def _setting(step: Step, ball: Ball, rules: Rules) -> Setting:

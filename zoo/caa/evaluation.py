@@ -64,6 +64,8 @@ class RobustEvaluation(LightningModule):
         mode: ``sequence``, ``subpolicies`` or ``union``, see :class:`zoo.caa.policy.Policy`; null takes the
             preset's, of a list ``sequence``.
         eps: radius of the ball, images in [0, 1]; of no use for ``unrestricted``.
+        transfer_to: another classifier, named like the target, that judges the images made against that one:
+            ``accuracy`` and ``robust_accuracy`` are its own then, the target's ``source_``.
         eps_curve: radii of a curve. An image fooled at one radius counts as fooled at all larger ones.
         pixels: range of the data's images: ``unit`` is [0, 1], ``symmetric`` [-1, 1].
         mean: of the target's own normalisation (x - mean) / std, x in [0, 1]; null: as its class says.
@@ -89,6 +91,7 @@ class RobustEvaluation(LightningModule):
         threat: Threat | None = None,
         mode: Mode | None = None,
         eps: Positive = 0.15,
+        transfer_to: str | None = None,
         eps_curve: Sequence[Positive] = (),
         pixels: Literal["unit", "symmetric"] = "unit",
         mean: Sequence[Finite] | None = None,
@@ -131,16 +134,26 @@ class RobustEvaluation(LightningModule):
             )
         if self.threat == "unrestricted" and h["eps_curve"]:
             raise ValueError("model.init_args.eps_curve: threat unrestricted has no eps; leave it out")
+        if h["transfer_to"] is not None and h["eps_curve"]:
+            raise ValueError("model.init_args.eps_curve is of the target itself; leave it or transfer_to out")
 
     # --- the target -------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         target = load_target(self.hparams["target"], self.hparams["mean"], self.hparams["std"])
         self._held, self.warned, self.sums = [Victim(target)], set(), nn.ModuleDict()
+        if self.hparams["transfer_to"] is not None:
+            self._held.append(Victim(load_target(self.hparams["transfer_to"])))
 
     def victim(self) -> Victim:
         """The target on this module's device."""
-        victim = self._held[0]
+        return self._placed(self._held[0])
+
+    def judge(self) -> Victim:
+        """What says whether an image is right: the target, or what it is transferred to."""
+        return self._placed(self._held[-1])
+
+    def _placed(self, victim: Victim) -> Victim:
         with torch.inference_mode(False):
             victim.classify.to(self.device)  # type: ignore[attr-defined]
         return victim
@@ -175,30 +188,40 @@ class RobustEvaluation(LightningModule):
             ValueError: for labels that the target does not know.
         """
         victim, image, label = self.victim(), self.unit_images(batch["image"]), batch["label"]
-        classes = victim.classes_of(image)
-        if int(label.max()) >= classes or int(label.min()) < 0:
-            raise ValueError(
-                f"the target gives scores of {classes} classes, but the data have label {int(label.max())}; "
-                "choose another target or other data"
-            )
+        self._known(victim, image, label)
         keys = image_keys(global_seed(), batch["index"].to(image.device))
         norm: Norm = "l2" if self.threat == "l2" else "linf"
         radius = _FREE_RADIUS if self.threat == "unrestricted" else eps or self.hparams["eps"]
         return image, run_policy(victim, self.policy, image, label, keys, norm, radius, self.rules)
 
+    @staticmethod
+    def _known(victim: Victim, image: Tensor, label: Tensor) -> Victim:
+        """The same classifier, which knows these labels."""
+        classes = victim.classes_of(image)
+        if int(label.max()) >= classes or int(label.min()) < 0:
+            raise ValueError(
+                f"the target gives scores of {classes} classes, but the data have labels from "
+                f"{int(label.min())} to {int(label.max())}; choose another target or other data"
+            )
+        return victim
+
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         victim = self.victim()
         if batch_idx == 0:
-            self.warned |= probe(victim, self.unit_images(batch["image"]), batch["label"])
+            first = self.unit_images(batch["image"])
+            self.warned |= probe(self._known(victim, first, batch["label"]), first, batch["label"])
         image, found = self.attack(batch)
         label = batch["label"]
+        judge = self.judge()
+        clean = found.clean if judge is victim else self._known(judge, image, label).right(image, label)
         # the images that are handed over count, in one pass of the whole batch
-        right = victim.logits(found.image).argmax(dim=1) == label
-        robust, offset = found.clean & right, found.image - image
+        robust, offset = clean & judge.right(found.image, label), found.image - image
         per_image = {
-            "images": torch.ones_like(robust), "accuracy": found.clean, "robust_accuracy": robust,
+            "images": torch.ones_like(robust), "accuracy": clean, "robust_accuracy": robust,
             "linf_mean": largest(offset), "l2_mean": lengths(offset),
         }  # fmt: skip
+        if judge is not victim:
+            per_image |= {"source_accuracy": found.clean, "source_robust_accuracy": found.robust}
         for name, values in per_image.items():
             self._sum(name).update(values.float().sum())
         for name, values in zip(_LARGEST, (largest(offset), lengths(offset)), strict=True):
@@ -256,6 +279,8 @@ class RobustEvaluation(LightningModule):
     def _tell(self, found: Mapping[str, float], images: int) -> None:
         cost = f"{found['forward']:,.0f} forward and {found['backward']:,.0f} backward passes"
         where = "" if self.threat == "unrestricted" else f", {self.threat} eps {self.hparams['eps']:g}"
+        if self.hparams["transfer_to"] is not None:
+            where += f", transferred to {self.hparams['transfer_to']}"
         right = f"{found['accuracy']:.4f} are right, under attack {found['robust_accuracy']:.4f}"
         seconds = f"{found['cpu_seconds']:.3f} CPU s an image"
         say(f"{self.policy}{where}: of {images:,} images {right}; {cost} and {seconds}")
@@ -265,13 +290,14 @@ class RobustEvaluation(LightningModule):
     def _write(self, folder: Path, found: Mapping[str, float], curve: Mapping[float, float]) -> None:
         data = getattr(self.trainer, "datamodule", None)
         settings = {
-            "name": self.hparams["target"],
-            "dataset": getattr(data, "facts", {}).get("set", type(data).__name__),
+            "name": self.hparams["transfer_to"] or self.hparams["target"],
+            "dataset": getattr(data, "source", type(data).__name__),
             **{k: self.hparams[k] for k in ("additional_data", "number_forward_passes", "reported")},
         }
         more = {
             "warnings": sorted(self.warned),
             "policy": json.loads(self.policy.to_json()),
+            "source": self.hparams["target"],
             "seed": global_seed(),
             "measured": {k: round(v, 6) for k, v in found.items()},
         }
@@ -291,14 +317,14 @@ class RobustEvaluation(LightningModule):
                 "data.class_path: datamodules.LabelledImages"
             )
         image, found = self.attack(batch)
-        victim = self.victim()
-        offset, names = found.image - image, class_names_of(self, victim.classes)
+        judge = self._known(self.judge(), image, batch["label"])
+        offset, names = found.image - image, class_names_of(self, judge.classes)
         tensors = {
             "image": image,
             "adversarial": found.image,
             "label": batch["label"],
-            "predicted": victim.logits(image).argmax(dim=1),
-            "adversarial_predicted": victim.logits(found.image).argmax(dim=1),
+            "predicted": judge.logits(image).argmax(dim=1),
+            "adversarial_predicted": judge.logits(found.image).argmax(dim=1),
             "linf": largest(offset),
             "l2": lengths(offset),
             "index": batch["index"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from zoo.caa.attack import Outcome, Setting, Start
 from zoo.caa.balls import Ball, wide
@@ -12,16 +13,15 @@ from zoo.caa.losses import at
 from zoo.caa.victim import Victim
 
 _ALPHA, _ETA, _BETA = 0.1, 1.05, 0.9
-_BISECTIONS = 32
 _TINY = 1e-12
 
 
 def to_plane(points: Tensor, normal_vectors: Tensor, offsets: Tensor, norm: str) -> Tensor:
     """The smallest step d, in l_inf or l_2, to w (x + d) + b = 0 with x + d in [0, 1], (N, D).
 
-    With d(s) = clip(-sign(w) s) in l_inf and clip(-w s) in l_2, x + d inside the box, w d(s) falls with s;
-    s is found by bisection, to float32's precision. Where no point of the box lies on the plane, the corner
-    of the box nearest to it.
+    With d(s) = clip(-sign(w) s) in l_inf and clip(-w s) in l_2, x + d inside the box, w d(s) falls with s and
+    is piecewise linear: sorted by where each coordinate meets the box, one piece crosses zero. Where no point
+    of the box lies on the plane, the corner of the box nearest to it.
 
     Args:
         points: x (N, D).
@@ -33,25 +33,32 @@ def to_plane(points: Tensor, normal_vectors: Tensor, offsets: Tensor, norm: str)
     w, b = normal_vectors * sign[:, None], offsets * sign  # now w x + b >= 0: d goes along -w
     along = -(w.sign() if norm == "linf" else w)
     room = torch.where(along > 0, 1 - points, points)  # how far each coordinate may go
-    speed = along.abs()
-    high = (room / speed.clamp(min=_TINY)).masked_fill(speed <= _TINY, 0).amax(dim=1)
-    low = torch.zeros_like(high)
+    speed, size = along.abs(), w.abs()
     value = (w * points).sum(1) + b
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        step = torch.minimum(speed * middle[:, None], room) * along.sign()
-        over = value + (w * step).sum(1) > 0
-        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-    return torch.minimum(speed * high[:, None], room) * along.sign()
+    meets = torch.where(speed > 0, room / speed, torch.inf)
+    order = meets.argsort(dim=1)
+    places, used = meets.gather(1, order), (size * room).gather(1, order)
+    used = torch.where(places.isinf(), 0.0, used).cumsum(1)  # by those that have met the box
+    slope = (
+        (size * speed).gather(1, order).flip(1).cumsum(1).flip(1)
+    )  # of those that go on, before each place
+    reached = used + pad(slope[:, 1:], (0, 1)) * places.nan_to_num(0, 0, 0)
+    done = (reached < value[:, None]).sum(dim=1)  # coordinates that stop before the plane
+    last = done.clamp(max=w.shape[1] - 1)[:, None]
+    before = pad(used, (1, 0)).gather(1, last)[:, 0]
+    s = (value - before) / slope.gather(1, last)[:, 0].clamp(min=_TINY)
+    s = torch.where((done < w.shape[1]) & s.isfinite(), s.clamp(min=0), torch.inf)
+    return torch.minimum(torch.where(speed > 0, speed * s[:, None], 0.0), room) * along.sign()
 
 
 def fab_targeted(victim: Victim, start: Start, setting: Setting) -> Outcome:
     """Steps to the linearised boundary between y and each of the classes ranked 2nd to 10th.
 
     x <- (1 - a)(x + 1.05 d) + a (x_k + 1.05 d_k), d and d_k the projections of x and x_k, a =
-    min(|d| / (|d| + |d_k|), 0.1); after a misclassified x halfway back, x <- x_k + 0.9 (x - x_k). The nearest
+    min(|d| / (|d| + |d_k|), 0.1); where that is misclassified, x <- x_k + 0.9 (x - x_k) at once. The nearest
     misclassified image counts where it lies within ``magnitude`` of x_k and in the global ball. One run per
-    target from x_k itself, as AutoAttack's standard version with its single restart.
+    target from x_k itself, as AutoAttack's standard version with its single restart. An iteration is a pass
+    with a gradient and one without.
     """
     order = victim.logits(start.image).argsort(dim=1)
     result = start.image.clone()
@@ -72,33 +79,24 @@ def _one_target(victim: Victim, start: Start, setting: Setting, target: Tensor) 
     done = torch.zeros(len(start), dtype=torch.bool, device=best.device)
     rows = torch.arange(len(start), device=best.device)
     x = start.image.clone()
-    for i in range(setting.steps + 1):
+    for _ in range(setting.steps):
         own, aim = start.rows(rows), target[rows]
-        last = i == setting.steps
 
         def gap(z: Tensor, own: Start = own, aim: Tensor = aim) -> Tensor:
             return at(z, aim) - at(z, own.label)
 
-        if last:
-            logits = victim.logits(x)
-        else:
-            logits, value, gradient = victim.gradient(x, gap)
-        wrong, size = logits.argmax(dim=1) != own.label, ball.size(x - own.image)
+        _, value, gradient = victim.gradient(x, gap)
+        x = _towards(x, value, gradient, own, ball)
+        wrong, size = ~victim.right(x, own.label), ball.size(x - own.image)
         closer = wrong & (size < nearest[rows])
         best[rows[closer]], nearest[rows[closer]] = x[closer], size[closer]
-        if last:
-            break
+        x = torch.where(wide(wrong, x), own.image + _BETA * (x - own.image), x)
         if setting.rules.early_exit:
-            inside = closer & (size <= local.radius) & (ball.size(x - own.anchor) <= ball.radius)
+            inside = closer & (size <= local.radius) & (ball.size(best[rows] - own.anchor) <= ball.radius)
             done[rows[inside]] = True
-            keep = ~inside
-            rows, x, value, gradient, wrong = (t[keep] for t in (rows, x, value, gradient, wrong))
+            rows, x = rows[~inside], x[~inside]
             if not len(rows):
                 break
-            own = start.rows(rows)
-        x = torch.where(
-            wide(wrong, x), own.image + _BETA * (x - own.image), _towards(x, value, gradient, own, ball)
-        )
     inside = (nearest <= local.radius) & (ball.size(best - start.anchor) <= ball.radius)
     return best, inside | done
 

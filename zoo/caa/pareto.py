@@ -28,6 +28,7 @@ class SearchReport:
         rows: policy, images right, images, nominal backward passes of everything that was measured.
         policy: the best one as JSON.
         cost_unit: backward passes that count 1 in f2.
+        first: whether this is the first batch, which alone writes.
     """
 
     objectives: Array
@@ -35,9 +36,12 @@ class SearchReport:
     rows: Sequence[tuple[Any, ...]]
     policy: str
     cost_unit: float
+    first: bool = True
 
     def write(self, folder: Path) -> list[Path]:
         """``pareto.png``, ``archive.csv``, ``policy.json``."""
+        if not self.first:
+            return []
         paths = [folder / name for name in ("pareto.png", "archive.csv", "policy.json")]
         with writing(paths[0]):
             self.draw(paths[0])
@@ -62,13 +66,14 @@ class SearchReport:
             cost, value = front[order, 1] * self.cost_unit, front[order, 0]
             axis.plot(cost, value, "o-", markersize=4, label="front")
             step = max(1, -(-len(order) // _NAMED))
-            shown: set[tuple[float, float]] = set()
+            shown: dict[tuple[float, float], str] = {}
             for place in [*range(0, len(order), step), len(order) - 1]:
                 point = float(cost[place]), float(value[place])
-                if point not in shown:
-                    shown.add(point)
-                    text = self.names[chosen[int(order[place])]]
-                    axis.annotate(text, point, textcoords="offset points", xytext=(5, 4), fontsize=6)
+                shown.setdefault(point, self.names[chosen[int(order[place])]])
+            for number, point in enumerate(shown, 1):  # names beside points near to each other would overlap
+                axis.annotate(str(number), point, textcoords="offset points", xytext=(4, 4), fontsize=8)
+            lines = "\n".join(f"{number}  {name}" for number, name in enumerate(shown.values(), 1))
+            axis.text(0.98, 0.8, lines, transform=axis.transAxes, ha="right", va="top", fontsize=7)
             axis.set(xlabel="nominal backward passes of an image", ylabel="robust accuracy")
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="upper right")
             axis.grid(alpha=0.3)

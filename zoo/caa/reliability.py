@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from zoo.caa.losses import margin
+from zoo.caa.losses import cross_entropy
 from zoo.caa.victim import Victim
 
 WARNINGS = {
@@ -73,7 +73,8 @@ def probe(victim: Victim, image: Tensor, label: Tensor) -> set[str]:
             "dynamic": _dynamic(victim.classify, image),
             "few_classes": logits.shape[1] < LEAST_CLASSES,
         }
-        _, _, gradient = victim.gradient(image, lambda z: margin(z, label))
+        # of the cross-entropy: that of probabilities near 1 vanishes where the margin's does not
+        _, _, gradient = victim.gradient(image, lambda z: cross_entropy(z, label))
         found["zero_gradients"] = bool((gradient.flatten(1) == 0).all(dim=1).any())
     victim.cost = cost
     return {name for name, warned in found.items() if warned}

@@ -122,7 +122,7 @@ def robustbench(
         "name": settings["name"],
         "dataset": settings["dataset"],
         "threat": {"linf": "Linf", "l2": "L2"}.get(threat, threat),
-        "eps": f"{eps:g}",
+        "eps": None if threat == "unrestricted" else f"{eps:g}",
         "additional_data": settings["additional_data"],
         "number_forward_passes": settings["number_forward_passes"],
         "clean_acc": f"{100 * clean:.2f}",

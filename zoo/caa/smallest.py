@@ -15,6 +15,7 @@ from zoo.caa.victim import Victim
 _CW_RATE, _CW_WEIGHT = 0.01, 2.0
 _GAMMA = 0.05
 _TINY = 1e-12
+_LEAST = 1e-30  # of a gradient that is not zero
 
 
 def cwl2(victim: Victim, start: Start, setting: Setting) -> Outcome:
@@ -64,12 +65,13 @@ def ddn(victim: Victim, start: Start, setting: Setting) -> Outcome:
             rows, x, delta, norm, gradient, wrong = (t[keep] for t in (rows, x, delta, norm, gradient, wrong))
             if not len(rows):
                 break
-        flat = lengths(gradient) == 0
-        if bool(flat.any()):
+        size = lengths(gradient)
+        direction = gradient / wide(size.clamp(min=_LEAST), gradient)
+        if bool((size == 0).any()):
             drawn = normal(derived(start.keys[rows], 1, i), image.shape[1:])
-            gradient = torch.where(wide(flat, gradient), drawn, gradient)
+            direction = torch.where(wide(size == 0, gradient), drawn, direction)
         rate = 0.01 + 0.99 * (1 + math.cos(math.pi * i / setting.steps)) / 2
-        delta = delta + rate * gradient / wide(lengths(gradient), gradient)
+        delta = delta + rate * direction
         norm = norm * torch.where(wrong, 1 - _GAMMA, 1 + _GAMMA)
         delta = delta * wide(norm / lengths(delta).clamp(min=_TINY), delta)
         moved = x + delta

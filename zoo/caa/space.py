@@ -46,6 +46,22 @@ class Space:
         """How many values each gene has."""
         return [len(self.attackers), LEVELS, LEVELS] * self.length
 
+    @cached_property
+    def skip(self) -> int:
+        """Gene of the identity."""
+        return next(i for i, a in enumerate(self.attackers) if a.name == "Skip")
+
+    def singles(self) -> list[tuple[int, int, int]]:
+        """Genes of each attacker but the identity: at full magnitude or any severity, of any length."""
+        found: dict[tuple[int, ...], None] = {}
+        for index, kind in enumerate(self.attackers):
+            for level in range(LEVELS):
+                magnitude = level if kind.magnitude == "severity" else LEVELS - 1
+                genes = self.canonical(np.array([index, magnitude, level]))[:GENES]
+                if kind.name != "Skip":
+                    found.setdefault(genes)
+        return list(found)  # type: ignore[arg-type]
+
     def random(self, count: int, random: np.random.Generator) -> Array:
         """Genomes drawn uniformly (count, 3 N)."""
         return random.integers(np.asarray(self.choices), size=(count, len(self.choices)))
@@ -68,9 +84,17 @@ class Space:
                 taken = self._steps(kind, steps)
                 steps = next(k for k in range(LEVELS) if self._steps(kind, k) == taken)
             triples.append((index, magnitude, steps))
-        skip = next(i for i, a in enumerate(self.attackers) if a.name == "Skip")
-        triples += [(skip, 0, 0)] * (self.length - len(triples))
+        triples += [(self.skip, 0, 0)] * (self.length - len(triples))
         return tuple(gene for triple in triples for gene in triple)
+
+    def single(self, kind: Attacker, passes: int, classes: int) -> Policy:
+        """An attacker alone at full magnitude, with steps for about so many backward passes."""
+        one = Step(kind.name)
+        if kind.steps == "any":
+            # linear in the steps, ODI has some before the first
+            base, more = (kind.backward(steps, classes) for steps in (0, 1))
+            one = Step(kind.name, 1.0, max(1, round((passes - base) / max(more - base, 1))))
+        return Policy((one,), self.mode)
 
     def policy(self, genome: Array | tuple[int, ...]) -> Policy:
         """What a genome stands for."""

@@ -102,6 +102,10 @@ class Victim:
                 f"the target gives {tuple(logits.shape)} for {len(images)} images, but must give one row of "
                 "class scores for each"
             )
+        if logits.shape[1] < 2:
+            raise ValueError(
+                "the target gives one class score for each image; an attack needs at least 2 classes"
+            )
         if not bool(logits.isfinite().all()):
             raise ValueError("the target gives NaN or infinite class scores; nothing can be said of it")
         self.classes = logits.shape[1]

@@ -130,6 +130,55 @@ def test_steps_to_a_plane_are_the_shortest_inside_the_box() -> None:
     assert torch.allclose(linf[1], torch.tensor([-0.1, -0.3]), atol=1e-6)
 
 
+def test_steps_to_a_plane_of_uneven_gradients_are_exact() -> None:
+    """Slopes from 1e-9 to 1, as in networks whose borders hardly matter."""
+    g = torch.Generator().manual_seed(5)
+    points = 0.1 + 0.8 * torch.rand(40, 30, generator=g)
+    w = torch.randn(40, 30, generator=g) * 10 ** (-9 * torch.rand(40, 30, generator=g))
+    w[:, 0] = 0
+    offsets = -(w * points).sum(1) + 0.2 * torch.randn(40, generator=g)
+    for norm in ("linf", "l2"):
+        step = to_plane(points, w, offsets, norm)
+        end = points + step
+        assert end.min() >= 0
+        assert end.max() <= 1 + 1e-6
+        gap = (w * end).sum(1) + offsets
+        corner = torch.where(w * (0.2 * 0 + gap.sign()[:, None]) > 0, 0.0, 1.0).where(w != 0, points)
+        reachable = gap.abs() < 1e-5
+        assert reachable.sum() > 20
+        assert torch.allclose(end[~reachable], corner[~reachable], atol=1e-6)
+        assert (step[:, 0] == 0).all()
+        free = (end > 1e-6) & (end < 1 - 1e-6) & (w != 0)  # those that no wall stops share one multiplier
+        ratio = (step / w if norm == "l2" else step.abs()).masked_fill(~free, torch.nan)
+        spread = (ratio - ratio.nanmean(1, keepdim=True)).abs() / ratio.nanmean(1, keepdim=True).abs()
+        assert spread[reachable].nan_to_num(0).max() < 1e-3
+
+
+def test_an_iteration_of_fab_looks_once_with_and_once_without_a_gradient(model: nn.Module) -> None:
+    images = torch.full((3, *SHAPE), 0.5)
+    victim, start = began(model, images)
+    ATTACKERS["FAB-T"].run(victim, start, Setting(1e-9, 7, Ball("l2", 1e-9)))  # nothing is fooled
+    spent = victim.spent()
+    assert (spent.backward, spent.forward) == (3 * 4 * 7, 3 * (1 + 2 * 4 * 7))
+    assert ATTACKERS["FAB-T"].backward(7, K) + ATTACKERS["FAB-T"].forward(7, K) == 2 * 4 * 7
+
+
+def test_ddn_leaves_a_flat_place_by_a_random_step() -> None:
+    def flat(x: Tensor) -> Tensor:  # of the second class only beyond a wall that no gradient shows
+        far = (x - 0.5).flatten(1).norm(dim=1) > 0.8
+        return torch.stack([torch.where(far, 0.0, 1.0), torch.where(far, 1.0, 0.0)], 1) + 0 * x.sum()
+
+    images = torch.full((2, *SHAPE), 0.5)
+    victim = Victim(flat)
+    keys = draws.image_keys(0, torch.arange(2))
+    start = Start(images, images, torch.zeros(2, dtype=torch.long), keys)
+    found = ATTACKERS["DDN"].run(victim, start, Setting(1.0, 20, Ball("l2", 2.0))).image
+    assert victim.zero_gradients
+    size = lengths(found - images)
+    assert 0.7 < size.min() <= size.max() < 1.1
+    assert not torch.allclose(found[0], found[1])
+
+
 @pytest.mark.parametrize(
     ("steps", "counts"),
     [(100, [22, 41, 57, 70, 80, 87, 93, 99]), (12, [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]), (1, [1])],

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import zoo
 from zoo.caa import composition
 from zoo.caa.attack import Outcome, Rules, Setting, Start
 from zoo.caa.attackers import ATTACKERS, pool
 from zoo.caa.balls import Ball
-from zoo.caa.composition import Result, run_policy
+from zoo.caa.composition import Result, attack_images, run_policy
 from zoo.caa.draws import image_keys
 from zoo.caa.policy import MODES, PRESETS, Mode, Policy, Step
 from zoo.caa.victim import Victim
@@ -185,6 +186,7 @@ def test_models_that_cannot_be_judged_are_refused(images: Tensor) -> None:
     for answer, words in (
         (lambda x: x.flatten(1) * torch.nan, "NaN or infinite"),
         (lambda x: x, "one row of class scores"),
+        (lambda x: x.flatten(1)[:, :1], "an attack needs at least 2 classes"),
     ):
         with pytest.raises(ValueError, match=words):
             Victim(answer).logits(images)
@@ -199,6 +201,31 @@ def test_all_images_wrong_is_no_error(model: nn.Module, images: Tensor) -> None:
     assert not found.clean.any()
     assert torch.equal(found.image, images)
     assert (found.cost.forward, found.cost.backward) == (N, 0)
+
+
+def test_one_call_attacks_a_loaded_classifier_and_refuses_what_makes_no_sense(images: Tensor) -> None:
+    classifier = zoo.load("robust_classifier_digits")
+    with torch.no_grad():
+        labels = classifier.network(images).argmax(dim=1)
+    short = [{"attacker": "PGD", "steps": 5}]
+    found = classifier.attack(images, labels, short, threat="linf")
+    assert found.clean.all()
+    assert found.robust.sum() < 35
+    assert 0.1 < (found.image - images).abs().max() <= 0.15 + 1e-6  # the radius of its training
+    smaller = attack_images(classifier.network, images, labels, short, eps=0.02, threat="linf")
+    assert smaller.robust.sum() > found.robust.sum()
+    for given, words in (
+        ({"images": images * 255}, r"run from .* to 25\d"),
+        ({"images": images * torch.nan}, r"from nan to nan; \[0, 1\] is needed"),
+        ({"images": (images * 255).byte()}, "uint8"),
+        ({"images": images[0]}, r"\(N, C, H, W\) are needed"),
+        ({"labels": labels[:3]}, r"labels are .*\(3,\)"),
+        ({"labels": labels + 5}, "labels run from .* 10 classes"),
+        ({"eps": 0.0}, "eps is 0.0"),
+        ({"policy": "caa"}, "no preset 'caa'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            classifier.attack(**{"images": images, "labels": labels, **given})
 
 
 @pytest.mark.parametrize(
