@@ -40,6 +40,7 @@ __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
     from zoo.ami.module import AMI as AMI
+    from zoo.demi.dialogue import DialogueDEMI as DialogueDEMI
     from zoo.demi.gaussian_mi import GaussianMI as GaussianMI
     from zoo.demi.module import DEMI as DEMI
     from zoo.diffusion.latents.module import LatentExtractor as LatentExtractor

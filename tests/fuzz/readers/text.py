@@ -7,12 +7,14 @@ import struct
 from pathlib import Path
 
 from fakes.pairs import persona_chat
+from fakes.wizard import fake_wizard
 from fuzz.forked import Reader
 
 from datamodules.text.catalogues import read_catalogue
 from datamodules.text.pair_files import read_chitchat, read_pairs, read_parlai
 from datamodules.text.records import read_jsonl, read_side_by_side
 from datamodules.text.tokenizers import load_tokenizer, token_ids, train_tokenizer
+from datamodules.text.wizard import read_wizard
 
 TEXTS = [f"document {i} about {word} in Zürich" for i, word in enumerate(("trees", "cats", "ships", "rain"))]
 
@@ -53,6 +55,10 @@ def exchanges(folder: Path) -> Path:
     return folder / "val.jsonl"
 
 
+def wizard(folder: Path) -> Path:
+    return fake_wizard(folder, 2) / "train.json"
+
+
 def catalogue(folder: Path) -> Path:
     """A compiled one with four texts."""
     keys, values = [t.encode() for t in TEXTS], [t.upper().encode() for t in TEXTS]
@@ -69,6 +75,7 @@ READERS = [
     Reader("PersonaChat of ParlAI", parlai, read_parlai),
     Reader("chit-chat", chitchat, read_chitchat),
     Reader("pairs as JSON lines", exchanges, read_pairs),
+    Reader("Wizard of Wikipedia", wizard, read_wizard),
     Reader("gettext catalogue", catalogue, read_catalogue),
     Reader("lines side by side", lines, lambda path: read_side_by_side(path, path.with_suffix(".target"))),
     Reader("JSON lines", jsonl, lambda path: read_jsonl(path, {"document": str, "summary": str})),
