@@ -25,6 +25,7 @@ _NAMES: dict[str, str] = {
     **_METHODS,
     "ADMEvaluation": "zoo.metrics.adm",
     "LatentExtractor": "zoo.diffusion.latents.module",
+    "RobustEvaluation": "zoo.caa.evaluation",
     "SummaryBaseline": "zoo.seqco.baselines",
     "Halving": "zoo.nn.optim",
     "Noam": "zoo.nn.optim",
@@ -40,6 +41,9 @@ __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
     from zoo.ami.module import AMI as AMI
+    from zoo.caa.classifier import RobustClassifier as RobustClassifier
+    from zoo.caa.evaluation import RobustEvaluation as RobustEvaluation
+    from zoo.caa.module import CAA as CAA
     from zoo.demi.dialogue import DialogueDEMI as DialogueDEMI
     from zoo.demi.gaussian_mi import GaussianMI as GaussianMI
     from zoo.demi.module import DEMI as DEMI

@@ -18,7 +18,7 @@ _NEITHER = """
     multi_label edge_probabilities val_root train val test upright mask_values num_classes latent_norm
     budget rounds seed_updates round_updates passes window oracle noise labels spaces embeddings
     document_field summary_field id_field yhat_field tokenizer vocab_size max_target
-    latent_multiplier
+    latent_multiplier images
     tokenizer vocab_size model batch_tokens most_evaluated val_pairs test_pairs
     val_items test_items table delimiter unlabelled distractors held_dialogues
 """

@@ -120,6 +120,14 @@ CLIPS = {"seconds": 0.48, "frames": 2, "image_size": 16, "batch_size": 2, "eval_
          "test_crops": 2}  # fmt: skip
 OF_FILES = {"spectrogram_mean": 1.0, "spectrogram_std": 2.0}  # else a change of clips changes them too
 
+
+def labelled_files(root: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("own", "other"):
+        pixels = {k: draw.integers(0, 256, (40, 4, 4)).astype(np.uint8) for k in ("image", "adversarial")}
+        np.savez(root / f"{name}.npz", label=np.arange(40) % 3, **pixels)
+
+
 TABLE: dict[str, Row] = {
     "AudioVisual": Row(
         variants=[
@@ -231,12 +239,15 @@ TABLE: dict[str, Row] = {
         elsewhere={"skip_unpaired", "mask_values"},
     ),
     "LabelledImages": Row(
-        {"size": 16, "unlabelled": True, "batch_size": 3, "eval_batch_size": 4, "source": "digits"},
+        {"size": 16, "unlabelled": True, "batch_size": 3, "eval_batch_size": 3, "source": "digits",
+         "file": "{root}/other.npz", "images": "adversarial", "test_items": 3, "train_items": 6,
+         "drop_last": False},
         [{"source": s, "root": f"{{root}}/{s}", "batch_size": 5, "eval_batch_size": 2, **more}
-         for s, more in (("cifar10", {}), ("cifar100", {}), ("stl10", {}), ("folder", {"size": 20}))],
-        fake_labelled,
+         for s, more in (("cifar10", {}), ("cifar100", {}), ("stl10", {}), ("folder", {"size": 20}))]
+        + [{"source": "npz", "batch_size": 5, "file": "{root}/own.npz", "test_items": 4}],
+        lambda root: [fake_labelled(root), labelled_files(root)],
         rooted=False,
-        elsewhere={"source"},  # the digits have no root
+        elsewhere={"source", "drop_last"},  # the digits have no root; sets of whole batches lose nothing
     ),
     "SaliencyComposites": Row(
         {"batch_size": 3, "side": 64, "train_items": 5, "val_items": 2, "test_items": 3, "predict_items": 2,

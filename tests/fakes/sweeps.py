@@ -43,6 +43,7 @@ class FakeRuns:
         self.calls: list[dict[str, str]] = []
         self.arguments: list[list[str]] = []
         self.final: dict[str, float] = {}
+        self.change: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def __call__(self, arguments: Sequence[str], log: Path, threads: int) -> None:
@@ -61,7 +62,7 @@ class FakeRuns:
             "finished": True,
             "versions": {"torch": "2"},
         }
-        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "summary.json").write_text(json.dumps(summary | self.change))
 
     def points(self, *names: str) -> list[tuple[Any, ...]]:
         """Values of the flags of each call."""

@@ -144,6 +144,11 @@ class Side(nn.Module):
         return self.head(self.encoder(image))
 
 
+def centred(image: Tensor) -> Tensor:
+    """Images of [0, 1] in [-1, 1], as views and encoders take them."""
+    return 2 * image - 1
+
+
 def encoder_of(name: Encoder, stem: Stem, channels: int, size: int) -> DigitEncoder | ResNet:
     """The encoder of a name."""
     return DigitEncoder(channels, size) if name == "cnn" else ResNet(name, stem, channels)
@@ -188,8 +193,8 @@ class Views(nn.Module):
             self.key = Side(copy.deepcopy(self.encoder), copy.deepcopy(self.critic)).requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features (B, F) of images (B, C, S, S) in [-1, 1]."""
-        return self.encoder(image)
+        """Features (B, F) of images (B, C, S, S) in [0, 1]; the encoder itself reads [-1, 1]."""
+        return self.encoder(centred(image))
 
     def keys(self, y: Tensor) -> Tensor:
         """Unit vectors (B, E) of the other view, without gradient where momentum makes them."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.demi import bounds
 from zoo.demi.embeddings import Embeddings
-from zoo.demi.encoders import Encoder, Stem, Views, encoder_of
+from zoo.demi.encoders import Encoder, Stem, Views, centred, encoder_of
 from zoo.demi.negatives import KeyQueue, gathered, partner_first
 from zoo.demi.probe import linear_probe, nearest_neighbours
 from zoo.demi.views import DRAWS, Augmentation, Subview, digit_view, photo_view, restricted
@@ -43,7 +43,7 @@ class DEMI(LightningModule):
     I_NCE(x''; y) + weight I_C(x; y | x''), psi = <h(e(x'')), k(y)> / t, phi = <m([e(x), e(x'')]), k(y)> / t;
     psi has no gradient where it stands in the second term. Three passes of the encoder a step, y's once.
 
-    A batch has ``image`` float (B, C, S, S) in [-1, 1], ``label`` int64 (B,), -1 where unknown, ``index``.
+    A batch has ``image`` float (B, C, S, S) in [0, 1], ``label`` int64 (B,), -1 where unknown, ``index``.
     ``test`` fits probes on labelled training images, beside them on raw pixels and on a random encoder.
 
     Args:
@@ -132,13 +132,13 @@ class DEMI(LightningModule):
         return with_schedule(self.optimizer(trained), self.lr_scheduler)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features (B, F) of images (B, C, S, S) in [-1, 1]."""
+        """Features (B, F) of images (B, C, S, S) in [0, 1]."""
         return self.network(image)
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Random images for an export of the encoder."""
         size = self.hparams["image_size"]
-        images = 2 * torch.rand(batch, self.hparams["channels"], size, size, device=self.device) - 1
+        images = torch.rand(batch, self.hparams["channels"], size, size, device=self.device)
         return {"image": images.to(next(self.network.parameters()).dtype)}
 
     # --- training -----------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class DEMI(LightningModule):
         ):  # once a step, also where it has several batches
             self.network.follow(self.hparams["key_momentum"])
             self._followed = step
-        image = batch["image"]
+        image = centred(batch["image"])
         g = step_generator(self, batch_idx)
         u, noise = self._drawn(image, g, len(image) * world)
         views = self.views(image, local_rows(self, u), None if noise is None else local_rows(self, noise))
@@ -229,7 +229,7 @@ class DEMI(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Both terms on held-out images, negatives of this process's batch, the same draws each time."""
-        image = batch["image"]
+        image = centred(batch["image"])
         if len(image) < 2:
             return
         g = generator(_VALIDATION, batch_idx, device=image.device)
@@ -242,14 +242,15 @@ class DEMI(LightningModule):
         self._test = []
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._test.append((batch["image"].cpu(), self(batch["image"]).float().cpu(), batch["label"].cpu()))
+        features = self(batch["image"]).float().cpu()
+        self._test.append((centred(batch["image"]).cpu(), features, batch["label"].cpu()))
 
     def on_test_epoch_end(self) -> None:
         images, learned, labels = (torch.cat(parts) for parts in zip(*self._test, strict=True))
         train = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
         rows = self._labelled(train)
         batches = [train.__getitems__(part.tolist()) for part in rows.split(_BLOCK)]
-        pictures = torch.cat([b["image"] for b in batches])
+        pictures = centred(torch.cat([b["image"] for b in batches]))
         train_labels = torch.cat([b["label"] for b in batches])
         h = self.hparams
         with torch.random.fork_rng(devices=[]):
@@ -295,7 +296,7 @@ class DEMI(LightningModule):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Embeddings:
         return Embeddings(
             self(batch["image"]).float().cpu(),
-            batch["image"].cpu(),
+            centred(batch["image"]).cpu(),
             batch["label"].cpu(),
             batch["index"].cpu(),
         )

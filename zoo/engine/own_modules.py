@@ -18,11 +18,11 @@ from typing import Any
 
 NAMES_VARIABLE = "ZOO_OWN_MODULES"
 """Tells processes that are spawned, a loader's workers for instance, what the user has named."""
-_CLASS_PATH = re.compile(r"(?<![\w./-])([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)+")
+_CLASS_PATH = re.compile(r"(?<![\w./-])([A-Za-z_]\w*)(?:[.:][A-Za-z_]\w*)+")
 
 
 def named_modules(texts: Iterable[str]) -> set[str]:
-    """First parts of all that reads like a class path: ``mine`` of ``--model=mine.Net``."""
+    """First parts of all that reads like a class path: ``mine`` of ``--model=mine.Net`` and ``mine:net``."""
     return {match[1] for text in texts for match in _CLASS_PATH.finditer(text)}
 
 

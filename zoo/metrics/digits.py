@@ -34,6 +34,7 @@ class DigitClassifier(LightningModule):
     reference_covariance: Tensor
 
     data_sizes: ClassVar[DataSizes] = {"input_size": "shape.1 shape.2", "num_classes": "num_classes"}
+    image_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ def test_what_reads_like_a_class_path() -> None:
         "theirs",
     }
     assert named_modules(["--model", "{class_path: mine.Net}", "1.5", "--a.b"]) == {"mine"}
+    assert named_modules(["--model.init_args.target", "own:classify", "hf://owner/file"]) == {"own"}
 
 
 def test_a_file_that_stands_before_a_shipped_config_is_told(capsys: pytest.CaptureFixture[str]) -> None:

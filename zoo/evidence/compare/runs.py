@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import statistics
@@ -206,10 +207,16 @@ def _run_verbs(task: Task, threads: int, launch: Launch) -> dict[str, Any]:
             checkpoint = f"--ckpt_path={result['checkpoint']}"
             launch([verb, *arguments, *where, checkpoint], place / f"{verb}.log", threads)
             summary = read_summary(place, f"summary_{verb}.json")
-        result["metrics"] |= summary["final"]
+        result["metrics"] |= _final(summary)
         result["verbs"].append(verb)
         write_json(done, result)
     return result
+
+
+def _final(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a run; a training that lost its weights is not judged by what it had before."""
+    lost = bool(summary.get("diverged"))
+    return {k: math.nan if lost and k.startswith("val/") else v for k, v in summary["final"].items()}
 
 
 def _find_summary(place: Path, name: str) -> Path | None:

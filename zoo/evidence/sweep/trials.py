@@ -77,7 +77,9 @@ class _Worker:
             final = summary["final"]
             result |= {"final": final, "steps": summary.get("steps")}
             if self.sweep.metric in final:
-                result["value"] = float(final[self.sweep.metric])
+                # a training that lost its weights is not ranked by what it had before
+                lost = bool(summary.get("diverged"))
+                result["value"] = math.nan if lost else float(final[self.sweep.metric])
             else:
                 result["error"] = (
                     f"no metric {self.sweep.metric!r}; it has {', '.join(sorted(final)) or 'none'}"

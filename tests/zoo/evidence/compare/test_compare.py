@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -197,13 +198,18 @@ def test_tables_that_no_comparison_has_made_stay(tmp_path: Path) -> None:
         compare(claim_file(tmp_path), tmp_path, say=silent, launch=FakeRuns(square))
 
 
-def test_a_run_that_ends_in_nan_is_not_judged_by_what_it_had_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"final": {"val/accuracy": math.nan}}, {"diverged": "net.weight holds NaN or infinity"}]
+)
+def test_a_run_that_ends_in_nan_is_not_judged_by_what_it_had_before(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
     """Its best accuracy came before the weights were lost."""
     runs = FakeRuns(better_when_learning)
 
     def diverges(arguments: Sequence[str], log: Path, threads: int) -> None:
         lost = flag(arguments, "seed_everything") == "3" and flag(arguments, "model.init_args.width") is None
-        runs.change = {"final": {"val/accuracy": float("nan")}} if lost else {}
+        runs.change = change if lost else {}
         runs(arguments, log, threads)
 
     verdict = compare(

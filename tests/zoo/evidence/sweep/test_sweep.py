@@ -213,6 +213,18 @@ def test_a_trial_whose_metric_was_never_a_number_diverged_too(tmp_path: Path) ->
     assert states == [(str(a), "diverged" if a == 1 else "complete") for a, _ in POINTS]
 
 
+def test_a_trial_that_lost_its_weights_is_not_ranked_by_what_it_had_before(tmp_path: Path) -> None:
+    runs = FakeRuns(square)
+
+    def launch(arguments: Sequence[str], log: Path, threads: int) -> None:
+        runs.change = {"diverged": "net.weight holds NaN or infinity"} if "--a=1" in arguments else {}
+        runs(arguments, log, threads)
+
+    sweep(sweep_file(tmp_path), tmp_path, say=silent, launch=launch)
+    states = [(row["a"], row["state"]) for row in rows_of(tmp_path / "toy")]
+    assert states == [(str(a), "diverged" if a == 1 else "complete") for a, _ in POINTS]
+
+
 def test_a_missing_metric_names_those_there_are(tmp_path: Path) -> None:
     runs = FakeRuns(square)
     runs.final = {"val/mse": 1.0, "train/loss": 2.0}
