@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from zoo.demi import bounds
 from zoo.demi.embeddings import Embeddings
 from zoo.demi.encoders import Encoder, Stem, Views, centred, encoder_of
 from zoo.demi.negatives import KeyQueue, gathered, partner_first
-from zoo.demi.probe import linear_probe, nearest_neighbours
+from zoo.demi.probe import Probe, linear_probe, nearest_neighbours, raw_pixels, sgd_probe, write_probes
 from zoo.demi.views import DRAWS, Augmentation, Subview, digit_view, photo_view, restricted
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
@@ -33,6 +35,7 @@ _OF_OBJECTIVE: Uses = {
     "subview": ("bo", "is", "multi"),
 }
 _OF_NEGATIVES: Uses = {"queue_size": ("queue",), "key_momentum": ("queue",)}
+_OF_PROBE: Uses = dict.fromkeys(("probe_rate", "probe_epochs"), ("sgd",))
 _OF_ENCODER: Uses = {"stem": ("resnet18", "resnet50")}
 
 
@@ -64,6 +67,10 @@ class DEMI(LightningModule):
         embedding: width of h, m and k.
         conditional_weight: of the second term.
         warmup_steps: in which it rises from 0: a random psi gives arbitrary weights.
+        probe: the linear one: ``logistic`` (scikit-learn's, on standardised features) or ``sgd`` (MoCo's,
+            without its augmentation).
+        probe_rate: of ``sgd``.
+        probe_epochs: of ``sgd``.
         probe_labels: training images whose labels the probes see; null is all.
         knn: neighbours.
         knn_temperature: of their votes.
@@ -90,6 +97,9 @@ class DEMI(LightningModule):
         embedding: Size = 128,
         conditional_weight: NonNegative = 1.0,
         warmup_steps: CountOrZero = 0,
+        probe: Probe = "logistic",
+        probe_rate: Positive = 30.0,
+        probe_epochs: Depth = 60,
         probe_labels: Many | None = None,
         knn: Many = 200,
         knn_temperature: Positive = 0.1,
@@ -106,6 +116,7 @@ class DEMI(LightningModule):
             ("negatives", Negatives),
             ("subview", Subview),
             ("augmentation", Augmentation),
+            ("probe", Probe),
         ):
             if self.hparams[key] not in get_args(choices):
                 names = ", ".join(get_args(choices))
@@ -113,12 +124,14 @@ class DEMI(LightningModule):
         refuse_unused(DEMI, self.hparams, "objective", _OF_OBJECTIVE)
         refuse_unused(DEMI, self.hparams, "negatives", _OF_NEGATIVES)
         refuse_unused(DEMI, self.hparams, "encoder", _OF_ENCODER)
+        refuse_unused(DEMI, self.hparams, "probe", _OF_PROBE)
         decomposed, queued = objective in ("bo", "is"), negatives == "queue"
         self.network = Views(encoder, stem, channels, image_size, hidden, embedding, decomposed, queued)
         self.queue = KeyQueue(queue_size, embedding) if queued else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self._followed = -1
-        self._test: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._test: list[tuple[dict[str, Tensor], Tensor]] = []
+        self._random: Any = None
 
     def setup(self, stage: str) -> None:
         refuse_sharding(self)
@@ -239,43 +252,58 @@ class DEMI(LightningModule):
     # --- probes -------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        self._test = []
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        features = self(batch["image"]).float().cpu()
-        self._test.append((centred(batch["image"]).cpu(), features, batch["label"].cpu()))
-
-    def on_test_epoch_end(self) -> None:
-        images, learned, labels = (torch.cat(parts) for parts in zip(*self._test, strict=True))
-        train = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
-        rows = self._labelled(train)
-        batches = [train.__getitems__(part.tolist()) for part in rows.split(_BLOCK)]
-        pictures = centred(torch.cat([b["image"] for b in batches]))
-        train_labels = torch.cat([b["label"] for b in batches])
         h = self.hparams
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(_RANDOM, global_seed()).initial_seed())
-            random = (
-                encoder_of(h["encoder"], h["stem"], h["channels"], h["image_size"]).eval().to(self.device)
-            )
-        features = {
-            "": (self._features(self.network.encoder, pictures), learned),
-            "_random_encoder": (self._features(random, pictures), self._features(random, images)),
-            "_raw_pixels": (pictures.flatten(1), images.flatten(1)),
-        }
-        for name, (ours, theirs) in features.items():
-            told = (ours, train_labels, theirs, labels)
-            self.log(f"test/linear_probe{name}", linear_probe(*told))
-            self.log(f"test/knn{name}", nearest_neighbours(*told, h["knn"], h["knn_temperature"]))
-        say(
-            f"linear_probe: logistic regression (C 1) on {len(rows):,} labels; knn: "
-            f"{min(h['knn'], len(rows))} cosine neighbours, temperature {h['knn_temperature']:g}; raw pixels "
-            "and a random encoder beside them"
-        )
+            made = encoder_of(h["encoder"], h["stem"], h["channels"], h["image_size"])
+        object.__setattr__(self, "_random", made.eval().to(self.device))  # no part of this module's weights
+        self._test = []
 
-    def _labelled(self, train: Any) -> Tensor:
-        """Rows of the training set whose labels the probes see, a draw of the seed."""
-        known = (train.labels >= 0).nonzero()[:, 0]
+    @torch.no_grad()
+    def _features(self, image: Tensor) -> dict[str, Tensor]:
+        """Of the trained encoder, of one that nobody trained, and the pixels themselves."""
+        x = centred(image.to(self.device))
+        found = {"": self.network.encoder(x), "_random_encoder": self._random(x)}
+        found["_raw_pixels"] = raw_pixels(x)
+        return {name: features.float().cpu() for name, features in found.items()}
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._test.append((self._features(batch["image"]), batch["label"].cpu()))
+
+    def on_test_epoch_end(self) -> None:
+        theirs, labels = _joined(self._test)
+        ours, known = _joined(self._labelled())
+        h, rows = self.hparams, len(known)
+        linear = (
+            "logistic regression (C 1)"
+            if h["probe"] == "logistic"
+            else f"SGD (rate {h['probe_rate']:g}, {h['probe_epochs']} epochs)"
+        )
+        knn = f"{min(h['knn'], rows)} cosine neighbours, temperature {h['knn_temperature']:g}"
+        table = []
+        for name, features in ours.items():
+            told = (features, known, theirs[name], labels)
+            if h["probe"] == "logistic":
+                top1 = linear_probe(*told)
+            else:
+                g = generator(_LABELLED, global_seed(), 1)
+                top1 = sgd_probe(*told, h["probe_rate"], h["probe_epochs"], g)
+            votes = nearest_neighbours(*told, h["knn"], h["knn_temperature"])
+            self.log_dict({f"test/linear_probe{name}": top1, f"test/knn{name}": votes})
+            whose = name.strip("_").replace("_", " ") or "trained encoder"
+            table += [(whose, linear, rows, top1), (whose, knn, rows, votes)]
+        say(
+            f"linear_probe: {linear} on {rows:,} labels; knn: {knn}; raw pixels and a random encoder beside "
+            "them"
+        )
+        if self.trainer.log_dir is not None:
+            say(f"probes      {write_probes(Path(self.trainer.log_dir), table)}")
+
+    def _labelled(self) -> list[tuple[dict[str, Tensor], Tensor]]:
+        """Features of the training images whose labels the probes see, a draw of the seed."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        labels = data.train_set.labels
+        known = (labels >= 0).nonzero()[:, 0]
         wanted = self.hparams["probe_labels"] or len(known)
         if wanted > len(known):
             raise ValueError(
@@ -283,13 +311,14 @@ class DEMI(LightningModule):
             )
         order = torch.randperm(len(known), generator=generator(_LABELLED, global_seed()))
         rows = known[order[:wanted]]
-        if len(train.labels[rows].unique()) < 2:
+        if len(labels[rows].unique()) < 2:
             raise ValueError("the labelled images are all of one class, which no probe can learn")
-        return rows
-
-    @torch.no_grad()
-    def _features(self, encoder: Any, images: Tensor) -> Tensor:
-        return torch.cat([encoder(part.to(self.device)).float().cpu() for part in images.split(_BLOCK)])
+        batches = [part.tolist() for part in rows.split(_BLOCK)]
+        loader: Any = DataLoader(
+            data.train_set, batch_sampler=batches, num_workers=data.num_workers, collate_fn=_as_is,
+            generator=torch.Generator(),
+        )  # fmt: skip
+        return [(self._features(batch["image"]), batch["label"]) for batch in loader]
 
     # --- what a person looks at ---------------------------------------------------------------------------
 
@@ -300,3 +329,13 @@ class DEMI(LightningModule):
             batch["label"].cpu(),
             batch["index"].cpu(),
         )
+
+
+def _joined(parts: list[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
+    """Features by name and labels of all batches."""
+    names = parts[0][0]
+    return {n: torch.cat([f[n] for f, _ in parts]) for n in names}, torch.cat([y for _, y in parts])
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

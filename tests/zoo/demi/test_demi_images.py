@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import subprocess
@@ -25,7 +26,7 @@ from zoo.demi import bounds, views
 from zoo.demi.embeddings import neighbours
 from zoo.demi.encoders import DigitEncoder, ResNet, Views
 from zoo.demi.negatives import KeyQueue, gathered, partner_first
-from zoo.demi.probe import linear_probe, nearest_neighbours
+from zoo.demi.probe import linear_probe, nearest_neighbours, raw_pixels, sgd_probe
 from zoo.hub import export
 from zoo.ras.backbones import ResNet50
 
@@ -252,6 +253,9 @@ def test_probes_by_hand() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(200, 3, generator=g)
     assert linear_probe(x[:100], (x[:100, 0] > 0).long(), x[100:], (x[100:, 0] > 0).long()) > 0.9
+    told = (x[:100], (x[:100, 0] > 0).long(), x[100:], (x[100:, 0] > 0).long())
+    assert sgd_probe(*told, 1.0, 12, torch.Generator().manual_seed(0)) > 0.9
+    assert sgd_probe(*told, 1e-9, 1, torch.Generator().manual_seed(0)) < 0.9  # the weights it began with
     found = neighbours(
         torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.0, 2.0]]), torch.tensor([0, 1]), 3
     )
@@ -259,12 +263,25 @@ def test_probes_by_hand() -> None:
     assert 0 not in found[0].tolist()
 
 
+def test_large_pictures_are_averaged_before_they_are_features() -> None:
+    assert raw_pixels(images(2, 8)).shape == (2, 64)
+    assert raw_pixels(images(2, 64, 3)).shape == (2, 3 * 32 * 32)
+    torch.testing.assert_close(raw_pixels(images(2, 64)).mean(dim=1), images(2, 64).mean(dim=(1, 2, 3)))
+
+
 def test_a_run_leaves_probes_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("fit", "demi_digits", tmp_path, *FLAGS)
     weights = f"--weights={newest_checkpoint(folder)}"
     tested = run("test", "demi_digits", tmp_path, weights, "--trainer.enable_progress_bar=false")
     assert "logistic regression (C 1) on 200 labels; knn: 200 cosine neighbours" in capsys.readouterr().out
+    table = list(csv.DictReader((tested / "probes.csv").open()))
+    assert {row["features"] for row in table} == {"trained encoder", "random encoder", "raw pixels"}
+    assert {row["probe"] for row in table} == {
+        "logistic regression (C 1)", "200 cosine neighbours, temperature 0.1",
+    }  # fmt: skip
+    assert {row["labels"] for row in table} == {"200"}
     final = json.loads((tested / "summary_test.json").read_text())["final"]
+    assert float(table[0]["top1"]) == pytest.approx(final["test/linear_probe"], abs=1e-4)
     rows = {f"test/{kind}{of}" for kind in ("linear_probe", "knn")
             for of in ("", "_random_encoder", "_raw_pixels")}  # fmt: skip
     assert rows <= set(final)
