@@ -50,6 +50,7 @@ def _optimizer() -> dict[str, Any]:
 _MADE: dict[str, Callable[[], dict[str, Any]]] = {
     "LinkSplit": _source,
     "NeighborSampling": _source,
+    "EpochWarmupCosine": lambda: _optimizer() | {"epochs": 3, "steps_per_epoch": 4},
     "Halving": _optimizer,
     "Noam": _optimizer,
     "Triangular": lambda: _optimizer() | {"epochs": 3},

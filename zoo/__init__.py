@@ -27,6 +27,7 @@ _NAMES: dict[str, str] = {
     "LatentExtractor": "zoo.diffusion.latents.module",
     "RobustEvaluation": "zoo.caa.evaluation",
     "SummaryBaseline": "zoo.seqco.baselines",
+    "EpochWarmupCosine": "zoo.nn.optim",
     "Halving": "zoo.nn.optim",
     "Noam": "zoo.nn.optim",
     "Triangular": "zoo.nn.optim",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from zoo.metrics.adm import ADMEvaluation as ADMEvaluation
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
     from zoo.ner.module import ActiveNER as ActiveNER
+    from zoo.nn.optim import EpochWarmupCosine as EpochWarmupCosine
     from zoo.nn.optim import Halving as Halving
     from zoo.nn.optim import Noam as Noam
     from zoo.nn.optim import Triangular as Triangular

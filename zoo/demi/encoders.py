@@ -1,4 +1,4 @@
-"""Encoders of images: ResNet-18 and -50 under torchvision's key names, and four convolutions for digits."""
+"""Encoders of images: residual networks without their classifier, and four convolutions for digits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.nn.resnet import ResNet, Stem
+
 Encoder = Literal["cnn", "resnet18", "resnet50"]
-Stem = Literal["cifar", "imagenet"]
-_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
 
 class DigitEncoder(nn.Module):
@@ -32,94 +32,6 @@ class DigitEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.layers(image)
-
-
-class _Basic(nn.Module):
-    """Two 3x3 convolutions, added to the input (He et al. 2016)."""
-
-    expansion = 1
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = _shortcut(before, width, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(
-            self.bn2(self.conv2(y)) + (x if self.downsample is None else self.downsample(x))
-        )
-
-
-class _Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride, as torchvision since 1.5) and 1x1 convolutions, added to the input."""
-
-    expansion = 4
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        self.downsample = _shortcut(before, 4 * width, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.bn1(self.conv1(x)))
-        y = functional.relu(self.bn2(self.conv2(y)))
-        return functional.relu(
-            self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(x))
-        )
-
-
-def _shortcut(before: int, width: int, stride: int) -> nn.Sequential | None:
-    if stride == 1 and before == width:
-        return None
-    return nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-
-class ResNet(nn.Module):
-    """ResNet-18 or -50 without its classifier, mean over places at the end.
-
-    Args:
-        name: ``resnet18`` (512 features, 11,176,512 parameters with the ImageNet stem) or ``resnet50`` (2048,
-            23,508,032).
-        stem: ``imagenet``, a 7x7 convolution of stride 2 and a max-pool; ``cifar``, a 3x3 one of stride 1.
-        channels: of the pictures.
-
-    Shapes:
-        (B, C, S, S) -> (B, F)
-    """
-
-    def __init__(self, name: Encoder, stem: Stem, channels: int = 3) -> None:
-        super().__init__()
-        block = _Basic if name == "resnet18" else _Bottleneck
-        wide = stem == "imagenet"
-        self.conv1 = nn.Conv2d(channels, 64, 7 if wide else 3, 2 if wide else 1, 3 if wide else 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if wide else nn.Identity()
-        before = 64
-        for i, (width, blocks) in enumerate(zip((64, 128, 256, 512), _BLOCKS[name], strict=True)):
-            stage = []
-            for place in range(blocks):
-                stage.append(block(before, width, 2 if i and not place else 1))
-                before = block.expansion * width
-            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
-        self.features = before
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):  # torchvision's
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.maxpool(functional.relu(self.bn1(self.conv1(image))))
-        for i in range(1, 5):
-            x = getattr(self, f"layer{i}")(x)
-        return x.mean(dim=(2, 3))
 
 
 class Projection(nn.Module):
@@ -151,7 +63,7 @@ def centred(image: Tensor) -> Tensor:
 
 def encoder_of(name: Encoder, stem: Stem, channels: int, size: int) -> DigitEncoder | ResNet:
     """The encoder of a name."""
-    return DigitEncoder(channels, size) if name == "cnn" else ResNet(name, stem, channels)
+    return DigitEncoder(channels, size) if name == "cnn" else ResNet(name, None, stem, channels)
 
 
 class Views(nn.Module):

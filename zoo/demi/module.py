@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from zoo.demi import bounds
 from zoo.demi.embeddings import Embeddings
-from zoo.demi.encoders import Encoder, Stem, Views, centred, encoder_of
+from zoo.demi.encoders import Encoder, Views, centred, encoder_of
 from zoo.demi.negatives import KeyQueue, gathered, partner_first
 from zoo.demi.probe import Probe, linear_probe, nearest_neighbours, raw_pixels, sgd_probe, write_probes
 from zoo.demi.views import DRAWS, Augmentation, Subview, digit_view, photo_view, restricted
@@ -21,6 +21,7 @@ from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_processes, refuse_sharding
 from zoo.nn.ranges import CountOrZero, Depth, Fraction, Many, NonNegative, Positive, Size, check_ranges
+from zoo.nn.resnet import Stem
 from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import generator, global_seed, local_rows, step_generator
 from zoo.reports import say

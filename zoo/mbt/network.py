@@ -22,6 +22,7 @@ from zoo.mbt.bottleneck import (
     mean_of_present,
     temporal_indices,
 )
+from zoo.nn.vision_transformer import StochasticDepth
 
 Fusion = Literal["bottleneck", "cross_attention", "shared_self_attention", "late"]
 Classifier = Literal["token", "gap"]
@@ -35,21 +36,6 @@ SIZES: dict[str, dict[str, int]] = {
     "B": {"width": 768, "depth": 12, "heads": 12, "mlp": 3072},
     "L": {"width": 1024, "depth": 24, "heads": 16, "mlp": 4096},
 }
-
-
-class StochasticDepth(nn.Module):
-    """Drops a residual branch per example; without ``rescale`` what stays is not divided by 1 - p, as in the
-    official code (timm divides)."""
-
-    def __init__(self, rate: float, rescale: bool = False) -> None:
-        super().__init__()
-        self.rate, self.rescale = rate, rescale
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return branch
-        kept = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
-        return branch * (kept.to(branch.dtype) / ((1 - self.rate) if self.rescale else 1.0))
 
 
 class Block(nn.Module):

@@ -1,16 +1,16 @@
-"""Learning-rate schedules that torch lacks, and how they reach Lightning."""
+"""Learning-rate schedules that torch lacks, how they reach Lightning, and parameters without weight decay."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from zoo.nn.ranges import Count, CountOrZero, Fraction, LastEpoch, Positive, Size, check_ranges
+from zoo.nn.ranges import Count, CountOrZero, Fraction, LastEpoch, NonNegative, Positive, Size, check_ranges
 
 
 def with_schedule(
@@ -23,6 +23,30 @@ def with_schedule(
         return optimizer
     schedule = {"scheduler": lr_scheduler(optimizer), "interval": interval}
     return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+def decayed_groups(module: nn.Module, exempt: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups for an optimizer: those with its weight decay, and those without.
+
+    Without it are parameters of at most one axis (biases, norms) and those of the names in ``exempt``.
+
+    Args:
+        module: whose parameters.
+        exempt: last parts of names, for example ``("cls_token", "pos_embed")``.
+
+    Raises:
+        ValueError: for a name that no parameter has.
+    """
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    ends = {name.rpartition(".")[2] for name, _ in named}
+    if unknown := sorted(set(exempt) - ends):
+        raise ValueError(f"{unknown[0]} is no trainable parameter of {type(module).__name__}")
+    free = [p.ndim <= 1 or name.rpartition(".")[2] in exempt for name, p in named]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for (_, p), f in zip(named, free, strict=True) if not f]},
+        {"params": [p for (_, p), f in zip(named, free, strict=True) if f], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 class WarmupStableDecay(LRScheduler):
@@ -131,6 +155,62 @@ class WarmupCosine(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+
+class EpochWarmupCosine(LRScheduler):
+    """Constant in each warm-up epoch, then a cosine of every step down to ``min_lr`` (image classification).
+
+    lr = warmup_lr + e (base - warmup_lr) / W in epoch e < W, then min_lr + (base - min_lr)
+    (1 + cos(pi k / K)) / 2 at step k of K = epochs x steps_per_epoch: the cosine runs from step 0, as timm's;
+    with ``after_warmup`` from the end of the warm-up. Step it every optimiser step; steps beyond K keep
+    ``min_lr``.
+
+    Args:
+        epochs: of the training.
+        steps_per_epoch: optimiser steps of an epoch.
+        warmup_epochs: W.
+        warmup_lr: rate of the first epoch.
+        min_lr: rate at the end.
+        after_warmup: the cosine begins at the end of the warm-up (timm's ``warmup_prefix``).
+
+    Raises:
+        ValueError: for a warm-up that is not shorter than the training.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        epochs: Count,
+        steps_per_epoch: Count,
+        warmup_epochs: CountOrZero = 0,
+        warmup_lr: NonNegative = 0.0,
+        min_lr: NonNegative = 0.0,
+        after_warmup: bool = False,
+        last_epoch: LastEpoch = -1,
+    ) -> None:
+        check_ranges(EpochWarmupCosine, locals())
+        if warmup_epochs >= epochs:
+            raise ValueError(f"warmup_epochs must be less than epochs = {epochs}, got {warmup_epochs}")
+        self.epochs, self.steps_per_epoch, self.warmup_epochs = epochs, steps_per_epoch, warmup_epochs
+        self.warmup_lr, self.min_lr, self.after_warmup = warmup_lr, min_lr, after_warmup
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, step: int, base: float | Tensor) -> float | Tensor:
+        """The rate of a group with the rate ``base`` at ``step``, from 0."""
+        epoch = step // self.steps_per_epoch
+        if epoch < self.warmup_epochs:
+            return self.warmup_lr + epoch * (base - self.warmup_lr) / self.warmup_epochs
+        begin = self.warmup_epochs * self.steps_per_epoch if self.after_warmup else 0
+        progress = min(1.0, (step - begin) / (self.epochs * self.steps_per_epoch - begin))
+        return self.min_lr + (base - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the position, not the shape: a resume with other ``epochs`` follows those."""
+        shape = ("epochs", "steps_per_epoch", "warmup_epochs", "warmup_lr", "min_lr", "after_warmup")
+        super().load_state_dict({k: v for k, v in state_dict.items() if k not in shape})
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [self.rate(self.last_epoch, base) for base in self.base_lrs]
 
 
 class WarmupLinear(LRScheduler):

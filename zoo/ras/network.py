@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.nn.resnet import ResNet
 from zoo.ras.attention import Attention, ReverseAttention, attention_weight, deconvolve_to, resize_to
-from zoo.ras.backbones import VGG, VGG16, Pool, ResNet50
+from zoo.ras.backbones import VGG, VGG16, Pool
 
 Variant = Literal["vgg16", "resnet50_v1", "resnet50_v2", "tiny"]
 VARIANTS: tuple[Variant, ...] = ("vgg16", "resnet50_v1", "resnet50_v2", "tiny")
 Pixels = Literal["imagenet", "caffe", "port"]
+_CHANNELS = (64, 256, 512, 1024, 2048)  # of ResNet-50's stages
 # mean and standard deviation of RGB in [0, 1]; `caffe` is BGR in 0..255 with its mean subtracted
 _STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -241,22 +243,22 @@ class RASResNet(_SaliencyNetwork):
         super().__init__(pixels, attention, residual, refinement)
         self.version = version
         self.sides = (5, 4, 3, 2, 1) if version == 1 else (5, 4, 3, 2)
-        trunk, normed = ResNet50(), version == 2
+        trunk, normed = ResNet("resnet50", num_classes=None), version == 2
         if version == 1:
             self.resnet = trunk
         else:
             self.bkbone = trunk
-        self.mscm = MSCM(trunk.channels[-1], batch_norm=normed)
+        self.mscm = MSCM(trunk.features, batch_norm=normed)
         last = [self.mscm.score]
         for side in self.sides[1:] if refinement else ():
-            stage = ReverseAttention(trunk.channels[side - 1], 64, "after", normed)
+            stage = ReverseAttention(_CHANNELS[side - 1], 64, "after", normed)
             setattr(self, f"ra{side}", stage)
             last.append(stage.last)
         heads = [m for name, m in self.named_modules() if name.startswith(("ra", "mscm"))]
         initialise(heads, last, "kaiming" if normed else "normal", all_kaiming=normed)
 
     @property
-    def backbone(self) -> ResNet50:
+    def backbone(self) -> ResNet:
         """The trunk, whatever the port calls it."""
         return self.resnet if self.version == 1 else self.bkbone
 
@@ -265,7 +267,7 @@ class RASResNet(_SaliencyNetwork):
         return found
 
     def stages(self, image: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-        *features, deepest = self.backbone(image)
+        *features, deepest = self.backbone.stages(image)
         return dict(enumerate(features, start=1)), self.mscm(deepest)
 
     def enlarge(self, logits: Tensor, side: int, to: int, size: tuple[int, int]) -> Tensor:

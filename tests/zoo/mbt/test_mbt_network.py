@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from zoo.mbt.bottleneck import bottleneck_layer, temporal_indices
 from zoo.mbt.cost import macs
-from zoo.mbt.network import Block, FusionNetwork, StochasticDepth, build, fused_logits
+from zoo.mbt.network import Block, FusionNetwork, build, fused_logits
 from zoo.mbt.rollout import attention_rollout
+from zoo.nn.vision_transformer import StochasticDepth
 
 TINY: dict[str, Any] = {
     "num_classes": 3, "width": 16, "depth": 4, "heads": 2, "mlp": 32, "image_size": 8, "patch_size": 4,

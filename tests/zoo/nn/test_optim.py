@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from zoo.nn.optim import Halving, Noam, WarmupStableDecay, with_schedule
+from zoo.nn.optim import (
+    EpochWarmupCosine,
+    Halving,
+    Noam,
+    WarmupStableDecay,
+    decayed_groups,
+    with_schedule,
+)
+from zoo.nn.vision_transformer import NO_WEIGHT_DECAY, VisionTransformer
 
 
 def rates(steps: int, **kwargs: float) -> list[float]:
@@ -96,3 +104,77 @@ def test_halving_begins_at_its_step() -> None:
     schedule = Halving(optimizer, start=50_000, every=10_000)
     found = [schedule.factor(k) for k in (49_999, 50_000, 59_999, 60_000, 70_000)]
     assert found == [1.0, 0.5, 0.5, 0.25, 0.125]
+
+
+def of_epochs(steps: int, **kwargs: float) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = EpochWarmupCosine(optimizer, **kwargs)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_warm_up_is_constant_in_an_epoch_and_the_cosine_of_every_step() -> None:
+    shape = {"epochs": 10, "steps_per_epoch": 3, "warmup_epochs": 2, "warmup_lr": 1e-7, "min_lr": 1e-6}
+    found = of_epochs(33, **shape)
+    assert found[:6] == pytest.approx([1e-7] * 3 + [(1e-3 + 1e-7) / 2] * 3, rel=1e-12)
+    assert found[6] == pytest.approx(1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * 6 / 30)) / 2, rel=1e-12)
+    assert found[15] == pytest.approx((1e-3 + 1e-6) / 2, rel=1e-12)
+    assert found[30:] == pytest.approx([1e-6] * 3, rel=1e-12)
+    later = of_epochs(33, **shape, after_warmup=True)
+    assert later[6] == pytest.approx(1e-3, rel=1e-12)
+    assert later[18] == pytest.approx((1e-3 + 1e-6) / 2, rel=1e-12)
+    # without a warm-up: the rate of step t of E n, which reaches the least only after the last one
+    plain = of_epochs(12, epochs=4, steps_per_epoch=3, min_lr=1e-6)
+    assert plain[11] == pytest.approx(1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * 11 / 12)) / 2, rel=1e-12)
+    with pytest.raises(ValueError, match="warmup_epochs must be less than epochs = 3, got 3"):
+        of_epochs(1, epochs=3, steps_per_epoch=1, warmup_epochs=3)
+
+
+def test_a_resume_of_epochs_takes_the_position_and_the_new_length() -> None:
+    def build(epochs: int) -> EpochWarmupCosine:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return EpochWarmupCosine(optimizer, epochs=epochs, steps_per_epoch=5)
+
+    short = build(2)
+    for _ in range(5):
+        short.optimizer.step()
+        short.step()
+    longer = build(4)
+    longer.load_state_dict(short.state_dict())
+    assert (longer.last_epoch, longer.epochs) == (5, 4)
+    longer.optimizer.step()
+    longer.step()
+    assert longer.get_last_lr() == pytest.approx([(1 + math.cos(math.pi * 6 / 20)) / 2])
+
+
+def test_biases_norms_and_named_parameters_are_not_decayed() -> None:
+    network = VisionTransformer("vit_tiny_patch16_224", 5, image_size=32)
+    network.blocks[3].requires_grad_(False)
+    decayed, free = decayed_groups(network, exempt=NO_WEIGHT_DECAY)
+    names = {id(p): name for name, p in network.named_parameters()}
+    assert "weight_decay" not in decayed
+    assert free["weight_decay"] == 0.0
+    found = {names[id(p)] for p in decayed["params"]}
+    assert found == {
+        "patch_embed.proj.weight",
+        "head.weight",
+        *(
+            f"blocks.{i}.{part}.weight"
+            for i in range(12)
+            if i != 3
+            for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        ),
+    }
+    rest = {names[id(p)] for p in free["params"]}
+    assert {"cls_token", "pos_embed", "norm.weight", "head.bias", "blocks.0.norm1.weight"} <= rest
+    assert not any(name.startswith("blocks.3.") for name in found | rest)
+    assert len(found) + len(rest) == sum(p.requires_grad for p in network.parameters())
+    assert {names[id(p)] for p in decayed_groups(network)[0]["params"]} == found | {"cls_token", "pos_embed"}
+    optimizer = torch.optim.AdamW(decayed_groups(network), lr=1e-3, weight_decay=0.05)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.05, 0.0]
+    with pytest.raises(ValueError, match="dist_token is no trainable parameter of VisionTransformer"):
+        decayed_groups(network, exempt=("dist_token",))

@@ -495,7 +495,7 @@ def test_the_trunk_is_the_resnet_of_transformers() -> None:
     theirs.load_state_dict(state)
     image = torch.rand(1, 3, *SMALL).double()
     with torch.no_grad():
-        first, *ours = trunk(image)
+        first, *ours = trunk.stages(image)
         stem, *stages = theirs(image, output_hidden_states=True).hidden_states
     assert first.min() == 0  # after the ReLU
     torch.testing.assert_close(functional.max_pool2d(first, 3, 2, 1), stem, rtol=1e-10, atol=1e-10)
