@@ -40,6 +40,8 @@ METHODS = (
             {**_IMAGES, "objective": "multi", "subview": "lowres"},
         ),
         data={"class_path": "datamodules.LabelledImages", "init_args": {"batch_size": 16}},
+        weights="weights",
+        converts="encoders of InfoMin, MoCo and torchvision",
         **_PAGE,
     ),
     Method(

@@ -13,14 +13,15 @@ from torch.utils.data import DataLoader
 
 from zoo.demi import bounds
 from zoo.demi.embeddings import Embeddings
-from zoo.demi.encoders import Encoder, Views, centred, encoder_of
+from zoo.demi.encoders import Encoder, Pixels, Views, centred, encoder_of
 from zoo.demi.negatives import KeyQueue, gathered, partner_first
 from zoo.demi.probe import Probe, linear_probe, nearest_neighbours, raw_pixels, sgd_probe, write_probes
 from zoo.demi.views import DRAWS, Augmentation, Subview, digit_view, photo_view, restricted
+from zoo.nn.augment import Jigsaw
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_processes, refuse_sharding
-from zoo.nn.ranges import CountOrZero, Depth, Fraction, Many, NonNegative, Positive, Size, check_ranges
+from zoo.nn.ranges import CountOrZero, Depth, Fraction, Many, NonNegative, Positive, Rate, Size, check_ranges
 from zoo.nn.resnet import Stem
 from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import generator, global_seed, local_rows, step_generator
@@ -29,7 +30,7 @@ from zoo.reports import say
 Objective = Literal["bo", "is", "multi", "infonce"]
 Negatives = Literal["batch", "queue"]
 _VALIDATION, _LABELLED, _RANDOM = 731, 732, 733  # first words of the keys of draws outside of training
-_BLOCK = 500
+_BLOCK, _GRID = 500, 3
 _OF_OBJECTIVE: Uses = {
     "conditional_weight": ("bo", "is", "multi"),
     "warmup_steps": ("bo", "is", "multi"),
@@ -37,7 +38,8 @@ _OF_OBJECTIVE: Uses = {
 }
 _OF_NEGATIVES: Uses = {"queue_size": ("queue",), "key_momentum": ("queue",)}
 _OF_PROBE: Uses = dict.fromkeys(("probe_rate", "probe_epochs"), ("sgd",))
-_OF_ENCODER: Uses = {"stem": ("resnet18", "resnet50")}
+_OF_ENCODER: Uses = dict.fromkeys(("stem", "pretrained", "jigsaw_weight"), ("resnet18", "resnet50"))
+_OF_JIGSAW: Uses = {"jigsaw_crop": "more than 0"}
 
 
 class DEMI(LightningModule):
@@ -61,8 +63,13 @@ class DEMI(LightningModule):
         queue_size: keys of the queue, a multiple of the global batch.
         key_momentum: of the encoder of keys.
         subview: x'' of x: ``cutout``, ``crop``, ``mask`` or ``lowres``.
-        augmentation: ``digits`` (rotation, scale, shift, noise) or ``photo`` (InfoMin's base: crop, flip,
-            colour, grey, blur).
+        augmentation: ``digits`` (rotation, scale, shift, noise), ``photo`` (crop, flip, colour, blur, grey)
+            or ``infomin``, which is that with RandAugment.
+        jigsaw_weight: w of InfoMin's second branch: the loss is (1 - w) of the terms above and w of
+            -I_NCE(x in 3 x 3 shuffled pieces; y).
+        jigsaw_crop: side of a piece; three of them must fit the picture.
+        pixels: what the encoder reads: ``centred`` in [-1, 1], or ``imagenet``, as published weights.
+        pretrained: file of InfoMin, MoCo or torchvision that the encoder of a fresh training starts from.
         temperature: t.
         hidden: units of the heads' hidden layer.
         embedding: width of h, m and k.
@@ -93,6 +100,10 @@ class DEMI(LightningModule):
         key_momentum: Fraction = 0.999,
         subview: Subview = "cutout",
         augmentation: Augmentation = "photo",
+        jigsaw_weight: Rate = 0.0,
+        jigsaw_crop: Size = 64,
+        pixels: Pixels = "centred",
+        pretrained: str | None = None,
         temperature: Positive = 0.15,
         hidden: Size = 2048,
         embedding: Size = 128,
@@ -118,6 +129,7 @@ class DEMI(LightningModule):
             ("subview", Subview),
             ("augmentation", Augmentation),
             ("probe", Probe),
+            ("pixels", Pixels),
         ):
             if self.hparams[key] not in get_args(choices):
                 names = ", ".join(get_args(choices))
@@ -126,11 +138,25 @@ class DEMI(LightningModule):
         refuse_unused(DEMI, self.hparams, "negatives", _OF_NEGATIVES)
         refuse_unused(DEMI, self.hparams, "encoder", _OF_ENCODER)
         refuse_unused(DEMI, self.hparams, "probe", _OF_PROBE)
+        refuse_unused(DEMI, self.hparams, "jigsaw_weight", _OF_JIGSAW)
+        if pixels == "imagenet" and channels != 3:
+            raise ValueError(
+                f"model.init_args.pixels: imagenet is of 3 channels, and channels is {channels}; leave it out"
+            )
+        if jigsaw_weight and 3 * jigsaw_crop > image_size:
+            raise ValueError(
+                f"model.init_args.jigsaw_crop is {jigsaw_crop}, of which three do not fit pictures of "
+                f"{image_size}; set it to {image_size // 3} or less"
+            )
         decomposed, queued = objective in ("bo", "is"), negatives == "queue"
-        self.network = Views(encoder, stem, channels, image_size, hidden, embedding, decomposed, queued)
+        self.jigsaw = Jigsaw(_GRID, jigsaw_crop) if jigsaw_weight else None
+        self.network = Views(
+            encoder, stem, channels, image_size, hidden, embedding, decomposed, queued, pixels,
+            _GRID**2 if jigsaw_weight else 0,
+        )  # fmt: skip
         self.queue = KeyQueue(queue_size, embedding) if queued else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self._followed = -1
+        self._followed, self._given_weights = -1, False
         self._test: list[tuple[dict[str, Tensor], Tensor]] = []
         self._random: Any = None
 
@@ -140,6 +166,15 @@ class DEMI(LightningModule):
         if stage == "test":
             refuse_processes(self, "fits its probes on all features", " for test")
         predict_in_one_process(self, stage)
+        source = self.hparams["pretrained"]
+        if stage == "fit" and source and self.trainer.ckpt_path is None and not self._given_weights:
+            from zoo.demi.weights import start_from
+
+            say(f"the encoder starts from {start_from(self.network, source, self.hparams['pixels'])}")
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._given_weights = True  # a fine-tuning starts from these
+        return super().load_state_dict(*args, **kwargs)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.network.parameters() if p.requires_grad]
@@ -160,7 +195,8 @@ class DEMI(LightningModule):
     def views(self, image: Tensor, u: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """x, x'' and y of images, of uniform (B, 3, ``DRAWS``) and normal (B, 2, C, S, S) numbers."""
         if noise is None:
-            x, y = photo_view(image, u[:, 0]), photo_view(image, u[:, 1])
+            rand = self.hparams["augmentation"] == "infomin"
+            x, y = photo_view(image, u[:, 0], rand), photo_view(image, u[:, 1], rand)
         else:
             x, y = digit_view(image, u[:, 0], noise[:, 0]), digit_view(image, u[:, 1], noise[:, 1])
         return x, restricted(self.hparams["subview"], x, u[:, 2]), y
@@ -194,11 +230,11 @@ class DEMI(LightningModule):
         x, restricted_x, y = views
         objective, network = self.hparams["objective"], self.network
         keys = network.keys(y)
-        z = network.encoder(x)
+        z = network.encoded(x)
         if objective == "infonce":
             scores = self._scores(network.critic(z), keys, world)
             return {"first": bounds.info_nce(scores), "columns": scores.new_tensor(scores.shape[1])}, keys
-        z_restricted = network.encoder(restricted_x)
+        z_restricted = network.encoded(restricted_x)
         psi = self._scores(network.critic(z_restricted), keys, world)
         found = {"first": bounds.info_nce(psi), "columns": psi.new_tensor(psi.shape[1])}
         if objective == "multi":
@@ -210,6 +246,14 @@ class DEMI(LightningModule):
         found["second"] = bound(phi, psi)
         found["ess"] = bounds.effective_sample_size(psi)
         return found, keys
+
+    def pieces(self, x: Tensor, keys: Tensor, u: Tensor, world: int) -> Tensor:
+        """I_NCE of x in shuffled pieces and y, whose keys are given."""
+        assert self.jigsaw is not None
+        assert self.network.pieces is not None
+        cut = self.jigsaw(x, u.cpu())  # (B, 9, C, S, S)
+        features = self.network.encoded(cut.flatten(0, 1)).view(*cut.shape[:2], -1)
+        return bounds.info_nce(self._scores(self.network.pieces(features), keys, world))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         world, step = self.trainer.world_size, self.trainer.global_step
@@ -223,12 +267,18 @@ class DEMI(LightningModule):
         u, noise = self._drawn(image, g, len(image) * world)
         views = self.views(image, local_rows(self, u), None if noise is None else local_rows(self, noise))
         found, keys = self.bounds(views, world)
+        if self.jigsaw is not None:
+            own = torch.rand(len(image) * world, self.jigsaw.columns, generator=g, device=g.device)
+            found["jigsaw"] = self.pieces(views[0], keys, local_rows(self, own), world)
         if self.queue is not None:
             self.queue.enqueue(gathered(keys.detach(), world))
         weight = self.hparams["conditional_weight"] * min(1.0, step / max(1, self.hparams["warmup_steps"]))
         if not self.hparams["warmup_steps"]:
             weight = self.hparams["conditional_weight"]
         loss = -found["first"] - weight * found.get("second", 0.0)
+        share = self.hparams["jigsaw_weight"]
+        if share:
+            loss = (1 - share) * loss - share * found["jigsaw"]
         self._log("train", {**found, "loss": loss}, len(image))
         return loss
 
@@ -264,7 +314,7 @@ class DEMI(LightningModule):
     def _features(self, image: Tensor) -> dict[str, Tensor]:
         """Of the trained encoder, of one that nobody trained, and the pixels themselves."""
         x = centred(image.to(self.device))
-        found = {"": self.network.encoder(x), "_random_encoder": self._random(x)}
+        found = {"": self.network.encoded(x), "_random_encoder": self._random(self.network.read(x))}
         found["_raw_pixels"] = raw_pixels(x)
         return {name: features.float().cpu() for name, features in found.items()}
 

@@ -27,7 +27,10 @@ from zoo.demi.embeddings import neighbours
 from zoo.demi.encoders import DigitEncoder, Views, encoder_of
 from zoo.demi.negatives import KeyQueue, gathered, partner_first
 from zoo.demi.probe import linear_probe, nearest_neighbours, raw_pixels, sgd_probe
+from zoo.demi.weights import start_from
 from zoo.hub import export
+from zoo.hub.convert import convert
+from zoo.nn.resnet import ResNet
 
 SMALL: dict[str, Any] = {
     "image_size": 8, "channels": 1, "encoder": "cnn", "augmentation": "digits", "hidden": 8, "embedding": 4,
@@ -223,11 +226,89 @@ def test_the_weight_of_the_second_term_rises_from_0() -> None:
     assert shares == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 0.5], abs=1e-4)
 
 
+def test_the_jigsaw_branch_shares_keys_and_weighs_what_it_says() -> None:
+    model = zoo.DEMI(image_size=32, encoder="resnet18", stem="cifar", hidden=8, embedding=4,
+                     jigsaw_weight=0.25, jigsaw_crop=8).eval()  # fmt: skip
+    x, n = images(4, 32, 3), model.network
+    keys, u = n.keys(images(4, 32, 3).flip(0)), uniform(4)[:, :1].expand(4, 27).contiguous()
+    found = model.pieces(x, keys, u, 1)
+    cut = model.jigsaw(x, u)
+    features = torch.stack([n.encoder(cut[:, i]) for i in range(9)], dim=1)
+    embedded = n.pieces(features)
+    torch.testing.assert_close(embedded.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(found, bounds.info_nce(embedded @ keys.T / 0.15, "diagonal"))
+    logged: dict[str, float] = {}
+    data = datamodules.LabelledImages(batch_size=16)
+    tiny = {**SMALL, "encoder": "resnet18", "stem": "cifar"}
+    small = zoo.DEMI(**tiny, jigsaw_weight=0.25, jigsaw_crop=2)
+
+    def log(_stage: str, found: dict[str, Tensor], _size: int) -> None:
+        logged.update({k: float(v.detach()) for k, v in found.items()})
+
+    with mock.patch.object(small, "_log", log):
+        quiet_trainer(max_steps=1, limit_val_batches=0, num_sanity_val_steps=0).fit(small, data)
+    expected = 0.75 * -(logged["first"] + logged["second"]) - 0.25 * logged["jigsaw"]
+    assert logged["loss"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_infomins_views_have_randaugment_of_numbers_of_their_own() -> None:
+    x, u = images(8, 24, 3), uniform(8)
+    plain, both = views.photo_view(x, u), views.photo_view(x, u, rand_augment=True)
+    assert both.shape == x.shape
+    assert float(both.abs().max()) <= 1
+    done = (u.view(8, -1)[:, [17, 21]] < 0.5).any(dim=1)  # whether, of each of two operations
+    changed = (both - plain).abs().amax(dim=(1, 2, 3)) > 0.02
+    assert not changed[~done].any()
+    assert changed[done].any()
+    moved = u.clone()
+    moved[:, 16:] = u[:, 16:].flip(0)
+    torch.testing.assert_close(views.photo_view(x, moved), plain)  # no other step reads them
+
+
+def test_encoders_of_other_projects(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source: Any = ResNet("resnet18", None)
+    state = source.state_dict()
+    moco = {f"module.encoder_q.{k}": v for k, v in state.items()}
+    moco |= {"module.encoder_k.conv1.weight": torch.zeros(64, 3, 7, 7)}
+    moco |= {"module.encoder_q.fc.0.weight": torch.zeros(3, 3)}
+    infomin = {f"module.encoder.{k}": v for k, v in state.items()}
+    infomin |= {"module.head.0.weight": torch.zeros(3, 3)}
+    files: dict[str, Any] = {"moco": {"state_dict": moco}, "infomin": {"model": infomin, "epoch": 200}}
+    files["torchvision"] = {**state, "fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
+    x = images(2, 64, 3) / 2 + 0.5
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for name, content in files.items():
+        path = tmp_path / f"{name}.pth"
+        torch.save(content, path)
+        out = tmp_path / f"{name}.safetensors"
+        lines = list(convert(path, out, "demi", "zoo", ["hidden=8", "image_size=64"], force=False))
+        assert "resnet18, stem imagenet" in lines[0]
+        model = zoo.load(str(out))
+        torch.testing.assert_close(model(x), source.eval()((x - mean) / deviation), atol=1e-4, rtol=1e-4)
+    model = zoo.DEMI(64, 3, "resnet18", negatives="queue", queue_size=8, hidden=8)
+    said = start_from(model.network, str(tmp_path / "moco.pth"), "centred")
+    assert "published weights read imagenet" in said
+    for encoder in (model.network.encoder, model.network.key.encoder):
+        torch.testing.assert_close(encoder.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    with pytest.raises(ValueError, match=r"does not fit: it is missing in the file|does not fit"):
+        start_from(zoo.DEMI(64, 3, "resnet50", hidden=8).network, str(tmp_path / "moco.pth"), "imagenet")
+    torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other.pth has no conv1.weight"):
+        start_from(model.network, str(tmp_path / "other.pth"), "imagenet")
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     for settings, said in (
         ({"objective": "var"}, "objective must be one of"),
         ({"encoder": "cnn", "stem": "cifar"}, "does not use"),
         ({"queue_size": 64}, "does not use"),
+        ({"jigsaw_weight": 0.5}, "jigsaw_weight is 0.5, which encoder: cnn does not use"),
+        ({"encoder": "resnet18", "jigsaw_weight": 0.5}, "three do not fit pictures of 8"),
+        ({"jigsaw_crop": 2}, "does not use"),
+        ({"pixels": "imagenet"}, "is of 3 channels"),
+        ({"pretrained": "x.pth"}, "does not use"),
+        ({"probe_rate": 1.0}, "does not use"),
         ({"objective": "infonce", "subview": "mask"}, "does not use"),
     ):
         with pytest.raises(ValueError, match=said):
