@@ -143,11 +143,11 @@ def training_bounds(
     SMILE's critic is trained by the bound of Jensen and Shannon, as its authors' is.
     """
     found: dict[str, Tensor] = {}
-    for curve in (c for c in curves if c in UNDIVIDED):
-        if curve == "smile":
-            found[curve] = bounds.jensen_shannon(scorer.joint(curve, batch), "diagonal")
+    for whole in [c for c in UNDIVIDED if c in curves]:
+        if whole == "smile":
+            found[whole] = bounds.jensen_shannon(scorer.joint(whole, batch), "diagonal")
         else:
-            found[curve] = scorer.undivided(curve, batch).mean()
+            found[whole] = scorer.undivided(whole, batch).mean()
     conditional: list[Curve] = [c for c in curves if c not in UNDIVIDED]
     if not conditional:
         return found
@@ -172,8 +172,8 @@ def estimates(scorer: Scorer, curves: Sequence[Curve], batch: Batch, g: torch.Ge
     subtracted; ``ess``.
     """
     found: dict[str, float] = {}
-    for curve in (c for c in curves if c in UNDIVIDED):
-        found[curve] = float(scorer.undivided(curve, batch).mean())
+    for whole in [c for c in UNDIVIDED if c in curves]:
+        found[whole] = float(scorer.undivided(whole, batch).mean())
     conditional: list[Curve] = [c for c in curves if c not in UNDIVIDED]
     if not conditional:
         return found
