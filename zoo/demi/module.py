@@ -379,6 +379,7 @@ class DEMI(LightningModule):
             centred(batch["image"]).cpu(),
             batch["label"].cpu(),
             batch["index"].cpu(),
+            getattr(getattr(self.trainer, "datamodule", None), "class_names", ()),
         )
 
 
