@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from datamodules.tabular.known_information import KnownInformation as KnownInformation
     from datamodules.text.dialogues import Dialogues as Dialogues
     from datamodules.text.dull import DullReplies as DullReplies
+    from datamodules.text.histories import DialogueHistories as DialogueHistories
     from datamodules.text.ner import NER as NER
     from datamodules.text.parallel import ParallelText as ParallelText
     from datamodules.text.summaries import Summaries as Summaries

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from zoo.caa.classifier import RobustClassifier as RobustClassifier
     from zoo.caa.evaluation import RobustEvaluation as RobustEvaluation
     from zoo.caa.module import CAA as CAA
+    from zoo.demi.dialogue import DialogueDEMI as DialogueDEMI
     from zoo.demi.gaussian_mi import GaussianMI as GaussianMI
     from zoo.demi.module import DEMI as DEMI
     from zoo.diffusion.latents.module import LatentExtractor as LatentExtractor

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 from fakes.pairs import persona_chat
+from fakes.wizard import fake_wizard
 from fuzz.forked import Reader
 
 from datamodules.text.catalogues import read_catalogue
@@ -14,6 +15,7 @@ from datamodules.text.pair_files import asked, read_chitchat, read_pairs, read_p
 from datamodules.text.records import read_jsonl, read_side_by_side
 from datamodules.text.tokenizers import load_tokenizer, token_ids, train_tokenizer
 from datamodules.text.vectors import WordVectors
+from datamodules.text.wizard import read_wizard
 
 TEXTS = [f"document {i} about {word} in Zürich" for i, word in enumerate(("trees", "cats", "ships", "rain"))]
 
@@ -54,6 +56,10 @@ def exchanges(folder: Path) -> Path:
     return folder / "val.jsonl"
 
 
+def wizard(folder: Path) -> Path:
+    return fake_wizard(folder, 2) / "train.json"
+
+
 def catalogue(folder: Path) -> Path:
     """A compiled one with four texts."""
     keys, values = [t.encode() for t in TEXTS], [t.upper().encode() for t in TEXTS]
@@ -82,6 +88,7 @@ READERS = [
     Reader("PersonaChat of ParlAI", parlai, read_parlai),
     Reader("chit-chat", chitchat, read_chitchat),
     Reader("pairs as JSON lines", exchanges, read_pairs),
+    Reader("Wizard of Wikipedia", wizard, read_wizard),
     Reader("gettext catalogue", catalogue, read_catalogue),
     Reader("lines side by side", lines, lambda path: read_side_by_side(path, path.with_suffix(".target"))),
     Reader("JSON lines", jsonl, lambda path: read_jsonl(path, {"document": str, "summary": str})),
