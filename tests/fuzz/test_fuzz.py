@@ -1,11 +1,14 @@
 """Every reader of foreign files against damaged ones.
 
-``python tests/fuzz/test_fuzz.py [--manifest FILE]`` prints the table.
+``python tests/fuzz/test_fuzz.py [--manifest FILE]`` prints the table; with ``--add`` the rows that the file
+has stay as they are, and readers without a row are tried.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,9 +84,23 @@ def test_damaged_files_are_read_or_refused_in_a_line(reader: Reader) -> None:
     assert row.read + row.refused == MUTATIONS
 
 
+def lines_of(manifest: Path) -> dict[str, str]:
+    """Reader -> its line in the table of a manifest."""
+    (found,) = (e["value"] for e in json.loads(manifest.read_text()) if e["metric"] == "table")
+    return {line.split("|")[1].strip(): line for line in found.splitlines()[2:]}
+
+
 if __name__ == "__main__":
-    rows = [tried(reader, MUTATIONS) for reader in all_readers()]
-    tables.show(__file__, {"table": table(rows), "mutations": MUTATIONS})
-    for row in rows:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--manifest", type=Path)
+    parser.add_argument("--add", action="store_true")
+    given = parser.parse_args()
+    known = lines_of(given.manifest) if given.add else {}
+    rows = {r.name: tried(r, MUTATIONS) for r in all_readers() if r.name not in known}
+    lines = dict(zip(rows, table(list(rows.values())).splitlines()[2:], strict=True)) | known
+    shown = [*table([]).splitlines(), *(lines[reader.name] for reader in all_readers())]
+    sys.argv = [a for a in sys.argv if a != "--add"]
+    tables.show(__file__, {"table": "\n".join(shown), "mutations": MUTATIONS})
+    for name, row in rows.items():
         for which, what in row.bad.items():
-            print(f"{row.name}, {which}: {what}")
+            print(f"{name}, {which}: {what}")
