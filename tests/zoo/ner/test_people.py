@@ -132,7 +132,7 @@ def test_own_sentences_are_tagged_by_the_command_and_by_a_call(
     assert f"2 of 4 lines of {tmp_path / 'text.txt'} are empty and left out" in capsys.readouterr().out
     model = zoo.load(weights)
     (alone,) = model.tag("Anna Kosaberg went to Ely .")  # type: ignore[operator]
-    for given in ([None], [["It", ""]]):
+    for given in ([None], [["It", ""]], None, tmp_path / "text.txt", {"It rained .": 1}):
         with pytest.raises(ValueError, match="a sentence is a text, or a list of its words"):
             model.tag(given)  # type: ignore[operator]
     found = model.tag(["Anna Kosaberg went to Ely .", "", ["It", "rained", "."]])  # type: ignore[operator]
