@@ -241,6 +241,10 @@ def test_aligned_files_and_token_batches(tmp_path: Path) -> None:
         ParallelText("lines", str(tmp_path), source="de", target="en").setup("fit")
     with pytest.raises(FileNotFoundError, match=r"no .*train\.fr"):
         ParallelText("lines", str(tmp_path), source="fr", target="en").setup("fit")
+    (tmp_path / "train.de").write_text((tmp_path / "train.en").read_text())
+    (tmp_path / "test.de").unlink()  # its other side is still there
+    with pytest.raises(FileNotFoundError, match=r"no .*test\.de"):
+        ParallelText("lines", str(tmp_path), source="de", target="en").setup("fit")
 
 
 def test_a_file_that_is_asked_keeps_its_lines_and_what_is_read_of_them(
