@@ -66,13 +66,14 @@ class _Answers:
     def __init__(self, sentences: Sequence[Sentence], spaces: bool, types: Sequence[str]) -> None:
         self.sentences, self.spaces, self.types = sentences, spaces, types
         self.found: dict[int, Answer] = {}
-        self.misaligned: list[str] = []
+        self.misaligned: dict[int, list[str]] = {}
+        self.differing: set[int] = set()
         self.path = Path()
         self.records = self.unanswered = 0
 
     def begin(self, path: Path) -> None:
         """A file, which corrects the earlier ones."""
-        self.path, self.records, self.unanswered = path, 0, 0
+        self.path, self.records, self.unanswered, self.differing = path, 0, 0, set()
 
     def end(self, mark: str, otherwise: str = "") -> None:
         """Tell how much of a file nobody has answered.
@@ -90,6 +91,11 @@ class _Answers:
             raise ValueError(
                 f"{self.path}: none of its {self.records:,} sentences has {mark}, nobody has answered them; "
                 f"name what the tool exports when people have{otherwise}"
+            )
+        if self.differing:
+            say(
+                f"{len(self.differing):,} sentences have answers in {self.path} that differ: the last of "
+                "each counts"
             )
         if self.unanswered:
             say(f"{self.unanswered:,} of {self.records:,} sentences in {self.path} lack {mark}: not answered")
@@ -119,7 +125,7 @@ class _Answers:
                 f"{where}: the text is not that of sentence {index}; answer the file that was exported"
             )
         found: list[Span] = []
-        wrong = False
+        wrong: list[str] = []
         for start, end, kind in spans:
             if kind not in self.types:
                 raise ValueError(f"{where}: {kind!r} is none of the types {', '.join(self.types)}")
@@ -127,13 +133,13 @@ class _Answers:
                 raise ValueError(f"{where}: a span has start and end, whole numbers of characters")
             words_of = snap(start, end, asked, places)
             if words_of is None:
-                self.misaligned.append(
-                    f"{where}: {asked[max(start, 0) : max(end, 0)]!r} ({start}:{end}, {kind})"
-                )
-                wrong = True
+                wrong.append(f"{where}: {asked[max(start, 0) : max(end, 0)]!r} ({start}:{end}, {kind})")
             else:
                 found.append((*words_of, str(kind)))
-        if not wrong:
+        if wrong:
+            self.misaligned[index] = wrong
+            self.found.pop(index, None)  # an earlier answer, which this one corrects
+        else:
             self.add_words(index, found, where, confirmed)
 
     def add_words(self, index: int, spans: Sequence[Span], where: str, confirmed: bool) -> None:
@@ -141,12 +147,20 @@ class _Answers:
         spans = sorted(set(spans))
         if any(a[1] > b[0] for a, b in itertools.pairwise(spans)):
             raise ValueError(f"{where}: two spans overlap; a word has one tag")
-        self.found[index] = Answer(list(spans), self.path, confirmed)
+        self._keep(index, Answer(spans, self.path, confirmed))
 
     def skip(self, index: Any, where: str) -> None:
         """A sentence that a person did not want to label."""
         self.sentence(index, where)
-        self.found[index] = Answer(None, self.path, True)
+        self._keep(index, Answer(None, self.path, True))
+
+    def _keep(self, index: int, answer: Answer) -> None:
+        """The last word on a sentence so far."""
+        before = self.found.get(index)
+        if before is not None and before.path == answer.path and before.spans != answer.spans:
+            self.differing.add(index)
+        self.misaligned.pop(index, None)
+        self.found[index] = answer
 
 
 def read_answers(
@@ -190,7 +204,7 @@ def read_answers(
             answers.end("tags")
         else:
             raise ValueError(f"{path}: labels are .json (Label Studio), .jsonl (doccano, Prodigy) or .conll")
-    if bad := answers.misaligned:
+    if bad := [span for spans in answers.misaligned.values() for span in spans]:
         shown = "; ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         say(f"{len(bad):,} spans do not begin and end with words, their sentences stay unlabelled: {shown}")
     return answers.found
@@ -247,12 +261,13 @@ def _read_label_studio(path: Path, answers: _Answers) -> None:
             raise ValueError(f"{where}: a task has data and annotations")
         if not annotations:
             answers.leave(data.get("index"), where)
-        for annotation in annotations or ():
-            if not isinstance(annotation, dict):
-                raise ValueError(f"{where}: an annotation is an object")
-            if annotation.get("was_cancelled") is True:
-                answers.skip(data.get("index"), where)
-                continue
+            continue
+        if not all(isinstance(annotation, dict) for annotation in annotations):
+            raise ValueError(f"{where}: an annotation is an object")
+        labelled = [a for a in annotations if a.get("was_cancelled") is not True]
+        if not labelled:  # a skip counts where nobody else has labelled the sentence
+            answers.skip(data.get("index"), where)
+        for annotation in labelled:
             spans = list(_results(annotation.get("result"), where))
             answers.add(data.get("index"), data.get("text"), spans, where, True)
 

@@ -180,6 +180,8 @@ class Dialogues(PairModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage == "fit" and self.layout == "jsonl":  # of the other layouts the config says how many
+            self.tell_unread(self.train_set, "; data.init_args.history says how many")
         if stage == "predict" and self.predict is not None:
             self.predict_set = self.items(asked(self.predict), "the prediction")
             self.tell_unread(self.predict_set)

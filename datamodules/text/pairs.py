@@ -243,13 +243,13 @@ class PairModule(TextModule):
         """A data set of exchanges."""
         return PairItems(exchanges, self.made, texts, name=name)
 
-    def tell_unread(self, items: PairItems) -> None:
-        """Say what of the histories that are asked about is not read."""
+    def tell_unread(self, items: PairItems, more: str = "") -> None:
+        """Say what of the histories of a file is not read, and ``more``."""
         read = self.made()[1].history
         if count := sum(len(e.history) > read for e in items.exchanges):
             say(
                 f"{count:,} of {len(items):,} histories have earlier utterances than the last {read}, which "
-                "alone are read"
+                f"alone are read{more}"
             )
 
     def setup(self, stage: str) -> None:

@@ -149,7 +149,7 @@ class ParallelText(PairModule):
         splits: list[list[Exchange]] = []
         for split in _SPLITS:
             paths = [self.folder / f"{split}.{end}" for end in (self.source, self.target)]
-            if split == "test" and not paths[0].is_file():
+            if split == "test" and not any(p.is_file() for p in paths):
                 splits.append([])
                 continue
             if missing := [p for p in paths if not p.is_file()]:

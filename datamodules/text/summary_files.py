@@ -112,7 +112,7 @@ def documents_of(path: Path, fields: Mapping[str, str]) -> list[Record]:
             f"data.init_args.predict: {path} is a {path.suffix}: read are a text with a document a line, and "
             ".jsonl with one object a line"
         )
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         given = {k: v for k, v in fields.items() if k != "yhat"}
         numbered = numbered_jsonl(path, needed(given, summaries=False))
         rows = of_lines(numbered, given, path.stem)

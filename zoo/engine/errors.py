@@ -281,7 +281,9 @@ def _cause(cause: BaseException, chain: Sequence[BaseException]) -> str:
         types = re.search(r"Subtypes: \[(.*)\]\n", union)
         of_another = "NestedArg" in union or (types is not None and "lightning" in types[1])
         inner = types is not None and text.partition(". Got")[0] in union and not of_another
-        return f"expected {_type_names(types[1] if inner and types else match[1])}, got {match[2]!r}"
+        wanted = _type_names(types[1] if inner and types else match[1])
+        of_one = f", which reads '[{match[2]}]' for one" if wanted == "a list" else ""
+        return f"expected {wanted}, got {match[2]!r}{of_one}"
     return text
 
 
@@ -301,6 +303,7 @@ def _type_names(types: str) -> str:
         x.strip(" '\"") for group in re.findall(r"Literal\[([^\]]*)\]", types) for x in group.split(",")
     ]
     classes = [c.rpartition(".")[2] for c in re.findall(r"<class '([^']+)'>", types)]
-    names = dict.fromkeys([*literals, *(("null" if c == "NoneType" else c) for c in classes)])
+    told = {"NoneType": "null", "Sequence": "a list", "list": "a list"}
+    names = dict.fromkeys([*literals, *(told.get(c, c) for c in classes)])
     words = sorted(names, key=lambda n: n == "null")
     return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0] if words else types

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -269,6 +269,8 @@ class ActiveNER(LightningModule):
         Raises:
             ValueError: for what is neither a text nor a list of words.
         """
+        if not isinstance(sentences, Iterable) or isinstance(sentences, bytes | Mapping | Set):
+            raise ValueError(f"a sentence is a text, or a list of its words, not {sentences!r:.60}")
         given = [sentences] if isinstance(sentences, str) else list(sentences)
         for s in given:
             if not isinstance(s, str) and not (

@@ -63,7 +63,8 @@ class TaggedText:
         """``tagged.jsonl`` in the order of the data and ``tagged.html``, least certain sentences first."""
         records = []
         for part in sorted((folder / PARTS).glob("*.jsonl")):
-            records += [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
+            # a word may hold another character that Python takes for the end of a line
+            records += [json.loads(line) for line in part.read_text("utf-8").split("\n") if line]
         records.sort(key=lambda record: record["index"])
         outputs = [folder / "tagged.jsonl", folder / "tagged.html"]
         replace_file(outputs[0], "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
@@ -86,7 +87,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
 <style>body{{font:15px/1.9 sans-serif;max-width:60em;margin:2em auto}}mark{{padding:2px
 4px;border-radius:4px}} sub{{font-size:70%;color:#555}}.missed{{border-bottom:2px solid
 #c00}}.wrong{{text-decoration:line-through}} td{{vertical-align:top;padding:2px
-# 8px}}td:first-child{{color:#888}}</style>
+8px}}td:first-child{{color:#888}}</style>
 <p>{legend} <span class="missed">missed</span> <mark class="wrong">not so in the data</mark></p>
 <p>{len(shown):,} of {len(records):,} sentences, the least certain first.</p>
 <table>

@@ -101,6 +101,8 @@ class Rounds(Callback):
             return  # max_steps ended the run inside the round
         self._close(trainer, pl_module)
         if self._stopped or data.last_round:
+            if not data.pool.unlabelled:
+                say("no sentence of the pool is left to ask: the run is at its end")
             trainer.should_stop = True
         else:
             self._ask(trainer, pl_module)

@@ -170,7 +170,10 @@ def check_positions(h: Mapping[str, Any], config: Any, draws: bool) -> None:
     longest = backbones.target_positions_of(config)
     for key in ("max_length", *["sample_length"] * draws):
         if longest is not None and h[key] > longest:
-            raise ValueError(f"model.init_args.{key} is {h[key]}, but the decoder has {longest} positions")
+            raise ValueError(
+                f"model.init_args.{key} is {h[key]}, but the decoder has {longest} positions; set it to at "
+                "most those"
+            )
 
 
 def check_lengths(data_lengths: Mapping[str, int | None], config: Any) -> None:

@@ -155,7 +155,7 @@ def _of_file(path: Path) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for number, text in read_lines(path):
         place = f"{path}, line {number}"
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             record = parse_json(text, path, f"line {number}")
             if not isinstance(record, dict) or not isinstance(record.get(_FIELD), str):
                 raise ValueError(f"{place}: no object with a text under {_FIELD!r}")

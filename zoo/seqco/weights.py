@@ -228,6 +228,22 @@ def _of_config(content: Any, path: Path) -> dict[str, Any]:
         "bos_token_id": bos if isinstance(bos, int) and is_bart else -1,
         "special_ids": [3, ids["vocab_size"] - 1] if is_bart else [],
         **{f"weight_{pair}": 0.0 for pair in ("xy", "xyhat", "yyhat")},
+        **_of_generation(path / "generation_config.json"),
+    }
+
+
+def _of_generation(path: Path) -> dict[str, Any]:
+    """How a folder generates, if it says at most how much: what it leaves open is transformers' default."""
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict) or not isinstance(content.get("max_length"), int):
+        return {}
+    named = {"beams": "num_beams", "no_repeat_ngram": "no_repeat_ngram_size"}
+    plain = {"beams": 1, "length_penalty": 1.0, "min_length": 0, "no_repeat_ngram": 0}
+    told = {key: content.get(named.get(key, key)) for key in plain}
+    return {
+        **{key: value if told[key] is None else told[key] for key, value in plain.items()},
+        "max_length": content["max_length"],
+        "force_bos": content.get("forced_bos_token_id") is not None,
     }
 
 

@@ -124,6 +124,19 @@ def test_turns_become_exchanges() -> None:
     assert list(exchanges_of(["a"])) == []
 
 
+def test_earlier_utterances_that_are_not_trained_on_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"source": "and you ?", "target": "two cats .", "history": ["hi !", "hello ."]}
+    rows = [row, {**row, "history": []}, {**row, "history": ["hi !"]}]
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for history, count in ((1, 2), (2, 1), (3, 0)):
+        Dialogues("jsonl", str(tmp_path), history=history, vocab_size=300).setup("fit")
+        said = f"{count} of 3 histories have earlier utterances than the last {history}, which alone are read"
+        assert (f"{said}; data.init_args.history says how many" in capsys.readouterr().out) == bool(count)
+
+
 def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     rows: list[dict[str, Any]] = [
@@ -241,6 +254,10 @@ def test_aligned_files_and_token_batches(tmp_path: Path) -> None:
         ParallelText("lines", str(tmp_path), source="de", target="en").setup("fit")
     with pytest.raises(FileNotFoundError, match=r"no .*train\.fr"):
         ParallelText("lines", str(tmp_path), source="fr", target="en").setup("fit")
+    (tmp_path / "train.de").write_text((tmp_path / "train.en").read_text())
+    (tmp_path / "test.de").unlink()  # its other side is still there
+    with pytest.raises(FileNotFoundError, match=r"no .*test\.de"):
+        ParallelText("lines", str(tmp_path), source="de", target="en").setup("fit")
 
 
 def test_a_file_that_is_asked_keeps_its_lines_and_what_is_read_of_them(

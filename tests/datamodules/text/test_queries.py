@@ -261,6 +261,37 @@ def test_skips_and_corrections_of_each_tool(tmp_path: Path) -> None:
     assert labels([studio, later], ENGLISH) == {0: [(3, 4, "LOC")]}
 
 
+def test_a_skip_of_one_annotator_leaves_the_labels_of_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = [{"value": {"start": 15, "end": 18, "labels": ["LOC"]}}]
+    labelled, skipped = {"result": result}, {"was_cancelled": True, "result": []}
+    path = tmp_path / "studio.json"
+    for both in ([labelled, skipped], [skipped, labelled]):
+        task = {"data": {"text": "Ada Byron left Ely .", "index": 0}, "annotations": both}
+        path.write_text(json.dumps([task]))
+        assert labels([path], ENGLISH) == {0: [(3, 4, "LOC")]}
+    assert not capsys.readouterr().out
+    task["annotations"] = [labelled, {"result": []}]
+    path.write_text(json.dumps([task]))
+    assert labels([path], ENGLISH) == {0: []}
+    said = capsys.readouterr().out
+    assert f"1 sentences have answers in {path} that differ: the last of each counts" in said
+
+
+def test_a_misaligned_correction_takes_no_older_label_and_is_forgotten_once_corrected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / f"{number}.jsonl" for number in range(3)]
+    spans: list[list[Any]] = [[15, 18, "PER"], [0, 8, "LOC"], [0, 14, "LOC"]]
+    for path, span in zip(paths, spans, strict=True):
+        path.write_text(json.dumps({"text": "New York-based Ada", "label": [span], "index": 1}))
+    assert labels(paths[:2], ENGLISH) == {}
+    assert "their sentences stay unlabelled" in capsys.readouterr().out
+    assert labels(paths, ENGLISH) == {1: [(0, 2, "LOC")]}
+    assert not capsys.readouterr().out
+
+
 GOOD = {"text": "Nobody came .", "label": [], "index": 2}
 
 

@@ -78,6 +78,13 @@ def test_empty_documents_are_left_out_with_a_count(
         ready(format="lines", root=str(root))
 
 
+def test_json_lines_are_told_by_their_ending_in_capitals_too(tmp_path: Path) -> None:
+    path = tmp_path / "DOCS.JSONL"
+    path.write_text(json.dumps({"document": "the river is wide"}) + "\n")
+    trained = ready("predict", root=str(fake_jsonl(tmp_path / "set")), predict=str(path))
+    assert trained.predict_set.records[0]["document"] == "the river is wide"
+
+
 def test_null_is_no_text_and_a_document_to_summarise_needs_no_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

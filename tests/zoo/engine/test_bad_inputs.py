@@ -241,6 +241,8 @@ CASES = [
          "DTE | zoo.DTR"),
     # keys
     case("typo in model argument", model(depht=2), "model.init_args.depht | depth"),
+    case("one file in the place of a list", ["fit", "--config", "ner_own", *of_data(labels="a.conll")],
+         "data.init_args.labels | expected a list, got 'a.conll' | reads '[a.conll]' for one"),
     case("typo in data argument", data(batchsize=8), "data.init_args.batchsize | batch_size"),
     case("typo in trainer key", fit("--trainer.max_step=1"), "max_step | max_steps"),
     case("typo in optimizer argument", fit("--model.init_args.optimizer.init_args.lrr=0.1"),

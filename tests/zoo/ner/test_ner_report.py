@@ -31,6 +31,15 @@ def test_parts_are_merged_in_the_order_of_the_data_and_text_is_escaped(tmp_path:
     assert '<mark style="background:#cfe8ff">Ely <sub>LOC</sub></mark>' in text
 
 
+def test_a_word_may_hold_what_python_takes_for_an_end_of_line(tmp_path: Path) -> None:
+    (tmp_path / PARTS).mkdir()
+    word = "a\u2028b\x85c"
+    TaggedText([[word, "Ely"]], [[]], [-0.5], None, [0]).write(tmp_path)
+    lines, shown = TaggedText.merge(tmp_path)
+    assert json.loads(lines.read_text())["tokens"] == [word, "Ely"]
+    assert "padding:2px\n8px}" in shown.read_text()
+
+
 def test_a_label_cannot_leave_its_place_in_the_page() -> None:
     kind = '"><script>'
     span = {"start": 0, "end": 1, "label": kind, "text": "x"}

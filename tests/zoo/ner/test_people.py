@@ -109,6 +109,17 @@ def test_questions_answers_skips_and_corrections(tmp_path: Path, capsys: pytest.
     )
 
 
+def test_a_pool_that_is_used_up_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rest = own_folder(tmp_path / "own", labelled=12, pool=3)
+    folder = fit(tmp_path, tmp_path / "own")
+    told = "no sentence of the pool is left to ask: the run is at its end"
+    assert told not in capsys.readouterr().out
+    answers = answered(folder, 1, {12 + i: sentence for i, sentence in enumerate(rest)})
+    fit(tmp_path, tmp_path / "own", "--ckpt_path=last", f"--data.init_args.labels=[{answers}]")
+    assert told in capsys.readouterr().out
+    assert not (folder / "queries" / "round_02").exists()
+
+
 def test_own_sentences_are_tagged_by_the_command_and_by_a_call(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +143,7 @@ def test_own_sentences_are_tagged_by_the_command_and_by_a_call(
     assert f"2 of 4 lines of {tmp_path / 'text.txt'} are empty and left out" in capsys.readouterr().out
     model = zoo.load(weights)
     (alone,) = model.tag("Anna Kosaberg went to Ely .")  # type: ignore[operator]
-    for given in ([None], [["It", ""]]):
+    for given in ([None], [["It", ""]], None, tmp_path / "text.txt", {"It rained .": 1}):
         with pytest.raises(ValueError, match="a sentence is a text, or a list of its words"):
             model.tag(given)  # type: ignore[operator]
     found = model.tag(["Anna Kosaberg went to Ely .", "", ["It", "rained", "."]])  # type: ignore[operator]

@@ -93,6 +93,18 @@ def test_a_plain_folder_gives_transformers_the_same_summaries(tmp_path: Path) ->
         assert key not in weights.state_dict or torch.equal(weights.state_dict[key], value)
 
 
+def test_a_plain_folder_comes_back_with_its_generation_settings(tmp_path: Path) -> None:
+    settings = {"beams": 3, "length_penalty": 0.5, "min_length": 2, "no_repeat_ngram": 2, "force_bos": False}
+    module = small(weight_xy=1.0, max_length=9, **settings)
+    write(module, tmp_path / "plain", "transformers")
+    hparams = read(tmp_path / "plain", {})[0].hparams
+    assert {key: hparams[key] for key in ("max_length", *settings)} == {"max_length": 9, **settings}
+    assert read(tmp_path / "plain", {"beams": 2})[0].hparams["beams"] == 2
+    greedy = small(weight_xy=1.0, max_length=9, beams=1)
+    write(greedy, tmp_path / "greedy", "transformers")
+    assert read(tmp_path / "greedy", {})[0].hparams["beams"] == 1
+
+
 def test_convert_writes_both_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ours.safetensors"
     zoo.save(small(), path)

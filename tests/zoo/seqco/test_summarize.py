@@ -33,6 +33,7 @@ def test_a_string_is_a_document_and_a_path_a_file(
     records = tmp_path / "documents.jsonl"
     records.write_text("".join(json.dumps({"document": text}) + "\n" for text in TEXTS))
     assert module.summarize(records, batch_size=1) == expected
+    assert module.summarize(records.rename(tmp_path / "DOCUMENTS.JSONL")) == expected
     assert capsys.readouterr().out == f"zoo: {lines}: 1 blank lines are left out\n"
     long = " ".join([TEXTS[0]] * 9)
     module.summarize([*TEXTS, long, "quarks gluons"])
