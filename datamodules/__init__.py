@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from datamodules.graphs.planetoid import Planetoid as Planetoid
     from datamodules.graphs.synthetic_graphs import SyntheticGraphs as SyntheticGraphs
     from datamodules.graphs.tu_graphs import TUGraphs as TUGraphs
+    from datamodules.images.active_generation import ActiveGeneration as ActiveGeneration
     from datamodules.images.composites import SaliencyComposites as SaliencyComposites
     from datamodules.images.digits import MNIST as MNIST
     from datamodules.images.digits import Digits as Digits
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from datamodules.tabular.known_information import KnownInformation as KnownInformation
     from datamodules.text.dialogues import Dialogues as Dialogues
     from datamodules.text.dull import DullReplies as DullReplies
+    from datamodules.text.histories import DialogueHistories as DialogueHistories
     from datamodules.text.ner import NER as NER
     from datamodules.text.parallel import ParallelText as ParallelText
     from datamodules.text.summaries import Summaries as Summaries

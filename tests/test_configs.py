@@ -155,7 +155,10 @@ TRAINED = [n for n in FULL_SIZE if verb_of(n) == "fit"]
 
 
 @pytest.mark.parametrize("name", sorted({*TRAINED, *PARAMETERS}))
-def test_parameters_are_the_published_ones(name: str, tmp_path: Path) -> None:
+def test_parameters_are_the_published_ones(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path))  # real files decide sizes of vocabularies
     stated = PARAMETERS.get(name)
     parts = stated if isinstance(stated, dict) else {}
     built = build(name, tmp_path, *words(parts.get("flags", {})))

@@ -30,7 +30,7 @@ def docs_module(name: str) -> Any:
     return module
 
 
-hook, declarations = docs_module("results_hook"), docs_module("declarations")
+hook, declarations, gallery = map(docs_module, ("results_hook", "declarations", "gallery"))
 
 
 def unaccounted_numbers(text: str) -> list[str]:
@@ -114,6 +114,75 @@ def test_every_declared_method_has_a_page_and_every_page_a_place() -> None:
     places = re.findall(r"'(\w+)\.md'", str(declarations.on_config({"nav": nav})))
     assert sorted(places) == sorted(p.stem for p in PAGES)
     assert {m.page for _, m in zoo._DECLARED.values()} - {""} <= set(places)
+
+
+def test_the_gallery_has_an_entry_for_each_page_of_methods() -> None:
+    cards = gallery.gallery().split("<section")[1:]
+    found = [re.findall(r"^## \[.+\]\((\w+)\.md\)$", card, flags=re.M) for card in cards]
+    assert found == [[page] for page in dict.fromkeys(m.page for _, m in zoo._DECLARED.values() if m.page)]
+    for (page,), card in zip(found, cards, strict=True):
+        text = (ROOT / "docs/pages" / f"{page}.md").read_text()
+        pictures = re.findall(r"!\[[^\]]*\]\((img/.+?)\)", text)
+        assert (
+            f"]({pictures[0]})](" in card if pictures else text.partition("\n> ")[2].splitlines()[0] in card
+        )
+    assert "gallery.md" in (ROOT / "docs/pages/index.md").read_text()
+
+
+def test_the_gallery_tells_every_claim_and_its_verdict() -> None:
+    text = gallery.gallery()
+    counted = {
+        w: sum(map(int, re.findall(rf"^\*\*{w}\*\* \((\d+)\)", text, flags=re.M))) for w in gallery.VERDICTS
+    }
+    assert sum(counted.values()) == len(list((ROOT / "configs/claims").glob("*.yaml")))
+    recorded = [
+        str(entry["value"]).partition(" (")[0]
+        for path in RESULTS
+        if path.stem.startswith("claim_")
+        for entry in manifest.read(path)
+        if entry["metric"] == "verdict"
+    ]
+    assert {w: n for w, n in counted.items() if w != "not run here"} == {
+        w: recorded.count(w) for w in gallery.VERDICTS if w != "not run here"
+    }
+    assert re.search(r"\*\*reproduced\*\* \(\d\): .*Active-NER on NCBI-disease", text)
+    assert "fair protocol (half a week of 16 cores)" in text
+
+
+def test_the_gallery_follows_results_and_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "RESULTS", tmp_path)
+    monkeypatch.setattr(gallery, "PAGES", tmp_path)
+    assert gallery.verdict_of("x", "not run here, a week") == "not run here"
+    with pytest.raises(ValueError, match="neither a result nor a status"):
+        gallery.verdict_of("x", "")
+    for word, verdict in (
+        ("not reproduced", "not reproduced"),
+        ("no verdict (quick)", "no verdict"),
+        ("yes", ""),
+    ):
+        (tmp_path / "claim_x.json").write_text(f'[{{"metric": "verdict", "value": "{word}"}}]')
+        if verdict:
+            assert gallery.verdict_of("x", "") == verdict
+    with pytest.raises(ValueError, match="'yes' is no verdict"):
+        gallery.verdict_of("x", "")
+    assert gallery.shown("m", "# M\n\n> *gold* one\n> two\n\nmore\n\n> three") == "> *gold* one\n> two"
+    with pytest.raises(ValueError, match="neither a picture nor a quoted piece of text"):
+        gallery.shown("m", "# M\n\nwords")
+    with pytest.raises(ValueError, match=r"m\.md shows img/m\.png, which is not there"):
+        gallery.shown("m", "# M\n\n> text\n\n![x](img/m.png){ width=4 }")
+
+
+def test_the_gallery_says_what_a_method_does_and_not_how_its_paper_is_called() -> None:
+    page = "# M\n\nA Title (Ada, Byron, ICML 2020): a tagger that asks. It is {}.\n\n```\nzoo fit\n```\n"
+    assert gallery.what(page.format("small")) == "A tagger that asks. It is small."
+    assert gallery.what(page.format("x" * 90 + ". No more")).endswith("x.")
+    other = "# M\n\nA Title (Wu et al., 2021) on Another (Li, 2020).\n\n{} Wu et al. (2021) is kept:\n\n## R"
+    assert gallery.what(other.format("Of")) == "Of Wu et al. (2021) is kept ..."
+    assert gallery.what(other.format("x" * 90)).endswith("al. (2021) is kept ...")
+    assert (
+        gallery.what("# M\n\nIt spans components (Baldi 1989).\n\n`zoo fit`")
+        == "It spans components (Baldi 1989)."
+    )
 
 
 def test_the_page_of_the_api_names_every_public_class_and_idea() -> None:

@@ -41,10 +41,13 @@ _NAMES: dict[str, str] = {
 __all__ = sorted(_NAMES)
 
 if TYPE_CHECKING:
+    from zoo.actgen.digit_generator import DigitGenerator as DigitGenerator
+    from zoo.actgen.module import ActGen as ActGen
     from zoo.ami.module import AMI as AMI
     from zoo.caa.classifier import RobustClassifier as RobustClassifier
     from zoo.caa.evaluation import RobustEvaluation as RobustEvaluation
     from zoo.caa.module import CAA as CAA
+    from zoo.demi.dialogue import DialogueDEMI as DialogueDEMI
     from zoo.demi.gaussian_mi import GaussianMI as GaussianMI
     from zoo.demi.module import DEMI as DEMI
     from zoo.diffusion.latents.module import LatentExtractor as LatentExtractor

@@ -7,6 +7,7 @@ method's own class.
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import re
@@ -95,6 +96,22 @@ def replace_file(path: Path, content: str | bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@rank_zero_only
+def write_protocol(folder: str | None, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """``protocol_test.json``: how each row of a test's table was made.
+
+    Args:
+        folder: of the run; without one nothing is written.
+        rows: name of a row -> scorer, generation settings, tokenizer and the like.
+    """
+    if folder is None:
+        return
+    path = Path(folder) / "protocol_test.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    say(f"protocol    {path}")
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """Pictures: with classes, with masks, and files of generated ones."""
 
 CLASSES = {
+    "ActiveGeneration": "active_generation",
     "Digits": "digits",
     "MNIST": "digits",
     "ImageFolder": "image_folder",

@@ -1,6 +1,7 @@
-"""Text: documents with summaries, dialogues, sentence pairs, sentences with named entities."""
+"""Text: documents with summaries, dialogues, their histories, sentence pairs, sentences with names."""
 
 CLASSES: dict[str, str] = {
+    "DialogueHistories": "histories",
     "Dialogues": "dialogues",
     "DullReplies": "dull",
     "NER": "ner",

@@ -51,7 +51,8 @@ class Dialogues(PairModule):
         longest: tokens of an utterance that are kept.
         most_pairs: training pairs, the first of a fixed shuffle; null takes all.
         most_evaluated: pairs of validation and of test, the first; null takes all.
-        tokenizer: see :class:`datamodules.text.pairs.PairModule`, as all below.
+        embeddings: file of word vectors, see :class:`datamodules.text.pairs.PairModule`, as all below.
+        tokenizer: likewise.
         vocab_size: likewise.
         model: likewise.
         lowercase: likewise.
@@ -85,6 +86,7 @@ class Dialogues(PairModule):
         longest: Size = 30,
         most_pairs: Many | None = None,
         most_evaluated: Many | None = None,
+        embeddings: str | None = None,
         tokenizer: str | None = None,
         vocab_size: Many = 4000,
         model: Model = "byte_bpe",
@@ -110,6 +112,7 @@ class Dialogues(PairModule):
             num_workers,
             most_pairs,
             most_evaluated,
+            embeddings,
         )
         self.layout, self.folder, self.hub_name = layout, data_folder(root, "dialogues"), name
         self.predict, self.history = predict, history
@@ -179,3 +182,4 @@ class Dialogues(PairModule):
         super().setup(stage)
         if stage == "predict" and self.predict is not None:
             self.predict_set = self.items(asked(self.predict), "the prediction")
+            self.tell_unread(self.predict_set)

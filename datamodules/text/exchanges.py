@@ -19,12 +19,14 @@ class Exchange:
         reply: the target; "" where there is none, in a prediction.
         persona: sentences that lead a dialogue.
         candidates: replies among which the gold one is to be found.
+        row: its line in a file of what is asked, from 1; 0 of others.
     """
 
     history: tuple[str, ...]
     reply: str = ""
     persona: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
+    row: int = 0
 
 
 @dataclass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Many, Workers, check_ranges
 from datamodules.loading.terminal import say
+from datamodules.text.pool import text_digest
 from datamodules.text.tokenizers import (
     Model,
     document,
@@ -29,6 +30,9 @@ class TextModule(SplitModule):
     else one trained on :meth:`training_texts`. A plain Trainer restores weights after ``setup``: what sets
     have of a tokenizer they have anew when it changes. The module fills its ``vocabulary`` from the
     attribute of that name here.
+
+    A training that is resumed must have the texts that it was begun with: checkpoints keep a digest of
+    :meth:`learned`.
 
     Attributes:
         specials, last_specials, model, lowercase: of a trained tokenizer, see
@@ -59,11 +63,36 @@ class TextModule(SplitModule):
         super().__init__(batch_size, eval_batch_size, num_workers)
         self.tokenizer_source, self._most = tokenizer, vocab_size
         self._tokenizer: PreTrainedTokenizerFast | None = None
-        self._document = self._seen = ""
+        self._document = self._seen = self._digest = ""
 
     def training_texts(self) -> Iterable[str]:
         """Texts that a tokenizer is trained on."""
         raise NotImplementedError
+
+    def learned(self) -> Iterable[Sequence[str]]:
+        """The texts of each training item, in the order of the set."""
+        return ((text,) for text in self.training_texts())
+
+    def state_dict(self) -> dict[str, Any]:
+        if not hasattr(self, "train_set"):
+            return {}
+        self._digest = self._digest or text_digest(self.learned())
+        return {"texts": self._digest}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Compare the texts of a training with those that it was begun with; a test may have others.
+
+        Raises:
+            ValueError: for other texts.
+        """
+        known = state_dict.get("texts")  # checkpoints of before have none
+        if known is None or self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        if known != self.state_dict().get("texts"):
+            raise ValueError(
+                "the checkpoint was trained on other texts than the data have, or in another order: resume "
+                "with the data of the run, or start anew from its --weights"
+            )
 
     def trained(self) -> PreTrainedTokenizerFast:
         """A tokenizer of the training texts."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from datamodules.loading.arguments import check_choice, data_folder
-from datamodules.loading.loaders import SplitModule, as_is, evaluation_loader, place
 from datamodules.loading.ranges import (
     Count,
     CountOrZero,
@@ -26,26 +23,23 @@ from datamodules.loading.ranges import (
     check_ranges,
 )
 from datamodules.loading.sampling import global_seed
-from datamodules.loading.terminal import say
 from datamodules.loading.variants import Uses, check_variants
-from datamodules.text.batches import by_length
+from datamodules.text.answers import read_answers
 from datamodules.text.conll import Sentence
-from datamodules.text.ner_answers import take_answers
 from datamodules.text.ner_files import known_already, read_pool, read_sentences, short_enough
-from datamodules.text.ner_items import RoundItems, SentenceItems, vocabulary_of
+from datamodules.text.ner_items import SentenceItems, vocabulary_of
 from datamodules.text.ner_sets import SETS, SPLITS, Name, check_types, declared_types, read_split, types_of
 from datamodules.text.ner_settings import check_settings
-from datamodules.text.pool import Pool, budget_of, costs_of, noisy, text_digest
-from datamodules.text.queries import export_queries, read_answers
-from datamodules.text.rounds import RoundLoader, RoundSampler
-from datamodules.text.schemes import Scheme, Span, tag_names
+from datamodules.text.pool import Pool, budget_of, costs_of, text_digest
+from datamodules.text.pool_module import PoolModule
+from datamodules.text.schemes import Scheme, tag_names
 from datamodules.text.vectors import read_vectors
 
 Unit = Literal["words", "sentences", "percent", "cost"]
 Oracle = Literal["simulated", "human"]
 
 
-class NER(SplitModule):
+class NER(PoolModule):
     """Sentences with named entities; the training set grows by rounds of questions (Shen et al., ICLR 2018).
 
     An epoch is a round: it ends when its ``updates`` are made, the model asks for labels of ``budget`` more,
@@ -83,6 +77,8 @@ class NER(SplitModule):
             the labelling tools and ends the run, which a resume with ``labels`` goes on with.
         noise: share of the tags that the simulated oracle gets wrong.
         labels: files that came back from the labelling tools.
+        accept_drafts: take also a file of which every sentence came back exactly as the model tagged it, and
+            Prodigy's lines without ``answer``.
         held_out: sentences of the pool that are never asked: the sample of a stopping rule.
         spaces: whether blanks stand between the words that people get; null takes the set's, and
             true of your own files.
@@ -105,7 +101,7 @@ class NER(SplitModule):
         },
         "oracle": {
             **dict.fromkeys(("noise", "seed_budget"), ("simulated",)),
-            **dict.fromkeys(("labels", "spaces"), ("human",)),
+            **dict.fromkeys(("labels", "accept_drafts", "spaces"), ("human",)),
         },
         "unit": dict.fromkeys(("sentence_cost", "word_cost"), ("cost",)),
     }
@@ -140,6 +136,7 @@ class NER(SplitModule):
         oracle: Oracle = "simulated",
         noise: Rate = 0.0,
         labels: Sequence[str] = (),
+        accept_drafts: bool = False,
         held_out: ManyOrZero = 0,
         spaces: bool | None = None,
         predict: str | None = None,
@@ -173,15 +170,12 @@ class NER(SplitModule):
             passes,
             window,
         )
-        self.oracle, self.noise, self.labels, self.held_out = oracle, noise, list(labels), held_out
+        self.oracle, self.noise, self.held_out = oracle, noise, held_out
+        self.labels, self.accept_drafts = list(labels), accept_drafts
         self.seed, self.predict = seed, predict
         own = SETS[name].spaces if name in SETS else not (name == "ontonotes" and language == "chinese")
         self.spaces = own if spaces is None else spaces
-        self.pool: Pool | None = None
-        self.sets: dict[str, list[Sentence]] = {}
         self.vectors: dict[str, Tensor] = {}
-        self._new_answers: dict[int, list[Span] | None] = {}
-        self._restored = False
 
     # --- sets ----------------------------------------------------------------------------------------------
 
@@ -191,7 +185,8 @@ class NER(SplitModule):
         self._seed = global_seed() if self.seed is None else self.seed
         if stage == "predict" and self.predict is not None:
             self._declare()
-            self.predict_set = self._items(read_sentences(Path(self.predict)))
+            rows, found = read_sentences(Path(self.predict))
+            self.predict_set = self._items(found, rows)
             return
         wanted = SPLITS if stage in ("fit", "validate") else ("test",)
         for split in wanted:
@@ -234,12 +229,9 @@ class NER(SplitModule):
         self._tag_ids = {name: i for i, name in enumerate(self.tags)}
         self.facts = {"set": self.set_name, "scheme": self.scheme, "types": self.entity_types}
 
-    def _items(
-        self, sentences: Sequence[Sentence], members: Sequence[int] | None = None, kind: Any = SentenceItems
-    ) -> Any:
-        return kind(
-            sentences, [s.spans for s in sentences], self._tag_ids, self.scheme, self._genre_ids, members
-        )
+    def _items(self, sentences: Sequence[Sentence], rows: Sequence[int] | None = None) -> SentenceItems:
+        spans = [s.spans for s in sentences]
+        return SentenceItems(sentences, spans, self._tag_ids, self.scheme, self._genre_ids, rows=rows)
 
     def _start_pool(self) -> None:
         train = self.sets["train"]
@@ -263,7 +255,7 @@ class NER(SplitModule):
         self._count_vocabulary()
         if self.labels:
             self._new_answers = read_answers(
-                [Path(p) for p in self.labels], train, self.spaces, self.entity_types
+                [Path(p) for p in self.labels], train, self.spaces, self.entity_types, self.accept_drafts
             )
 
     def _count_vocabulary(self) -> None:
@@ -288,151 +280,3 @@ class NER(SplitModule):
     def vector_size(self) -> int | None:
         """Width of the word vectors, None without a file of them."""
         return len(next(iter(self.vectors.values()))) if self.vectors else None
-
-    # --- rounds ----------------------------------------------------------------------------------------
-
-    def labels_of(self, index: int) -> list[Span]:
-        """What the oracle says of a labelled sentence of the pool."""
-        assert self.pool is not None
-        sentence = self.sets["train"][index]
-        if index in self.pool.answers:
-            return self.pool.answers[index]
-        spans = list(sentence.spans or ())
-        return noisy(spans, len(sentence.words), self.entity_types, self.noise, self._seed, index)
-
-    def updates_of_round(self) -> int:
-        """Training batches of the present round."""
-        assert self.pool is not None
-        updates = self.seed_updates if self.pool.round == 0 else self.round_updates
-        if updates is None:
-            updates = -(-self.passes * len(self.pool.rounds) // self.batch_size)
-        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
-        return min(updates, limit) if isinstance(limit, int) else max(1, int(limit * updates))
-
-    @property
-    def last_round(self) -> bool:
-        """Whether no query follows this round."""
-        assert self.pool is not None
-        return (self.rounds is not None and self.pool.round >= self.rounds) or not self.pool.unlabelled
-
-    def _unlabelled(self, members: Sequence[int] | None = None) -> SentenceItems:
-        """Sentences of the pool without any label."""
-        return SentenceItems(
-            self.sets["train"], [None] * len(self.lengths), {}, self.scheme, self._genre_ids, members
-        )
-
-    def batch_of(self, indices: Sequence[int]) -> dict[str, Any]:
-        """Sentences of the pool as a batch, without any label."""
-        return self._unlabelled().batch(indices)
-
-    def pool_batches(self, indices: Sequence[int] | None = None) -> list[list[int]]:
-        """The unlabelled sentences by length, in batches; a function of the pool alone."""
-        assert self.pool is not None
-        chosen = self.pool.unlabelled if indices is None else indices
-        places = by_length([self.lengths[i] for i in chosen], self.eval_batch_size)
-        return [[chosen[p] for p in batch] for batch in places]
-
-    def pool_dataloader(self) -> Any:
-        """The unlabelled sentences in the order of their index, without labels."""
-        assert self.pool is not None
-        items = self._unlabelled(self.pool.unlabelled)
-        return evaluation_loader(self, items, self.eval_batch_size, self.num_workers)
-
-    def ask(
-        self,
-        indices: Sequence[int],
-        scores: Mapping[int, float],
-        guesses: Mapping[int, Sequence[Span]] | None = None,
-        folder: Path | None = None,
-    ) -> bool:
-        """End the round with a query.
-
-        Args:
-            indices: of the sentences that are asked for, in order.
-            scores: by index.
-            guesses: the model's own entities, for people to correct.
-            folder: of the run, for the files of a human oracle.
-
-        Returns:
-            Whether the answers are there: a human's come later.
-        """
-        assert self.pool is not None
-        self.pool.ask(indices, scores)
-        if self.oracle == "simulated":
-            self._answered({i: self.sets["train"][i].spans for i in indices}, self.updates_of_round())
-            return True
-        if folder is not None:
-            paths = export_queries(
-                folder / "queries" / f"round_{self.pool.round + 1:02d}",
-                [
-                    (i, self.sets["train"][i].words, (guesses or {}).get(i, ()), scores.get(i))
-                    for i in indices
-                ],
-                self.spaces,
-                self.entity_types,
-            )
-            for path in paths:
-                say(f"wrote {path}")
-        return False
-
-    def _answered(self, answers: Mapping[int, Sequence[Span] | None], batches: int) -> None:
-        assert self.pool is not None
-        self.pool.batches_before += batches
-        skipped = {i for i, spans in answers.items() if spans is None}
-        self.pool.answer(set(answers) - skipped, skipped & set(self.pool.waiting))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.pool is None else {"pool": self.pool.state()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the pool of a checkpoint, and with what people have answered since."""
-        if self.pool is None or "pool" not in state_dict:
-            return
-        self.pool.restore(state_dict["pool"])
-        self._restored = True
-        batches = self.updates_of_round()  # of the round that the answers end, before they change anything
-        if self._new_answers and (given := take_answers(self.pool, self._new_answers, self.labels_of)):
-            self._answered(given, batches)
-
-    # --- loaders ---------------------------------------------------------------------------------------
-
-    def train_dataloader(self) -> Any:
-        assert self.pool is not None
-        if self._new_answers and not self._restored:
-            raise ValueError(
-                "data.init_args.labels answers the questions of a run: add --ckpt_path last, or leave it out "
-                "to start anew"
-            )
-        train, pool = self.sets["train"], self.pool
-        spans: list[Sequence[Span] | None] = [None] * len(train)
-        for index in pool.rounds:
-            spans[index] = self.labels_of(index)
-        dataset = RoundItems(train, spans, self._tag_ids, self.scheme, self._genre_ids)
-        rank, world = place(self)
-        position: Callable[[], int] = lambda: 0  # noqa: E731
-        if self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
-            position = partial(_since, progress, pool.batches_before)
-        sampler = RoundSampler(
-            pool.labelled,
-            self.lengths,
-            self.batch_size,
-            self.updates_of_round(),
-            self._seed,
-            pool.round,
-            self.window,
-            rank,
-            world,
-            position,
-        )
-        return RoundLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=as_is,
-            generator=torch.Generator(),
-        )
-
-
-def _since(progress: Any, before: int) -> int:
-    return int(progress.ready) - before

@@ -36,29 +36,41 @@ def read_pool(root: Path) -> list[Sentence]:
         FileNotFoundError: with the layout.
         ValueError: naming file and line.
     """
-    return [Sentence(s.words, None, s.genre) for s in read_sentences(_file(root, "pool", _ENDINGS))]
+    _, found = read_sentences(_file(root, "pool", _ENDINGS))
+    return [Sentence(s.words, None, s.genre) for s in found]
 
 
-def read_sentences(path: Path) -> list[Sentence]:
+def read_sentences(path: Path) -> tuple[list[int], list[Sentence]]:
     """Sentences of any file, labelled or not: a table of one column has words alone; ``.txt`` has a sentence
-    a line, its words between blanks.
+    a line, its words between blanks. It is said how many lines are empty.
+
+    Returns:
+        Row of each sentence in the file, from 0, and the sentences. Empty lines of ``.txt`` and ``.jsonl``
+        count as rows; those of a table stand between its sentences, which are counted.
 
     Raises:
         FileNotFoundError, ValueError: naming file and line.
     """
-    if path.suffix == ".jsonl":
-        found = list(read_jsonl(path))
-    elif path.suffix == ".txt":
-        found = [Sentence(tuple(line.split()), None) for _, line in lines_of(path) if line.strip()]
+    if path.suffix in (".jsonl", ".txt"):
+        lines = list(lines_of(path))
+        filled = [(number, line) for number, line in lines if line.strip()]
+        rows = [number - 1 for number, _ in filled]
+        if path.suffix == ".txt":
+            found = [Sentence(tuple(line.split()), None) for _, line in filled]
+        else:
+            found = [_of_json(line, f"{path}, line {number}") for number, line in filled]
+        if found and len(filled) < len(lines):
+            say(f"{len(lines) - len(filled):,} of {len(lines):,} lines of {path} are empty and left out")
     elif path.suffix in _ENDINGS:
         first = next((line for _, line in lines_of(path) if line.strip()), "")
         tag = -1 if len(first.split(_delimiter(path))) > 1 else None
         found = list(read_columns(path, tag=tag, delimiter=_delimiter(path)))
+        rows = list(range(len(found)))
     else:
         raise ValueError(f"{path}: sentences are in files {', '.join(_ENDINGS)}")
     if not found:
         raise ValueError(f"{path} has no sentence")
-    return found
+    return rows, found
 
 
 def short_enough(sentences: list[Sentence], what: str, most: int | None) -> list[Sentence]:
@@ -129,22 +141,20 @@ def read_jsonl(path: Path) -> Iterator[Sentence]:
         FileNotFoundError, ValueError: naming file and line.
     """
     for number, line in lines_of(path):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        record = json_record(line, where)
-        words = record.get("tokens", record.get("words"))
-        if (
-            not isinstance(words, list)
-            or not words
-            or not all(isinstance(w, str) and w.strip() for w in words)
-        ):
-            raise ValueError(f"{where}: tokens must be a list of texts, at least one, none empty")
-        genre = record.get("genre", "")
-        if not isinstance(genre, str):
-            raise ValueError(f"{where}: genre must be a text")
-        spans = _spans(record, len(words), where)
-        yield Sentence(tuple(w.strip() for w in words), spans, genre)
+        if line.strip():
+            yield _of_json(line, f"{path}, line {number}")
+
+
+def _of_json(line: str, where: str) -> Sentence:
+    record = json_record(line, where)
+    words = record.get("tokens", record.get("words"))
+    if not isinstance(words, list) or not words or not all(isinstance(w, str) and w.strip() for w in words):
+        raise ValueError(f"{where}: tokens must be a list of texts, at least one, none empty")
+    genre = record.get("genre", "")
+    if not isinstance(genre, str):
+        raise ValueError(f"{where}: genre must be a text")
+    spans = _spans(record, len(words), where)
+    return Sentence(tuple(w.strip() for w in words), spans, genre)
 
 
 def json_record(line: str, where: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class SentenceItems(BatchItems):
         scheme: of the tags.
         genres: id of each genre.
         members: indices of the items; None takes all in order.
+        rows: what ``index`` says of each sentence, its row in a file; None says its index.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class SentenceItems(BatchItems):
         scheme: str,
         genres: Mapping[str, int],
         members: Sequence[int] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         self.sentences, self.spans, self.tag_ids, self.scheme, self.genres = (
             sentences,
@@ -42,7 +44,7 @@ class SentenceItems(BatchItems):
             scheme,
             genres,
         )
-        self.members = members
+        self.members, self.rows = members, rows
 
     def __len__(self) -> int:
         return len(self.sentences) if self.members is None else len(self.members)
@@ -57,7 +59,7 @@ class SentenceItems(BatchItems):
         found: dict[str, Any] = {
             "words": words,
             "genre": torch.tensor([self.genres.get(self.sentences[i].genre, 0) for i in indices]),
-            "index": torch.tensor(list(indices)),
+            "index": torch.tensor([i if self.rows is None else self.rows[i] for i in indices]),
         }
         spans = [self.spans[i] for i in indices]
         if any(s is None for s in spans):

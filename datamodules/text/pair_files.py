@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.loading.files import check_claim, json_of, one_line
+from datamodules.loading.terminal import say
 from datamodules.text.exchanges import Exchange
-from datamodules.text.records import lines_of, read_jsonl
+from datamodules.text.records import lines_of, numbered_jsonl
 
 _PERSONA = re.compile(r"(?:your|partner's) persona: ?")
 
@@ -23,11 +25,18 @@ def asked(given: str | Sequence[str]) -> list[Exchange]:
     if isinstance(given, str) and given.endswith((".txt", ".jsonl")):
         path = Path(given)
         if path.suffix == ".jsonl":
-            return read_pairs(path, replies=False)
-        found = [Exchange((text.strip(),)) for _, text in lines_of(path) if text.strip()]
+            found = read_pairs(path, replies=False)
+        else:
+            found = [Exchange((t.strip(),), row=n) for n, t in lines_of(path) if t.strip()]
         if not found:
             raise ValueError(f"{path} has no line to answer")
+        if blank := sum(not text.strip() for _, text in lines_of(path)):
+            say(f"{path}: {blank:,} lines without a word are passed over; `row` is the line of the others")
         return found
+    if isinstance(given, str) and os.path.isfile(given):
+        raise ValueError(
+            f"data.init_args.predict: {given} is a file; read are .txt with a text a line and .jsonl"
+        )
     utterances = tuple(text.strip() for text in ([given] if isinstance(given, str) else given))
     if not utterances or not all(utterances):
         raise ValueError("data.init_args.predict has an utterance without a word")
@@ -112,19 +121,19 @@ def read_pairs(path: Path, replies: bool = True) -> list[Exchange]:
         FileNotFoundError, ValueError: for a file that is missing, damaged, or asks nothing.
     """
     found = []
-    for number, record in enumerate(
-        read_jsonl(path, {"source": str, **({"target": str} if replies else {})}), 1
-    ):
+    needed = {"source": str, **({"target": str} if replies else {})}
+    for number, record in numbered_jsonl(path, needed):
         before, persona = (record.get(key) or [] for key in ("history", "persona"))
         for key, value in (("history", before), ("persona", persona)):
             if not isinstance(value, list) or not all(
                 isinstance(text, str) and text.strip() for text in value
             ):
-                raise ValueError(f"{path}, record {number}: {key!r} must be a list of texts")
+                raise ValueError(f"{path}, line {number}: {key!r} must be a list of texts")
         target = record.get("target", "")
         if not isinstance(target, str) or not (replies or record["source"].strip()):
-            raise ValueError(f"{path}, record {number}: 'source' must have a word, and 'target' be a text")
-        found.append(Exchange((*before, record["source"]), target, tuple(persona)))
+            raise ValueError(f"{path}, line {number}: 'source' must have a word, and 'target' be a text")
+        row = 0 if replies else number
+        found.append(Exchange((*before, record["source"]), target, tuple(persona), row=row))
     return found
 
 

@@ -46,7 +46,8 @@ class _Tokenized:
     Attributes:
         by: the tokenizer; none in a loader process.
         ends: ids of BOS, EOS and PAD.
-        turns: utterances of a history that are shown.
+        turns: utterances of a history that are read.
+        cut: whether a text of an exchange is longer than what is kept of it, (N,).
         columns: ``source``, ``target``, ``context``, ``recover``.
         candidates: of all exchanges, one after the other.
         starts: where those of an exchange begin, (N + 1,).
@@ -55,6 +56,7 @@ class _Tokenized:
     by: Any
     ends: tuple[int, int, int]
     turns: int
+    cut: np.ndarray[Any, Any]
     columns: dict[str, _Column]
     candidates: _Column
     starts: np.ndarray[Any, Any]
@@ -70,8 +72,10 @@ class PairItems(BatchItems):
     Args:
         exchanges: of a split.
         made: gives tokenizer and template, which the weights may decide.
-        texts: batches have ``history`` and ``reference``, and ``candidates`` (B, N, L) with ``gold`` (B,)
-            where all exchanges have some.
+        texts: batches have ``history``, the utterances that are read, ``unread``, how many stand before
+            them, ``cut``, whether one of an item's texts is kept in part alone, and ``reference``;
+            ``persona`` and ``row``, the line of an input file, where there are some; ``candidates`` (B, N, L)
+            with ``gold`` (B,) where all exchanges have some.
         extra: further columns of a batch, by name: a value for each exchange.
         name: of the split, in what is told.
     """
@@ -106,7 +110,8 @@ class PairItems(BatchItems):
             return self._tokenized
         tokenizer, template = self._made()
         if self._tokenized is None or self._tokenized.by is not tokenizer:
-            rows = list(self._rows(tokenizer, template))
+            cut = np.zeros(len(self.exchanges), dtype=bool)
+            rows = list(self._rows(tokenizer, template, cut))
             names = ("source", "target", "context", "recover")
             columns = {n: _Column(getattr(row, n) for row in rows) for n in names}
             bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -117,30 +122,31 @@ class PairItems(BatchItems):
                 tokenizer,
                 (bos, eos, pad),
                 template.history,
+                cut,
                 columns,
                 _Column(row[: template.longest] for row in ids),
                 np.cumsum([0, *map(len, candidates)]),
             )
         return self._tokenized
 
-    def _rows(self, tokenizer: Any, template: Template) -> Iterator[Row]:
-        cut = 0
+    def _rows(self, tokenizer: Any, template: Template, cut: np.ndarray[Any, Any]) -> Iterator[Row]:
+        """Rows of ids; notes in ``cut`` whose texts are longer than what is kept."""
         for start in range(0, len(self.exchanges), _CHUNK):
             some = self.exchanges[start : start + _CHUNK]
             # a long dialogue's last pair has all its turns as history: those alone that are read
             read = [e.history[-template.history :] for e in some]
             texts = [t for e, h in zip(some, read, strict=True) for t in (*h, e.reply, *e.persona)]
             ids = iter(token_ids(tokenizer, texts))
-            for exchange, turns in zip(some, read, strict=True):
+            for number, (exchange, turns) in enumerate(zip(some, read, strict=True), start):
                 history = [next(ids) for _ in turns]
                 reply = next(ids)
                 persona = [next(ids) for _ in exchange.persona]
-                cut += any(len(x) > template.longest for x in (*history, reply, *persona))
+                cut[number] = any(len(x) > template.longest for x in (*history, reply, *persona))
                 yield template.row(history, reply, persona)
-        if cut:
+        if count := int(cut.sum()):
             of = f" of {self.name}" if self.name else ""
             say(
-                f"{cut:,} of {len(self.exchanges):,} pairs{of} have a text of more than {template.longest} "
+                f"{count:,} of {len(self.exchanges):,} pairs{of} have a text of more than {template.longest} "
                 "tokens, of which so many are kept"
             )
 
@@ -167,6 +173,12 @@ class PairItems(BatchItems):
         if self.texts:
             chosen = [self.exchanges[i] for i in index]
             batch["history"] = ["\n".join(e.history[-made.turns :]) for e in chosen]
+            batch["unread"] = [max(0, len(e.history) - made.turns) for e in chosen]
+            batch["cut"] = made.cut[index].tolist()
+            if any(e.persona for e in chosen):
+                batch["persona"] = ["\n".join(e.persona) for e in chosen]
+            if all(e.row for e in chosen):
+                batch["row"] = [e.row for e in chosen]
             if any(e.reply for e in chosen):
                 batch["reference"] = [e.reply for e in chosen]
             if self._candidates:

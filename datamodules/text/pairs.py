@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.loading.loaders import place, progress_of, resumable_loader
@@ -21,6 +22,7 @@ from datamodules.text.exchanges import SPECIALS, Exchange, PairTemplate, Templat
 from datamodules.text.module import TextModule
 from datamodules.text.pair_items import PairItems
 from datamodules.text.tokenizers import Model
+from datamodules.text.vectors import WordVectors
 
 
 @dataclass
@@ -47,6 +49,11 @@ OF_A_TRAINED_ONE: dict[str, Uses] = {
 """Options that a given tokenizer, and batches by tokens, do not use."""
 
 
+def texts_of(exchange: Exchange) -> tuple[str, ...]:
+    """What a reply may be likened to."""
+    return (*exchange.history[-1:], exchange.reply)
+
+
 class PairModule(TextModule):
     """What data modules of pairs share: splits, tokenizer, batches of like lengths, what weights expect.
 
@@ -70,6 +77,8 @@ class PairModule(TextModule):
         num_workers: loader processes.
         most_pairs: training pairs, the first of a fixed shuffle; null takes all.
         most_evaluated: pairs of validation and of test, the first; null takes all.
+        embeddings: file of word vectors, GloVe's or word2vec's text, for the embedding metrics; null takes
+            the word embeddings of the evaluated network.
     """
 
     specials = SPECIALS
@@ -93,12 +102,15 @@ class PairModule(TextModule):
         num_workers: Workers = 0,
         most_pairs: Many | None = None,
         most_evaluated: Many | None = None,
+        embeddings: str | None = None,
     ) -> None:
         check_ranges(PairModule, locals())
         super().__init__(tokenizer, vocab_size, batch_size, eval_batch_size, num_workers)
         self.model, self.lowercase = model, lowercase  # type: ignore[misc]
         self.longest, self.batch_tokens = longest, batch_tokens
         self.most_pairs, self.most_evaluated = most_pairs, most_evaluated
+        self.embeddings = embeddings
+        self.word_vectors: WordVectors | None = None
         self._splits: Splits | None = None
         self._remarks: list[str] = []  # told in ``setup``: sizes are asked of a data module of their own
         self._template: Template | None = None
@@ -177,6 +189,9 @@ class PairModule(TextModule):
             yield exchange.reply
             yield from exchange.persona
 
+    def learned(self) -> Iterator[tuple[str, ...]]:
+        return (("\0".join(e.history), e.reply, "\0".join(e.persona)) for e in self.splits.train)
+
     def training_pairs(self) -> list[tuple[str, str]]:
         """(history, reply) texts of the training split, for baselines; of a history what a network reads."""
         read = self.made()[1].history
@@ -228,8 +243,21 @@ class PairModule(TextModule):
         """A data set of exchanges."""
         return PairItems(exchanges, self.made, texts, name=name)
 
+    def tell_unread(self, items: PairItems) -> None:
+        """Say what of the histories that are asked about is not read."""
+        read = self.made()[1].history
+        if count := sum(len(e.history) > read for e in items.exchanges):
+            say(
+                f"{count:,} of {len(items):,} histories have earlier utterances than the last {read}, which "
+                "alone are read"
+            )
+
     def setup(self, stage: str) -> None:
         splits = self.splits
+        if self.embeddings is not None and self.word_vectors is None and stage != "predict":
+            every = [*splits.train, *splits.val, *splits.test]
+            self.word_vectors = WordVectors(Path(self.embeddings), (t for e in every for t in texts_of(e)))
+            say(f"word vectors {self.word_vectors.name}")
         while self._remarks:
             say(self._remarks.pop(0))
         if stage == "fit":

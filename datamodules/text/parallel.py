@@ -46,7 +46,8 @@ class ParallelText(PairModule):
         longest: tokens of a sentence that are kept.
         most_pairs: training pairs, the first of a fixed shuffle; null takes all.
         most_evaluated: pairs of validation and of test, the first; null takes all.
-        tokenizer: see :class:`datamodules.text.pairs.PairModule`, as all below.
+        embeddings: file of word vectors, see :class:`datamodules.text.pairs.PairModule`, as all below.
+        tokenizer: likewise.
         vocab_size: likewise.
         model: likewise.
         lowercase: likewise.
@@ -86,6 +87,7 @@ class ParallelText(PairModule):
         longest: Size = 100,
         most_pairs: Many | None = None,
         most_evaluated: Many | None = None,
+        embeddings: str | None = None,
         tokenizer: str | None = None,
         vocab_size: Many = 32000,
         model: Model = "byte_bpe",
@@ -111,6 +113,7 @@ class ParallelText(PairModule):
             num_workers,
             most_pairs,
             most_evaluated,
+            embeddings,
         )
         self.layout, self.folder, self.hub_name, self.package = (
             layout,
@@ -183,3 +186,4 @@ class ParallelText(PairModule):
         super().setup(stage)
         if stage == "predict" and self.predict is not None:
             self.predict_set = self.items(asked(self.predict), "the prediction")
+            self.tell_unread(self.predict_set)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.loading.sampling import item_generator
+from datamodules.loading.terminal import say
 from datamodules.text.schemes import Span, spans_of, tag_names, tags_of
 
 _SEED_SET, _HELD_OUT, _NOISE = 7311, 7312, 7313
@@ -53,6 +54,15 @@ def text_digest(sentences: Iterable[Sequence[str]]) -> str:
     return digest.hexdigest()
 
 
+def labels_digest(sentences: Iterable[tuple[Sequence[str], Spans | None]]) -> str:
+    """Of words with their entities, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for words, spans in sentences:
+        text = "\n".join((*words, repr(None if spans is None else sorted(spans)), "\n"))
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def permutation(stream: int, seed: int, items: Sequence[int]) -> list[int]:
     """Items in an order that is a function of (stream, seed)."""
     return [items[i] for i in item_generator(stream, seed).permutation(len(items))]
@@ -71,6 +81,7 @@ class Pool:
         held_out: never to be asked at all: the sample of a stopping rule.
         known: not to be asked either: their words have labels elsewhere, or stand before in the pool.
         answers: index -> spans of people's labels.
+        drafts: index -> the model's own spans, which went out with the question, sorted.
 
     Args:
         costs: of each sentence.
@@ -88,6 +99,7 @@ class Pool:
         self.held_out: list[int] = []
         self.known: frozenset[int] = frozenset()
         self.answers: dict[int, list[Span]] = {}
+        self.drafts: dict[int, list[Span]] = {}
 
     def start(
         self,
@@ -160,7 +172,8 @@ class Pool:
             "waiting": list(self.waiting),
             "skipped": sorted(self.skipped),
             "held_out": list(self.held_out),
-            "answers": [[i, [list(span) for span in spans]] for i, spans in self.answers.items()],
+            "answers": _plain(self.answers),
+            "drafts": _plain(self.drafts),
             "sentences": len(self.costs),
             "text": self.text,
         }
@@ -186,7 +199,32 @@ class Pool:
         self.scores = {int(i): float(s) for i, s in state["scores"]}
         self.waiting, self.held_out = list(state["waiting"]), list(state["held_out"])
         self.skipped = set(state["skipped"])
-        self.answers = {int(i): [(int(a), int(b), str(t)) for a, b, t in s] for i, s in state["answers"]}
+        self.answers = _by_index(state["answers"])
+        self.drafts = _by_index(state.get("drafts", ()))  # checkpoints of before have none
+
+
+def _plain(spans: Mapping[int, Spans]) -> list[Any]:
+    return [[i, [list(span) for span in found]] for i, found in spans.items()]
+
+
+def _by_index(plain: Iterable[Any]) -> dict[int, list[Span]]:
+    return {int(i): [(int(a), int(b), str(t)) for a, b, t in spans] for i, spans in plain}
+
+
+def tell_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Say what a resumed run has otherwise than before, and what follows; old checkpoints know less."""
+    meanings = {
+        "seed": "the orders of its rounds are others, and the errors of a noisy oracle",
+        "noise": "labels of earlier rounds have the new share of errors",
+        "train": "what is labelled has the new labels",
+        "dev": "val/f1 of rounds before and after cannot be compared",
+    }
+    for key in sorted(before.keys() & now.keys()):
+        if before[key] != now[key]:
+            what = f"{key} {now[key]}, it had {before[key]}"
+            if key in ("train", "dev"):
+                what = f"another {key} set" if key == "dev" else "other labels of its train set"
+            say(f"the run goes on with {what}: {meanings[key]}")
 
 
 def noisy(spans: Spans, length: int, types: Sequence[str], share: float, seed: int, index: int) -> list[Span]:

@@ -70,7 +70,12 @@ def read_side_by_side(*paths: Path) -> list[tuple[str, ...]]:
 
 
 def read_jsonl(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> list[Record]:
-    """The objects of a file of JSON lines; empty lines are passed over.
+    """The objects of a file of JSON lines; see :func:`numbered_jsonl`."""
+    return [record for _, record in numbered_jsonl(path, needed)]
+
+
+def numbered_jsonl(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> list[tuple[int, Record]]:
+    """(number of its line, object) of a file of JSON lines; empty lines are passed over.
 
     Args:
         path: one object a line.
@@ -80,7 +85,7 @@ def read_jsonl(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> lis
         FileNotFoundError, ValueError: as :func:`lines_of`, and naming the line of what is no JSON, no
             object, or lacks a field.
     """
-    found: list[Record] = []
+    found: list[tuple[int, Record]] = []
     for number, text in lines_of(path):
         if not text.strip():
             continue
@@ -93,7 +98,7 @@ def read_jsonl(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> lis
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: {cut(text)} is no object with fields {_names(needed)}")
         _check_fields(record, needed, f"{path}, line {number}")
-        found.append(record)
+        found.append((number, record))
     if not found:
         raise ValueError(f"{path} holds no lines; expected are objects with fields {_names(needed)}")
     return found

@@ -76,6 +76,8 @@ class SummaryItems(BatchItems):
                 batch |= _padded(key, [[*begin, *each[:limit], *end] for each in ids], pad)
         if self.texts:
             batch |= {"document": [row["document"] for row in rows], "name": [row["id"] for row in rows]}
+            if all("row" in row for row in rows):
+                batch["row"] = [row["row"] for row in rows]
             if all("summary" in row for row in rows):
                 batch["summary"] = [row["summary"] for row in rows]
         return batch
@@ -96,7 +98,8 @@ class Summaries(TextModule):
     A batch has ``source`` and ``target``, int64 (B, S) and (B, T) as ``<s> tokens </s>`` (as far as the
     tokenizer has these), padded on the right, ``source_mask`` and ``target_mask``, bool, true on real tokens,
     ``index`` int64 (B,) and ``truncated`` bool (B,); ``yhat`` and ``yhat_mask`` where summaries are cached;
-    outside of training the texts ``document``, ``summary`` and ``name`` too, lists of B.
+    outside of training the texts ``document``, ``summary`` and ``name`` too, lists of B, and ``row``, their
+    lines in an input file.
 
     Documents without text are left out, with a count. A tokenizer is trained on the training split
     (byte-level BPE; whole words for ``procedural``), unless one is given or the weights bring theirs.
@@ -192,6 +195,10 @@ class Summaries(TextModule):
     def training_texts(self) -> Iterator[str]:
         """Documents, with what is put before them, and summaries of the training split."""
         return every_text([{"prompt": "", **r} for r in self._training()], "prompt", "document", "summary")
+
+    def learned(self) -> Iterator[tuple[str, ...]]:
+        fields = ("prompt", "document", "summary", "yhat")
+        return (tuple(record.get(field, "") for field in fields) for record in self._training())
 
     def trained(self) -> PreTrainedTokenizerFast:
         """Byte-level BPE; the procedural set is of words, all of which are known."""

@@ -9,10 +9,12 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from datamodules.loading.files import check_claim, one_line
+from datamodules.loading.terminal import say
 from datamodules.text.records import (
     Record,
     hub_records,
     lines_of,
+    numbered_jsonl,
     package_folder,
     read_jsonl,
     read_side_by_side,
@@ -48,7 +50,7 @@ def side_by_side(root: Path, split: str) -> list[Record]:
         if not path.is_file():
             raise missing(path, root, "lines")
     rows = read_side_by_side(*paths)
-    return [{"document": x, "summary": y, "id": f"{split}/{i}"} for i, (x, y) in enumerate(rows, 1)]
+    return [{"document": x, "summary": y, "id": f"{split}/{i}", "row": i} for i, (x, y) in enumerate(rows, 1)]
 
 
 def json_lines(root: Path, split: str, fields: Mapping[str, str]) -> list[Record]:
@@ -56,7 +58,13 @@ def json_lines(root: Path, split: str, fields: Mapping[str, str]) -> list[Record
     path = root / f"{split}.jsonl"
     if not path.is_file():
         raise missing(path, root, "jsonl")
-    return renamed(read_jsonl(path, needed(fields)), fields, split)
+    return of_lines(numbered_jsonl(path, needed(fields)), fields, split)
+
+
+def of_lines(numbered: list[tuple[int, Record]], fields: Mapping[str, str], split: str) -> list[Record]:
+    """Records of a file under our names, with the number of their line as ``row``."""
+    found = renamed([record for _, record in numbered], fields, split)
+    return [{**record, "row": number} for record, (number, _) in zip(found, numbered, strict=True)]
 
 
 def needed(fields: Mapping[str, str], summaries: bool = True) -> dict[str, tuple[type, ...]]:
@@ -106,10 +114,15 @@ def documents_of(path: Path, fields: Mapping[str, str]) -> list[Record]:
         )
     if path.suffix == ".jsonl":
         given = {k: v for k, v in fields.items() if k != "yhat"}
-        rows = renamed(read_jsonl(path, needed(given, summaries=False)), given, path.stem)
+        numbered = numbered_jsonl(path, needed(given, summaries=False))
+        rows = of_lines(numbered, given, path.stem)
+        if blank := numbered[-1][0] - len(numbered):
+            say(f"{path}: {blank:,} blank lines are passed over")
         # a summary that is not there yet is no reason to leave its document out
         return [{k: v for k, v in row.items() if k != "summary" or v} for row in rows]
-    return [{"document": text, "id": f"{path.name}:{number}"} for number, text in lines_of(path)]
+    return [
+        {"document": text, "id": f"{path.name}:{number}", "row": number} for number, text in lines_of(path)
+    ]
 
 
 # --- New York Times -----------------------------------------------------------------------------------------

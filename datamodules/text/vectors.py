@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from datamodules.text.records import lines_of
 
 _WIDEST = 4096
 _DIGIT = re.compile(r"\d")
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 
 
 def forms_of(word: str) -> tuple[str, str, str]:
@@ -58,3 +59,37 @@ def read_vectors(path: Path, words: Collection[str]) -> dict[str, Tensor]:
     # of a word's forms the first one that is there counts
     kept = {next((f for f in forms_of(word) if f in found), "") for word in words}
     return {word: found[word] for word in sorted(kept - {""})}
+
+
+def words_of(text: str) -> list[str]:
+    """Words and marks of a text."""
+    return _WORD.findall(text)
+
+
+class WordVectors:
+    """The vectors of a file for the words of some texts.
+
+    Args:
+        path: of the file.
+        texts: whose words are kept; all others have none.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_vectors`.
+    """
+
+    def __init__(self, path: Path, texts: Iterable[str]) -> None:
+        words = {word for text in texts for word in words_of(text)}
+        self.vectors = read_vectors(path, words)
+        known = sum(self._of(word) is not None for word in words)
+        width = len(next(iter(self.vectors.values())))
+        self.name = f"{path.name}, {width} dimensions, of {known:,} of the data's {len(words):,} words"
+
+    def _of(self, word: str) -> Tensor | None:
+        return next((self.vectors[f] for f in forms_of(word) if f in self.vectors), None)
+
+    def __call__(self, text: str) -> tuple[Tensor, int]:
+        """Vectors (N, d) of those words of a text that have one, and the number of its words."""
+        words = words_of(text)
+        found = [vector for word in words if (vector := self._of(word)) is not None]
+        width = len(next(iter(self.vectors.values())))
+        return torch.stack(found) if found else torch.zeros(0, width), len(words)

@@ -16,11 +16,11 @@ _NEITHER = """
     flip rotate crop augment colour_jitter time_masks time_width frequency_masks frequency_width
     async_sampling early_stopping order bfs_draws stages input_size fine continuous views neighbors modalities
     multi_label edge_probabilities val_root train val test upright mask_values num_classes latent_norm
-    budget rounds seed_updates round_updates passes window oracle noise labels spaces embeddings
+    budget rounds seed_updates round_updates passes window oracle noise labels accept_drafts spaces embeddings
     document_field summary_field id_field yhat_field tokenizer vocab_size max_target
     latent_multiplier images
     tokenizer vocab_size model batch_tokens most_evaluated val_pairs test_pairs
-    val_items test_items table delimiter unlabelled
+    val_items test_items table delimiter unlabelled distractors held_dialogues
 """
 NEITHER = frozenset(re.findall(r"\w+", _NEITHER))
 """What neither changes who is held out nor what the network takes: files, batches, augmentation, sizes that

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fakes.active_generation import fake_imagenet
 from fakes.clips import fake_audioset, write_mp4
 from fakes.gaug import fake_gaug
 from fakes.labelled import fake_labelled
@@ -129,6 +130,15 @@ def labelled_files(root: Path) -> None:
 
 
 TABLE: dict[str, Row] = {
+    "ActiveGeneration": Row(
+        {"part": "generator", "held_out": 3, "per_class": 2, "size": 16, "predict_items": 2, "batch_size": 3,
+         "eval_batch_size": 4, "source": "digits"},
+        [{"source": "digits", "batch_size": 5}, {"part": "generator"},
+         {"source": "imagenet", "root": "{root}", "size": 24, "held_out": 2, "batch_size": 4}],
+        fake_imagenet,
+        rooted=False,
+        elsewhere={"source"},  # the digits have no root
+    ),
     "AudioVisual": Row(
         variants=[
             {"pairs": 6, "test_pairs": 4, "batch_size": 3},

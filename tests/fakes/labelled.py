@@ -88,7 +88,9 @@ def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     if config["model"]["init_args"].get("negatives") == "queue":
         flags["model.init_args.queue_size"] = 16
     if source == "folder":
-        flags["data.init_args.size"] = 32
+        flags["data.init_args.size"] = 64  # batch norm of 4 images needs more than one place
+    if "jigsaw_weight" in config["model"]["init_args"]:
+        flags["model.init_args.jigsaw_crop"] = 20
     return flags
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.aggregation import CatMetric
 
 from zoo.ami.baselines import Baseline, ConstantReply, Retrieval, adversarial_success
@@ -21,7 +21,7 @@ from zoo.nn.data_fit import told
 
 _MEANS = (
     "log_q", "log_q_token", "judge_log_q", "judge_log_q_token", "f1", "repeats", "embedding_average",
-    "embedding_extrema", "embedding_greedy", "generic", "right_topic",
+    "embedding_extrema", "embedding_greedy", "embedding_known", "generic", "right_topic",
 )  # fmt: skip
 
 
@@ -84,12 +84,15 @@ class Evaluation(nn.Module):
         self.baselines: dict[str, Baseline] = {}
         self.source_entropy: float | None = None
         self._texts: Callable[[Tensor], list[str]] | None = None
+        self._vectors: Any = None
+        self.cut = SumMetric()
         self._seen: set[str] = set()
 
     def prepare(self, data: Any, vocabulary: Vocabulary) -> None:
         """Learn from the data what is measured."""
         self._texts = vocabulary.texts  # the vocabulary itself would become part of this one's state
         self.source_entropy = told(data, "source_entropy")
+        self._vectors = told(data, "word_vectors")
         pairs = told(data, "training_pairs") if self.stage == "test" else None
         self._pairs: Callable[[], Sequence[tuple[str, str]]] | None = pairs if callable(pairs) else None
         bleu = told(data, "bleu") if self.stage == "test" else None
@@ -121,6 +124,10 @@ class Evaluation(nn.Module):
         if self.source_entropy is None and "source_entropy" in self._seen:
             return float(self.whole["source_entropy"].compute())
         return self.source_entropy
+
+    def read(self, batch: Mapping[str, Any]) -> None:
+        """Count the pairs of a batch whose texts are longer than what is read of them."""
+        self.cut.update(float(sum(batch.get("cut", ()))))
 
     def hits(self, right: Tensor) -> None:
         """Whether the gold candidate was the likeliest, (B,)."""
@@ -181,11 +188,18 @@ class Evaluation(nn.Module):
         both = list(zip(texts, references, strict=True))
         scores.add("f1", torch.tensor([unigram_f1(*pair) for pair in both]))
         scores.add("repeats", torch.tensor([repeats(t, s) for t, s in zip(texts, histories, strict=True)]))
-        gold = batch["target"][:, 1:]
-        similar = [
-            similarities(table[a[a != pad]], table[b[(b != pad) & (b != eos)]])
-            for a, b in zip(reply, gold, strict=True)
-        ]
+        if self._vectors is not None:
+            found = [(self._vectors(text), self._vectors(gold)) for text, gold in both]
+            similar = [similarities(a, b) for (a, _), (b, _) in found]
+            words = torch.tensor([float(n + m) for (_, n), (_, m) in found])
+            known = torch.tensor([float(len(a) + len(b)) for (a, _), (b, _) in found])
+            scores.add("embedding_known", known / words.clamp(min=1), words)
+        else:
+            gold = batch["target"][:, 1:]
+            similar = [
+                similarities(table[a[a != pad]], table[b[(b != pad) & (b != eos)]])
+                for a, b in zip(reply, gold, strict=True)
+            ]
         for name, column in zip(("average", "extrema", "greedy"), torch.stack(similar).T, strict=True):
             scores.add(f"embedding_{name}", column)
         if scores.bleu is not None:
@@ -230,7 +244,7 @@ class Evaluation(nn.Module):
         return adversarial_success(histories, references, texts)
 
     def _reset(self) -> None:
-        for metric in self.whole.values():
+        for metric in (*self.whole.values(), self.cut):
             metric.reset()
         self._seen = set()
         for scores in self.scores.values():
@@ -250,6 +264,7 @@ class Evaluation(nn.Module):
             "retrieval": "the reply to the training history of largest TF-IDF cosine",
         }
         found: dict[str, dict[str, Any]] = {}
+        cut = int(self.cut.compute())
         entropy, known = self._entropy(), self.source_entropy is not None
         how = "known" if known else "cross-entropy of the model of S on these pairs, at least H(S)"
         of_source = "not known" if entropy is None else f"{entropy:.4f} nats, {how}"
@@ -263,7 +278,9 @@ class Evaluation(nn.Module):
             found[name] = {
                 **row,
                 "words": "separated by white space",
+                "truncated_pairs": cut,
                 "entropy": "natural logarithm",
+                "embeddings": "the forward network's" if self._vectors is None else self._vectors.name,
                 "source_entropy": of_source,
             }
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,7 +19,7 @@ from zoo.ami.objectives import Objectives
 from zoo.ami.optimizers import optimizers_of
 from zoo.ami.processes import place, set_gradients, total
 from zoo.ami.replies import Decoding
-from zoo.ami.report import GeneratedReplies, write_protocol
+from zoo.ami.report import GeneratedReplies
 from zoo.ami.scoring import Scoring
 from zoo.ami.settings import check_settings, cycle_of
 from zoo.ami.vocabulary import Vocabulary
@@ -41,7 +40,7 @@ from zoo.nn.ranges import (
     check_ranges,
 )
 from zoo.randomness import step_generator
-from zoo.reports import say
+from zoo.reports import say, write_protocol
 
 Objective = Literal["mle", "vim", "ami"]
 Rollout = Literal["sample", "teacher_forced"]
@@ -116,13 +115,14 @@ class AMI(LightningModule):
         clip: norm in every step, after that one; null has none.
         label_smoothing: of pretraining.
         judge: keep a copy of the backward network as pretraining leaves it, and report its bound, too.
-        decoding: of ``predict`` and of what validation generates: ``greedy``, ``beam`` or ``sample``.
+        decoding: of ``predict`` and of what validation generates: ``greedy``, ``beam`` or ``sample``. The
+            settings of each, below, count wherever it is asked for: here, in ``table``, by :meth:`reply`.
         beam: width.
         top_k: of ``sample``, which draws among so many words; 0 among all.
         sampling_temperature: of ``sample``.
         length_penalty: of ``beam``: scores are log p / length^penalty.
         test_noise: decode from a noisy memory, one draw a reply (a variant of the released code).
-        replies: for each history of a prediction, and for each decoding of the test.
+        replies: for each history of a prediction; each decoding of a test has one.
         rerank: order a prediction's replies by log q(S|T'), not by log p(T'|S).
         table: decodings that ``zoo test`` compares, beam 5 and top-k as set.
         optimizer: of theta.
@@ -352,14 +352,15 @@ class AMI(LightningModule):
         rows = evaluation.rows({d: self.scoring.replies.protocol(d) for d in evaluation.decodings})
         rows = {name: {**row, **self.vocabulary.described()} for name, row in rows.items()}
         evaluation.log(self)
-        if folder is not None and self.trainer.is_global_zero:
-            for path in write_protocol(Path(folder), rows):
-                say(f"protocol    {path}")
+        write_protocol(folder, rows)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         judge = self.judge if self.judged else None
         source = self.source_network if self.source_network is not None and self.source_trained else None
         self.scoring.evaluate(self.evaluation[stage], batch, judge, source)
+
+    def on_predict_start(self) -> None:
+        say(f"replies by {self.scoring.protocol}")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> GeneratedReplies:
         """Replies to each history with their scores, best first."""
@@ -372,7 +373,8 @@ class AMI(LightningModule):
         decoding: Decoding | None = None,
         persona: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """Replies to one history, or translations of one sentence, best first.
+        """Replies to one history, or translations of one sentence, best first. What of it is not read, and
+        that it has no word that the weights know, is said.
 
         ``zoo.load("ami_dull").reply("ask topic3 filler1", 3, "beam")``
 
@@ -389,12 +391,8 @@ class AMI(LightningModule):
             ValueError: for a decoding with fewer replies or of another name, fewer than one reply, what is no
                 text, a history without a word, and a persona for weights that know none.
         """
-        if not isinstance(history, str | Sequence) or isinstance(persona, str):
-            raise ValueError(f"a history is a text or a list of texts, a persona a list, not {history!r:.60}")
-        utterances = [history] if isinstance(history, str) else list(history)
-        return self.scoring.answer(
-            utterances, count, decoding or self.hparams["decoding"], self.device, persona
-        )
+        decoding = self.hparams["decoding"] if decoding is None else decoding
+        return self.scoring.answer(history, count, decoding, self.device, persona)
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """Sources and prefixes of eight tokens for the network, which gives logits (batch, 8, V)."""

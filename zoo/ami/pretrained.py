@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.hub import foreign
 from zoo.nn.encoder_decoder import Encoded, State
+from zoo.nn.tied import keep_one_name
 
 # What a kind of model is used to: ids before and behind a source, and behind the decoder's start.
 _ENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -45,10 +46,7 @@ class PretrainedSeq2Seq(nn.Module):
         before, after, start = _ENDS[config.model_type]
         self.before, self.after = ([ids[k] for k in names] for names in (before, after))
         self.start = [config.decoder_start_token_id, *(ids[k] for k in start)]
-        # a weight with several names has one in the state dict: safetensors refuses the others
-        self._names = _other_names(model)
-        self.register_state_dict_post_hook(_drop_other_names)
-        self.register_load_state_dict_pre_hook(_add_other_names)
+        keep_one_name(self, model)
 
     def word_table(self) -> Tensor:
         """Embeddings of the source words (V, d), without positions and scale."""
@@ -112,28 +110,6 @@ class PretrainedSeq2Seq(nn.Module):
         return found.logits[:, -1], dataclasses.replace(
             state, past=found.past_key_values, length=state.length + 1
         )
-
-
-def _other_names(model: nn.Module) -> dict[str, str]:
-    """Names of tied weights -> the name under which each is first found."""
-    first: dict[int, str] = {}
-    found = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        kept = first.setdefault(id(parameter), name)
-        if kept != name:
-            found[name] = kept
-    return found
-
-
-def _drop_other_names(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for name in module._names:
-        state.pop(f"{prefix}model.{name}", None)
-
-
-def _add_other_names(module: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    for name, kept in module._names.items():
-        if f"{prefix}model.{kept}" in state:
-            state[f"{prefix}model.{name}"] = state[f"{prefix}model.{kept}"]
 
 
 def _reordered(past: Any, rows: Tensor) -> Any:

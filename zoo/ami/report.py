@@ -6,13 +6,13 @@ import html
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from zoo.reports import PARTS, replace_file, writing
+from zoo.reports import PARTS, writing
 
 _MOST_ON_A_PAGE = 500
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
@@ -26,7 +26,9 @@ th{font-weight:normal;color:#777;font-size:85%}.n{font-variant-numeric:tabular-n
 class GeneratedReplies:
     """K replies to each history, best first.
 
-    ``replies.jsonl`` has a line for each history: ``index``, ``history``, ``reference`` where there is one,
+    ``replies.jsonl`` has a line for each history: ``index``, ``row``, its line in a file that was asked,
+    ``history``, the utterances that were read, a line each, ``unread``, how many stand before those, ``cut``,
+    whether a text is longer than what was read of it, ``persona`` and ``reference`` where there is one,
     ``replies``, a list of ``text``, ``log_p`` (of the forward network) and ``log_q`` (log q(S|T') of the
     backward network), both in nats summed over tokens, and ``protocol``, how the replies were made.
     ``replies.html`` shows the first 500.
@@ -39,6 +41,7 @@ class GeneratedReplies:
         backward: log q(S|T'), (B, K).
         index: (B,) position of each in the whole set.
         protocol: how they were made.
+        told: of each history ``row``, ``unread``, ``cut`` and ``persona``, as far as they are known.
     """
 
     histories: list[str]
@@ -48,6 +51,7 @@ class GeneratedReplies:
     backward: Tensor
     index: Tensor
     protocol: str
+    told: dict[str, list[Any]] = field(default_factory=dict)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """One for each history."""
@@ -55,7 +59,9 @@ class GeneratedReplies:
             scores = zip(
                 self.replies[row], self.forward[row].tolist(), self.backward[row].tolist(), strict=True
             )
-            record: dict[str, Any] = {"index": number, "history": self.histories[row]}
+            told = {key: values[row] for key, values in self.told.items()}
+            first = {key: told.pop(key) for key in ("row",) if key in told}
+            record: dict[str, Any] = {"index": number, **first, "history": self.histories[row], **told}
             if self.references:
                 record["reference"] = self.references[row]
             record["replies"] = [
@@ -98,10 +104,15 @@ def page(records: list[dict[str, Any]]) -> str:
             f'<td class="n">{reply["log_p"]:.2f}</td><td class="n">{reply["log_q"]:.2f}</td></tr>'
             for reply in record["replies"]
         ]
-        gold = record.get("reference")
+        gold, persona = record.get("reference"), record.get("persona")
+        notes = [f"line {record['row']}"] if "row" in record else []
+        notes += [f"{record['unread']} earlier ones not read"] if record.get("unread") else []
+        notes += ["read in part alone"] if record.get("cut") else []
+        before = f'<div class="n">{", ".join(notes)}</div>' if notes else ""
+        before += f'<div class="h"><i>{html.escape(persona)}</i></div>' if persona else ""
         reference = f'<div class="g">{html.escape(gold)}</div>' if gold else ""
         sections.append(
-            f'<section><div class="h">{html.escape(record["history"])}</div>{reference}'
+            f'<section>{before}<div class="h">{html.escape(record["history"])}</div>{reference}'
             f"<table><tr><th>reply</th><th>log p(T'|S)</th><th>log "
             f"q(S|T')</th></tr>{''.join(rows)}</table></section>"
         )
@@ -113,11 +124,3 @@ def page(records: list[dict[str, Any]]) -> str:
         "tokens; the gold "
         f'reply in <span class="g">green</span>.</p>{more}{"".join(sections)}</body></html>\n'
     )
-
-
-def write_protocol(folder: Path, rows: dict[str, dict[str, Any]]) -> list[Path]:
-    """``protocol_test.json``: how each row of a test's table was made."""
-    path = folder / "protocol_test.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    return [path]

@@ -17,8 +17,10 @@ from zoo.ami.replies import Decoding, Replies
 from zoo.ami.report import GeneratedReplies
 from zoo.ami.turns import batch_of
 from zoo.ami.vocabulary import Vocabulary
+from zoo.nn.given_texts import given_count, given_texts
 
 Batch = Mapping[str, Any]
+_MOST = 10_000
 
 
 class Scoring:
@@ -45,6 +47,7 @@ class Scoring:
             source: a model of S alone, or none.
         """
         h, pad = self.settings, self.settings["pad_id"]
+        evaluation.read(batch)
         labels, recover = batch["target"][:, 1:], batch["recover"][:, 1:]
         nll = token_nll(self.network(batch["source"], batch["target"][:, :-1]), labels, pad)
         evaluation.likelihood("forward_nll", nll.sum(), (labels != pad).sum())
@@ -93,6 +96,12 @@ class Scoring:
         empty = (candidates[:, :, 1:] == pad).all(dim=2)
         return nll.masked_fill(empty, float("inf")).argmin(dim=1)
 
+    @property
+    def protocol(self) -> str:
+        """How a prediction's replies are made and ordered."""
+        h = self.settings
+        return self.replies.protocol(h["decoding"]) + (", ordered by log q" if h["rerank"] else "")
+
     @torch.no_grad()
     def predict(self, batch: Batch) -> GeneratedReplies:
         """Replies to each history with their scores, best first."""
@@ -111,31 +120,34 @@ class Scoring:
             forward=forward.gather(1, order).cpu(),
             backward=backward.gather(1, order).cpu(),
             index=batch["index"].cpu(),
-            protocol=self.replies.protocol(h["decoding"]) + (", ordered by log q" if h["rerank"] else ""),
+            protocol=self.protocol,
+            told={key: list(batch[key]) for key in ("row", "unread", "cut", "persona") if key in batch},
         )
 
     @torch.no_grad()
     def answer(
         self,
-        utterances: Sequence[str],
-        count: int,
-        decoding: str,
+        history: Any,
+        count: Any,
+        decoding: Any,
         device: torch.device,
-        persona: Sequence[str] = (),
+        persona: Any = (),
     ) -> list[dict[str, Any]]:
         """Replies to one history, best first: ``text``, ``log_p`` and ``log_q`` of each.
 
         Raises:
-            ValueError: for a decoding with fewer replies or of another name, and a history without a word.
+            ValueError: for a decoding with fewer replies or of another name, what is no text, and a history
+                without a word.
         """
         h = self.settings
-        if decoding not in get_args(Decoding):
+        if not isinstance(decoding, str) or decoding not in get_args(Decoding):
             raise ValueError(f"decoding is one of {', '.join(get_args(Decoding))}, not {decoding!r:.60}")
-        if count < 1:
-            raise ValueError(f"count is the number of replies, at least 1, not {count}")
-        for said in (*utterances, *persona):
-            if not isinstance(said, str):
-                raise ValueError(f"an utterance is a text, not {said!r:.60}")
+        count, utterances = given_count(count, "count"), given_texts(history, "utterance")
+        if isinstance(persona, str):
+            raise ValueError(f"a persona is a list of sentences, not {persona!r:.60}")
+        persona = given_texts(persona, "sentence of the persona")
+        if count > _MOST:
+            raise ValueError(f"count is {count:,}; ask for at most {_MOST:,} replies at a time")
         if count > (h["beam"] if decoding == "beam" else 1 if decoding == "greedy" else count):
             raise ValueError(
                 f"decoding: {decoding} has fewer than {count} replies; take sample, or a wider beam"

@@ -57,18 +57,12 @@ def check_settings(module: type, h: Mapping[str, Any]) -> None:
 
 
 def _check_decoding(h: Mapping[str, Any]) -> None:
-    used = {h["decoding"], *h["table"]}
-    for option, of, default in (
-        ("sampling_temperature", "sample", 1.0),
-        ("top_k", "sample", 10),
-        ("length_penalty", "beam", 0.0),
-        ("beam", "beam", 5),
-    ):
-        if of not in used and h[option] != default:
-            raise ValueError(
-                f"model.init_args.{option} is {h[option]}, which decoding: {h['decoding']} does not use: "
-                f"beams do not sample; leave it out, or set decoding, or an entry of table, to {of}"
-            )
+    # settings of a decoding that neither decoding nor table names are no idle ones: `reply` may ask for it
+    if h["rerank"] and h["replies"] == 1:
+        raise ValueError(
+            "model.init_args.rerank orders several replies, but replies is 1; set model.init_args.replies to "
+            "more, with decoding: beam or sample, or leave it out"
+        )
     if h["replies"] > h["beam"] and h["decoding"] == "beam":
         raise ValueError(
             f"model.init_args.replies is {h['replies']}, but a beam of {h['beam']} has no more replies "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,4 @@ class Vocabulary(KeptTokenizer):
 
     def described(self) -> dict[str, Any]:
         """Which tokenizer it is: sha256 of its document, entries, and the longest text that is kept."""
-        content = self.value or {}
-        size = len(self.tokenizer) if self.text else 0
-        digest = hashlib.sha256(self.text.encode()).hexdigest()[:16]
-        return {"tokenizer": f"sha256 {digest}", "entries": size, "longest": content.get("longest")}
+        return {**super().described(), "longest": (self.value or {}).get("longest")}

@@ -23,6 +23,14 @@ _IMAGES: dict[str, Any] = {
     "embedding": 4,
 }
 
+_DIALOGUES: dict[str, Any] = {
+    "sizes": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64},
+    "vocab_size": 107,
+    "eos_id": 2,
+    "max_length": 10,
+}
+_INFORMED: dict[str, Any] = {**_DIALOGUES, "hidden": 8, "embedding": 4}
+
 METHODS = (
     Method(
         "DEMI",
@@ -32,6 +40,32 @@ METHODS = (
             {**_IMAGES, "objective": "multi", "subview": "lowres"},
         ),
         data={"class_path": "datamodules.LabelledImages", "init_args": {"batch_size": 16}},
+        weights="weights",
+        converts="encoders of InfoMin, MoCo and torchvision",
+        **_PAGE,
+    ),
+    Method(
+        "DialogueDEMI",
+        "dialogue",
+        small=(
+            {**_INFORMED, "samples": 2, "negative_length": 6},
+            {**_INFORMED, "objective": "is", "decoding": "beam", "beams": 2},
+            {**_INFORMED, "objective": "multi"},
+            {**_DIALOGUES, "objective": "mmi", "decoding": "sample", "candidates": 2},
+            {**_DIALOGUES, "objective": "next_utterance"},
+        ),
+        data={
+            "class_path": "datamodules.DialogueHistories",
+            "init_args": {
+                "model": "words",
+                "dialogues": 500,
+                "held_dialogues": 40,
+                "longest": 20,
+                "history_tokens": 48,
+                "batch_size": 4,
+                "distractors": True,
+            },
+        },
         **_PAGE,
     ),
     Method(

@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Positives = Literal["first", "diagonal"]
 SATURATED = 0.95
@@ -81,6 +82,52 @@ def boosted_nce(phi: Tensor, psi: Tensor, positives: Positives = "first") -> Ten
     """
     _alike(phi, psi)
     return info_nce(_widened(phi) + _widened(psi).detach(), positives)
+
+
+def donsker_varadhan(scores: Tensor, positives: Positives = "first") -> Tensor:
+    """I_DV = E[f_1] - log E[e^{f_k}], k over the negatives of all rows (Belghazi et al. 2018, MINE).
+
+    A lower bound in expectation over unlimited negatives; of a batch, the log of a mean makes it an estimate
+    that may pass the truth, without a ceiling and with a variance that grows as e^I.
+    """
+    return pointwise_ratio(scores, positives).mean()
+
+
+def nguyen_wainwright_jordan(scores: Tensor, positives: Positives = "first") -> Tensor:
+    """I_NWJ = E[f_1] - E[e^{f_k - 1}] <= I(x; y) (Nguyen et al. 2010); f* = 1 + log p(y|x) / p(y)."""
+    return pointwise_nwj(scores, positives).mean()
+
+
+def smile(scores: Tensor, clip: float, positives: Positives = "first") -> Tensor:
+    """I_SMILE = E[f_1] - log E[clip(e^{f_k}, e^-tau, e^tau)] (Song & Ermon 2020): an estimate, no bound.
+
+    f is trained by :func:`jensen_shannon`.
+
+    Args:
+        scores: of the partner and of negatives.
+        clip: tau.
+        positives: where the partners stand.
+    """
+    return pointwise_ratio(scores, positives, clip).mean()
+
+
+def jensen_shannon(scores: Tensor, positives: Positives = "first") -> Tensor:
+    """-E[softplus(-f_1)] - E[softplus(f_k)], whose optimum is log p(y|x) / p(y) (Nowozin et al. 2016)."""
+    own, others = _split(_checked(scores, positives), positives)
+    return -functional.softplus(-own).mean() - functional.softplus(others).mean()
+
+
+def pointwise_ratio(scores: Tensor, positives: Positives = "first", clip: float | None = None) -> Tensor:
+    """The part of each row (B,) in :func:`donsker_varadhan`, or, clipped, in :func:`smile`."""
+    own, others = _split(_checked(scores, positives), positives)
+    others = others if clip is None else others.clamp(-clip, clip)
+    return own[:, 0] - others.flatten().logsumexp(dim=0) + math.log(others.numel())
+
+
+def pointwise_nwj(scores: Tensor, positives: Positives = "first") -> Tensor:
+    """The part of each row (B,) in :func:`nguyen_wainwright_jordan`."""
+    own, others = _split(_checked(scores, positives), positives)
+    return own[:, 0] - (others - 1).exp().mean(dim=1)
 
 
 def log_weights(psi: Tensor, positives: Positives = "first") -> Tensor:

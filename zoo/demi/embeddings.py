@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +28,20 @@ class Embeddings:
         images: (B, C, S, S) in [-1, 1].
         labels: (B,), -1 where unknown.
         index: (B,).
+        names: of the classes, where the data have some.
     """
 
     features: Tensor
     images: Tensor
     labels: Tensor
     index: Tensor
+    names: Sequence[str] = ()
 
     def write(self, folder: Path) -> list[Path]:
         """A part of the files that :meth:`merge` makes."""
         part = folder / PARTS / f"{int(self.index[0]):09d}_{os.getpid()}.npz"
         arrays = {k: getattr(self, k).numpy() for k in ("features", "labels", "index")}
-        np.savez(part, **arrays, pixels=to_uint8(self.images))
+        np.savez(part, **arrays, pixels=to_uint8(self.images), names=np.array([*self.names], dtype=str))
         return []
 
     @staticmethod
@@ -50,16 +53,19 @@ class Embeddings:
         whole = {k: np.concatenate([p[k] for p in parts]) for k in ("features", "labels", "index", "pixels")}
         order = np.argsort(whole["index"])
         whole = {k: v[order] for k, v in whole.items()}
+        names = parts[0]["names"].tolist()
         path = folder / "embeddings.npz"
         with writing(path):
-            np.savez(path, **{k: v for k, v in whole.items() if k != "pixels"})
+            np.savez(path, **{k: v for k, v in whole.items() if k != "pixels"}, names=parts[0]["names"])
         features = torch.from_numpy(whole["features"][:_MOST])
-        _scatter(folder / "scatter.png", features, whole["labels"][:_MOST])
+        _scatter(folder / "scatter.png", features, whole["labels"][:_MOST], names)
         _sheet(folder / "neighbours.png", features, whole["pixels"])
         return [path, folder / "scatter.png", folder / "neighbours.png"]
 
 
-def _scatter(path: Path, features: Tensor, labels: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+def _scatter(
+    path: Path, features: Tensor, labels: np.ndarray[tuple[int], np.dtype[np.int64]], names: Sequence[str]
+) -> None:
     centred = features.double() - features.double().mean(dim=0)
     directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -2:].flip(1)
     largest = directions.abs().argmax(dim=0)
@@ -68,7 +74,8 @@ def _scatter(path: Path, features: Tensor, labels: np.ndarray[tuple[int], np.dty
     with drawing(path, dpi=110, figsize=(6, 5)) as (_figure, axis):
         for label in np.unique(labels)[:_COLOURS]:
             chosen = labels == label
-            name = "no label" if label < 0 else str(label)
+            known = 0 <= label < len(names)
+            name = "no label" if label < 0 else names[label] if known else str(label)
             axis.scatter(*at[chosen].T, s=6, color=f"C{max(0, label) % 10}", label=name)
         axis.set(xlabel="first principal component", ylabel="second")
         axis.legend(fontsize=7, markerscale=2)

@@ -12,6 +12,8 @@ from torch.nn import functional
 from zoo.nn.resnet import ResNet, Stem
 
 Encoder = Literal["cnn", "resnet18", "resnet50"]
+Pixels = Literal["centred", "imagenet"]
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DigitEncoder(nn.Module):
@@ -45,6 +47,27 @@ class Projection(nn.Module):
         return functional.normalize(self.layers(z).float(), dim=1)
 
 
+class Pieces(nn.Module):
+    """A picture in pieces: a layer on the features of each, another on all of them, a unit vector.
+
+    The second branch of InfoMin (Tian et al. 2020) after PIRL.
+
+    Args:
+        inputs: F.
+        cells: of a picture.
+        outputs: E.
+    """
+
+    def __init__(self, inputs: int, cells: int, outputs: int) -> None:
+        super().__init__()
+        self.each, self.all = nn.Linear(inputs, outputs), nn.Linear(cells * outputs, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, E) of features (B, cells, F)."""
+        joined = self.each(features).flatten(1)
+        return functional.normalize(self.all(functional.relu(joined)).float(), dim=1)
+
+
 class Side(nn.Module):
     """An encoder with a head: what momentum makes keys with."""
 
@@ -54,6 +77,11 @@ class Side(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.encoder(image))
+
+
+def centred(image: Tensor) -> Tensor:
+    """Images of [0, 1] in [-1, 1], as views and encoders take them."""
+    return 2 * image - 1
 
 
 def encoder_of(name: Encoder, stem: Stem, channels: int, size: int) -> DigitEncoder | ResNet:
@@ -76,6 +104,9 @@ class Views(nn.Module):
         conditional: whether there is a second critic m on [z', z''].
         momentum: whether keys come from a copy of e and h that follows by momentum, else from e and a head
             of their own that both terms train.
+        pixels: what the encoder reads: ``centred`` in [-1, 1], or ``imagenet``, standardised as published
+            weights were trained.
+        jigsaw: cells of a picture in pieces, which have a head of their own; 0 has none.
     """
 
     def __init__(
@@ -88,6 +119,8 @@ class Views(nn.Module):
         outputs: int,
         conditional: bool,
         momentum: bool,
+        pixels: Pixels = "centred",
+        jigsaw: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = encoder_of(name, stem, channels, size)
@@ -98,18 +131,31 @@ class Views(nn.Module):
         self.key: Side | None = None
         if momentum:
             self.key = Side(copy.deepcopy(self.encoder), copy.deepcopy(self.critic)).requires_grad_(False)
+        self.pixels = pixels
+        self.pieces = Pieces(features, jigsaw, outputs) if jigsaw else None
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features (B, F) of images (B, C, S, S) in [-1, 1]."""
-        return self.encoder(image)
+        """Features (B, F) of images (B, C, S, S) in [0, 1]; the encoder itself reads [-1, 1]."""
+        return self.encoded(centred(image))
+
+    def encoded(self, view: Tensor) -> Tensor:
+        """Features (B, F) of views (B, C, S, S) in [-1, 1]."""
+        return self.encoder(self.read(view))
+
+    def read(self, view: Tensor) -> Tensor:
+        """A view in [-1, 1] as the encoder takes it."""
+        if self.pixels == "centred":
+            return view
+        mean, deviation = (view.new_tensor(v)[:, None, None] for v in (_MEAN, _DEVIATION))
+        return ((view + 1) / 2 - mean) / deviation
 
     def keys(self, y: Tensor) -> Tensor:
         """Unit vectors (B, E) of the other view, without gradient where momentum makes them."""
         if self.key_head is not None:
-            return self.key_head(self.encoder(y))
+            return self.key_head(self.encoded(y))
         assert self.key is not None
         with torch.no_grad():
-            return self.key(y)
+            return self.key(self.read(y))
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.demi import bounds
 from zoo.demi.gaussian import divergence, oracle_scores
-from zoo.demi.network import Curve, Estimators
+from zoo.demi.network import UNDIVIDED, Curve, Estimators
 
 Batch = Mapping[str, Tensor]
 _MOST_NEGATIVES = 2**26
@@ -49,17 +49,28 @@ class Scorer:
     Attributes:
         network: critics; None takes the optimal ones.
         subviews: n.
+        clip: tau of SMILE.
     """
 
     network: Estimators | None
     subviews: int
+    clip: float = 5.0
 
-    def joint(self, batch: Batch) -> Tensor:
-        """InfoNCE's critic on all subviews, (B, B)."""
+    def joint(self, curve: Curve, batch: Batch) -> Tensor:
+        """The critic of an undivided estimate on all subviews, (B, B)."""
         if self.network is None:
-            return self._oracle(batch, batch["y"], self.subviews, 0)
-        assert self.network.infonce is not None
-        return self.network.infonce(known(batch, self.subviews), batch["y"])
+            optimal = self._oracle(batch, batch["y"], self.subviews, 0)
+            return optimal + 1 if curve == "nwj" else optimal
+        return self.network.undivided[curve](known(batch, self.subviews), batch["y"])
+
+    def undivided(self, curve: Curve, batch: Batch) -> Tensor:
+        """What each pair contributes to an undivided estimate, (B,), whose mean is the estimate."""
+        scores = self.joint(curve, batch)
+        if curve == "infonce":
+            return bounds.pointwise(scores, "diagonal")
+        if curve == "nwj":
+            return bounds.pointwise_nwj(scores, "diagonal")
+        return bounds.pointwise_ratio(scores, "diagonal", self.clip if curve == "smile" else None)
 
     def term(self, curve: Curve, batch: Batch, i: int, y: Tensor) -> Tensor:
         """The i-th term's critic, i from 1, on candidates y (K, d) or (B, K, d); psi is the first."""
@@ -127,11 +138,17 @@ def likelihood(network: Estimators, batch: Batch, i: int) -> Tensor:
 def training_bounds(
     scorer: Scorer, curves: Sequence[Curve], batch: Batch, g: torch.Generator
 ) -> dict[str, Tensor]:
-    """What each network maximises: ``infonce``, ``first``, ``bo_2`` and so on, ``tau_2``."""
+    """What each network maximises: ``infonce``, ``first``, ``bo_2`` and so on, ``tau_2``.
+
+    SMILE's critic is trained by the bound of Jensen and Shannon, as its authors' is.
+    """
     found: dict[str, Tensor] = {}
-    if "infonce" in curves:
-        found["infonce"] = bounds.info_nce(scorer.joint(batch), "diagonal")
-    conditional: list[Curve] = [c for c in curves if c != "infonce"]
+    for whole in [c for c in UNDIVIDED if c in curves]:
+        if whole == "smile":
+            found[whole] = bounds.jensen_shannon(scorer.joint(whole, batch), "diagonal")
+        else:
+            found[whole] = scorer.undivided(whole, batch).mean()
+    conditional: list[Curve] = [c for c in curves if c not in UNDIVIDED]
     if not conditional:
         return found
     parts = dealt(batch, scorer.subviews)
@@ -148,15 +165,16 @@ def training_bounds(
 def estimates(scorer: Scorer, curves: Sequence[Curve], batch: Batch, g: torch.Generator) -> dict[str, float]:
     """Bounds on a held-out batch, in nats.
 
-    ``infonce``; ``first``, I_NCE(x_1; y); and of each decomposition, by how its conditional critics were
-    trained: ``bo_conditional_exact`` and ``bo_exact`` (negatives from p(y | x''), where the data are
-    Gaussian; the latter with the first term), ``bo_conditional_is`` and ``bo_is``, ``bo_value`` (what I_BO
-    itself says, no part of any sum), ``var_bound`` with the proposal's divergence subtracted; ``ess``.
+    ``infonce``, ``dv``, ``nwj``, ``smile``; ``first``, I_NCE(x_1; y); and of each decomposition, by how its
+    conditional critics were trained: ``bo_conditional_exact`` and ``bo_exact`` (negatives from p(y | x''),
+    where the data are Gaussian; the latter with the first term), ``bo_conditional_is`` and ``bo_is``,
+    ``bo_value`` (what I_BO itself says, no part of any sum), ``var_bound`` with the proposal's divergence
+    subtracted; ``ess``.
     """
     found: dict[str, float] = {}
-    if "infonce" in curves:
-        found["infonce"] = float(bounds.info_nce(scorer.joint(batch), "diagonal"))
-    conditional: list[Curve] = [c for c in curves if c != "infonce"]
+    for whole in [c for c in UNDIVIDED if c in curves]:
+        found[whole] = float(scorer.undivided(whole, batch).mean())
+    conditional: list[Curve] = [c for c in curves if c not in UNDIVIDED]
     if not conditional:
         return found
     parts, n = dealt(batch, scorer.subviews), scorer.subviews
@@ -199,8 +217,8 @@ def _of_term(scorer: Scorer, curve: Curve, batch: Batch, i: int, g: torch.Genera
 
 def pointwise(scorer: Scorer, curve: Curve, batch: Batch) -> Tensor:
     """What each pair (x, y) contributes to the estimate, (B,), all rows being each other's negatives."""
-    if curve == "infonce":
-        return bounds.pointwise(scorer.joint(batch), "diagonal")
+    if curve in UNDIVIDED:
+        return scorer.undivided(curve, batch)
     parts = [bounds.pointwise(scorer.term(curve, batch, 1, batch["y"]), "diagonal")]
     for i in range(2, scorer.subviews + 1):
         phi, psi = scorer.term(curve, batch, i, batch["y"]), scorer.earlier(curve, batch, i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -12,17 +13,17 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from zoo.demi.estimation import Scorer, estimates, optimal_curves, pointwise, training_bounds
-from zoo.demi.network import Critic, Curve, Estimators
+from zoo.demi.network import UNDIVIDED, Critic, Curve, Estimators
 from zoo.demi.report import Estimate, PointwiseInformation, draw_estimates, write_estimates
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.parallel import refuse_processes
-from zoo.nn.ranges import Depth, Size, check_ranges
+from zoo.nn.ranges import Depth, Positive, Size, check_ranges
 from zoo.nn.variants import Uses, refuse_unused
 from zoo.randomness import generator, step_generator
 from zoo.reports import say
 
 _EVALUATION = 730  # first word of the keys of the draws of an evaluation, which are the same for all seeds
-_SHOWN = ("infonce", "exact", "is", "bound")
+_SHOWN = ("exact", "is", "bound")
 _USES: Uses = {
     "embedding": ("separable",),
     **dict.fromkeys(("hidden", "layers"), ("separable", "joint")),
@@ -45,7 +46,8 @@ class GaussianMI(LightningModule):
         dim: d, components of a subview; the data tell.
         y_dim: e, components of y; the data tell.
         subviews: n; the data tell.
-        curves: which estimators are trained side by side: ``infonce``; and decompositions, by what trains
+        curves: which estimators are trained side by side: ``infonce``; ``dv``, ``nwj`` and ``smile``, which
+            have no ceiling and a variance that grows with the information; and decompositions, by what trains
             their conditional critics: ``bo``, ``is``, ``exact`` (negatives from p(y|x''), Gaussian data
             alone), ``var`` (from a proposal that is learned beside it). The first one's estimate is
             ``val/estimate``.
@@ -54,6 +56,7 @@ class GaussianMI(LightningModule):
         hidden: width of the critics.
         layers: hidden layers; null is 2 of ``separable``, 3 of ``joint``.
         embedding: outputs of g and h.
+        clip: tau of ``smile``.
         optimizer: of all of them. No parameter is shared, so each learns as if it were alone.
     """
 
@@ -70,6 +73,7 @@ class GaussianMI(LightningModule):
         hidden: Size = 256,
         layers: Depth | None = None,
         embedding: Size = 32,
+        clip: Positive = 5.0,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-4),
     ) -> None:
         check_ranges(GaussianMI, locals())
@@ -83,12 +87,17 @@ class GaussianMI(LightningModule):
             raise ValueError(
                 f"model.init_args.curves must be of {', '.join(get_args(Curve))}, each once, got {curves}"
             )
-        if subviews < 2 and self.curves != ["infonce"]:
+        if clip != 5.0 and "smile" not in self.curves:
+            raise ValueError(
+                f"model.init_args.clip is {clip}, which curves: {', '.join(self.curves)} does not use; leave "
+                "it out (its default is 5.0), or add smile"
+            )
+        if subviews < 2 and {*self.curves} - {*UNDIVIDED}:
             raise ValueError(
                 f"model.init_args.subviews is {subviews}, of which nothing is decomposed: set 2 or more, or "
                 "curves: [infonce]"
             )
-        learned = {*self.curves} - {"bo", "infonce"}
+        learned = {*self.curves} - {"bo", *UNDIVIDED}
         if critic == "oracle" and learned:
             raise ValueError(
                 f"model.init_args.curves: {', '.join(sorted(learned))} say how a critic is trained, and "
@@ -98,7 +107,7 @@ class GaussianMI(LightningModule):
         if critic != "oracle":
             depth = layers or (2 if critic == "separable" else 3)
             self.network = Estimators(dim, y_dim, subviews, self.curves, critic, hidden, depth, embedding)
-        self.scorer = Scorer(self.network, subviews)
+        self.scorer = Scorer(self.network, subviews, clip)
         self.optimizer = optimizer
         self._found: dict[str, list[float]] = {}
         self._rows, self._skipped = 0, 0
@@ -209,18 +218,19 @@ class GaussianMI(LightningModule):
         n, rows = self.hparams["subviews"], self._rows
         found = []
         for name, values in self._found.items():
-            whole = name == "infonce" or (name.rpartition("_")[2] in _SHOWN and "conditional" not in name)
-            e = Estimate(
-                name, values, rows if name == "infonce" else rows // n, 1 if name == "infonce" else n
-            )
+            undivided = name in UNDIVIDED
+            whole = undivided or (name.rpartition("_")[2] in _SHOWN and "conditional" not in name)
+            e = Estimate(name, values, rows if undivided else rows // n, 1 if undivided else n)
             self.log(f"{stage}/{name}", e.mean, batch_size=1)
             if whole:
                 found.append(e)
-                self.log(f"{stage}/{name}_saturation", e.mean / e.ceiling, batch_size=1)
+                if math.isfinite(e.ceiling):
+                    self.log(f"{stage}/{name}_saturation", e.mean / e.ceiling, batch_size=1)
         first = self._first(found)
         self.log(f"{stage}/estimate", first.mean, prog_bar=True, batch_size=1)
         if stage == "test":
-            self.log_dict({"test/estimate_sd": first.deviation, "test/log_k": first.ceiling}, batch_size=1)
+            log_k = first.terms * math.log(first.columns)
+            self.log_dict({"test/estimate_sd": first.deviation, "test/log_k": log_k}, batch_size=1)
             truth = self._truth()
             if truth is not None:
                 bias = first.mean - truth
@@ -232,7 +242,7 @@ class GaussianMI(LightningModule):
     def _first(self, found: Sequence[Estimate]) -> Estimate:
         """Of the first curve: with exact negatives where there are some, else by I_IS."""
         curve = self.curves[0]
-        names = [curve] if curve == "infonce" else [f"{curve}_exact", f"{curve}_is"]
+        names = [curve] if curve in UNDIVIDED else [f"{curve}_exact", f"{curve}_is"]
         by_name = {e.name: e for e in found}
         return next(by_name[name] for name in names if name in by_name)
 

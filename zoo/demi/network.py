@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 Critic = Literal["separable", "joint", "oracle"]
-Curve = Literal["infonce", "bo", "is", "exact", "var"]
+Undivided = Literal["infonce", "dv", "nwj", "smile"]
+Curve = Literal["infonce", "dv", "nwj", "smile", "bo", "is", "exact", "var"]
+UNDIVIDED: tuple[Undivided, ...] = get_args(Undivided)
 
 
 def mlp(inputs: int, outputs: int, hidden: int, layers: int) -> nn.Sequential:
@@ -95,8 +97,8 @@ class Estimators(nn.Module):
                 return JointCritic(known * dim, y_dim, hidden, layers)
             return SeparableCritic(known * dim, y_dim, hidden, layers, embedding)
 
-        conditional = [c for c in curves if c != "infonce"]
-        self.infonce = made(subviews) if "infonce" in curves else None
+        conditional = [c for c in curves if c not in UNDIVIDED]
+        self.undivided = nn.ModuleDict({c: made(subviews) for c in curves if c in UNDIVIDED})
         self.first = made(1) if conditional else None
         self.terms = nn.ModuleDict(
             {c: nn.ModuleList(made(i) for i in range(2, subviews + 1)) for c in conditional}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.demi.bounds import SATURATED
+from zoo.demi.network import UNDIVIDED
 from zoo.drawing import drawing
 from zoo.reports import PARTS, replace_file, writing
 
@@ -56,8 +57,9 @@ class Estimate:
 
     @property
     def ceiling(self) -> float:
-        """The most that it could be: log K for each term."""
-        return self.terms * math.log(self.columns)
+        """The most that it could be: log K for each contrastive term; the others have none."""
+        bounded = self.name == "infonce" or self.name not in UNDIVIDED
+        return self.terms * math.log(self.columns) if bounded else math.inf
 
     @property
     def saturated(self) -> bool:
@@ -67,8 +69,9 @@ class Estimate:
     @property
     def label(self) -> str:
         """In words."""
-        if self.name == "infonce":
-            return f"InfoNCE, K {self.columns}"
+        if self.name in UNDIVIDED:
+            words = {"infonce": "InfoNCE", "dv": "Donsker-Varadhan", "nwj": "NWJ", "smile": "SMILE"}
+            return f"{words[self.name]}, K {self.columns}"
         trained, _, evaluated = self.name.partition("_")
         how = {"exact": "exact negatives", "is": "I_IS", "bound": "tau, less its KL"}[evaluated]
         return f"DEMI by {_TRAINED[trained]}, evaluated by {how}, {self.terms} x K {self.columns}"
@@ -84,7 +87,7 @@ def write_estimates(folder: Path, found: Sequence[Estimate], truth: float | None
         rows.writerow(head)
         for e in found:
             numbers = (e.mean, e.deviation, e.mean - e.margin, e.mean + e.margin, e.ceiling)
-            cells = ["" if math.isnan(x) else f"{x:.4f}" for x in numbers]
+            cells = [f"{x:.4f}" if math.isfinite(x) else "" for x in numbers]
             known = "" if truth is None else f"{truth:.4f}"
             rows.writerow([e.name, *cells, str(e.saturated).lower(), known, len(e.values)])
     return path
@@ -115,7 +118,7 @@ def draw_estimates(
             for (name, values), style in zip(optimal.items(), ("--", "-"), strict=True):
                 words = "InfoNCE" if name == "infonce" else "DEMI, exact negatives"
                 left.plot(totals, values, style, color="grey", label=f"{words}, optimal critics")
-            for level in sorted({round(e.ceiling, 4) for e in found}):
+            for level in sorted({round(e.ceiling, 4) for e in found if math.isfinite(e.ceiling)}):
                 left.axhline(level, color="grey", lw=0.7, ls=":")
             for e, colour in zip(found, colours, strict=False):
                 assert truth is not None
@@ -125,7 +128,8 @@ def draw_estimates(
         axis = axes[0, -1]
         for place, (e, colour) in enumerate(zip(found, colours, strict=False)):
             axis.errorbar([e.mean], [place], xerr=[e.deviation], fmt="o", color=colour, capsize=3)
-            axis.plot([e.ceiling, e.ceiling], [place - 0.3, place + 0.3], color="grey", ls=":")
+            if math.isfinite(e.ceiling):
+                axis.plot([e.ceiling, e.ceiling], [place - 0.3, place + 0.3], color="grey", ls=":")
             note = " (saturated)" if e.saturated else ""
             axis.annotate(
                 f"{e.label}{note}", (0.01, place - 0.32), xycoords=("axes fraction", "data"), fontsize=7

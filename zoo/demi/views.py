@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zoo.nn.rand_augment import RandAugment
+
 Subview = Literal["cutout", "crop", "mask", "lowres"]
-Augmentation = Literal["digits", "photo"]
+Augmentation = Literal["digits", "photo", "infomin"]
 DRAWS = 24
 """Uniform numbers of one view of one image, beside the pixels' noise."""
+_RAND = RandAugment(magnitude=10, std=0.5, layers=2)
 
 
 def placed(images: Tensor, matrix: Tensor) -> Tensor:
@@ -59,21 +62,26 @@ def cropped(images: Tensor, area: Tensor, log_ratio: Tensor, at: Tensor, flip: T
     return placed(images, torch.stack(rows, dim=1))
 
 
-def photo_view(images: Tensor, u: Tensor) -> Tensor:
-    """InfoMin's base view: a crop of 20 to 100 %, a flip, colour, grey in a fifth, blur in a half.
+def photo_view(images: Tensor, u: Tensor, rand_augment: bool = False) -> Tensor:
+    """InfoMin's view: a crop of 20 to 100 %, a flip, colour, blur in a half, RandAugment, grey in a fifth.
 
     Colour: brightness, contrast and saturation by 1 +- .8, hue by up to .2 turns of the chroma plane, all
-    in four fifths of the views. RandAugment and the jigsaw branch are not there.
+    in four fifths of the views. RandAugment: two operations at 10 of 10, deviation .5, each done in a half.
     """
     ratio = (2 * u[:, 1] - 1) * math.log(4 / 3)
     x = cropped(images, 0.2 + 0.8 * u[:, 0], ratio, u[:, 2:4], u[:, 4] < 0.5)
     if images.shape[1] == 3:
-        grey = u[:, 10] < 0.2
         changed = _coloured((x + 1) / 2, u[:, 5:9]) * 2 - 1
         x = torch.where((u[:, 9] < 0.8)[:, None, None, None], changed, x)
-        x = torch.where(grey[:, None, None, None], _luma(x).expand_as(x), x)
     sigma = 0.1 + 1.9 * u[:, 12]
-    return torch.where((u[:, 11] < 0.5)[:, None, None, None], _blurred(x, sigma), x)
+    x = torch.where((u[:, 11] < 0.5)[:, None, None, None], _blurred(x, sigma), x)
+    if rand_augment:
+        own = u[:, DRAWS - _RAND.columns :].cpu()
+        x = 2 * _RAND(((x + 1) / 2).clamp(0, 1), own).to(x) - 1
+    if images.shape[1] == 3:
+        grey = (u[:, 10] < 0.2)[:, None, None, None]
+        x = torch.where(grey, _luma(x).expand_as(x), x)
+    return x
 
 
 def _luma(x: Tensor) -> Tensor:

@@ -33,6 +33,12 @@ def cosine_betas(timesteps: int = 1000, max_beta: float = 0.999) -> Tensor:
     return torch.tensor(betas, dtype=torch.float64, device="cpu")
 
 
+def scaled_linear_betas(timesteps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """Linear in sqrt(beta) (Rombach et al. 2022; diffusers' ``scaled_linear``). float64 (T,)."""
+    roots = torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64, device="cpu")
+    return roots**2
+
+
 class NoiseSchedule:
     """The constants of q(x_t | x_0) and q(x_{t-1} | x_t, x_0) for a sequence of betas.
 
@@ -130,3 +136,20 @@ def space_timesteps(timesteps: int, steps: int, spacing: Literal["iddpm", "ddim"
         retained_.append(round(position))
         position += stride_
     return retained_
+
+
+def leading_timesteps(timesteps: int, steps: int, offset: int = 0) -> list[int]:
+    """Timesteps of diffusers' spacing ``leading``, ascending: k (T // steps) + offset, k = 0, 1, ...
+
+    Stable Diffusion has an offset of 1: 40 of 1000 are 1, 26, ..., 976. A step goes from each to the one
+    before it, and from the first to no noise at all: what :meth:`NoiseSchedule.respaced` makes of them.
+
+    Raises:
+        ValueError: for steps that do not fit, or an offset that leads beyond the last timestep.
+    """
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"sampling steps must lie in 1..{timesteps}, got {steps}")
+    stride = timesteps // steps
+    if not 0 <= offset <= timesteps - 1 - (steps - 1) * stride:
+        raise ValueError(f"offset {offset} leads beyond the last of {timesteps} timesteps with {steps} steps")
+    return [k * stride + offset for k in range(steps)]

@@ -32,7 +32,7 @@ def matched(candidate: Tensor, reference: Tensor) -> Tensor:
 
 
 class BertScore(Metric):
-    """Means over texts of :func:`matched`, special tokens left out.
+    """Means over texts of :func:`matched`, special tokens left out, and how many texts were cut.
 
     Args:
         source: folder of an encoder of transformers with its tokenizer, or a hub id; of an encoder-decoder
@@ -44,6 +44,7 @@ class BertScore(Metric):
     full_state_update = False
     totals: Tensor
     items: Tensor
+    truncated: Tensor
 
     def __init__(self, source: str, layer: int | None = None) -> None:
         super().__init__()
@@ -51,6 +52,7 @@ class BertScore(Metric):
         self._made: tuple[Any, Any] | None = None  # a tuple: its weights are no part of anybody's
         self.add_state("totals", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("items", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("truncated", torch.tensor(0), dist_reduce_fx="sum")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_made": None}
@@ -80,9 +82,12 @@ class BertScore(Metric):
 
     @torch.no_grad()
     def vectors(self, texts: Sequence[str]) -> list[Tensor]:
-        """States (N, d) of the ordinary tokens of each text, as many as the encoder has positions for."""
+        """States (N, d) of the ordinary tokens of each text, as many as the encoder has positions for; texts
+        with more are cut and counted."""
         tokenizer, encoder = self.model
-        room = min(tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", 512))
+        room = min(tokenizer.model_max_length, positions_of(encoder))
+        whole = tokenizer(list(texts), verbose=False)["input_ids"]
+        self.truncated += sum(len(ids) > room for ids in whole)
         given = tokenizer(
             list(texts), return_tensors="pt", padding=True, truncation=True, max_length=room,
             return_special_tokens_mask=True,
@@ -99,9 +104,18 @@ class BertScore(Metric):
             self.items += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """Precision, recall and F1 by name."""
+        """Precision, recall and F1 by name, and ``bertscore_truncated``, a number of texts."""
         means = self.totals / self.items.clamp(min=1)
-        return dict(zip(KEYS, means.float(), strict=True))
+        return dict(zip(KEYS, means.float(), strict=True)) | {"bertscore_truncated": self.truncated.float()}
+
+
+def positions_of(encoder: Any) -> int:
+    """Tokens that an encoder takes: RoBERTa counts its positions from behind that of its pad, so that of 514
+    it has 512 for tokens."""
+    for name, part in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    return int(getattr(encoder.config, "max_position_embeddings", 512))
 
 
 def _read(source: str) -> tuple[Any, Any]:

@@ -48,6 +48,28 @@ def summary(
     return found
 
 
+def rows_of_arms(folder: Path) -> dict[str, list[list[dict[str, Any]]]]:
+    """What ``zoo compare`` leaves of its runs: arm -> seeds -> rows of the newest ``rounds.jsonl``.
+
+    Args:
+        folder: of the comparison, ``runs/compare/ner_ncbi_disease`` for instance.
+
+    Raises:
+        FileNotFoundError: for a folder without rounds.
+    """
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    for seed in sorted(
+        (folder / "runs").glob("*/seed_*"), key=lambda p: (p.parent.name, len(p.name), p.name)
+    ):
+        versions = sorted(seed.glob("*/version_*/rounds.jsonl"), key=lambda p: (len(str(p)), str(p)))
+        if versions:
+            lines = versions[-1].read_text().splitlines()
+            found.setdefault(seed.parent.name, []).append([json.loads(line) for line in lines])
+    if not found:
+        raise FileNotFoundError(f"{folder} has no runs/<arm>/seed_<n>/<config>/version_<n>/rounds.jsonl")
+    return found
+
+
 def seconds_of(path: Path) -> dict[int, float]:
     """Seconds of the rounds that a run had before it was resumed: a clock's, hence in no checkpoint."""
     found: dict[int, float] = {}
@@ -73,20 +95,17 @@ def audit(rows: Sequence[Mapping[str, Any]], data: Any, hparams: Mapping[str, An
             if status == "waiting" and index not in pool.waiting:
                 status = "not answered"
             words = data.sets["train"][index].words
-            lines.append(
-                json.dumps(
-                    {
-                        "asked_after_round": row["round"],
-                        "place": place,
-                        "index": index,
-                        # checkpoints of before rows said it: the run's
-                        "acquisition": row.get("acquisition", hparams["acquisition"]),
-                        "score": row["scores"][place] if scored else None,
-                        "words": len(words),
-                        "status": status,
-                        "text": " ".join(words),
-                    },
-                    ensure_ascii=False,
-                )
-            )
+            record = {
+                "asked_after_round": row["round"],
+                "place": place,
+                "index": index,
+                # checkpoints of before rows said it: the run's
+                "acquisition": row.get("acquisition", hparams["acquisition"]),
+                "score": row["scores"][place] if scored else None,
+                "words": len(words),
+                "status": status,
+            }
+            if index in pool.drafts and index in pool.answers:
+                record["as_drafted"] = pool.answers[index] == pool.drafts[index]
+            lines.append(json.dumps({**record, "text": " ".join(words)}, ensure_ascii=False))
     return "\n".join(lines) + "\n" if lines else ""

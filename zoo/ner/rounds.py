@@ -1,8 +1,8 @@
 """Rounds inside one ``fit``: an epoch is a round, at whose end the pool is scored and asked.
 
 The data module is known by its interface alone: ``pool`` (round, budget, unlabelled, waiting, held_out,
-batches_before, costs), ``lengths``, ``batch_of``, ``pool_batches``, ``updates_of_round``, ``last_round``,
-``labels_of`` and ``ask``.
+batches_before, costs, answers, drafts), ``lengths``, ``batch_of``, ``pool_batches``, ``updates_of_round``,
+``last_round``, ``labels_of`` and ``ask``.
 
 The end of a round comes after its validation and before the checkpoint: a resumed run goes on with the new
 pool. Nothing here draws from the global generator.

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from zoo.nn.pillow_operations import Interpolation
 from zoo.nn.ranges import Depth, Finite, Fraction, Positive, Share, Size, SizeOrZero, check_ranges
 from zoo.randomness import generator, global_seed, local_rows
 
@@ -97,12 +98,72 @@ class RandomCrop:
                 f"pictures of {images.shape[2]} x {images.shape[3]} have no crop of {height} x {width} with "
                 f"{self.padding} pixels around them"
             )
-        top, left = (u.double() * (room + 1)).long().to(images.device).unbind(1)
-        rows = top[:, None] + torch.arange(height, device=images.device)
-        columns = left[:, None] + torch.arange(width, device=images.device)
-        each = torch.arange(len(images), device=images.device)[:, None, None]
-        # indices with a slice between them: (B, h, w, C)
-        return wide[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        places = (u.double() * (room + 1)).long().tolist()
+        crops = (image[:, t : t + height, x : x + width] for image, (t, x) in zip(wide, places, strict=True))
+        return torch.stack(list(crops))
+
+
+class RandomResizedCrop:
+    """A rectangle of a random area and ratio, resized to a square (Inception's crop), as torchvision has it.
+
+    The area is uniform, the ratio of width to height log-uniform; of ten tries the first that lies within the
+    picture is taken, else the largest one in its middle whose ratio is allowed. The pictures of a batch have
+    one size; a data module that crops photographs of their own sizes sees more of them.
+
+    Args:
+        size: side of the result.
+        least: share of the area.
+        most: share of the area.
+        ratio: of width to height, the least; the largest is its inverse.
+        interpolation: ``bicubic`` or ``bilinear``, both with antialiasing, as Pillow's.
+
+    Raises:
+        ValueError: for numbers out of their ranges.
+    """
+
+    columns = 4 * _ATTEMPTS
+
+    def __init__(
+        self,
+        size: Size = 224,
+        least: Share = 0.08,
+        most: Share = 1.0,
+        ratio: Share = 3 / 4,
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
+        check_ranges(RandomResizedCrop, locals())
+        if interpolation not in get_args(Interpolation):
+            raise ValueError(
+                f"RandomResizedCrop.interpolation must be bilinear or bicubic, got {interpolation!r}"
+            )
+        if least > most:
+            raise ValueError(f"RandomResizedCrop.least is {least}, more than most: {most}")
+        self.size, self.least, self.most, self.ratio = size, least, most, ratio
+        self.interpolation: Interpolation = interpolation
+
+    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, C, ``size``, ``size``) in [0, 1]."""
+        found = []
+        for image, numbers in zip(images, u.tolist(), strict=True):
+            top, left, height, width = self.rectangle(numbers, *images.shape[2:])
+            part = image[None, :, top : top + height, left : left + width]
+            resized = torch.nn.functional.interpolate(
+                part, (self.size, self.size), mode=self.interpolation, antialias=True, align_corners=False
+            )
+            found.append(resized.clamp(0, 1))  # a cubic overshoots
+        return torch.cat(found)
+
+    def rectangle(self, u: Sequence[float], height: int, width: int) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of uniform numbers, four for each try: area, ratio, top, left."""
+        for area, ratio, top, left in zip(*(iter(u),) * 4, strict=True):
+            target = (self.least + area * (self.most - self.least)) * height * width
+            by = math.exp((2 * ratio - 1) * math.log(1 / self.ratio))
+            h, w = round(math.sqrt(target / by)), round(math.sqrt(target * by))
+            if 0 < h <= height and 0 < w <= width:
+                return int(top * (height - h + 1)), int(left * (width - w + 1)), h, w
+        h = min(height, round(width / self.ratio))
+        w = min(width, round(height / self.ratio))
+        return (height - h) // 2, (width - w) // 2, h, w
 
 
 class HorizontalFlip:
@@ -236,8 +297,11 @@ class Jigsaw:
         top = (down * (cell[0] - self.crop + 1)).long() + (place * cell[0]).repeat_interleave(self.grid)
         left = (right * (cell[1] - self.crop + 1)).long() + (place * cell[1]).repeat(self.grid)
         order = order.argsort(dim=1)
-        top, left = (v.gather(1, order).to(images.device) for v in (top, left))  # (B, G^2)
-        side = torch.arange(self.crop, device=images.device)
-        rows, columns = (v[:, :, None] + side for v in (top, left))
-        each = torch.arange(len(images), device=images.device)[:, None, None, None]
-        return images[each, :, rows[..., None], columns[:, :, None, :]].permute(0, 1, 4, 2, 3).contiguous()
+        places = torch.stack([top.gather(1, order), left.gather(1, order)], dim=2).tolist()
+        side = self.crop
+        crops = [
+            image[:, t : t + side, x : x + side]
+            for image, own in zip(images, places, strict=True)
+            for t, x in own
+        ]
+        return torch.stack(crops).unflatten(0, (len(images), -1))

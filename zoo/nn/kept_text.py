@@ -38,11 +38,15 @@ class KeptText(nn.Module):
             ValueError: if the weights were trained with another one.
         """
         if self.text and self.text != text:
-            raise ValueError(
-                f"the weights were trained with another vocabulary than that of {whose}: leave "
-                "data.init_args.tokenizer out, and theirs is taken, or train anew"
-            )
+            raise ValueError(self.differs(text, whose))
         self.text = text
+
+    def differs(self, text: str, whose: str) -> str:
+        """In one line, what is other in ``text`` and what to do."""
+        return (
+            f"the weights were trained with another vocabulary than that of {whose}: take the data that they "
+            "were trained on, or train anew"
+        )
 
     def get_extra_state(self) -> Tensor:
         return torch.frombuffer(bytearray(self.text.encode() or b" "), dtype=torch.uint8)

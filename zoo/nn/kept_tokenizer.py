@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,26 @@ class KeptTokenizer(KeptText):
         if text := told(data, "vocabulary"):
             self.fill(text, named(data))
 
+    def differs(self, text: str, whose: str) -> str:
+        own, other = self.value, json.loads(text)
+        if not isinstance(own, dict) or not isinstance(other, dict):
+            return super().differs(text, whose)
+        keys = [k for k in sorted({*own, *other} - {"tokenizer", "roles"}) if own.get(k) != other.get(k)]
+        if not keys:
+            return (
+                f"the weights were trained with another tokenizer than that of {whose}: leave "
+                "data.init_args.tokenizer out, and theirs is taken"
+            )
+        theirs, ours = (", ".join(f"{k} {_said(d.get(k))}" for k in keys) for d in (own, other))
+        # what both have is an argument of the data; a layout of texts is of their class
+        if "template" not in keys and {*keys} <= {*own} & {*other}:
+            advice = "leave out " + " and ".join(f"data.init_args.{k}" for k in keys)
+            return f"the weights read texts with {theirs}, {whose} have {ours}: {advice}, or train anew"
+        return (
+            f"the weights read texts of another layout ({theirs}) than {whose} have ({ours}): choose data "
+            "like those that they were trained on with data.class_path, or train anew"
+        )
+
     @property
     def tokenizer(self) -> Any:
         """Made once of a document.
@@ -54,8 +75,17 @@ class KeptTokenizer(KeptText):
         """Texts of ids, special tokens left out."""
         return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
+    def described(self) -> dict[str, Any]:
+        """Which tokenizer it is, for the row of a table: sha256 of its document, and entries."""
+        digest = hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        return {"tokenizer": f"sha256 {digest}", "entries": len(self.tokenizer) if self.text else 0}
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _made_of(content: Any) -> Any:

@@ -13,7 +13,7 @@ from zoo.metrics.summaries import SummaryStatistics
 from zoo.nn.precision import ExactModuleDict
 from zoo.nn.ranges import Depth, DepthOrZero, check_ranges
 from zoo.nn.variants import refuse_unused
-from zoo.reports import say
+from zoo.reports import say, write_protocol
 from zoo.seqco.report import GeneratedSummaries
 
 Kind = Literal["lead", "oracle"]
@@ -96,12 +96,15 @@ class SummaryBaseline(LightningModule):
         self.text_metrics["truncated_sources"].update(0.0)  # it reads all of them
 
     def on_test_epoch_end(self) -> None:
+        folder = self.trainer.log_dir  # asks all processes
         for name, metric in self.text_metrics.items():
             found = metric.compute()
             for key, value in (found if isinstance(found, dict) else {name: found}).items():
                 self.log(f"test/{key}", value, sync_dist=True)
             metric.reset()
         say(f"numbers by {self.protocol}")
+        row = {"protocol": self.protocol, "tokenizer": "none", "truncated_sources": 0}
+        write_protocol(folder, {f"{self.hparams['kind']} {self.hparams['sentences']}": row})
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> GeneratedSummaries:
         references = batch.get("summary")
@@ -115,6 +118,7 @@ class SummaryBaseline(LightningModule):
         return GeneratedSummaries(
             batch["index"].tolist(), list(batch["name"]), list(batch["document"]), references,
             [[text] for text in texts], scores, [False] * len(texts), self.protocol,
+            list(batch["row"]) if "row" in batch else None,
         )  # fmt: skip
 
     def configure_optimizers(self) -> None:

@@ -62,6 +62,15 @@ class Evaluation(nn.Module):
         more = f"; {self.texts['bertscore'].protocol}" if "bertscore" in self.texts else ""
         return self.summariser.protocol + more
 
+    def row(self) -> dict[str, Any]:
+        """The same, with the tokenizer and what it cut, for a file."""
+        cut = int(self.texts["truncated_sources"].compute())
+        return {
+            "protocol": self.protocol,
+            **self.summariser.vocabulary.described(),
+            "truncated_sources": cut,
+        }
+
     def update(self, batch: Mapping[str, Any], generates: bool, tests: bool = False) -> None:
         """Take a batch in.
 
@@ -158,6 +167,7 @@ class Evaluation(nn.Module):
             scores=scores,
             truncated=batch["truncated"].tolist(),
             protocol=summariser.protocol,
+            rows=list(batch["row"]) if "row" in batch else None,
         )
 
     def _used(self, module: SeqCo) -> set[str]:

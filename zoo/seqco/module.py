@@ -32,7 +32,8 @@ from zoo.nn.ranges import (
     SizeOrZero,
     check_ranges,
 )
-from zoo.reports import say
+from zoo.nn.settings import settings_of
+from zoo.reports import say, write_protocol
 from zoo.seqco import backbones
 from zoo.seqco.evaluation import Evaluation
 from zoo.seqco.network import SeqCoNetwork, Similarity
@@ -40,13 +41,12 @@ from zoo.seqco.objective import Objective, contrasted, weights_of
 from zoo.seqco.report import GeneratedSummaries
 from zoo.seqco.settings import check, check_lengths, check_policy, check_positions, special_tokens
 from zoo.seqco.summariser import Summariser
-from zoo.seqco.update import Update
+from zoo.seqco.update import Collapse, Update
 from zoo.seqco.views import Comparison, Representation, ViewFormat
 from zoo.seqco.weighting import schedule, targets_of
 
 TokenOrNone = Annotated[int, Range(-1, 10**6)]
 """An id, or -1 where the tokenizer has no such token."""
-_COLLAPSED = 0.1  # of the first spread
 
 
 class SeqCo(LightningModule):
@@ -204,10 +204,7 @@ class SeqCo(LightningModule):
         check(SeqCo, self.hparams, weights)
         check_policy(self.hparams, weights, schedule(weight_policy, "model.init_args.weight_policy"))
         self.special = special_tokens(self.hparams, settings["model_type"])
-        how = Comparison(
-            self.special, symmetrical, similarity, mask_padding, view_format, representation, temperature,
-            detach_encoder,
-        )  # fmt: skip
+        how = Comparison(self.special, **settings_of(Comparison, self.hparams))
         ids = {key: self.hparams[key] for key in ("vocab_size", "pad_token_id", "eos_token_id")}
         ids |= {"bos_token_id": self.special.bos, "decoder_start_token_id": self.special.start}
         queued = targets_of(weights, symmetrical), queue_size
@@ -226,8 +223,7 @@ class SeqCo(LightningModule):
         # of the features at the first contrastive step; loss, spread of states and of features at the switch
         self.register_buffer("first_spread", torch.zeros(()))
         self.register_buffer("reference", torch.zeros(3))
-        self.update = Update()
-        self._warned = False
+        self.update, self.collapse = Update(), Collapse()
         self.objective = Objective(self.network, how, self.hparams)
         self.evaluation = Evaluation(self.objective, self.summariser, self.hparams)
 
@@ -275,22 +271,9 @@ class SeqCo(LightningModule):
             for name, value in zip(("policy", "reward"), found.policy, strict=True):
                 self.log(f"train/{name}", value, batch_size=rows, sync_dist=True)
         if found.spreads is not None:
-            self._watch(*found.spreads, rows)
+            self.collapse.watch(self, *found.spreads, rows)
         self.update.add(found)
         return found.loss * self.trainer.accumulate_grad_batches
-
-    def _watch(self, states: Tensor, features: Tensor, rows: int) -> None:
-        """Log how far states and features are spread; say when the latter collapse."""
-        self.log("train/encoder_spread", states, batch_size=rows, sync_dist=True)
-        self.log("train/feature_spread", features, batch_size=rows, sync_dist=True)
-        if not self.first_spread:
-            self.first_spread.copy_(features)
-        elif features < _COLLAPSED * self.first_spread and not self._warned:
-            self._warned = True
-            say(
-                f"the features collapse: their spread is {float(features):.2g} at step "
-                f"{self.trainer.global_step}, {float(self.first_spread):.2g} at the first contrastive one"
-            )
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Divide the summed gradients by what this update has seen, over all micro-batches and ranks."""
@@ -301,14 +284,7 @@ class SeqCo(LightningModule):
     ) -> None:
         """The step, then xi = beta xi + (1 - beta) theta, before anything is saved."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.update.fill_queue(self)
-        done, restart = self.trainer.global_step + 1, self.hparams["restart_at"]
-        if self.network.compared and done > restart:
-            self.network.move_target(self.hparams["ema_decay"])
-        if restart and done == restart:
-            getattr(optimizer, "optimizer", optimizer).state.clear()
-            if self.network.compared:
-                self.network.reset_target()
+        self.update.finish(self, optimizer)
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
@@ -327,8 +303,10 @@ class SeqCo(LightningModule):
         self.evaluation.log(self, "val")
 
     def on_test_epoch_end(self) -> None:
+        folder, row = self.trainer.log_dir, self.evaluation.row()  # both ask all processes
         self.evaluation.log(self, "test")
         say(f"numbers by {self.evaluation.protocol}")
+        write_protocol(folder, {"generated": row})
 
     # --- predictions ----------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class GeneratedSummaries:
         scores: ROUGE of the best of each, or None.
         truncated: whether the document was cut.
         protocol: how they were made and scored.
+        rows: line of each document in its file, from 1, where there is one.
     """
 
     index: list[int]
@@ -42,6 +43,7 @@ class GeneratedSummaries:
     scores: list[dict[str, float]] | None
     truncated: list[bool]
     protocol: str
+    rows: list[int] | None = None
 
     def write(self, folder: Path) -> list[Path]:
         """A part of the files that :meth:`merge` makes."""
@@ -54,7 +56,10 @@ class GeneratedSummaries:
     def _rows(self) -> list[dict[str, Any]]:
         rows = []
         for place, index in enumerate(self.index):
-            row: dict[str, Any] = {"index": index, "id": self.names[place], "document": self.documents[place]}
+            row: dict[str, Any] = {"index": index, "id": self.names[place]}
+            if self.rows is not None:
+                row["row"] = self.rows[place]
+            row["document"] = self.documents[place]
             if self.references is not None:
                 row["summary"] = self.references[place]
             row["generated"] = self.generated[place][0]
@@ -68,7 +73,11 @@ class GeneratedSummaries:
     @staticmethod
     def merge(folder: Path) -> list[Path]:
         """``summaries.jsonl``, ``summaries.out`` (one a line), ``candidates.out`` where there are several
-        (those of a document on neighbouring lines) and ``summaries.html``, the first 200."""
+        (those of a document on neighbouring lines) and ``summaries.html``, the first 200.
+
+        Line i of ``summaries.out`` is of line i of an input file: of a blank one, which was left out, it is
+        blank.
+        """
         parts = sorted((folder / PARTS).glob("summaries_*.jsonl"))
         rows = [json.loads(line) for part in parts for line in part.read_text("utf-8").split("\n") if line]
         if not rows:
@@ -79,14 +88,24 @@ class GeneratedSummaries:
                 json.dumps({k: v for k, v in row.items() if k != "index"}, ensure_ascii=False) + "\n"
                 for row in rows
             ),
-            "summaries.out": "".join(row["generated"] + "\n" for row in rows),
+            "summaries.out": beside_lines(rows, [[row["generated"]] for row in rows]),
             "summaries.html": page(rows),
         }
         if "candidates" in rows[0]:
-            files["candidates.out"] = "".join(c + "\n" for row in rows for c in row["candidates"])
+            files["candidates.out"] = beside_lines(rows, [row["candidates"] for row in rows])
         for name, text in files.items():
             (folder / name).write_text(text, "utf-8")
         return [folder / name for name in files]
+
+
+def beside_lines(rows: list[dict[str, Any]], texts: list[list[str]]) -> str:
+    """The texts of each record a line each, blank lines for the lines of the input that have no record."""
+    found, line = [], 0
+    for row, given in zip(rows, texts, strict=True):
+        gap = max(0, row.get("row", line + 1) - line - 1)
+        found += [""] * (gap * len(given)) + given
+        line += gap + 1
+    return "".join(text + "\n" for text in found)
 
 
 def page(rows: list[dict[str, Any]]) -> str:

@@ -118,6 +118,23 @@ def chosen_only(scores: Tensor, uniform: Tensor) -> Tensor:
     return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
+class WordsOnce:
+    """A logits processor under which no token stands twice, but for those that are no text: transformers'
+    own counts the ``</s>`` with which BART's decoder begins as said, so that no summary can end.
+
+    Args:
+        special: the ids.
+    """
+
+    def __init__(self, special: Special) -> None:
+        self.special = sorted(special.all)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        said = torch.zeros_like(scores, dtype=torch.bool).scatter(1, input_ids, True)
+        said[:, self.special] = False
+        return scores.masked_fill(said, -torch.inf)
+
+
 @contextmanager
 def bare_generation(model: Any) -> Iterator[None]:
     """Without the model's own generation config: transformers fills what a given one leaves open from it, a

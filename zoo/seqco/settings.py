@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -40,6 +41,7 @@ def check(cls: type, h: Mapping[str, Any], weights: Mapping[Pair, Schedule]) -> 
     """
     for choice, uses in USES.items():
         refuse_unused(cls, h, choice, uses)
+    _check_used(cls, h, weights)
     choices = {
         "similarity": get_args(Similarity),
         "representation": get_args(Representation),
@@ -70,6 +72,39 @@ def check(cls: type, h: Mapping[str, Any], weights: Mapping[Pair, Schedule]) -> 
         raise ValueError(
             "view_format: shifted is a form of encoder inputs; leave it out with representation: decoder"
         )
+
+
+_OF_DRAWN = ("generated", "sample_every", "sample_beams", "sample_top_p")
+_OF_COMPARED = (
+    *("symmetrical", "similarity", "mask_padding", "view_format", "target_dropout", "detach_encoder"),
+    "reuse_source",
+)
+
+
+def _check_used(cls: type, h: Mapping[str, Any], weights: Mapping[Pair, Schedule]) -> None:
+    """Refuse what acts on nothing because weights are 0, or because a search is none.
+
+    What full recipes set for all arms, a baseline's too, is not among it: ``contrast_reduction``,
+    ``ema_decay``, ``sample_length``, ``restart_at``.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    reasons: list[tuple[tuple[str, ...], str]] = []
+    if weights["xyhat"].is_zero and weights["yyhat"].is_zero:
+        reasons.append((_OF_DRAWN, "no generated summary is compared: set weight_xyhat or weight_yyhat"))
+    if all(weight.is_zero for weight in weights.values()) and not h["monitor"]:
+        reasons.append((_OF_COMPARED, "nothing is compared: set weight_xy, weight_xyhat or weight_yyhat"))
+    if h["sample_beams"] > 1:
+        reasons.append((("sample_top_p",), "sample_beams searches and draws nothing: set sample_beams: 1"))
+    # 1 and 2 are the recipes', which may be searched greedily, too
+    if h["beams"] == 1 and h["length_penalty"] != 1:
+        reasons.append((("length_penalty",), "it orders beams, of which there is 1: set beams to more"))
+    for names, why in reasons:
+        for name in names:
+            if h[name] != defaults[name]:
+                raise ValueError(
+                    f"model.init_args.{name} is {h[name]}, but {why}, or leave it out (its default is "
+                    f"{defaults[name]})"
+                )
 
 
 def check_policy(h: Mapping[str, Any], weights: Mapping[Pair, Schedule], policy: Schedule) -> None:

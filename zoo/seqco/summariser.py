@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from torch import Tensor
 
 from zoo.hub.foreign import parse_json, read_lines
 from zoo.metrics.rouge import protocol
+from zoo.nn.given_texts import given_count, given_texts, whole_text
 from zoo.nn.kept_tokenizer import KeptTokenizer
 from zoo.reports import say
 from zoo.seqco import backbones
 from zoo.seqco.network import SeqCoNetwork
-from zoo.seqco.sampling import Special, bare_generation, evaluating, ordinary, wrapped
+from zoo.seqco.sampling import Special, WordsOnce, bare_generation, evaluating, ordinary, wrapped
 
 _FIELD = "document"
-_HALF = re.compile("[\ud800-\udfff]")  # JSON may escape one alone, and no tokenizer takes it
 _NO_TEXTS = (".csv", ".tsv", ".json", ".parquet", ".xlsx", ".xml", ".html", ".pdf", ".docx", ".gz", ".zip")
 
 
@@ -44,7 +43,10 @@ class Summariser:
         self.network, self.settings, self.special, self.vocabulary = network, settings, special, vocabulary
 
     def generation_config(self, candidates: int = 1) -> Any:
-        """transformers' settings of the evaluation, which a plain folder gets, too."""
+        """transformers' settings of the evaluation, which a plain folder gets, too.
+
+        ``no_repeat_ngram: 1`` is not among them: see :class:`zoo.seqco.sampling.WordsOnce`.
+        """
         from transformers import GenerationConfig
 
         h, special = self.settings, self.special
@@ -55,7 +57,7 @@ class Summariser:
             early_stopping=True if h["beams"] > 1 else None,
             min_length=h["min_length"],
             max_length=h["max_length"],
-            no_repeat_ngram_size=h["no_repeat_ngram"],
+            no_repeat_ngram_size=0 if h["no_repeat_ngram"] == 1 else h["no_repeat_ngram"],
             forced_bos_token_id=special.bos if h["force_bos"] else None,
             forced_eos_token_id=special.eos,
             decoder_start_token_id=special.start,
@@ -74,9 +76,15 @@ class Summariser:
             mask: of their real tokens.
             candidates: best ones of each.
         """
+        from transformers import LogitsProcessorList
+
+        once = [WordsOnce(self.special)] if self.settings["no_repeat_ngram"] == 1 else []
         with evaluating(self.network), bare_generation(self.network.backbone):
             found: Tensor = self.network.backbone.generate(
-                source, attention_mask=mask.long(), generation_config=self.generation_config(candidates)
+                source,
+                attention_mask=mask.long(),
+                generation_config=self.generation_config(candidates),
+                logits_processor=LogitsProcessorList(once),
             )
         return found
 
@@ -96,12 +104,8 @@ class Summariser:
 
     def summarize(self, documents: str | Path | Sequence[str], batch_size: int = 8) -> list[str]:
         """See :meth:`zoo.SeqCo.summarize`."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+        batch_size = given_count(batch_size, "batch_size")
         named = documents_of(documents)
-        for name, text in named:
-            if _HALF.search(text):
-                raise ValueError(f"{name} holds half a character (\\ud800 to \\udfff), no text")
         tokens = self.vocabulary.ids([text for _, text in named]) if named else []
         for (name, _), row in zip(named, tokens, strict=True):
             if not row:
@@ -132,17 +136,13 @@ def documents_of(documents: str | Path | Sequence[str]) -> list[tuple[str, str]]
     """
     if isinstance(documents, Path):
         return _of_file(documents)
-    if isinstance(documents, str):
+    if isinstance(documents, str) and len(documents) < 256 and os.path.isfile(documents):
         # no document is the name of a file that is there
-        if len(documents) < 256 and os.path.isfile(documents):
-            raise ValueError(
-                f"{documents!r} is a file; a string is a document, so give pathlib.Path({documents!r})"
-            )
-        documents = [documents]
+        raise ValueError(
+            f"{documents!r} is a file; a string is a document, so give pathlib.Path({documents!r})"
+        )
     found: list[tuple[str, str]] = []
-    for number, text in enumerate(documents, 1):
-        if not isinstance(text, str):
-            raise ValueError(f"document {number} is {type(text).__name__}, no text: give a list of strings")
+    for number, text in enumerate(given_texts(documents, "document"), 1):
         if not text.strip():
             raise ValueError(f"document {number} is empty: there is nothing to summarise")
         found.append((f"document {number}", text))
@@ -162,7 +162,9 @@ def _of_file(path: Path) -> list[tuple[str, str]]:
             text = record[_FIELD]
             if not text.strip():
                 raise ValueError(f"{place}: its document is empty: there is nothing to summarise")
-        found.append((place, text))
+        found.append((place, whole_text(text, place)))
     if not found:
         raise ValueError(f"{path} holds no documents: one a line is read, or .jsonl")
+    if blank := number - len(found):
+        say(f"{path}: {blank:,} blank lines are left out")
     return found

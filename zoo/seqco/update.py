@@ -1,17 +1,21 @@
-"""What the micro-batches of an update add up to, and what its gradients are divided by."""
+"""What the micro-batches of an update add up to, what its gradients are divided by, what follows it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from zoo.reports import say
 from zoo.seqco.objective import Parts
 from zoo.seqco.queue import Keys
 
 if TYPE_CHECKING:
     from zoo.seqco.module import SeqCo
+
+
+_COLLAPSED = 0.1  # of the first spread
 
 
 class Update:
@@ -48,8 +52,37 @@ class Update:
             module.log(f"train/effective_weight_{pair}", weight * parts / count if summed else weight)
         self.counted, self.parts = 0.0, 0
 
-    def fill_queue(self, module: SeqCo) -> None:
-        """After the step its keys become negatives of later ones."""
+    def finish(self, module: SeqCo, optimizer: Any) -> None:
+        """After the step: its keys become negatives of later ones, xi = beta xi + (1 - beta) theta; at the
+        restart xi = theta, and the optimiser's moments start anew."""
+        network, restart = module.network, module.hparams["restart_at"]
         if self.keys:
-            module.network.queue.add_update(self.keys, module.all_gather)
+            network.queue.add_update(self.keys, module.all_gather)
         self.keys = []
+        done = module.trainer.global_step + 1
+        if network.compared and done > restart:
+            network.move_target(module.hparams["ema_decay"])
+        if restart and done == restart:
+            getattr(optimizer, "optimizer", optimizer).state.clear()
+            if network.compared:
+                network.reset_target()
+
+
+class Collapse:
+    """Whether the features become one: told once, below a tenth of their first spread."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    def watch(self, module: SeqCo, states: Tensor, features: Tensor, rows: int) -> None:
+        """Log how far states and features are spread; say when the latter collapse."""
+        module.log("train/encoder_spread", states, batch_size=rows, sync_dist=True)
+        module.log("train/feature_spread", features, batch_size=rows, sync_dist=True)
+        if not module.first_spread:
+            module.first_spread.copy_(features)
+        elif features < _COLLAPSED * module.first_spread and not self.told:
+            self.told = True
+            say(
+                f"the features collapse: their spread is {float(features):.2g} at step "
+                f"{module.trainer.global_step}, {float(module.first_spread):.2g} at the first contrastive one"
+            )

@@ -321,4 +321,7 @@ def write_folder(module: SeqCo, out: Path) -> list[str]:
         if module.vocabulary.text
         else "model and generation settings"
     )
-    return [f"wrote {out}: {what}; AutoModelForSeq2SeqLM.from_pretrained({str(out)!r})"]
+    lines = [f"wrote {out}: {what}; AutoModelForSeq2SeqLM.from_pretrained({str(out)!r})"]
+    if module.hparams["no_repeat_ngram"] == 1:
+        lines.append("no_repeat_ngram: 1 is not among the settings: transformers' own would count </s>, too")
+    return lines

@@ -11,7 +11,7 @@ from fakes.named_entities import GOLD, write_gold
 from datamodules import NER
 from datamodules.text.conll import read_columns, read_gold_conll
 from datamodules.text.grammar import SIZES, grammar_sentences
-from datamodules.text.ner_files import read_jsonl
+from datamodules.text.ner_files import read_jsonl, read_sentences
 from datamodules.text.vectors import read_vectors
 
 PUBLISHED = {
@@ -97,6 +97,24 @@ def test_a_bad_record_is_named(line: str, said: str, tmp_path: Path) -> None:
     path.write_text(line + "\n")
     with pytest.raises(ValueError, match=said):
         list(read_jsonl(path))
+
+
+def test_sentences_keep_their_row_and_empty_lines_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text, expected, said in (
+        ("a.txt", "\nAda left\n \nEly\n\n", [1, 3], "3 of 5 lines of"),
+        ("a.jsonl", '{"tokens": ["Ada"]}\n\n{"tokens": ["Ely"]}\n', [0, 2], "1 of 3 lines of"),
+        ("a.conll", "Ada O\n\n\nEly O\n", [0, 1], ""),
+        ("b.txt", "Ada left\nEly\n", [0, 1], ""),
+    ):
+        (tmp_path / name).write_text(text)
+        rows, found = read_sentences(tmp_path / name)
+        assert rows == expected
+        assert [s.words[0] for s in found] == ["Ada", "Ely"]
+        out = capsys.readouterr().out
+        assert said in out
+        assert bool(said) == bool(out)
 
 
 def test_own_files_of_every_kind_read_alike(tmp_path: Path) -> None:

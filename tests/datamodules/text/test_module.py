@@ -1,9 +1,15 @@
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch import LightningModule
+from quiet import quiet_trainer
 
+from datamodules import Dialogues, Summaries
 from datamodules.text.module import TextModule
 from datamodules.text.tokenizers import document, train_tokenizer
 from zoo.nn.kept_text import KeptText
@@ -62,3 +68,52 @@ def test_weights_that_are_restored_after_the_set_up_bring_theirs() -> None:
     data.trainer.lightning_module.vocabulary.text = theirs  # type: ignore[union-attr]
     assert data.vocabulary == theirs
     assert document(data.tokenizer) == theirs
+
+
+class Still(LightningModule):
+    """A module of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        return self.weight * 1.0
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Reads."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def own_set(folder: Path, texts: list[str], kind: str) -> Any:
+    """Items of which one side, or what stands before, are these texts."""
+    folder.mkdir(exist_ok=True)
+    rows = [{"source": "hello", "target": "fine", "history": ["hi"], "document": "a text", "summary": "a"}
+            | {kind: [text] if kind == "history" else text} for text in texts]  # fmt: skip
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if kind in ("document", "summary", "yhat"):
+        given: dict[str, Any] = {"yhat_field": "yhat"} if kind == "yhat" else {}
+        return Summaries("jsonl", root=str(folder), vocab_size=300, batch_size=2, **given)
+    return Dialogues("jsonl", str(folder), vocab_size=300, batch_size=2)
+
+
+@pytest.mark.parametrize("kind", ["source", "target", "history", "document", "summary", "yhat"])
+def test_a_training_goes_on_with_its_own_texts_alone(kind: str, tmp_path: Path) -> None:
+    """As many others are other data all the same; a test may have others."""
+    texts = ["one two", "three", "four", "five"]
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(Still(), own_set(tmp_path / "own", texts, kind))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    goes_on = quiet_trainer(max_steps=2, limit_val_batches=0)
+    goes_on.fit(Still(), own_set(tmp_path / "own", texts, kind), ckpt_path=tmp_path / "one.ckpt")
+    assert goes_on.global_step == 2
+    for others in ([*texts[:3], "six"], texts[::-1]):
+        data = own_set(tmp_path / "other", others, kind)
+        with pytest.raises(ValueError, match="trained on other texts than the data have"):
+            quiet_trainer(max_steps=2, limit_val_batches=0).fit(
+                Still(), data, ckpt_path=tmp_path / "one.ckpt"
+            )
+        quiet_trainer().test(Still(), data, ckpt_path=tmp_path / "one.ckpt", verbose=False)

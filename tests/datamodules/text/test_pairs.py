@@ -243,6 +243,35 @@ def test_aligned_files_and_token_batches(tmp_path: Path) -> None:
         ParallelText("lines", str(tmp_path), source="fr", target="en").setup("fit")
 
 
+def test_a_file_that_is_asked_keeps_its_lines_and_what_is_read_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    persona_chat(tmp_path, 2)
+    rows = [{"source": "c", "history": ["a", "b"], "persona": ["i ski", "i sing"]}, {"source": "word " * 40}]
+    (tmp_path / "asked.jsonl").write_text("\n" + "\n  \n".join(map(json.dumps, rows)) + "\n")
+    (tmp_path / "asked.txt").write_text("one\n\n \ntwo\n")
+    data = Dialogues(
+        "parlai", str(tmp_path), predict=str(tmp_path / "asked.jsonl"), history=2, vocab_size=300
+    )
+    data.setup("predict")
+    batch = next(iter(data.predict_dataloader()))
+    told = {key: batch[key] for key in ("history", "unread", "cut", "persona", "row")}
+    assert told == {
+        "history": ["b\nc", "word " * 40], "unread": [1, 0], "cut": [False, True],
+        "persona": ["i ski\ni sing", ""], "row": [2, 4],
+    }  # fmt: skip
+    out = capsys.readouterr().out
+    assert "asked.jsonl: 2 lines without a word are passed over" in out
+    assert "1 of 2 histories have earlier utterances than the last 2" in out
+    data = Dialogues("parlai", str(tmp_path), predict=str(tmp_path / "asked.txt"), vocab_size=300)
+    data.setup("predict")
+    assert next(iter(data.predict_dataloader()))["row"] == [1, 4]
+    assert "asked.txt: 2 lines without a word" in capsys.readouterr().out
+    (tmp_path / "asked.csv").write_text("one")
+    with pytest.raises(ValueError, match=r"asked\.csv is a file; read are \.txt"):
+        Dialogues("parlai", str(tmp_path), predict=str(tmp_path / "asked.csv")).setup("predict")
+
+
 def test_what_is_asked(tmp_path: Path) -> None:
     persona_chat(tmp_path, 2)
     (tmp_path / "asked.txt").write_text("one\n\ntwo\n")

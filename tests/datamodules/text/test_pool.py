@@ -152,6 +152,44 @@ def test_a_pool_of_other_sentences_is_not_gone_on_with(tmp_path: Path) -> None:
             data.load_state_dict(state)
 
 
+def test_a_run_that_goes_on_with_other_labels_or_another_seed_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def data(train: str = "Ada B-PER\n", dev: str = "Ely B-PER\n", seed: int = 0) -> NER:
+        (tmp_path / "train.conll").write_text(train)
+        (tmp_path / "dev.conll").write_text(dev)
+        (tmp_path / "pool.txt").write_text("a b\nc\n")
+        found = NER("files", str(tmp_path), oracle="human", seed=seed, types=["PER", "LOC"])
+        found.setup("fit")
+        return found
+
+    state = data().state_dict()
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({}, ""),
+        ({"dev": "Ely B-LOC\n"}, "goes on with another dev set: val/f1 of rounds before and after cannot"),
+        ({"dev": "Ely B-PER\nleft O\n"}, "goes on with another dev set"),
+        (
+            {"train": "Ada B-LOC\n"},
+            "goes on with other labels of its train set: what is labelled has the new",
+        ),
+        ({"seed": 3}, "goes on with seed 3, it had 0: the orders of its rounds are others"),
+    ]
+    for change, said in changes:
+        capsys.readouterr()
+        data(**change).load_state_dict(state)
+        out = capsys.readouterr().out
+        assert said in out
+        assert out.count("\n") == bool(said)
+    data(seed=3).load_state_dict({"pool": state["pool"]})  # a checkpoint of before
+    simulated = NER(train_sentences=60)
+    simulated.setup("fit")
+    state = simulated.state_dict()
+    noisy_one = NER(train_sentences=60, noise=0.25)
+    noisy_one.setup("fit")
+    noisy_one.load_state_dict(state)
+    assert "goes on with noise 0.25, it had 0.0" in capsys.readouterr().out
+
+
 def own(folder: Path, pool: str, **options: Any) -> NER:
     """A user's folder with one labelled sentence, and its data."""
     (folder / "train.conll").write_text("Ada B-PER\nleft O\n")
@@ -181,9 +219,18 @@ def test_a_late_label_does_not_change_where_the_round_began(tmp_path: Path) -> N
         ([1, 2], []),
         (
             [3],
-            [{"text": "a", "meta": {"index": 1}, "answer": "ignore"}, {"text": "b", "label": [], "index": 2}],
+            [
+                {"text": "a", "meta": {"index": 1}, "answer": "ignore"},
+                {"text": "b", "meta": {"index": 2}, "answer": "accept"},
+            ],
         ),
-        ([4], [{"text": "a", "label": [], "index": 1}, {"text": "c", "label": [], "index": 3}]),
+        (
+            [4],
+            [
+                {"text": "a", "meta": {"index": 1}, "answer": "accept"},
+                {"text": "c", "meta": {"index": 3}, "answer": "accept"},
+            ],
+        ),
     ):
         (tmp_path / "back.jsonl").write_text("\n".join(map(json.dumps, lines)) or "\n")
         labels = [str(tmp_path / "back.jsonl")] if lines else []

@@ -238,3 +238,18 @@ def test_another_tokenizer_than_the_weights_have_is_refused(tmp_path: Path) -> N
     weights_of(b, a.vocabulary)
     with pytest.raises(ValueError, match=r"another tokenizer than data\.init_args\.tokenizer"):
         b.train_set.__getitems__([(0, 0)])
+
+
+def test_blank_lines_are_told_and_lines_keep_their_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"document": "one"}\n\n \n{"document": "two"}\n\n')
+    data = ready("predict", predict=str(path), format="procedural")
+    assert data.predict_set.__getitems__([0, 1])["row"] == [1, 4]
+    assert f"{path}: 2 blank lines are passed over" in capsys.readouterr().out
+    path = tmp_path / "mine.txt"
+    path.write_text("one\n\ntwo\n")
+    data = ready("predict", predict=str(path), format="procedural")
+    assert data.predict_set.__getitems__([0, 1])["row"] == [1, 3]
+    assert f"{path}: 1 of 3 documents are empty, left out" in capsys.readouterr().out

@@ -9,9 +9,10 @@ from pathlib import Path
 from fakes.named_entities import GOLD, write_gold
 from fuzz.forked import Reader
 
+from datamodules.text.answers import read_answers
 from datamodules.text.conll import Sentence, read_columns, read_gold_conll
 from datamodules.text.ner_files import read_jsonl
-from datamodules.text.queries import export_queries, read_answers
+from datamodules.text.queries import export_queries
 from datamodules.text.vectors import read_vectors
 
 SENTENCES = [
@@ -39,6 +40,9 @@ def exported(name: str) -> Callable[[Path], Path]:
             for task in tasks:
                 task["annotations"] = [{"result": task.pop("predictions")[0]["result"]}]
             (folder / name).write_text(json.dumps(tasks, ensure_ascii=False))
+        if name.startswith("prodigy"):
+            lines = (folder / name).read_text().splitlines()
+            (folder / name).write_text("".join(line[:-1] + ', "answer": "accept"}\n' for line in lines))
         return folder / name
 
     return write

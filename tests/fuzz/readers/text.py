@@ -7,12 +7,15 @@ import struct
 from pathlib import Path
 
 from fakes.pairs import persona_chat
+from fakes.wizard import fake_wizard
 from fuzz.forked import Reader
 
 from datamodules.text.catalogues import read_catalogue
-from datamodules.text.pair_files import read_chitchat, read_pairs, read_parlai
+from datamodules.text.pair_files import asked, read_chitchat, read_pairs, read_parlai
 from datamodules.text.records import read_jsonl, read_side_by_side
 from datamodules.text.tokenizers import load_tokenizer, token_ids, train_tokenizer
+from datamodules.text.vectors import WordVectors
+from datamodules.text.wizard import read_wizard
 
 TEXTS = [f"document {i} about {word} in Zürich" for i, word in enumerate(("trees", "cats", "ships", "rain"))]
 
@@ -53,6 +56,10 @@ def exchanges(folder: Path) -> Path:
     return folder / "val.jsonl"
 
 
+def wizard(folder: Path) -> Path:
+    return fake_wizard(folder, 2) / "train.json"
+
+
 def catalogue(folder: Path) -> Path:
     """A compiled one with four texts."""
     keys, values = [t.encode() for t in TEXTS], [t.upper().encode() for t in TEXTS]
@@ -65,10 +72,23 @@ def catalogue(folder: Path) -> Path:
     return folder / "django.mo"
 
 
+def vectors(folder: Path) -> Path:
+    (folder / "vectors.txt").write_text("3 2\ndocument 0.5 -1\ntrees 1 2e-1\nZürich 0 3\n", encoding="utf-8")
+    return folder / "vectors.txt"
+
+
+def questions(folder: Path) -> Path:
+    (folder / "questions.txt").write_text("\n".join(["", *TEXTS, " "]) + "\n", encoding="utf-8")
+    return folder / "questions.txt"
+
+
 READERS = [
+    Reader("word vectors of texts", vectors, lambda path: WordVectors(path, TEXTS)(TEXTS[0])),
+    Reader("what is asked", questions, lambda path: asked(str(path))),
     Reader("PersonaChat of ParlAI", parlai, read_parlai),
     Reader("chit-chat", chitchat, read_chitchat),
     Reader("pairs as JSON lines", exchanges, read_pairs),
+    Reader("Wizard of Wikipedia", wizard, read_wizard),
     Reader("gettext catalogue", catalogue, read_catalogue),
     Reader("lines side by side", lines, lambda path: read_side_by_side(path, path.with_suffix(".target"))),
     Reader("JSON lines", jsonl, lambda path: read_jsonl(path, {"document": str, "summary": str})),

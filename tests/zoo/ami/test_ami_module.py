@@ -290,6 +290,30 @@ def test_a_prediction_has_its_scores_in_both_files(tmp_path: Path) -> None:
     assert records[0]["replies"][0]["log_q"] == pytest.approx(float(log_q), abs=2e-3)
 
 
+def test_a_prediction_says_what_was_read_of_a_history(tmp_path: Path) -> None:
+    """The lines of the input, what stands before the utterances that are read, and what was cut."""
+    from fakes.pairs import persona_chat
+
+    persona_chat(tmp_path, 2)
+    asked = tmp_path / "asked.jsonl"
+    rows = [{"source": "c", "history": ["a", "b"], "persona": ["i ski"]}, {"source": "word " * 40}]
+    asked.write_text("\n".join(["", *map(json.dumps, rows)]) + "\n")
+    source = datamodules.Dialogues("parlai", str(tmp_path), predict=str(asked), history=2, vocab_size=300)
+    module = zoo.AMI(**{**SMALL, "vocab_size": source.vocab_size}, noise="none")
+    (report,) = quiet_trainer().predict(module, source) or ()
+    (tmp_path / "parts").mkdir()
+    report.write(tmp_path)
+    jsonl, page = type(report).merge(tmp_path)
+    first, second = map(json.loads, jsonl.read_text().splitlines())
+    kept = {key: first[key] for key in ("index", "row", "history", "unread", "cut", "persona")}
+    assert kept == {
+        "index": 0, "row": 2, "history": "b\nc", "unread": 1, "cut": False, "persona": "i ski",
+    }  # fmt: skip
+    assert (second["row"], second["unread"], second["cut"]) == (3, 0, True)
+    for words in ("line 2, 1 earlier ones not read", "<i>i ski</i>", "line 3, read in part alone"):
+        assert words in page.read_text()
+
+
 def test_a_model_of_the_source_gives_its_entropy_where_the_data_do_not_know_it() -> None:
     torch.manual_seed(0)
     source = data(batch_size=32, train_pairs=3200, val_pairs=500)
@@ -351,7 +375,7 @@ def test_a_clipped_reward_and_a_mixed_loss() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"decoding": "beam", "table": ["beam"], "sampling_temperature": 0.7}, "beams do not sample"),
+        ({"rerank": True}, "rerank orders several replies, but replies is 1"),
         ({"decoding": "beam", "replies": 9}, "a beam of 5 has no more replies"),
         ({"replies": 3}, "decoding: greedy has one reply"),
         ({"noise": "none", "rho": 0.3}, "rho is 0.3, which noise: none does not use"),
@@ -404,6 +428,15 @@ def test_a_typed_history_becomes_the_ids_of_the_data(tmp_path: Path) -> None:
     assert len(row.source) > batch["source"].shape[1]
 
 
+def test_settings_of_a_decoding_count_where_it_is_asked_for() -> None:
+    """A shorter table on a config that sets them blocks nobody; a turn in Python may ask for any."""
+    module = zoo.AMI(**SMALL, noise="none", table=["greedy"], top_k=1, sampling_temperature=0.7, beam=7)
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(module, data())
+    (drawn,), (greedy,) = (module.reply("ask topic3 filler1", 1, d) for d in ("sample", "greedy"))  # type: ignore[arg-type]
+    assert drawn == greedy
+    assert len(module.reply("ask topic3 filler1", 7, "beam")) == 7
+
+
 def test_a_turn_in_python_is_that_of_the_command_line() -> None:
     module = zoo.AMI(**SMALL, noise="none", decoding="sample", top_k=5)
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
@@ -418,9 +451,18 @@ def test_a_turn_in_python_is_that_of_the_command_line() -> None:
         ("", 1): "needs a word",
         ("a", 2, "greedy"): "has fewer than 2 replies",
         ("a", 3, "foo"): "decoding is one of greedy, beam, sample, not 'foo'",
-        ("a", 0): "at least 1, not 0",
-        (None,): "a text or a list of texts",
-        (("a", None),): "an utterance is a text, not None",
+        ("a", 0): "count is 0, but must be a whole number of at least 1",
+        ("a", 2.5, "beam"): "count is 2.5, but must be",
+        ("a", True): "count is True, but must be",
+        ("a", 10**9, "sample"): "at most 10,000 replies",
+        ("a", 1, ""): "decoding is one of greedy, beam, sample, not ''",
+        (None,): "utterance: a text is wanted, or a list of texts, not None",
+        (b"a",): "utterance: a text is wanted, or a list of texts, not b'a'",
+        (("a", None),): "utterance 2 is NoneType, no text",
+        ((("a",),),): "utterance 1 is tuple, no text",
+        ("\ud800",): "utterance 1 holds half a character",
+        ("a", 1, "sample", None): "sentence of the persona: a text is wanted",
+        ("a", 1, "sample", "i ski"): "a persona is a list of sentences",
         ("a", 1, "sample", ("i ski",)): "no persona",
     }
     for given, said in refused.items():
@@ -428,12 +470,52 @@ def test_a_turn_in_python_is_that_of_the_command_line() -> None:
             module.reply(*given)  # type: ignore[arg-type]
 
 
+def test_a_turn_in_python_says_what_it_does_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    module = zoo.load("ami_dull")
+    module.reply(["hi", "ask topic3 filler1"])  # type: ignore[operator]
+    module.reply("ask topic3 filler1 " * 4)  # type: ignore[operator]
+    module.reply("quarks gluons")  # type: ignore[operator]
+    assert capsys.readouterr().out.splitlines() == [
+        "zoo: the last 1 of 2 utterances are read",
+        "zoo: 1 of 1 utterances have more than 8 tokens, of which so many are read",
+        "zoo: the history has no word that these weights know",
+    ]
+
+
+def test_word_vectors_of_a_file_are_those_of_the_embedding_metrics(tmp_path: Path) -> None:
+    """By hand: the constant reply `Cats` against `cats`, `cats dogs` and `dogs`, `emus` has no vector."""
+    pytest.importorskip("sacrebleu")
+    (tmp_path / "v.txt").write_text("4 2\ncats 1 0\ndogs 0 2\nhello 1 1\nhi 1 1\n")
+    replies = {"train": ["Cats", "Cats", "emus"], "val": ["cats"], "test": ["cats", "cats dogs", "dogs"]}
+    for split, targets in replies.items():
+        lines = [json.dumps({"source": "hello", "target": text}) for text in targets]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    source = datamodules.Dialogues(
+        "jsonl", str(tmp_path), vocab_size=300, lowercase=False, embeddings=str(tmp_path / "v.txt")
+    )
+    module = zoo.AMI(**{**SMALL, "vocab_size": source.vocab_size}, noise="none", table=["greedy"])
+    trainer = quiet_trainer(default_root_dir=tmp_path / "run")
+    with mock.patch.object(type(trainer), "log_dir", str(tmp_path / "run")):
+        trainer.test(module, source, verbose=False)
+    found, half = trainer.callback_metrics, 2**-0.5
+    # of `cats dogs` the mean is (1/2, 1), the extremes (1, 2)
+    assert found["test/constant/embedding_average"] == pytest.approx((1 + 5**-0.5 + 0) / 3, abs=1e-6)
+    assert found["test/constant/embedding_extrema"] == pytest.approx((1 + 5**-0.5 + 0) / 3, abs=1e-6)
+    assert found["test/constant/embedding_greedy"] == pytest.approx((1 + 0.75 + 0) / 3, abs=1e-6)
+    assert found["test/constant/embedding_known"] == 1
+    assert half > found["test/greedy/embedding_known"]
+    rows = json.loads((tmp_path / "run" / "protocol_test.json").read_text())
+    assert rows["greedy"]["embeddings"] == "v.txt, 2 dimensions, of 4 of the data's 5 words"
+
+
 def test_a_test_of_dialogues_says_how_each_row_was_made(tmp_path: Path) -> None:
     pytest.importorskip("sacrebleu")
     from fakes.pairs import persona_chat
 
     persona_chat(tmp_path, 8)
-    source = datamodules.Dialogues("parlai", str(tmp_path), vocab_size=300, eval_batch_size=7, history=2)
+    source = datamodules.Dialogues(
+        "parlai", str(tmp_path), vocab_size=300, eval_batch_size=7, history=2, longest=3
+    )
     module = zoo.AMI(
         **{**SMALL, "vocab_size": source.vocab_size}, noise="none", table=["greedy", "beam"], beam=2
     )
@@ -453,3 +535,7 @@ def test_a_test_of_dialogues_says_how_each_row_was_made(tmp_path: Path) -> None:
     assert {r["replies"] for r in rows.values()} == {24}
     assert "case:lc" in rows["greedy"]["bleu"]
     assert rows["greedy"]["entries"] == source.vocab_size
+    assert rows["greedy"]["embeddings"] == "the forward network's"
+    source.setup("test")
+    cut = source.test_set.tokenize().cut
+    assert rows["greedy"]["truncated_pairs"] == cut.sum() > 0

@@ -185,6 +185,26 @@ def test_effective_sample_size_and_saturation() -> None:
     assert bounds.saturation(6.892, 32, terms=2) == pytest.approx(0.994, abs=1e-3)
 
 
+def test_bounds_beside_the_contrastive_ones_by_hand() -> None:
+    phi = scores(13, 4, 5)
+    own, others = phi[:, 0], phi[:, 1:]
+    dv = own.mean() - others.exp().mean().log()
+    torch.testing.assert_close(bounds.donsker_varadhan(phi), dv)
+    torch.testing.assert_close(bounds.nguyen_wainwright_jordan(phi), own.mean() - (others - 1).exp().mean())
+    clipped = others.exp().clamp(math.exp(-2), math.exp(2)).mean().log()
+    torch.testing.assert_close(bounds.smile(phi, 2.0), own.mean() - clipped)
+    torch.testing.assert_close(bounds.smile(phi, 100.0), dv)
+    js = own.sigmoid().log().mean() + (-others).sigmoid().log().mean()
+    torch.testing.assert_close(bounds.jensen_shannon(phi), js)
+    square = scores(14, 6, 6)
+    first = torch.stack([torch.cat([r[[i]], r[:i], r[i + 1 :]]) for i, r in enumerate(square)])
+    for bound in (bounds.donsker_varadhan, bounds.nguyen_wainwright_jordan, bounds.jensen_shannon):
+        torch.testing.assert_close(bound(square, "diagonal"), bound(first))
+    shifted = bounds.donsker_varadhan(phi + 7)  # one constant for all changes nothing, one of a row does
+    torch.testing.assert_close(shifted, dv)
+    assert not torch.isclose(bounds.nguyen_wainwright_jordan(phi + 7), bounds.nguyen_wainwright_jordan(phi))
+
+
 def test_scores_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="K of at least 2"):
         info_nce(torch.zeros(4, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import subprocess
@@ -25,8 +26,11 @@ from zoo.demi import bounds, views
 from zoo.demi.embeddings import neighbours
 from zoo.demi.encoders import DigitEncoder, Views, encoder_of
 from zoo.demi.negatives import KeyQueue, gathered, partner_first
-from zoo.demi.probe import linear_probe, nearest_neighbours
+from zoo.demi.probe import linear_probe, nearest_neighbours, raw_pixels, sgd_probe
+from zoo.demi.weights import start_from
 from zoo.hub import export
+from zoo.hub.convert import convert
+from zoo.nn.resnet import ResNet
 
 SMALL: dict[str, Any] = {
     "image_size": 8, "channels": 1, "encoder": "cnn", "augmentation": "digits", "hidden": 8, "embedding": 4,
@@ -222,11 +226,89 @@ def test_the_weight_of_the_second_term_rises_from_0() -> None:
     assert shares == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 0.5], abs=1e-4)
 
 
+def test_the_jigsaw_branch_shares_keys_and_weighs_what_it_says() -> None:
+    model = zoo.DEMI(image_size=32, encoder="resnet18", stem="cifar", hidden=8, embedding=4,
+                     jigsaw_weight=0.25, jigsaw_crop=8).eval()  # fmt: skip
+    x, n = images(4, 32, 3), model.network
+    keys, u = n.keys(images(4, 32, 3).flip(0)), uniform(4)[:, :1].expand(4, 27).contiguous()
+    found = model.pieces(x, keys, u, 1)
+    cut = model.jigsaw(x, u)
+    features = torch.stack([n.encoder(cut[:, i]) for i in range(9)], dim=1)
+    embedded = n.pieces(features)
+    torch.testing.assert_close(embedded.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(found, bounds.info_nce(embedded @ keys.T / 0.15, "diagonal"))
+    logged: dict[str, float] = {}
+    data = datamodules.LabelledImages(batch_size=16)
+    tiny = {**SMALL, "encoder": "resnet18", "stem": "cifar"}
+    small = zoo.DEMI(**tiny, jigsaw_weight=0.25, jigsaw_crop=2)
+
+    def log(_stage: str, found: dict[str, Tensor], _size: int) -> None:
+        logged.update({k: float(v.detach()) for k, v in found.items()})
+
+    with mock.patch.object(small, "_log", log):
+        quiet_trainer(max_steps=1, limit_val_batches=0, num_sanity_val_steps=0).fit(small, data)
+    expected = 0.75 * -(logged["first"] + logged["second"]) - 0.25 * logged["jigsaw"]
+    assert logged["loss"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_infomins_views_have_randaugment_of_numbers_of_their_own() -> None:
+    x, u = images(8, 24, 3), uniform(8)
+    plain, both = views.photo_view(x, u), views.photo_view(x, u, rand_augment=True)
+    assert both.shape == x.shape
+    assert float(both.abs().max()) <= 1
+    done = (u.view(8, -1)[:, [17, 21]] < 0.5).any(dim=1)  # whether, of each of two operations
+    changed = (both - plain).abs().amax(dim=(1, 2, 3)) > 0.02
+    assert not changed[~done].any()
+    assert changed[done].any()
+    moved = u.clone()
+    moved[:, 16:] = u[:, 16:].flip(0)
+    torch.testing.assert_close(views.photo_view(x, moved), plain)  # no other step reads them
+
+
+def test_encoders_of_other_projects(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source: Any = ResNet("resnet18", None)
+    state = source.state_dict()
+    moco = {f"module.encoder_q.{k}": v for k, v in state.items()}
+    moco |= {"module.encoder_k.conv1.weight": torch.zeros(64, 3, 7, 7)}
+    moco |= {"module.encoder_q.fc.0.weight": torch.zeros(3, 3)}
+    infomin = {f"module.encoder.{k}": v for k, v in state.items()}
+    infomin |= {"module.head.0.weight": torch.zeros(3, 3)}
+    files: dict[str, Any] = {"moco": {"state_dict": moco}, "infomin": {"model": infomin, "epoch": 200}}
+    files["torchvision"] = {**state, "fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
+    x = images(2, 64, 3) / 2 + 0.5
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for name, content in files.items():
+        path = tmp_path / f"{name}.pth"
+        torch.save(content, path)
+        out = tmp_path / f"{name}.safetensors"
+        lines = list(convert(path, out, "demi", "zoo", ["hidden=8", "image_size=64"], force=False))
+        assert "resnet18, stem imagenet" in lines[0]
+        model = zoo.load(str(out))
+        torch.testing.assert_close(model(x), source.eval()((x - mean) / deviation), atol=1e-4, rtol=1e-4)
+    model = zoo.DEMI(64, 3, "resnet18", negatives="queue", queue_size=8, hidden=8)
+    said = start_from(model.network, str(tmp_path / "moco.pth"), "centred")
+    assert "published weights read imagenet" in said
+    for encoder in (model.network.encoder, model.network.key.encoder):
+        torch.testing.assert_close(encoder.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    with pytest.raises(ValueError, match=r"does not fit: it is missing in the file|does not fit"):
+        start_from(zoo.DEMI(64, 3, "resnet50", hidden=8).network, str(tmp_path / "moco.pth"), "imagenet")
+    torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other.pth has no conv1.weight"):
+        start_from(model.network, str(tmp_path / "other.pth"), "imagenet")
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     for settings, said in (
         ({"objective": "var"}, "objective must be one of"),
         ({"encoder": "cnn", "stem": "cifar"}, "does not use"),
         ({"queue_size": 64}, "does not use"),
+        ({"jigsaw_weight": 0.5}, "jigsaw_weight is 0.5, which encoder: cnn does not use"),
+        ({"encoder": "resnet18", "jigsaw_weight": 0.5}, "three do not fit pictures of 8"),
+        ({"jigsaw_crop": 2}, "does not use"),
+        ({"pixels": "imagenet"}, "is of 3 channels"),
+        ({"pretrained": "x.pth"}, "does not use"),
+        ({"probe_rate": 1.0}, "does not use"),
         ({"objective": "infonce", "subview": "mask"}, "does not use"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -246,6 +328,9 @@ def test_probes_by_hand() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(200, 3, generator=g)
     assert linear_probe(x[:100], (x[:100, 0] > 0).long(), x[100:], (x[100:, 0] > 0).long()) > 0.9
+    told = (x[:100], (x[:100, 0] > 0).long(), x[100:], (x[100:, 0] > 0).long())
+    assert sgd_probe(*told, 1.0, 12, torch.Generator().manual_seed(0)) > 0.9
+    assert sgd_probe(*told, 1e-9, 1, torch.Generator().manual_seed(0)) < 0.9  # the weights it began with
     found = neighbours(
         torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.0, 2.0]]), torch.tensor([0, 1]), 3
     )
@@ -253,12 +338,25 @@ def test_probes_by_hand() -> None:
     assert 0 not in found[0].tolist()
 
 
+def test_large_pictures_are_averaged_before_they_are_features() -> None:
+    assert raw_pixels(images(2, 8)).shape == (2, 64)
+    assert raw_pixels(images(2, 64, 3)).shape == (2, 3 * 32 * 32)
+    torch.testing.assert_close(raw_pixels(images(2, 64)).mean(dim=1), images(2, 64).mean(dim=(1, 2, 3)))
+
+
 def test_a_run_leaves_probes_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("fit", "demi_digits", tmp_path, *FLAGS)
     weights = f"--weights={newest_checkpoint(folder)}"
     tested = run("test", "demi_digits", tmp_path, weights, "--trainer.enable_progress_bar=false")
     assert "logistic regression (C 1) on 200 labels; knn: 200 cosine neighbours" in capsys.readouterr().out
+    table = list(csv.DictReader((tested / "probes.csv").open()))
+    assert {row["features"] for row in table} == {"trained encoder", "random encoder", "raw pixels"}
+    assert {row["probe"] for row in table} == {
+        "logistic regression (C 1)", "200 cosine neighbours, temperature 0.1",
+    }  # fmt: skip
+    assert {row["labels"] for row in table} == {"200"}
     final = json.loads((tested / "summary_test.json").read_text())["final"]
+    assert float(table[0]["top1"]) == pytest.approx(final["test/linear_probe"], abs=1e-4)
     rows = {f"test/{kind}{of}" for kind in ("linear_probe", "knn")
             for of in ("", "_random_encoder", "_raw_pixels")}  # fmt: skip
     assert rows <= set(final)

@@ -34,8 +34,9 @@ def size_of(module: nn.Module) -> int:
 def test_critics_have_the_spec_s_parameters() -> None:
     network = zoo.GaussianMI().network
     assert size_of(network.first) == 158_784
-    assert size_of(network.infonce) == size_of(network.terms["bo"][0]) == 163_904
-    assert size_of(zoo.GaussianMI(critic="joint", curves=["infonce"]).network.infonce.f[:-1]) == 147_200
+    assert size_of(network.undivided["infonce"]) == size_of(network.terms["bo"][0]) == 163_904
+    joint = zoo.GaussianMI(critic="joint", curves=["infonce"]).network.undivided["infonce"]
+    assert size_of(joint.f[:-1]) == 147_200
 
 
 def test_candidates_of_each_row_and_of_all_rows_score_alike() -> None:
@@ -73,7 +74,7 @@ def test_each_bound_trains_its_own_critics_alone(curve: Any) -> None:
     batch, g = batch_of(24, subviews=3), torch.Generator().manual_seed(0)
     found = estimation.training_bounds(model.scorer, model.curves, batch, g)
     parts = {
-        "infonce": "infonce",
+        "infonce": "undivided.infonce",
         "first": "first",
         f"{curve}_2": f"terms.{curve}.0",
         f"{curve}_3": f"terms.{curve}.1",
@@ -209,7 +210,8 @@ def test_an_estimate_near_its_ceiling_is_saturated() -> None:
     [
         ({"curves": []}, "each once"),
         ({"curves": ["bo", "bo"]}, "each once"),
-        ({"curves": ["smile"]}, "must be of"),
+        ({"curves": ["mine"]}, "must be of"),
+        ({"clip": 3.0}, "clip is 3.0, which curves: bo, infonce does not use"),
         ({"subviews": 1}, "nothing is decomposed"),
         ({"critic": "bilinear"}, "critic must be"),
         ({"critic": "oracle", "curves": ["is"]}, "say how a critic is trained"),
@@ -219,6 +221,36 @@ def test_an_estimate_near_its_ceiling_is_saturated() -> None:
 def test_what_makes_no_sense_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         zoo.GaussianMI(**settings)
+
+
+def test_bounds_without_a_ceiling_by_optimal_critics() -> None:
+    """At T = 2 all are near the truth, at 20 they know no log K, and none of them is printed as saturated."""
+    names = ["dv", "nwj", "smile", "infonce"]
+    model = zoo.GaussianMI(20, 20, critic="oracle", curves=names)  # type: ignore[arg-type]
+    batch = batch_of(128 * 20, dim=20, total_mi=2.0)
+    values = [model.estimates({k: v[i * 128 :][:128] for k, v in batch.items()}, i) for i in range(20)]
+    mean = {k: sum(v[k] for v in values) / 20 for k in names}
+    for name in ("dv", "nwj", "smile"):
+        assert mean[name] == pytest.approx(2, abs=0.2)
+    found = model.estimates(batch_of(256, dim=20, total_mi=20.0))
+    assert found["infonce"] == pytest.approx(math.log(256), abs=1e-3)
+    assert found["smile"] > 10  # its clipped partition sum cannot outgrow the partners
+    assert not Estimate("smile", [found["smile"]], 256, 1).saturated
+    assert Estimate("smile", [1.0], 256, 1).ceiling == math.inf
+
+
+def test_smile_s_critic_is_trained_by_jensen_and_shannon() -> None:
+    model = zoo.GaussianMI(3, 3, curves=["smile", "dv", "nwj"], hidden=8, embedding=4, clip=0.5)
+    batch, g = batch_of(12), torch.Generator().manual_seed(0)
+    found = estimation.training_bounds(model.scorer, model.curves, batch, g)
+    scores = {c: model.scorer.joint(c, batch) for c in model.curves}
+    torch.testing.assert_close(found["smile"], bounds.jensen_shannon(scores["smile"], "diagonal"))
+    torch.testing.assert_close(found["dv"], bounds.donsker_varadhan(scores["dv"], "diagonal"))
+    torch.testing.assert_close(found["nwj"], bounds.nguyen_wainwright_jordan(scores["nwj"], "diagonal"))
+    told = model.estimates(batch)
+    by_hand = bounds.smile(scores["smile"].detach(), 0.5, "diagonal")
+    assert told["smile"] == pytest.approx(float(by_hand), abs=1e-5)
+    assert "first" not in found
 
 
 def test_exact_negatives_are_refused_where_nobody_knows_them() -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from typing import Literal
+from unittest import mock
 
 import pytest
 import torch
 
-from zoo.diffusion.schedules import NoiseSchedule, cosine_betas, linear_betas, space_timesteps
+from zoo.diffusion.losses import posterior_mean, predict_x0
+from zoo.diffusion.schedules import (
+    NoiseSchedule,
+    cosine_betas,
+    leading_timesteps,
+    linear_betas,
+    scaled_linear_betas,
+    space_timesteps,
+)
 
 AT = [0, 250, 500, 750, 999]
 
@@ -150,3 +159,42 @@ def test_unknown_schedules_and_betas_are_refused() -> None:
         NoiseSchedule.named("sigmoid")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="betas"):
         NoiseSchedule(torch.tensor([0.0, 0.1]))
+
+
+@pytest.mark.parametrize("steps", [40, 20, 7])
+def test_stable_diffusions_betas_and_timesteps_are_those_of_diffusers(steps: int) -> None:
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(
+        1000, 0.00085, 0.012, "scaled_linear", timestep_spacing="leading", steps_offset=1, clip_sample=False
+    )
+    theirs.set_timesteps(steps)
+    betas, retained = scaled_linear_betas(), leading_timesteps(1000, steps, 1)
+    assert torch.allclose(betas.float(), theirs.betas, rtol=1e-6)
+    assert retained[::-1] == theirs.timesteps.tolist()
+    ours = NoiseSchedule(betas)
+    assert float(ours.tables["alpha_bar"][-1]) == pytest.approx(0.00466, abs=5e-6)
+    # a step down of the respaced schedule is diffusers' step between the same timesteps
+    respaced = ours.respaced(retained)
+    g = torch.Generator().manual_seed(0)
+    x, eps, noise = (torch.randn(1, 4, 8, 8, generator=g) for _ in range(3))
+    for place in (steps - 1, steps // 2, 0):
+        t = torch.tensor([place])
+        x0 = predict_x0(respaced, x, t, eps)
+        mean = posterior_mean(respaced, x0, x, t)
+        table = respaced.tables
+        variance = (1 - table["alpha_bar_prev"][place]) / (1 - table["alpha_bar"][place])
+        variance = (variance * table["beta"][place]).clamp(min=1e-20)
+        with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", return_value=noise):
+            step = theirs.step(eps, retained[place], x)
+        assert torch.allclose(mean + variance.sqrt().float() * noise, step.prev_sample, atol=2e-4, rtol=1e-4)
+        assert torch.allclose(x0, step.pred_original_sample, atol=2e-3, rtol=1e-4)
+
+
+def test_leading_timesteps_are_a_stride_and_an_offset() -> None:
+    found = leading_timesteps(1000, 40, 1)
+    assert (found[0], found[1], found[-1], len(found)) == (1, 26, 976, 40)
+    assert leading_timesteps(1000, 20, 1)[-2:] == [901, 951]
+    for steps, offset in ((0, 0), (1001, 0), (40, 25), (40, -1)):
+        with pytest.raises(ValueError, match=r"1\.\.1000|of 1000 timesteps"):
+            leading_timesteps(1000, steps, offset)

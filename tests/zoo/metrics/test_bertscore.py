@@ -71,6 +71,34 @@ def test_texts_with_nothing_in_common_score_zero() -> None:
     assert across.tolist() == matched(torch.zeros(0, 2), torch.ones(3, 2)).tolist() == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize(("kind", "room"), [("bert", 16), ("roberta", 14), ("bart", 16)])
+def test_longer_texts_are_cut_at_the_positions_and_counted(
+    kind: str, room: int, folder: Path, tmp_path: Path
+) -> None:
+    """RoBERTa's positions begin behind its pad's: of 16 it has 14."""
+    from transformers import AutoModel, AutoTokenizer, BartConfig, BertConfig, RobertaConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.model_max_length = 10**30  # of many a folder
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "pad_token_id": 1}
+    widths = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    small = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    config: Any = {
+        "bert": lambda: BertConfig(**{**sizes, "pad_token_id": 0}, **widths),
+        "roberta": lambda: RobertaConfig(**sizes, **widths),
+        "bart": lambda: BartConfig(**sizes, **small, encoder_ffn_dim=8, decoder_attention_heads=2),
+    }[kind]()
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    metric = BertScore(str(tmp_path))
+    fits, longer = " ".join(["cat"] * (room - 2)), " ".join(["cat"] * (room - 1))
+    metric.update([fits], [fits])
+    assert metric.compute()["bertscore_truncated"] == 0
+    metric.update([longer, fits], [longer, longer])
+    assert metric.compute()["bertscore_truncated"] == 3
+    assert len(metric.vectors([longer])[0]) == room - 2
+
+
 def test_what_is_no_encoder_is_one_line(folder: Path, tmp_path: Path) -> None:
     for metric, words in (
         (BertScore(str(tmp_path)), "is no folder of an encoder"),

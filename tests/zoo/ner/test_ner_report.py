@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from zoo.ner.history import rows_of_arms
 from zoo.ner.report import TaggedText, draw_comparison, draw_rounds, page
 from zoo.reports import PARTS
 
@@ -46,6 +49,16 @@ def test_marks_that_overlap_are_nested() -> None:
         else:
             opened.append(name)
     assert opened == []
+
+
+def test_the_rounds_of_a_comparison_are_read_by_arm_and_seed(tmp_path: Path) -> None:
+    for arm, seed, version, words in (("b", 10, 0, 1), ("b", 2, 0, 2), ("a", 0, 9, 3), ("a", 0, 10, 4)):
+        place = tmp_path / "runs" / arm / f"seed_{seed}" / "ner_grammar" / f"version_{version}"
+        place.mkdir(parents=True)
+        (place / "rounds.jsonl").write_text(json.dumps({"words": words}) + "\n")
+    assert rows_of_arms(tmp_path) == {"a": [[{"words": 4}]], "b": [[{"words": 2}], [{"words": 1}]]}
+    with pytest.raises(FileNotFoundError, match=r"has no runs/<arm>/seed_<n>"):
+        rows_of_arms(tmp_path / "runs")
 
 
 def test_pictures_of_one_round_and_of_rounds_without_f1(tmp_path: Path) -> None:

@@ -65,6 +65,15 @@ def test_questions_answers_skips_and_corrections(tmp_path: Path, capsys: pytest.
     assert "4 sentences wait for labels: give their files" in capsys.readouterr().out
     assert pool_of(folder)["round"] == 0
 
+    questions = folder / "queries" / "round_01" / "doccano.jsonl"
+    again = ["fit", "--config=ner_own", *SMALL, *UPDATES, f"--data.init_args.root={tmp_path / 'own'}"]
+    again += [f"--trainer.default_root_dir={tmp_path}", f"--data.init_args.labels=[{questions}]"]
+    assert cli.main([*again, "--ckpt_path=last"]) == 1
+    said = capsys.readouterr().err
+    assert "all 4 sentences came back exactly as the model tagged them" in said
+    assert said.count("\n") == 1
+    assert pool_of(folder)["round"] == 0
+
     answers = answered(folder, 1, gold, skip=first[0])
 
     fresh = ["fit", "--config=ner_own", *SMALL, *UPDATES, f"--data.init_args.root={tmp_path / 'own'}"]
@@ -93,13 +102,20 @@ def test_questions_answers_skips_and_corrections(tmp_path: Path, capsys: pytest.
     audit = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
     assert [a["status"] for a in audit[:4]] == ["skipped", "labelled", "labelled", "labelled"]
     assert {a["asked_after_round"] for a in audit} == {0, 1, 2}
+    drafts = dict(state["drafts"])
+    assert "as_drafted" not in audit[0]  # skipped
+    assert all(
+        a["as_drafted"] is (dict(state["answers"])[a["index"]] == drafts[a["index"]]) for a in audit[1:8]
+    )
 
 
-def test_own_sentences_are_tagged_by_the_command_and_by_a_call(tmp_path: Path) -> None:
+def test_own_sentences_are_tagged_by_the_command_and_by_a_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own_folder(tmp_path / "own", labelled=12, pool=10)
     folder = fit(tmp_path, tmp_path / "own")
     weights = newest_checkpoint(folder)
-    (tmp_path / "text.txt").write_text("Anna Kosaberg went to Ely .\n\nIt rained .\n")
+    (tmp_path / "text.txt").write_text("Anna Kosaberg went to Ely .\n\n \t\nIt rained .\n")
     out = run(
         "predict",
         "ner_own",
@@ -112,6 +128,8 @@ def test_own_sentences_are_tagged_by_the_command_and_by_a_call(tmp_path: Path) -
         ["Anna", "Kosaberg", "went", "to", "Ely", "."],
         ["It", "rained", "."],
     ]
+    assert [r["index"] for r in records] == [0, 3]  # rows of the file
+    assert f"2 of 4 lines of {tmp_path / 'text.txt'} are empty and left out" in capsys.readouterr().out
     model = zoo.load(weights)
     (alone,) = model.tag("Anna Kosaberg went to Ely .")  # type: ignore[operator]
     for given in ([None], [["It", ""]]):

@@ -219,6 +219,21 @@ def test_the_stopping_rule_says_its_number_and_ends(
     assert not {i for i, _ in pool_of(folder)["rounds"]} & set(pool_of(folder)["held_out"])
 
 
+@pytest.mark.parametrize("step", covering([11, 17, 20], [17]))
+def test_the_stopping_rule_replays_after_a_kill(
+    step: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three agreements end the run after round 3; those of before the kill count."""
+    flags = [*of_data(held_out=10, rounds=8), *of_model(stop_agreement=0.625, stop_training=True)]
+    with mock.patch("zoo.ner.rounds.kappa", lambda before, after: 0.5 + 0.125 * (before != [] != after)):
+        killed(tmp_path, step, *flags)
+        capsys.readouterr()
+        rows = rows_of(fit(tmp_path, *flags, "--ckpt_path=last"))
+    assert "round 3: successive models agree to 0.6250" in capsys.readouterr().out
+    assert [row.get("agreement") for row in rows] == [None, 0.625, 0.625, 0.625]
+    assert rows[-1]["stop"] == 0.625
+
+
 def test_models_that_find_nothing_do_not_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the plateau where every word is O the rule must not end a run."""
     flags = [*of_data(held_out=10, rounds=4), *of_model(stop_agreement=0.0, stop_training=True)]

@@ -6,8 +6,10 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from zoo.nn.augment import (
@@ -16,6 +18,7 @@ from zoo.nn.augment import (
     Jigsaw,
     RandomCrop,
     RandomErasing,
+    RandomResizedCrop,
     Standardise,
     step_uniform,
     uniform,
@@ -47,6 +50,29 @@ def test_a_crop_is_cut_at_the_drawn_place_of_the_padded_picture() -> None:
     assert torch.equal(small, images[:, :, 3:, :3])
     with pytest.raises(ValueError, match="have no crop of 9 x 9 with 1 pixels"):
         RandomCrop(padding=1, size=9)(images, u)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_resized_crop_is_pillows_of_the_drawn_rectangle(interpolation: str) -> None:
+    g = np.random.default_rng(0)
+    array = g.integers(80, 176, (60, 80, 3), dtype=np.uint8)  # Pillow cuts an overshoot twice
+    images = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
+    crop = RandomResizedCrop(32, interpolation=interpolation)
+    u = torch.zeros(1, crop.columns)
+    # share .08 + .5 x .92 of 4,800 pixels, ratio 4/3: 59 wide, 44 high; middle of what is free
+    u[0, :4] = torch.tensor([0.5, 1.0, 0.5, 0.5])
+    top, left, height, width = crop.rectangle(u[0].tolist(), 60, 80)
+    assert (top, left, height, width) == (8, 11, 44, 59)
+    box = (left, top, left + width, top + height)
+    method = Image.Resampling[interpolation.upper()]
+    expected = np.asarray(Image.fromarray(array).crop(box).resize((32, 32), method))
+    found = (crop(images, u)[0].permute(1, 2, 0) * 255).round().numpy()
+    assert np.abs(found - expected).max() <= 1  # Pillow rounds between its two passes
+    # a picture too wide for any try: the middle, as wide as the ratio allows
+    assert crop.rectangle([1.0, 0.0, 0.0, 0.0] * 10, 30, 90) == (0, 25, 30, 40)
+    assert crop.rectangle([1.0, 1.0, 0.0, 0.0] * 10, 90, 30) == (25, 0, 40, 30)
+    with pytest.raises(ValueError, match=r"least is 0\.5, more than most"):
+        RandomResizedCrop(least=0.5, most=0.4)
 
 
 def test_a_flip_mirrors_those_below_its_probability() -> None:

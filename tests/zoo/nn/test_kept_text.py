@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from lightning.pytorch import LightningModule
 from zoo.hub.foreign import Weights
 from zoo.hub.weights import load_fitting, load_state
 from zoo.nn.kept_text import KeptText
+from zoo.nn.kept_tokenizer import KeptTokenizer
 
 
 class Tagger(LightningModule):
@@ -43,6 +46,26 @@ def test_data_of_another_vocabulary_are_refused() -> None:
     kept.fill('["a"]')
     with pytest.raises(ValueError, match="another vocabulary than that of Summaries"):
         kept.fill('["b"]', "Summaries")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"longest": 20}, r"with longest 30, pairs have longest 20: leave out data\.init_args\.longest, or"),
+        (
+            {"template": "pair"},
+            r"layout \(template dialogue\) than pairs have \(template pair\): choose",
+        ),
+        ({"template": None, "longest": None}, r"\(longest none, template none\): choose data like"),
+        ({"tokenizer": 2}, r"another tokenizer than that of pairs: leave data\.init_args\.tokenizer out"),
+    ],
+)
+def test_the_line_names_what_the_data_have_otherwise(other: dict[str, Any], words: str) -> None:
+    own = {"tokenizer": 1, "roles": {}, "template": "dialogue", "longest": 30}
+    given = {k: v for k, v in {**own, **other}.items() if v is not None}
+    with pytest.raises(ValueError, match=words) as caught:
+        KeptTokenizer(json.dumps(own)).fill(json.dumps(given), "pairs")
+    assert ("tokenizer out" in str(caught.value)) == ("tokenizer" in other)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b'{"words": [', b"[" * 10_000])

@@ -95,7 +95,7 @@ def test_the_cifar_stem_keeps_the_side() -> None:
 def test_it_begins_as_torchvision_begins() -> None:
     torch.manual_seed(0)
     network = ResNet("resnet18", 10)
-    weight = network.layer3[0].conv2.weight.detach()  # fan-out of 256 x 9
+    weight = network.layer3[0].conv1.weight.detach()  # 128 channels to 256 of 3 x 3
     assert float(weight.std()) == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
     assert set(network.layer3[0].bn2.weight.tolist()) == {1.0}
 

@@ -99,6 +99,7 @@ def test_stochastic_depth_rises_to_its_rate_and_keeps_the_mean() -> None:
     network = VisionTransformer("vit_tiny_patch16_224", None, image_size=32, drop_path=0.11)
     rates = [block.drop_path2.rate for block in network.blocks]
     assert rates == pytest.approx([0.01 * i for i in range(12)])
+    assert all(d.rescale for b in network.blocks for d in (b.drop_path1, b.drop_path2))
     branch = torch.ones(20_000, 2, 3)
     torch.manual_seed(0)
     kept = StochasticDepth(0.25, rescale=True).train()(branch)

@@ -396,6 +396,31 @@ def test_impossible_settings_are_one_line(given: dict[str, Any], words: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"sample_beams": 3}, "sample_beams is 3, but no generated summary is compared"),
+        ({"weight_xy": 0.1, "sample_every": 2}, "sample_every is 2, but no generated summary is compared"),
+        ({"generated": "cached"}, "generated is cached, but no generated summary is compared"),
+        ({"similarity": "cls"}, "similarity is cls, but nothing is compared"),
+        (
+            {"weight_xyhat": 0.1, "sample_beams": 3, "sample_top_p": 0.9},
+            "sample_top_p is 0.9, but sample_beams",
+        ),
+        (
+            {"beams": 1, "length_penalty": 0.5},
+            "length_penalty is 0.5, but it orders beams, of which there is 1",
+        ),
+    ],
+)
+def test_what_acts_on_nothing_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        small(**{"weight_xyhat": 0.0, **given})
+    assert "\n" not in str(caught.value)
+    small(weight_xyhat=0.0, similarity="cls", monitor=True)
+    small(weight_xyhat=0.0, beams=1, length_penalty=1.0)
+
+
 def test_documents_longer_than_the_positions_are_refused_before_training() -> None:
     with pytest.raises(ValueError, match=r"max_source is 99, but the model has 32 positions"):
         fitted(small(), max_source=99)

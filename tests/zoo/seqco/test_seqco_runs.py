@@ -167,9 +167,12 @@ def test_a_prediction_is_read_side_by_side_and_the_weights_know_their_words(tmp_
     assert [row["id"] for row in rows] == ["mine.txt:1", "mine.txt:3"]
     assert "summary" not in rows[0]
     assert "2 beams" in rows[0]["protocol"]
-    assert (predicted / "summaries.out").read_text().splitlines() == [row["generated"] for row in rows]
+    assert [row["row"] for row in rows] == [1, 3]
+    one, two = (row["generated"] for row in rows)
+    # line i of the input is line i of the output, a blank one too
+    assert (predicted / "summaries.out").read_text().splitlines() == [one, "", two]
     candidates = (predicted / "candidates.out").read_text().splitlines()
-    assert candidates == [c for row in rows for c in row["candidates"]]
+    assert candidates == [*rows[0]["candidates"], "", "", *rows[1]["candidates"]]
     page = (predicted / "summaries.html").read_text()
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
@@ -205,3 +208,8 @@ def test_a_test_says_how_its_numbers_were_made(tmp_path: Path, capsys: pytest.Ca
     assert "rouge_score 0.1.2" in said
     assert "greedy, 0 to 12 tokens" in said
     assert final["test/truncated_sources"] == 150
+    (path,) = tmp_path.rglob("protocol_test.json")
+    row = json.loads(path.read_text())["generated"]
+    assert row["protocol"] in said
+    assert (row["truncated_sources"], row["entries"]) == (150, 185)
+    assert row["tokenizer"].startswith("sha256 ")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 
 import zoo
 
@@ -31,12 +33,24 @@ def test_a_string_is_a_document_and_a_path_a_file(
     records = tmp_path / "documents.jsonl"
     records.write_text("".join(json.dumps({"document": text}) + "\n" for text in TEXTS))
     assert module.summarize(records, batch_size=1) == expected
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"zoo: {lines}: 1 blank lines are left out\n"
     long = " ".join([TEXTS[0]] * 9)
     module.summarize([*TEXTS, long, "quarks gluons"])
     said = capsys.readouterr().out
     assert "1 of 4 documents have more than the 62 tokens that are read, cut" in said
     assert "1 of 4 documents have no word that these weights know" in said
+
+
+def test_a_word_once_is_no_matter_of_the_end(module: Any) -> None:
+    """BART's decoder begins with ``</s>``: counted as said, nothing could end."""
+    twice = "magistrate with a umpire emperor ruler was creek and to is brook this to"
+    assert module.summarize([TEXTS[0], twice]) == ["flower picture child", "judge river river"]
+    with mock.patch.dict(module.hparams, no_repeat_ngram=1):
+        one, other = module.summarize([TEXTS[0], twice])
+    assert one == "flower picture child"
+    words = other.split()
+    assert words[:2] == ["judge", "river"]
+    assert len(words) == len({*words}) == 3
 
 
 @pytest.mark.parametrize(
@@ -77,6 +91,7 @@ def test_huge_files_are_refused_before_they_are_read(module: Any, tmp_path: Path
         ('{"document": "rose"}\n{"text": "rose"}\n', "line 2: no object with a text under 'document'"),
         ('{"document": NaN}\n', "line 1: no object with a text"),
         ('{"document": " "}\n', "line 1: its document is empty"),
+        ('{"document": "rose"}\n{"document": "\\ud800"}\n', "line 2 holds half a character"),
     ],
 )
 def test_records_without_a_document_are_named(module: Any, content: str, words: str, tmp_path: Path) -> None:
@@ -99,10 +114,18 @@ def test_what_is_no_document_is_one_line(
         (["rose", float("nan")], "document 2 is float, no text"),
         (["rose", None], "document 2 is NoneType"),
         (["rose", "half \ud800"], "document 2 holds half a character"),
+        (None, "document: a text is wanted, or a list of texts, not None"),
+        (5, "not 5"),
+        (b"rose", "not b'rose'"),
+        ({"document": "rose"}, "not {'document': 'rose'}"),
+        ({"rose"}, "not {'rose'}"),
+        ([["rose"]], "document 1 is list"),
+        (torch.tensor(1.0), "not tensor"),
         (tmp_path / "table.csv", "table.csv is a .csv"),
     ):
         with pytest.raises(ValueError, match=words):
             module.summarize(documents)
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        module.summarize(["rose"], 0)
+    for size in (0, None, 2.5, "3", True):
+        with pytest.raises(ValueError, match=r"batch_size is .* but must be a whole number"):
+            module.summarize(["rose"], size)
     assert module.summarize([]) == []

@@ -1,0 +1,412 @@
+"""Data of active generation: images of which a part is held out, and a training set that grows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.images.growing import (
+    EvaluatedItems,
+    FileImages,
+    GrowingItems,
+    GrowingLoader,
+    GrowingSampler,
+    Images,
+    PixelImages,
+)
+from datamodules.images.labelled_files import read_cifar
+from datamodules.loading.arguments import check_choice, data_folder
+from datamodules.loading.loaders import SplitModule, as_is, evaluation_loader, place
+from datamodules.loading.ranges import Many, ManyOrZero, Size, Workers, check_ranges
+from datamodules.loading.restricted_pickle import read_pickle
+from datamodules.loading.sampling import global_seed, item_generator
+from datamodules.loading.tables import cut, read_rows
+from datamodules.loading.variants import Uses, check_variants
+
+Source = Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]
+Part = Literal["classifier", "generator"]
+_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
+_DEFAULT = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_HELD_OUT = {"digits": 60, "cifar10": 5000, "cifar100": 5000, "imagenet": 10_000}
+_GENERATOR, _CLASSIFIER = 900, 1200  # the digits' first, then up to
+_SPLIT, _PER_CLASS = 7711, 7712
+
+
+class ActiveGeneration(SplitModule):
+    """Images for a classifier that asks for more of those it gets wrong.
+
+    A seeded permutation splits the training images once, the same on all processes, into those that are
+    trained on and a held-out part, which the evaluation's transform shows, and which :meth:`give_back` adds
+    to the training set at half time. :meth:`append` adds generated ones. Sampling is uniform over all.
+
+    Batch: ``image`` float32 (B, C, S, S) in [0, 1], ``label`` int64 (B,), ``index`` int64 (B,), and in
+    training ``generated`` bool (B,). Validation, test and prediction have real images that nobody trains on.
+
+    Args:
+        source: ``digits`` (scikit-learn's, in a fixed permutation: 900 for a generator, 300 for the
+            classifier, 597 for the test), ``cifar10``, ``cifar100`` (the python version), ``imagenet``
+            (``meta/train.txt`` and ``meta/val.txt`` with lines ``relative/path label``, relative to
+            ``train/`` and ``val/``, and, for prompts, ``meta/classes.txt``, a name a line), ``folder``
+            (``train/CLASS/NAME.jpg`` and ``val/CLASS/NAME.jpg``; folders are the names of the classes).
+        root: folder of the files; defaults to ``$ZOO_DATA`` or ``data``, with the archive's own name.
+        part: of the digits: the ``classifier``'s, or the ``generator``'s 900.
+        held_out: images held out; null is 60 of the digits, 5,000 of CIFAR, 10,000 of ImageNet, a tenth of
+            ``folder``.
+        per_class: real training images of each class, drawn by the seed; null is all. The held-out part is
+            taken from these.
+        size: side of the pictures of ``imagenet`` and ``folder``.
+        predict_items: guides that ``zoo predict`` shows variants of.
+        batch_size: global training batch, over all devices.
+        eval_batch_size: global batch of validation, test, prediction and mining.
+        num_workers: loader processes.
+    """
+
+    of_weights: ClassVar[tuple[str, ...]] = ("source", "size side")
+    split_of_weights: ClassVar[tuple[str, ...]] = ("part", "held_out", "per_class")
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "source": {
+            "root": ("cifar10", "cifar100", "imagenet", "folder"),
+            "part": ("digits",),
+            "size": ("imagenet", "folder"),
+        },
+        "part": {"held_out": ("classifier",), "per_class": ("classifier",)},
+    }
+
+    def __init__(
+        self,
+        source: Source = "digits",
+        root: str | None = None,
+        part: Part = "classifier",
+        held_out: ManyOrZero | None = None,
+        per_class: Many | None = None,
+        size: Size = 224,
+        predict_items: Many = 24,
+        batch_size: Many = 32,
+        eval_batch_size: Many = 256,
+        num_workers: Workers = 0,
+    ) -> None:
+        check_ranges(ActiveGeneration, locals())
+        super().__init__(batch_size, eval_batch_size, num_workers)
+        check_choice("source", source, Source)
+        check_choice("part", part, Part)
+        check_variants(ActiveGeneration, locals())
+        self.source, self.part, self.size = source, part, size
+        self.held_out, self.per_class, self.predict_items = held_out, per_class, predict_items
+        self.root = data_folder(root, _DEFAULT.get(source, "imagenet"))
+        self.shape = _SHAPES.get(source, (3, size, size))
+        self.class_names: list[str] | None = None
+        self.names_told = True
+        # of the others the files tell
+        self.num_classes = {"digits": 10, "cifar10": 10, "cifar100": 100}.get(source)
+        self.held_out_members: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
+        self.epochs_done = self.batches_before = 0
+        self.returned = False
+        self._split_done = False
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        if self._split_done:
+            return
+        self.images, test = self._read()
+        every = self._chosen(np.arange(len(self.images)))
+        order = item_generator(_SPLIT, global_seed()).permutation(len(every))
+        count = self._held_out_count(len(every))
+        self.held_out_members = np.sort(every[order[:count]])
+        members = np.sort(every[order[count:]])
+        self.train_set = GrowingItems(self.images, members)
+        self.held_out_set = EvaluatedItems(self.images, self.held_out_members)
+        self.val_set = self.test_set = EvaluatedItems(test)
+        shown = np.linspace(0, len(test) - 1, min(self.predict_items, len(test))).round().astype(np.int64)
+        self.predict_set = EvaluatedItems(test, np.unique(shown))
+        self.initial_items = len(members)
+        self._split_done = True
+
+    def _held_out_count(self, total: int) -> int:
+        default = 0 if self.part == "generator" else _HELD_OUT.get(self.source, total // 10)
+        if self.held_out is None and self.per_class is not None:
+            default = total // 5
+        count = default if self.held_out is None else self.held_out
+        if count >= total:
+            raise ValueError(
+                f"data.init_args.held_out is {count:,}, but there are {total:,} training images; some "
+                "must be left to train on"
+            )
+        return count
+
+    def _chosen(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """``per_class`` images of each class."""
+        if self.per_class is None:
+            return index
+        labels, found = self.images.labels.numpy(), []
+        for label in range(self.num_classes or 0):
+            own = np.flatnonzero(labels == label)
+            if len(own) < self.per_class:
+                raise ValueError(
+                    f"data.init_args.per_class is {self.per_class:,}, but class {label} has "
+                    f"{len(own):,} images"
+                )
+            order = item_generator(_PER_CLASS, global_seed(), label).permutation(len(own))
+            found.append(own[order[: self.per_class]])
+        return np.sort(np.concatenate(found))
+
+    def _read(self) -> tuple[Images, Images]:
+        if self.source == "digits":
+            return self._digits()
+        if self.source in _DEFAULT:
+            return self._cifar()
+        return self._listed() if self.source == "imagenet" else self._folders()
+
+    def _digits(self) -> tuple[Images, Images]:
+        from sklearn.datasets import load_digits
+
+        found = load_digits()
+        pixels = torch.from_numpy(found.images * 255 / 16).round().to(torch.uint8)[:, None]
+        labels = torch.from_numpy(found.target).long()
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+        own = order[:_GENERATOR] if self.part == "generator" else order[_GENERATOR:_CLASSIFIER]
+        test = order[_CLASSIFIER:]
+        self.class_names = [str(i) for i in range(10)]
+        return PixelImages(pixels[own], labels[own]), PixelImages(pixels[test], labels[test])
+
+    def _cifar(self) -> tuple[Images, Images]:
+        ten = self.source == "cifar10"
+        key, names = ("labels", "label_names") if ten else ("fine_labels", "fine_label_names")
+        files = [f"data_batch_{i}" for i in range(1, 6)] if ten else ["train"]
+        parts = [read_cifar(self.root / name, key) for name in files]
+        held = read_cifar(self.root / ("test_batch" if ten else "test"), key)
+        path = self.root / ("batches.meta" if ten else "meta")
+        self.class_names = read_cifar_names(path, names, 10 if ten else 100)
+        train = [np.concatenate([p[i] for p in parts]) for i in (0, 1)]
+        made = [PixelImages(torch.from_numpy(a.copy()), torch.from_numpy(b)) for a, b in (train, held)]
+        return made[0], made[1]
+
+    def _listed(self) -> tuple[Images, Images]:
+        lists = {part: read_list(self.root / "meta" / f"{part}.txt") for part in ("train", "val")}
+        highest = max(max(labels) for _, labels in lists.values())
+        path = self.root / "meta" / "classes.txt"
+        self.names_told = path.is_file()
+        names = read_names(path) if self.names_told else [str(i) for i in range(highest + 1)]
+        if len(names) <= highest:
+            raise ValueError(f"{path} names {len(names):,} classes, but labels go up to {highest:,}")
+        self.class_names, self.num_classes = names, len(names)
+        made = [
+            FileImages(self.root / part, paths, torch.tensor(labels), self.size)
+            for part, (paths, labels) in lists.items()
+        ]
+        return made[0], made[1]
+
+    def _folders(self) -> tuple[Images, Images]:
+        from datamodules.images.image_folder import FolderImages
+
+        train, held = (FolderImages(self.root / p, self.size, flip=False) for p in ("train", "val"))
+        if train.classes != held.classes:
+            raise ValueError(f"{self.root}: train and val have other class folders, so labels would differ")
+        self.class_names = [name.replace("_", " ") for name in train.classes]
+        self.num_classes = len(self.class_names)
+        made = [
+            FileImages(
+                d.root, [str(d.path(i).relative_to(d.root)) for i in range(len(d))], d.labels, self.size
+            )
+            for d in (train, held)
+        ]
+        return made[0], made[1]
+
+    # --- growth ------------------------------------------------------------------------------------------
+
+    @property
+    def counted_batches(self) -> int:
+        """Batches of an epoch of the set that training began with: the schedule counts no others."""
+        limit = None if self.trainer is None else self.trainer.limit_train_batches
+        return GrowingSampler(self.initial_items, self.batch_size, 0, limit=limit).batches
+
+    @property
+    def batches_of_epoch(self) -> int:
+        """Batches of the present epoch."""
+        limit = None if self.trainer is None else self.trainer.limit_train_batches
+        return GrowingSampler(len(self.train_set), self.batch_size, 0, limit=limit).batches
+
+    @property
+    def generated_size(self) -> int:
+        """Side that generated pictures are kept at: that of images in memory, or what crops are taken of."""
+        return self.shape[1] if self.source in _SHAPES else round(self.shape[1] / 0.875)
+
+    def append(self, paths: Sequence[Path], labels: Sequence[int]) -> None:
+        """Add generated pictures to the training set.
+
+        Raises:
+            ValueError: for a label that is no class.
+        """
+        if bad := [label for label in labels if not 0 <= label < (self.num_classes or 0)]:
+            raise ValueError(
+                f"a generated image has label {bad[0]}, but there are {self.num_classes} classes"
+            )
+        self.train_set.append(paths, labels)
+
+    def give_back(self) -> None:
+        """Add the held-out part to the training set.
+
+        Raises:
+            ValueError: a second time.
+        """
+        self.train_set.give_back(self.held_out_members)
+        self.returned = True
+
+    def epoch_ends(self, batches: int) -> None:
+        """The next epoch begins after ``batches`` of all epochs."""
+        self.epochs_done += 1
+        self.batches_before = batches
+
+    def guides(self, index: Sequence[int], held_out: bool = True) -> tuple[Tensor, list[int]]:
+        """Images of the held-out part, or of those trained on, as the evaluation shows them, and labels."""
+        members = self.held_out_members if held_out else self.train_set.members
+        rows = members[np.asarray(index, dtype=np.int64)]
+        return self.images.evaluated(rows), self.images.labels[torch.from_numpy(rows)].tolist()
+
+    def training_labels(self) -> list[int]:
+        """Of the real images that are trained on from the beginning."""
+        return self.images.labels[torch.from_numpy(self.train_set.members)].tolist()
+
+    def known_pixels(self, label: int) -> Tensor | None:
+        """All images of a class that are, or will be, trained on, float32 (N, C, S, S) in [0, 1]; None where
+        they are in files."""
+        if not isinstance(self.images, PixelImages):
+            return None
+        rows = torch.from_numpy(np.concatenate([self.train_set.members, self.held_out_members]))
+        real = self.images.pixels[rows[self.images.labels[rows] == label]]
+        held = zip(self.train_set.generated, self.train_set.generated_labels, strict=True)
+        made = [pixels for pixels, own in held if own == label]
+        return torch.cat([real, torch.stack(made)] if made else [real]) / 255
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self._split_done:
+            return {}
+        return {
+            "epochs_done": self.epochs_done,
+            "batches_before": self.batches_before,
+            "returned": self.returned,
+            "items": self.initial_items,
+            "held_out": len(self.held_out_members),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint stands; generated images come from the run's manifest.
+
+        Raises:
+            ValueError: for a checkpoint of other data.
+        """
+        if not self._split_done or "epochs_done" not in state_dict:
+            return
+        before = (state_dict["items"], state_dict["held_out"])
+        now = (self.initial_items, len(self.held_out_members))
+        if before != now:
+            raise ValueError(
+                f"the checkpoint was trained on {before[0]:,} images with {before[1]:,} held out, these data "
+                f"have {now[0]:,} and {now[1]:,}: go on with the data of the run"
+            )
+        self.epochs_done, self.batches_before = state_dict["epochs_done"], state_dict["batches_before"]
+        if state_dict["returned"]:
+            self.give_back()
+
+    # --- loaders -----------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> Any:
+        rank, world = place(self)
+        position: Callable[[], int] = lambda: 0  # noqa: E731
+        limit = None
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+            position = partial(_since, progress, self)
+            limit = self.trainer.limit_train_batches
+        sampler = GrowingSampler(
+            len(self.train_set),
+            self.batch_size,
+            self.epochs_done,
+            global_seed(),
+            rank,
+            world,
+            limit,
+            position,
+        )
+        return GrowingLoader(
+            self.train_set,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=as_is,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
+        )
+
+    def held_out_dataloader(self) -> Any:
+        """The held-out images in order, each once over all processes."""
+        return evaluation_loader(self, self.held_out_set, self.eval_batch_size, self.num_workers)
+
+
+def _since(progress: Any, data: ActiveGeneration) -> int:
+    return int(progress.ready) - data.batches_before
+
+
+def read_cifar_names(path: Path, key: str, count: int) -> list[str]:
+    """Names of CIFAR's classes, blanks for underscores.
+
+    Raises:
+        FileNotFoundError, ValueError: for a file that is missing or has no such names.
+    """
+    held = read_pickle(path)
+    content = (
+        {k.decode() if isinstance(k, bytes) else k: v for k, v in held.items()}
+        if isinstance(held, dict)
+        else {}
+    )
+    names = content.get(key)
+    if not isinstance(names, list) or len(names) != count:
+        raise ValueError(f"{path}: {key} must be {count} names of classes")
+    found = [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in names]
+    if not all(isinstance(n, str) and n.strip() and len(n) < 200 for n in found):
+        raise ValueError(f"{path}: {key} must be texts")
+    return [n.replace("_", " ") for n in found]
+
+
+def read_list(path: Path) -> tuple[list[str], list[int]]:
+    """Lines ``relative/path label``; a path may have blanks.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and line.
+    """
+    paths, labels = [], []
+    for number, (text,) in read_rows(path, "\n"):
+        name, _, label = text.rpartition(" ")
+        if not name.strip() or not label.isascii() or not label.isdigit() or len(label) > 6:
+            raise ValueError(f"{path}, line {number}: {cut(text)} is no line `relative/path label`")
+        parts = Path(name.strip()).parts
+        if Path(name.strip()).is_absolute() or ".." in parts:
+            raise ValueError(f"{path}, line {number}: {cut(name)} leads out of the folder")
+        paths.append(name.strip())
+        labels.append(int(label))
+    if not paths:
+        raise ValueError(f"{path} lists no picture")
+    return paths, labels
+
+
+def read_names(path: Path) -> list[str]:
+    """A name a line.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and line.
+    """
+    names = []
+    for number, (text,) in read_rows(path, "\n"):
+        if len(text) > 200:
+            raise ValueError(f"{path}, line {number}: a name of {len(text):,} characters")
+        names.append(text)
+    twice, many = Counter(names).most_common(1)[0] if names else ("", 0)
+    if many > 1:
+        raise ValueError(f"{path}: {cut(twice)} names two classes; prompts could not tell them apart")
+    return names
