@@ -58,7 +58,10 @@ def _attacked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if config["model"]["class_path"] == "zoo.CAA":
         return {**flags, "model.init_args.population": 3, "model.init_args.longest": 3,
                 "data.init_args.train_items": 8}  # fmt: skip
-    return {**flags, "trainer.limit_test_batches": 3}
+    if config["data"]["init_args"]["source"] == "folder":
+        flags["data.init_args.test_items"] = 6
+    long = config["model"]["init_args"]["policy"] != "caa_linf"  # thousands of passes of each picture
+    return {**flags, "trainer.limit_test_batches": 1 if long else 3}
 
 
 def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def test_the_tournament_prefers_rank_then_room() -> None:
     rank, distance = nsga.ranking(POINTS)
     assert rank.tolist() == [0, 0, 0, 1, 2]
     wins = np.bincount([nsga.tournament(rank, distance, np.random.default_rng(i)) for i in range(2000)])
-    assert wins[0] + wins[2] > wins[1] > wins[3] > wins[4]
+    assert min(wins[0], wins[2]) > wins[1] > wins[3] > wins[4]
     assert wins[4] == pytest.approx(2000 / 25, abs=40)  # only against itself
 
 
