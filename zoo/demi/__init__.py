@@ -24,7 +24,7 @@ _IMAGES: dict[str, Any] = {
 }
 
 _DIALOGUES: dict[str, Any] = {
-    "sizes": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64},
+    "sizes": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 96},
     "vocab_size": 107,
     "eos_id": 2,
     "max_length": 10,
