@@ -258,7 +258,7 @@ def _read_label_studio(path: Path, answers: _Answers) -> None:
         data = task.get("data") if isinstance(task, dict) else None
         annotations = task.get("annotations") if isinstance(task, dict) else None
         if not isinstance(data, dict) or not isinstance(annotations, list | None):
-            raise ValueError(f"{where}: a task has data and annotations")
+            raise ValueError(f"{where}: a task has data and annotations; export as JSON, not JSON-MIN")
         if not annotations:
             answers.leave(data.get("index"), where)
             continue

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -62,12 +63,25 @@ def _set_up(data: LightningDataModule, stage: str) -> bool:
         if is_overridden("prepare_data", data) and not is_child():  # a child's parent has prepared
             with _in_turn():
                 data.prepare_data()
-        data.setup(stage)
+        with _unheard():
+            data.setup(stage)
     except FileNotFoundError:
         return False
     except AttributeError:
         return True  # a user's own class may ask its trainer, which is not there yet
     return True
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Lines on the terminal are left out, which the run's own data will say; not where an error follows."""
+    heard = io.StringIO()
+    try:
+        with redirect_stdout(heard):
+            yield
+    except Exception:
+        print(heard.getvalue(), end="", flush=True)
+        raise
 
 
 @contextmanager

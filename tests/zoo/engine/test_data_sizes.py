@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningDataModule
 from processes import CLI, environment
 from test_configs import GOLDEN, curve
 
@@ -196,3 +197,24 @@ def test_the_error_names_the_key_of_the_data_where_it_has_one() -> None:
         "data.class_path"
     )
     assert "nodes: 4, or choose" in str(misfit(module, "nodes", 4))
+
+
+class Telling(LightningDataModule):
+    """Data that say what they do, and may then fail."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def setup(self, stage: str) -> None:
+        print("zoo: 2 lines are empty")
+        if self.fails:
+            raise ValueError("line 3 is damaged")
+
+
+def test_what_the_run_s_own_data_will_say_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _set_up(Telling(False), "fit")
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="damaged"):
+        _set_up(Telling(True), "fit")
+    assert capsys.readouterr().out == "zoo: 2 lines are empty\n"
