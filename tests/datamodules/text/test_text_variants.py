@@ -22,6 +22,8 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("Dialogues", {"layout": "jsonl", "name": "a/b"}, "name is a/b, which layout: jsonl"),
     ("Dialogues", {"tokenizer": "x", "model": "words"}, "model is words, which tokenizer: x"),
     ("Dialogues", {"batch_tokens": 4096, "batch_size": 3}, "batch_size is 3, which batch_tokens: 4096"),
+    ("DialogueHistories", {"root": "/x"}, "root is /x, which layout: facts"),
+    ("DialogueHistories", {"layout": "wizard", "dialogues": 9}, "dialogues is 9, which layout: wizard"),
     ("ParallelText", {"layout": "lines", "package": "x"}, "package is x, which layout: lines"),
     ("ParallelText", {"layout": "gettext", "root": "/x"}, "root is /x, which layout: gettext"),
     ("ParallelText", {"layout": "jsonl", "source": "fr"}, "source is fr, which layout: jsonl"),
