@@ -69,13 +69,13 @@ def fake_stable_diffusion(root: Path, side: int = 16) -> Path:
     vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
     (words / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocabulary)}))
     (words / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    tokenizer = CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt"), model_max_length=16)
+    tokenizer = CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt"), model_max_length=24)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         text = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                num_attention_heads=2, max_position_embeddings=16, bos_token_id=len(vocabulary) - 2,
+                num_attention_heads=2, max_position_embeddings=24, bos_token_id=len(vocabulary) - 2,
                 eos_token_id=len(vocabulary) - 1, pad_token_id=len(vocabulary) - 1,
             )
         )  # fmt: skip

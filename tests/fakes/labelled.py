@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from fakes.pictures import fake_pictures
 
+_SIDE = 64  # of pictures in folders; batch norm of 4 of them needs more than one place
+
 
 def fake_cifar(root: Path, names: tuple[str, ...], key: str, count: int = 12) -> Path:
     """Pickles of protocol 2, as the official ones."""
@@ -50,7 +52,8 @@ def _attacked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     import zoo
     from zoo.hub import weights
 
-    target = zoo.RobustClassifier(in_channels=3, input_size=32, width=1, hidden=2)
+    size = _SIDE if config["data"]["init_args"]["source"] == "folder" else 32
+    target = zoo.RobustClassifier(in_channels=3, input_size=size, width=1, hidden=2)
     torch.nn.init.zeros_(target.network[-1].weight)
     target.network[-1].bias.data = -torch.arange(10.0)  # class 0, whatever the picture
     weights.save(target, folder / "target.safetensors")
@@ -88,7 +91,7 @@ def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     if config["model"]["init_args"].get("negatives") == "queue":
         flags["model.init_args.queue_size"] = 16
     if source == "folder":
-        flags["data.init_args.size"] = 64  # batch norm of 4 images needs more than one place
+        flags["data.init_args.size"] = _SIDE
     if "jigsaw_weight" in config["model"]["init_args"]:
         flags["model.init_args.jigsaw_crop"] = 20
     return flags

@@ -87,7 +87,7 @@ def test_maps_are_kept_at_a_quarter_of_the_latents_alone(generator: PipelineGene
     fused = generator.eps(torch.ones(1, 4, 16, 16), 501, generator.prompts([0]).embeddings)
     generator.keep_maps(True)
     opened = generator.eps(torch.ones(1, 4, 16, 16), 501, generator.prompts([0]).embeddings)
-    assert [m.shape for m in generator.maps()] == [(2, 16, 16)] * 3  # one below, two above; never the middle
+    assert [m.shape for m in generator.maps()] == [(2, 16, 24)] * 3  # one below, two above; never the middle
     generator.keep_maps(False)
     assert torch.allclose(fused, opened, atol=1e-5)
 
