@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -108,6 +109,7 @@ class ActiveGeneration(SplitModule):
         self.held_out_members: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
         self.epochs_done = self.batches_before = 0
         self.returned = False
+        self._split_digest = ""
         self._split_done = False
 
     # --- reading ---------------------------------------------------------------------------------------
@@ -127,6 +129,7 @@ class ActiveGeneration(SplitModule):
         shown = np.linspace(0, len(test) - 1, min(self.predict_items, len(test))).round().astype(np.int64)
         self.predict_set = EvaluatedItems(test, np.unique(shown))
         self.initial_items = len(members)
+        self._split_digest = _digest(self.images, members, self.held_out_members)
         self._split_done = True
 
     def _held_out_count(self, total: int) -> int:
@@ -294,6 +297,7 @@ class ActiveGeneration(SplitModule):
             "returned": self.returned,
             "items": self.initial_items,
             "held_out": len(self.held_out_members),
+            "split": self._split_digest,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -302,7 +306,8 @@ class ActiveGeneration(SplitModule):
         Raises:
             ValueError: for a checkpoint of other data.
         """
-        if not self._split_done or "epochs_done" not in state_dict:
+        tested = self.trainer is not None and self.trainer.state.fn != "fit"  # a test may have other data
+        if tested or not self._split_done or "epochs_done" not in state_dict:
             return
         before = (state_dict["items"], state_dict["held_out"])
         now = (self.initial_items, len(self.held_out_members))
@@ -310,6 +315,11 @@ class ActiveGeneration(SplitModule):
             raise ValueError(
                 f"the checkpoint was trained on {before[0]:,} images with {before[1]:,} held out, these data "
                 f"have {now[0]:,} and {now[1]:,}: go on with the data of the run"
+            )
+        if state_dict.get("split", self._split_digest) != self._split_digest:  # old checkpoints have none
+            raise ValueError(
+                "the checkpoint was trained on other images, or on another split of them by another seed: go "
+                "on with the data and the seed of the run"
             )
         self.epochs_done, self.batches_before = state_dict["epochs_done"], state_dict["batches_before"]
         if state_dict["returned"]:
@@ -347,6 +357,15 @@ class ActiveGeneration(SplitModule):
     def held_out_dataloader(self) -> Any:
         """The held-out images in order, each once over all processes."""
         return evaluation_loader(self, self.held_out_set, self.eval_batch_size, self.num_workers)
+
+
+def _digest(images: Images, *members: np.ndarray[Any, Any]) -> str:
+    """Of labels, of the pixels or the names of files, and of who is held out."""
+    digest = hashlib.blake2b(digest_size=16)
+    content = images.pixels.numpy() if isinstance(images, PixelImages) else images.paths  # type: ignore[attr-defined]
+    for array in (images.labels.numpy(), content, *members):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _since(progress: Any, data: ActiveGeneration) -> int:

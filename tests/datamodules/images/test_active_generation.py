@@ -45,6 +45,16 @@ def test_the_split_is_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert held[0] == held[1] != held[2]
 
 
+def test_a_training_goes_on_with_its_own_split_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another seed holds out as many others."""
+    state = ready().state_dict()
+    ready().load_state_dict(state)
+    ready().load_state_dict({k: v for k, v in state.items() if k != "split"})  # of before
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    with pytest.raises(ValueError, match="other images, or on another split"):
+        ready().load_state_dict(state)
+
+
 def test_the_set_grows_and_its_images_have_places(tmp_path: Path) -> None:
     data = ready()
     path = tmp_path / "made.png"
