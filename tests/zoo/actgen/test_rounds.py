@@ -78,6 +78,7 @@ def test_the_set_grows_and_the_held_out_part_returns_once(whole: Path) -> None:
     # 240, 245, 250, 255, 255 and, with the 60, 315 images in batches of 32; half time is after epoch 3
     assert used == 15
     batches = [n // 32 for n in (240, 245, 250, 255)] + [315 // 32] * 2
+    assert len(data.pop("split")) == 32  # a digest
     assert data == {
         "epochs_done": 6, "batches_before": sum(batches), "returned": True, "items": 240, "held_out": 60
     }  # fmt: skip
