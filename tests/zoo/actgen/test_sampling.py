@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import zoo
 from zoo.actgen.attention import keep_attention
 from zoo.actgen.digit_generator import DigitGenerator
 from zoo.actgen.generator import EmbeddedGenerator, respaced
+from zoo.actgen.guidance import normalized_mask, token_attention
 from zoo.actgen.sampling import (
     Guidance,
     Job,
@@ -134,6 +136,29 @@ def test_the_guides_trajectory_ends_at_the_guide(generator: EmbeddedGenerator) -
         generator, job(1, False, False), Guidance(steps=40, mask="none", centre=100.0, scale=1.0)
     )
     assert float((states[-1]["x"] - job(1).guides).abs().max()) < 1e-4  # gamma of 1 all the way
+
+
+def test_the_guides_trajectory_does_not_know_the_sample(generator: EmbeddedGenerator) -> None:
+    """Other classes: other samples, but the guide goes its way to the bit, by its own posterior."""
+    asked = job(2, False, False)
+    _, states = watched(generator, asked, SETTINGS)
+    _, others = watched(generator, replace(asked, labels=[7, 8]), SETTINGS)
+    assert not torch.equal(states[3]["x"], others[3]["x"])
+    assert all(torch.equal(a["x_g"], b["x_g"]) for a, b in zip(states, others, strict=True))
+
+
+def test_the_mask_is_of_the_conditional_row(generator: EmbeddedGenerator) -> None:
+    asked = job(2, False, False)
+    tokens, seen = generator.prompts(asked.labels).tokens, []
+
+    def keep(i: int, state: dict[str, Any]) -> None:
+        halves = [m.chunk(2) for m in generator.maps()]
+        rows = [normalized_mask([token_attention(h[k], tokens) for h in halves], 8) for k in (0, 1)]
+        assert torch.equal(state["mask"], rows[1])
+        seen.append(float((rows[0] - rows[1]).abs().max()))
+
+    sample_guided(generator, asked, SETTINGS, watch=keep)
+    assert min(seen) > 0.05
 
 
 def test_no_guidance_is_the_plain_sample_to_the_bit(generator: EmbeddedGenerator) -> None:
