@@ -12,7 +12,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +96,25 @@ def replace_file(path: Path, content: str | bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """One JSON object a line, texts as they are."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def write_records(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """A batch's records with ``index``, as a part of what :func:`merged_records` gathers; none write none."""
+    if records:
+        part = folder / PARTS / f"{int(records[0]['index']):09d}_{os.getpid()}.jsonl"
+        replace_file(part, json_lines(records))
+
+
+def merged_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of all parts in the order of ``index``."""
+    # a text may hold another character that Python takes for the end of a line
+    lines = (line for p in (folder / PARTS).glob("*.jsonl") for line in p.read_text("utf-8").split("\n"))
+    return sorted((json.loads(line) for line in lines if line), key=lambda record: int(record["index"]))
 
 
 @rank_zero_only

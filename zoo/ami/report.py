@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.reports import PARTS, writing
+from zoo.reports import json_lines, merged_records, replace_file, write_records
 
 _MOST_ON_A_PAGE = 500
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
@@ -71,26 +69,18 @@ class GeneratedReplies:
 
     def write(self, folder: Path) -> list[Path]:
         """A part of the file that :meth:`merge` makes."""
-        part = folder / PARTS / f"{int(self.index[0]):09d}_{os.getpid()}.jsonl"
-        lines = [json.dumps(record, ensure_ascii=False) for record in self.records()]
-        with writing(part):
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_records(folder, list(self.records()))
         return []
 
     @staticmethod
     def merge(folder: Path) -> list[Path]:
         """``replies.jsonl`` and ``replies.html``."""
-        parts = sorted((folder / PARTS).glob("*.jsonl"))
-        records = [json.loads(line) for p in parts for line in p.read_text("utf-8").split("\n") if line]
+        records = merged_records(folder)
         if not records:
             return []
-        records.sort(key=lambda record: record["index"])
         outputs = [folder / "replies.jsonl", folder / "replies.html"]
-        with writing(outputs[0]):
-            lines = [json.dumps(record, ensure_ascii=False) for record in records]
-            outputs[0].write_text("\n".join(lines) + "\n", encoding="utf-8")
-        with writing(outputs[1]):
-            outputs[1].write_text(page(records), encoding="utf-8")
+        replace_file(outputs[0], json_lines(records))
+        replace_file(outputs[1], page(records))
         return outputs
 
 

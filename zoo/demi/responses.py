@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import html
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.reports import PARTS, writing
+from zoo.reports import json_lines, merged_records, replace_file, write_records
 
 _MOST_ON_A_PAGE = 300
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
@@ -36,27 +34,19 @@ class Responses:
 
     def write(self, folder: Path) -> list[Path]:
         """A part of the files that :meth:`merge` makes."""
-        part = folder / PARTS / f"{self.records[0]['index']:09d}_{os.getpid()}.jsonl"
-        lines = [json.dumps({**r, "protocol": self.protocol}, ensure_ascii=False) for r in self.records]
-        with writing(part):
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_records(folder, [{**record, "protocol": self.protocol} for record in self.records])
         return []
 
     @staticmethod
     def merge(folder: Path) -> list[Path]:
         """``responses.jsonl`` and ``responses.html``."""
-        parts = sorted((folder / PARTS).glob("*.jsonl"))
-        records = [json.loads(line) for p in parts for line in p.read_text("utf-8").split("\n") if line]
+        records = merged_records(folder)
         if not records:
             return []
-        records.sort(key=lambda record: record["index"])
-        table, shown = folder / "responses.jsonl", folder / "responses.html"
-        with writing(table):
-            lines = [json.dumps(record, ensure_ascii=False) for record in records]
-            table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        with writing(shown):
-            shown.write_text(page(records), encoding="utf-8")
-        return [table, shown]
+        outputs = [folder / "responses.jsonl", folder / "responses.html"]
+        replace_file(outputs[0], json_lines(records))
+        replace_file(outputs[1], page(records))
+        return outputs
 
 
 def page(records: list[dict[str, Any]]) -> str:

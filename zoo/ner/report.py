@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 
 from zoo.drawing import drawing
 from zoo.ner.schemes import Span
-from zoo.reports import PARTS, replace_file, writing
+from zoo.reports import json_lines, merged_records, replace_file, write_records, writing
 
 _ON_PAGE = 500  # sentences; all are in tagged.jsonl
 _COLOURS = ("#cfe8ff", "#ffe3c2", "#d6f5d0", "#f6d3e8", "#e6dcff", "#fff3b0", "#d0f0ee", "#f2d0d0")
@@ -42,8 +40,7 @@ class TaggedText:
 
     def write(self, folder: Path) -> list[Path]:
         """A part of the files that :meth:`merge` makes."""
-        part = folder / PARTS / f"{self.index[0]:09d}_{os.getpid()}.jsonl"
-        lines = []
+        records = []
         for i, words in enumerate(self.words):
             record: dict[str, Any] = {
                 "index": int(self.index[i]),
@@ -53,21 +50,16 @@ class TaggedText:
             }
             if self.gold is not None:
                 record["gold"] = _records(words, self.gold[i])
-            lines.append(json.dumps(record, ensure_ascii=False))
-        with writing(part):
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            records.append(record)
+        write_records(folder, records)
         return []
 
     @staticmethod
     def merge(folder: Path) -> list[Path]:
         """``tagged.jsonl`` in the order of the data and ``tagged.html``, least certain sentences first."""
-        records = []
-        for part in sorted((folder / PARTS).glob("*.jsonl")):
-            # a word may hold another character that Python takes for the end of a line
-            records += [json.loads(line) for line in part.read_text("utf-8").split("\n") if line]
-        records.sort(key=lambda record: record["index"])
+        records = merged_records(folder)
         outputs = [folder / "tagged.jsonl", folder / "tagged.html"]
-        replace_file(outputs[0], "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+        replace_file(outputs[0], json_lines(records))
         replace_file(outputs[1], page(records))
         return outputs
 

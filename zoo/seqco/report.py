@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import html
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.reports import PARTS
+from zoo.reports import json_lines, merged_records, replace_file, write_records
 
 _SHOWN = 200
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1300px;padding:0 1em;color:#222}
@@ -47,10 +45,7 @@ class GeneratedSummaries:
 
     def write(self, folder: Path) -> list[Path]:
         """A part of the files that :meth:`merge` makes."""
-        if not self.index:
-            return []
-        part = folder / PARTS / f"summaries_{self.index[0]:09d}_{os.getpid()}.jsonl"
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows()), "utf-8")
+        write_records(folder, self._rows())
         return []
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -78,23 +73,18 @@ class GeneratedSummaries:
         Line i of ``summaries.out`` is of line i of an input file: of a blank one, which was left out, it is
         blank.
         """
-        parts = sorted((folder / PARTS).glob("summaries_*.jsonl"))
-        rows = [json.loads(line) for part in parts for line in part.read_text("utf-8").split("\n") if line]
+        rows = merged_records(folder)
         if not rows:
             return []
-        rows.sort(key=lambda row: row["index"])
         files = {
-            "summaries.jsonl": "".join(
-                json.dumps({k: v for k, v in row.items() if k != "index"}, ensure_ascii=False) + "\n"
-                for row in rows
-            ),
+            "summaries.jsonl": json_lines({k: v for k, v in row.items() if k != "index"} for row in rows),
             "summaries.out": beside_lines(rows, [[row["generated"]] for row in rows]),
             "summaries.html": page(rows),
         }
         if "candidates" in rows[0]:
             files["candidates.out"] = beside_lines(rows, [row["candidates"] for row in rows])
         for name, text in files.items():
-            (folder / name).write_text(text, "utf-8")
+            replace_file(folder / name, text)
         return [folder / name for name in files]
 
 
