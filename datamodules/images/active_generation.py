@@ -22,13 +22,15 @@ from datamodules.images.growing import (
     Images,
     PixelImages,
 )
+from datamodules.images.image_folder import FolderImages
+from datamodules.images.imagenet_meta import read_class_names, read_meta
 from datamodules.images.labelled_files import read_cifar
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import SplitModule, as_is, evaluation_loader, place
 from datamodules.loading.ranges import Many, ManyOrZero, Size, Workers, check_ranges
 from datamodules.loading.restricted_pickle import read_pickle
 from datamodules.loading.sampling import global_seed, item_generator
-from datamodules.loading.tables import cut, read_rows
+from datamodules.loading.tables import cut
 from datamodules.loading.variants import Uses, check_variants
 
 Source = Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]
@@ -54,7 +56,8 @@ class ActiveGeneration(SplitModule):
         source: ``digits`` (scikit-learn's, in a fixed permutation: 900 for a generator, 300 for the
             classifier, 597 for the test), ``cifar10``, ``cifar100`` (the python version), ``imagenet``
             (``meta/train.txt`` and ``meta/val.txt`` with lines ``relative/path label``, relative to
-            ``train/`` and ``val/``, and, for prompts, ``meta/classes.txt``, a name a line), ``folder``
+            ``train/`` and ``val/``, and, for prompts, ``meta/classes.txt``, a name or a synset with its names
+            a line), ``folder``
             (``train/CLASS/NAME.jpg`` and ``val/CLASS/NAME.jpg``; folders are the names of the classes).
         root: folder of the files; defaults to ``$ZOO_DATA`` or ``data``, with the archive's own name.
         part: of the digits: the ``classifier``'s, or the ``generator``'s 900.
@@ -192,34 +195,29 @@ class ActiveGeneration(SplitModule):
         return made[0], made[1]
 
     def _listed(self) -> tuple[Images, Images]:
-        lists = {part: read_list(self.root / "meta" / f"{part}.txt") for part in ("train", "val")}
-        highest = max(max(labels) for _, labels in lists.values())
         path = self.root / "meta" / "classes.txt"
         self.names_told = path.is_file()
-        names = read_names(path) if self.names_told else [str(i) for i in range(highest + 1)]
-        if len(names) <= highest:
-            raise ValueError(f"{path} names {len(names):,} classes, but labels go up to {highest:,}")
-        self.class_names, self.num_classes = names, len(names)
+        names = read_class_names(path) if self.names_told else None
+        twice, many = Counter(names or [""]).most_common(1)[0]
+        if many > 1:
+            raise ValueError(f"{path}: {cut(twice)} names two classes; prompts could not tell them apart")
+        train = read_meta(self.root / "meta" / "train.txt", None if names is None else len(names))
+        count = int(train[1].max()) + 1 if names is None else len(names)
+        held = read_meta(self.root / "meta" / "val.txt", count)
+        self.class_names, self.num_classes = names or [str(i) for i in range(count)], count
         made = [
-            FileImages(self.root / part, paths, torch.tensor(labels), self.size)
-            for part, (paths, labels) in lists.items()
+            FileImages(self.root / part, paths, torch.from_numpy(labels), self.size)
+            for part, (paths, labels) in (("train", train), ("val", held))
         ]
         return made[0], made[1]
 
     def _folders(self) -> tuple[Images, Images]:
-        from datamodules.images.image_folder import FolderImages
-
         train, held = (FolderImages(self.root / p, self.size, flip=False) for p in ("train", "val"))
         if train.classes != held.classes:
             raise ValueError(f"{self.root}: train and val have other class folders, so labels would differ")
         self.class_names = [name.replace("_", " ") for name in train.classes]
         self.num_classes = len(self.class_names)
-        made = [
-            FileImages(
-                d.root, [str(d.path(i).relative_to(d.root)) for i in range(len(d))], d.labels, self.size
-            )
-            for d in (train, held)
-        ]
+        made = [FileImages(d.root, d.paths, d.labels, self.size) for d in (train, held)]
         return made[0], made[1]
 
     # --- growth ------------------------------------------------------------------------------------------
@@ -391,41 +389,3 @@ def read_cifar_names(path: Path, key: str, count: int) -> list[str]:
     if not all(isinstance(n, str) and n.strip() and len(n) < 200 for n in found):
         raise ValueError(f"{path}: {key} must be texts")
     return [n.replace("_", " ") for n in found]
-
-
-def read_list(path: Path) -> tuple[list[str], list[int]]:
-    """Lines ``relative/path label``; a path may have blanks.
-
-    Raises:
-        FileNotFoundError, ValueError: naming file and line.
-    """
-    paths, labels = [], []
-    for number, (text,) in read_rows(path, "\n"):
-        name, _, label = text.rpartition(" ")
-        if not name.strip() or not label.isascii() or not label.isdigit() or len(label) > 6:
-            raise ValueError(f"{path}, line {number}: {cut(text)} is no line `relative/path label`")
-        parts = Path(name.strip()).parts
-        if Path(name.strip()).is_absolute() or ".." in parts:
-            raise ValueError(f"{path}, line {number}: {cut(name)} leads out of the folder")
-        paths.append(name.strip())
-        labels.append(int(label))
-    if not paths:
-        raise ValueError(f"{path} lists no picture")
-    return paths, labels
-
-
-def read_names(path: Path) -> list[str]:
-    """A name a line.
-
-    Raises:
-        FileNotFoundError, ValueError: naming file and line.
-    """
-    names = []
-    for number, (text,) in read_rows(path, "\n"):
-        if len(text) > 200:
-            raise ValueError(f"{path}, line {number}: a name of {len(text):,} characters")
-        names.append(text)
-    twice, many = Counter(names).most_common(1)[0] if names else ("", 0)
-    if many > 1:
-        raise ValueError(f"{path}: {cut(twice)} names two classes; prompts could not tell them apart")
-    return names

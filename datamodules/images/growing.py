@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,14 +103,13 @@ class FileImages:
 
     Args:
         root: folder that the names are relative to.
-        paths: relative names.
+        paths: relative names, an array of bytes: a million texts are copied into every worker.
         labels: one each.
         size: S.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: Tensor, size: int) -> None:
-        self.root, self.labels, self.size = root, labels, size
-        self.paths = np.array([p.encode("utf-8", "surrogateescape") for p in paths])
+    def __init__(self, root: Path, paths: Array, labels: Tensor, size: int) -> None:
+        self.root, self.paths, self.labels, self.size = root, paths, labels, size
         self.shape = (3, size, size)
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class FileImages:
 
     def path(self, index: int) -> Path:
         """Where a picture lies."""
-        return self.root / self.paths[index].decode("utf-8", "surrogateescape")
+        return self.root / os.fsdecode(self.paths[index])
 
     def evaluated(self, index: Index) -> Tensor:
         return self._stacked([self._centre(read_rgb(self.path(int(i)))) for i in index])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -11,15 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
-from datamodules.images.image_folder import centre_crop
 from datamodules.loading.files import check_claim, read_json
-from datamodules.loading.loaders import BatchItems
-from datamodules.loading.pictures import read_rgb
-from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.loading.tables import cut, read_rows, whole_number_of
 
 _WANTED = '"relative/path label", as n01440764/n01440764_10026.JPEG 0'
@@ -81,66 +74,6 @@ def _line(path: Path, number: int, cells: list[str], classes: int | None) -> tup
     if "\0" in where or "\\" in where or where.startswith("/") or ".." in parts or ":" in parts[0]:
         raise ValueError(f"{path}, line {number}: {cut(where, 60)} is no path below the folder of pictures")
     return os.fsencode(where), label
-
-
-class MetaImages(BatchItems):
-    """Pictures that a list names, centre-cropped as :class:`datamodules.images.image_folder.FolderImages`.
-
-    Items: ``image`` float32 (B, 3, S, S) in [-1, 1], ``label`` and ``index`` int64 (B,).
-
-    Args:
-        root: folder that the list's paths are relative to (ImageNet: ``train``).
-        meta: the list.
-        size: S.
-        classes: see :func:`read_meta`.
-        upright: turn pictures as their EXIF orientation says.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`read_meta`; or where the list's first picture is not there.
-    """
-
-    def __init__(
-        self, root: Path, meta: Path, size: int, classes: int | None = None, upright: bool = True
-    ) -> None:
-        self.root, self.meta, self.size, self.upright = root, meta, size, upright
-        self.paths, labels = read_meta(meta, classes)
-        self.labels = torch.from_numpy(labels)
-        self.num_classes = int(labels.max()) + 1 if classes is None else classes
-        if not self.path(0).is_file():
-            raise FileNotFoundError(
-                f"no picture {self.path(0)}, which {meta} names first: its paths are relative to {root}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, index: int) -> Path:
-        """Where a picture lies."""
-        return self.root / os.fsdecode(self.paths[index])
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the names and labels; what is in the pictures is not looked at."""
-        digest = hashlib.sha256(b"\0".join(self.paths.tolist()))
-        digest.update(self.labels.numpy().tobytes())
-        return digest.hexdigest()
-
-    def pixels(self, index: int) -> np.ndarray[Any, Any]:
-        """The cropped picture, uint8 (S, S, 3).
-
-        Raises:
-            FileNotFoundError, ValueError: one line on a picture that is missing or damaged.
-        """
-        path = self.path(index)
-        if not path.is_file():
-            raise FileNotFoundError(f"no picture {path}, which {self.meta} names")
-        return centre_crop(read_rgb(path, self.upright), self.size)
-
-    def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
-        rows = batch_keys(keys)[1]
-        pixels = torch.from_numpy(np.stack([self.pixels(int(i)) for i in rows]))
-        index = torch.from_numpy(rows)
-        image = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-        return {"image": image.contiguous(), "label": self.labels[index], "index": index}
 
 
 def read_class_names(path: Path, classes: int | None = None) -> list[str]:

@@ -134,11 +134,11 @@ def test_real_images_of_each_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("a/b.JPEG\n", "line 1: .* is no line `relative/path label`"),
-        ("a/b.JPEG 1\n../c.JPEG 2\n", "line 2: .* leads out of the folder"),
-        ("/a/b.JPEG 1\n", "line 1: .* leads out of the folder"),
-        ("a/b.JPEG -1\n", "line 1: .* is no line"),
-        ("", "lists no picture"),
+        ("a/b.JPEG\n", r"train\.txt, line 1: .* is not .relative/path label"),
+        ("a/b.JPEG 1\n../c.JPEG 2\n", "line 2: .* is no path below the folder"),
+        ("a/b.JPEG 3\n", "line 1: the label 3 is not 0 to 2"),
+        ("a/b.JPEG 0\na/b.JPEG 1\n", "line 2: .* is in line 1 already"),
+        ("", "names no pictures"),
     ],
 )
 def test_a_list_that_does_not_do_is_one_line(lines: str, said: str, tmp_path: Path) -> None:
@@ -152,11 +152,21 @@ def test_a_list_that_does_not_do_is_one_line(lines: str, said: str, tmp_path: Pa
 def test_names_that_say_two_classes_are_refused(tmp_path: Path) -> None:
     fake_imagenet(tmp_path)
     (tmp_path / "meta" / "classes.txt").write_text("crane\ncrane\nhen\n")
-    with pytest.raises(ValueError, match="'crane' names two classes"):
+    with (
+        pytest.warns(UserWarning, match="several classes"),
+        pytest.raises(ValueError, match="'crane' names two classes"),
+    ):
         ready(source="imagenet", root=str(tmp_path), size=16)
     (tmp_path / "meta" / "classes.txt").write_text("crane\nhen\n")
-    with pytest.raises(ValueError, match="names 2 classes, but labels go up to 2"):
+    with pytest.raises(ValueError, match=r"train\.txt, line 17: the label 2 is not 0 to 1"):
         ready(source="imagenet", root=str(tmp_path), size=16)
+    synsets = "".join(f"n0000000{i} {name}\n" for i, name in enumerate(("crane, bird", "crane, lift", "hen")))
+    (tmp_path / "meta" / "classes.txt").write_text(synsets.replace("crane, lift", "lift, crane"))
+    assert ready(source="imagenet", root=str(tmp_path), size=16, held_out=2).class_names == [
+        "crane",
+        "lift",
+        "hen",
+    ]
     (tmp_path / "meta" / "classes.txt").unlink()
     assert not ready(source="imagenet", root=str(tmp_path), size=16, held_out=2).names_told
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from datamodules.images.imagenet_meta import MetaImages, read_class_names, read_meta
+from datamodules.images.imagenet_meta import read_class_names, read_meta
 
 
 def listed(folder: Path, *lines: str) -> Path:
@@ -55,27 +52,6 @@ def test_the_number_of_classes_may_be_said(tmp_path: Path) -> None:
     assert read_meta(path, 10)[1].tolist() == [0, 7]
     with pytest.raises(ValueError, match="line 2: the label 7 is not 0 to 6"):
         read_meta(path, 7)
-
-
-def test_pictures_have_the_labels_of_the_list(tmp_path: Path) -> None:
-    for i, level in enumerate((20, 250, 130)):
-        folder = tmp_path / "train" / f"n{i}"
-        folder.mkdir(parents=True)
-        Image.fromarray(np.full((40, 60, 3), level, dtype=np.uint8)).save(folder / "x.png")
-    path = listed(tmp_path, "n2/x.png 0", "n0/x.png 1", "n1/x.png 2")
-    data = MetaImages(tmp_path / "train", path, 32)
-    batch = data.__getitems__([0, (3, 2)])
-    assert batch["image"].shape == (2, 3, 32, 32)
-    assert batch["image"][:, 0, 5, 5].tolist() == pytest.approx([130 / 127.5 - 1, 250 / 127.5 - 1], abs=1e-6)
-    assert (batch["label"].tolist(), batch["index"].tolist()) == ([0, 2], [0, 2])
-    assert (len(data), data.num_classes, data.labels.dtype) == (3, 3, torch.int64)
-    other = MetaImages(tmp_path / "train", listed(tmp_path, "n2/x.png 1", "n0/x.png 0"), 32)
-    assert data.fingerprint() != other.fingerprint()
-    gone = MetaImages(tmp_path / "train", listed(tmp_path, "n2/x.png 0", "n9/x.png 0"), 32)
-    with pytest.raises(FileNotFoundError, match=r"n9/x\.png, which .*train\.txt names"):
-        gone.pixels(1)
-    with pytest.raises(FileNotFoundError, match=r"names first: its paths are relative to"):
-        MetaImages(tmp_path, tmp_path / "train.txt", 32)
 
 
 def test_class_names_of_every_kind_of_file(tmp_path: Path) -> None:

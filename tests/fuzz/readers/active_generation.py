@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from fakes.active_generation import fake_cifar_with_names, fake_imagenet
+from fakes.active_generation import fake_cifar_with_names
 from fuzz.forked import Reader
 from safetensors.torch import save_file
 
-from datamodules.images.active_generation import read_cifar_names, read_list, read_names
+from datamodules.images.active_generation import read_cifar_names
 from zoo.actgen import manifest
 from zoo.actgen.files import read_latent
 from zoo.actgen.manifest import Row
@@ -33,14 +33,7 @@ def latent(folder: Path) -> Path:
     return path
 
 
-def classes(folder: Path) -> Path:
-    fake_imagenet(folder, 3, 1)
-    return folder / "meta" / "classes.txt"
-
-
 READERS = [
-    Reader("list of pictures with labels", lambda folder: fake_imagenet(folder, 3, 2), read_list),
-    Reader("names of classes", classes, read_names),
     Reader(
         "names of CIFAR's classes",
         fake_cifar_with_names,
