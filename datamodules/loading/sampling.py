@@ -92,9 +92,13 @@ class GlobalBatchSampler:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return self._batches(*divmod(self._trained_batches(), self.batches_per_epoch))
 
-    def _batches(self, epoch: int, position: int) -> Iterator[list[tuple[int, int]]]:
+    def order(self, epoch: int) -> torch.Tensor:
+        """Items of an epoch, one after the other."""
         shuffle = torch.Generator().manual_seed(int(item_generator(self.seed, epoch).integers(2**62)))
-        order = torch.randperm(self.size, generator=shuffle)[: self.used]
+        return torch.randperm(self.size, generator=shuffle)[: self.used]
+
+    def _batches(self, epoch: int, position: int) -> Iterator[list[tuple[int, int]]]:
+        order = self.order(epoch)
         for start in range(
             position * self.batch_size, self.batches_per_epoch * self.batch_size, self.batch_size
         ):

@@ -1,4 +1,6 @@
 """Molecules: tables of SMILES with properties."""
 
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {
+    "SmilesData": "strings",
+}
 """Public data modules -> the module of this package that defines them."""

@@ -1,16 +1,16 @@
-"""Batches of token sequences: padding, and batches of like lengths with a bound on their tokens."""
+"""Batches of token sequences: rows of ids, padding, batches of like lengths with a bound on their tokens."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.loading.sampling import batches_of_an_epoch, item_generator
+from datamodules.loading.sampling import GlobalBatchSampler, batches_of_an_epoch, item_generator
 
 Array = np.ndarray[Any, Any]
 
@@ -22,6 +22,26 @@ def padded(rows: Sequence[Sequence[int]], value: int, width: int = 0) -> Tensor:
     for place, row in enumerate(rows):
         out[place, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
     return out
+
+
+class IdRows:
+    """Rows of ids in one array: a list of lists takes ten times the memory."""
+
+    def __init__(self, rows: Iterable[Sequence[int]]) -> None:
+        lengths, parts = [], []
+        for row in rows:
+            lengths.append(len(row))
+            parts.append(np.asarray(row, dtype=np.int32))
+        self.ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+        self.ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+    def __getitem__(self, index: int) -> list[int]:
+        found: list[int] = self.ids[self.ends[index] : self.ends[index + 1]].tolist()
+        return found
+
+    @property
+    def lengths(self) -> Array:
+        return np.diff(self.ends)
 
 
 class TokenBatchSampler:
@@ -113,6 +133,36 @@ class TokenBatchSampler:
         epoch, position = divmod(self._trained_batches(), self.batches_per_epoch)
         for batch in self.plan(epoch)[position:]:
             yield [(epoch, item) for item in batch[self.rank :: self.world_size]]
+
+
+class LikeLengths(GlobalBatchSampler):
+    """Shuffled training batches of a fixed number of items of like lengths, with little to pad.
+
+    Items of so many batches, as the epoch's order has them, are sorted by length and cut into batches, which
+    are shuffled: a function of (seed, epoch, position), as the parent's.
+
+    Args:
+        lengths: (N,) tokens of each item.
+        batch_size: global batch.
+        pool: batches that are sorted together.
+        **options: of :class:`datamodules.loading.sampling.GlobalBatchSampler`, without the last partial batch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, pool: int = 50, **options: Any) -> None:
+        super().__init__(len(lengths), batch_size, **options)
+        self.lengths, self.pool = np.asarray(lengths, dtype=np.int64), pool
+
+    def order(self, epoch: int) -> Tensor:
+        items = super().order(epoch).numpy()
+        parts = [
+            items[i : i + self.pool * self.batch_size]
+            for i in range(0, len(items), self.pool * self.batch_size)
+        ]
+        alike = np.concatenate([p[np.argsort(self.lengths[p], kind="stable")] for p in parts])
+        batches = alike.reshape(-1, self.batch_size)
+        return torch.from_numpy(
+            batches[item_generator(self.seed, epoch, 1).permutation(len(batches))].ravel()
+        )
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

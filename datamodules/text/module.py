@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
-from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Many, Workers, check_ranges
 from datamodules.loading.terminal import say
-from datamodules.text.pool import text_digest
+from datamodules.text.same_texts import SameTexts
 from datamodules.text.tokenizers import (
     Model,
     document,
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-class TextModule(SplitModule):
+class TextModule(SameTexts):
     """A data module of token sequences.
 
     The tokenizer is that of the weights, where the trainer's module has one (``vocabulary``, a
@@ -63,7 +62,7 @@ class TextModule(SplitModule):
         super().__init__(batch_size, eval_batch_size, num_workers)
         self.tokenizer_source, self._most = tokenizer, vocab_size
         self._tokenizer: PreTrainedTokenizerFast | None = None
-        self._document = self._seen = self._digest = ""
+        self._document = self._seen = ""
 
     def training_texts(self) -> Iterable[str]:
         """Texts that a tokenizer is trained on."""
@@ -72,27 +71,6 @@ class TextModule(SplitModule):
     def learned(self) -> Iterable[Sequence[str]]:
         """The texts of each training item, in the order of the set."""
         return ((text,) for text in self.training_texts())
-
-    def state_dict(self) -> dict[str, Any]:
-        if not hasattr(self, "train_set"):
-            return {}
-        self._digest = self._digest or text_digest(self.learned())
-        return {"texts": self._digest}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Compare the texts of a training with those that it was begun with; a test may have others.
-
-        Raises:
-            ValueError: for other texts.
-        """
-        known = state_dict.get("texts")  # checkpoints of before have none
-        if known is None or self.trainer is None or self.trainer.state.fn != "fit":
-            return
-        if known != self.state_dict().get("texts"):
-            raise ValueError(
-                "the checkpoint was trained on other texts than the data have, or in another order: resume "
-                "with the data of the run, or start anew from its --weights"
-            )
 
     def trained(self) -> PreTrainedTokenizerFast:
         """A tokenizer of the training texts."""
@@ -133,10 +111,6 @@ class TextModule(SplitModule):
             )
         say("the tokenizer is that of the weights")
         self._tokenizer, self._document = from_document(text), theirs
-
-    def _of_weights(self) -> str:
-        module: Any = None if self.trainer is None else self.trainer.lightning_module
-        return getattr(getattr(module, "vocabulary", None), "text", "")
 
     @property
     def vocabulary(self) -> str:

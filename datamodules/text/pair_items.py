@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,31 +12,11 @@ import torch
 from datamodules.loading.loaders import BatchItems
 from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.loading.terminal import say
-from datamodules.text.batches import padded
-from datamodules.text.exchanges import Exchange, Ids, Row, Template
+from datamodules.text.batches import IdRows, padded
+from datamodules.text.exchanges import Exchange, Row, Template
 from datamodules.text.tokenizers import token_ids
 
 _CHUNK = 20_000
-
-
-class _Column:
-    """Rows of ids in one array: a list of lists takes ten times the memory."""
-
-    def __init__(self, rows: Iterable[Ids]) -> None:
-        lengths, parts = [], []
-        for row in rows:
-            lengths.append(len(row))
-            parts.append(np.asarray(row, dtype=np.int32))
-        self.ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-        self.ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-    def __getitem__(self, index: int) -> Ids:
-        found: Ids = self.ids[self.ends[index] : self.ends[index + 1]].tolist()
-        return found
-
-    @property
-    def lengths(self) -> np.ndarray[Any, Any]:
-        return np.diff(self.ends)
 
 
 @dataclass
@@ -57,8 +37,8 @@ class _Tokenized:
     ends: tuple[int, int, int]
     turns: int
     cut: np.ndarray[Any, Any]
-    columns: dict[str, _Column]
-    candidates: _Column
+    columns: dict[str, IdRows]
+    candidates: IdRows
     starts: np.ndarray[Any, Any]
 
 
@@ -113,7 +93,7 @@ class PairItems(BatchItems):
             cut = np.zeros(len(self.exchanges), dtype=bool)
             rows = list(self._rows(tokenizer, template, cut))
             names = ("source", "target", "context", "recover")
-            columns = {n: _Column(getattr(row, n) for row in rows) for n in names}
+            columns = {n: IdRows(getattr(row, n) for row in rows) for n in names}
             bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
             bos = pad if bos is None else bos  # Marian and T5 begin with their pad
             candidates = [e.candidates if self._candidates else () for e in self.exchanges]
@@ -124,7 +104,7 @@ class PairItems(BatchItems):
                 template.history,
                 cut,
                 columns,
-                _Column(row[: template.longest] for row in ids),
+                IdRows(row[: template.longest] for row in ids),
                 np.cumsum([0, *map(len, candidates)]),
             )
         return self._tokenized

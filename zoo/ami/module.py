@@ -17,7 +17,7 @@ from zoo.ami.network import AMINetwork, Variant, networks_of, source_network
 from zoo.ami.noise import Noise
 from zoo.ami.objectives import Objectives
 from zoo.ami.optimizers import optimizers_of
-from zoo.ami.processes import place, set_gradients, total
+from zoo.ami.processes import set_gradients
 from zoo.ami.replies import Decoding
 from zoo.ami.report import GeneratedReplies
 from zoo.ami.scoring import Scoring
@@ -25,6 +25,7 @@ from zoo.ami.settings import check_settings, cycle_of
 from zoo.ami.vocabulary import Vocabulary
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.parallel import refuse_sharding
+from zoo.nn.processes import place, total
 from zoo.nn.ranges import (
     Count,
     CountOrZero,

@@ -23,9 +23,9 @@ from zoo.ami.information import (
 )
 from zoo.ami.network import AMINetwork
 from zoo.ami.noise import straight_through
-from zoo.ami.processes import evaluated, place, total
 from zoo.ami.recovery import no_reply, recovery_logits, recovery_nll
 from zoo.ami.synthetic import SyntheticTargets
+from zoo.nn.processes import evaluated, place, total
 
 Batch = Mapping[str, Any]
 Loss = tuple[Tensor, dict[str, Tensor]]

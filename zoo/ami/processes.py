@@ -1,22 +1,14 @@
-"""Sums over processes, and gradients of one network among several."""
+"""Rows of a global batch, and gradients of one network among several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def place() -> tuple[int, int]:
-    """(rank, number of processes)."""
-    return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+from zoo.nn.processes import place, several
 
 
 def own_rows(draws: Tensor, dim: int = 1) -> Tensor:
@@ -25,21 +17,10 @@ def own_rows(draws: Tensor, dim: int = 1) -> Tensor:
     return draws.movedim(dim, 0)[rank::world].movedim(0, dim)
 
 
-@torch.no_grad()
-def total(value: Tensor) -> Tensor:
-    """The sum over processes, a constant."""
-    value = value.detach()
-    if not _several():
-        return value
-    value = value.clone()
-    dist.all_reduce(value)
-    return value
-
-
 def global_rows(states: Tensor) -> tuple[int, int]:
     """(rows, longest source) of the global batch whose part on this process is ``states`` (B, S, ...)."""
     rows, longest = states.shape[:2]
-    if not _several():
+    if not several():
         return rows, longest
     count, most = (torch.tensor([n], device=states.device) for n in (rows, longest))
     dist.all_reduce(count)
@@ -54,7 +35,7 @@ def averaged_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tenso
     if loss.requires_grad:
         given = torch.autograd.grad(loss, parameters, allow_unused=True)
         found = [f if g is None else g for f, g in zip(found, given, strict=True)]
-    if _several():
+    if several():
         flat = torch.cat([g.flatten() for g in found])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
@@ -75,14 +56,3 @@ def set_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, limits: Sequen
     for limit in limits:
         if limit is not None:
             nn.utils.clip_grad_norm_(parameters, limit)
-
-
-@contextmanager
-def evaluated(network: nn.Module) -> Iterator[None]:
-    """Without dropout, for a while."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

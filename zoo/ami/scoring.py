@@ -11,13 +11,13 @@ from torch import Tensor
 from zoo.ami.evaluation import Evaluation
 from zoo.ami.information import cut_at_eos, sequence_nll, token_nll
 from zoo.ami.network import AMINetwork
-from zoo.ami.processes import evaluated
 from zoo.ami.recovery import no_reply, recovery_logits, recovery_nll
 from zoo.ami.replies import Decoding, Replies
 from zoo.ami.report import GeneratedReplies
 from zoo.ami.turns import batch_of
 from zoo.ami.vocabulary import Vocabulary
 from zoo.nn.given_texts import given_count, given_texts
+from zoo.nn.processes import evaluated
 
 Batch = Mapping[str, Any]
 _MOST = 10_000

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from zoo.ami.information import cut_at_eos
 from zoo.ami.network import AMINetwork, shifted
-from zoo.ami.processes import evaluated, global_rows, own_rows
+from zoo.ami.processes import global_rows, own_rows
 from zoo.nn.decoding import forbid, generate
 from zoo.nn.encoder_decoder import Encoded
+from zoo.nn.processes import evaluated
 
 Batch = Mapping[str, Any]
 

@@ -6,6 +6,27 @@ from zoo.declaration import Family, Method, lazy
 
 FAMILY = Family("Molecules", page="molecules")
 
-METHODS: tuple[Method, ...] = ()
+METHODS: tuple[Method, ...] = (
+    Method(
+        "SmilesLM",
+        module="strings.module",
+        page="molecules_strings",
+        title="Language models of SMILES",
+        about="De novo design: LSTM and GPT over SMILES or SELFIES (Segler et al. 2018; MOSES, Polykovskiy et al. 2020)",
+        small=(
+            {"vocab_size": 48, "width": 8, "layers": 1, "embedding": 4, "samples": 3, "test_samples": 4},
+            {
+                "arch": "gpt",
+                "vocab_size": 48,
+                "width": 8,
+                "layers": 1,
+                "heads": 2,
+                "samples": 0,
+                "test_samples": 4,
+            },
+        ),
+        data={"class_path": "datamodules.SmilesData", "init_args": {"batch_size": 8, "most_train": 64}},
+    ),
+)
 
 __getattr__ = lazy(__name__, METHODS)

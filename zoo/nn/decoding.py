@@ -6,6 +6,7 @@ sequence ends with EOS, which it contains, or at ``max_length`` without one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,6 +40,19 @@ def top_k_logits(logits: Tensor, top_k: int | None) -> Tensor:
     return logits.masked_fill(logits < least, _NEVER)
 
 
+def top_p_logits(logits: Tensor, top_p: float) -> Tensor:
+    """-inf outside of the nucleus: the fewest likeliest tokens whose probabilities sum to ``top_p`` or more
+    (Holtzman et al. 2020); the likeliest one is always in it."""
+    if top_p >= 1:
+        return logits
+    ordered, places = logits.sort(dim=-1, descending=True, stable=True)
+    share = ordered.double().softmax(dim=-1)
+    before = share.cumsum(dim=-1) - share  # of likelier tokens
+    return logits.masked_fill(
+        torch.empty_like(places, dtype=torch.bool).scatter(-1, places, before >= top_p), _NEVER
+    )
+
+
 @torch.no_grad()
 def generate(
     network: Any,
@@ -50,6 +64,8 @@ def generate(
     uniform: Tensor | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float = 1.0,
+    never: Sequence[int] = (),
 ) -> Tensor:
     """One sequence for each row of ``encoded``: the likeliest token each time, or, with ``uniform``, a draw.
 
@@ -63,6 +79,8 @@ def generate(
         uniform: (max_length, B) in [0, 1): the draws are a function of these numbers.
         temperature: logits are divided by it before a draw.
         top_k: draw among so many likeliest tokens.
+        top_p: draw from the nucleus, see :func:`top_p_logits`.
+        never: further ids that are not chosen.
 
     Returns:
         (B, T) with EOS where a sequence ended, pads behind, without BOS.
@@ -73,11 +91,12 @@ def generate(
     state, found = network.begin(encoded), []
     for place in range(max_length):
         logits, state = network.step(token, state)
-        logits = forbid(logits, pad, bos)
+        logits = forbid(logits, pad, bos, *never)
         if uniform is None:
             token = logits.argmax(dim=-1)
         else:
-            token = inverse_cdf(top_k_logits(logits / temperature, top_k), uniform[place])
+            nucleus = top_p_logits(top_k_logits(logits / temperature, top_k), top_p)
+            token = inverse_cdf(nucleus, uniform[place])
         found.append(token.where(~done, pad))
         done = done | (token == eos)
         if bool(done.all()):
@@ -95,6 +114,7 @@ def beam_search(
     eos: int,
     pad: int,
     length_penalty: float = 0.0,
+    never: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """The ``beams`` likeliest sequences that a beam search finds, best first.
 
@@ -109,6 +129,7 @@ def beam_search(
         eos: id.
         pad: id.
         length_penalty: scores are log p / length^penalty; 0 compares sums, as the released code.
+        never: further ids that are not chosen.
 
     Returns:
         sequences (B, beams, T) and scores (B, beams).
@@ -124,7 +145,7 @@ def beam_search(
     first = torch.arange(sources, device=device)[:, None] * beams
     for place in range(max_length):
         logits, state = network.step(token, state)
-        logp = forbid(logits, pad, bos).log_softmax(dim=-1).view(sources, beams, -1)
+        logp = forbid(logits, pad, bos, *never).log_softmax(dim=-1).view(sources, beams, -1)
         words = logp.shape[-1]
         total = (scores[:, :, None] + logp).flatten(1)
         best, index = total.topk(min(2 * beams, total.shape[1]), dim=1)

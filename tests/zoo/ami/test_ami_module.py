@@ -16,7 +16,7 @@ from torch import Tensor, tensor
 
 import datamodules
 import zoo
-from zoo.ami.processes import evaluated
+from zoo.nn.processes import evaluated
 from zoo.ami.recovery import recovery_nll
 
 PAD, BOS, EOS = 1, 2, 3
