@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from datamodules.images.saliency import Saliency as Saliency
     from datamodules.images.samples import SampleFiles as SampleFiles
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
+    from datamodules.molecules.reactions import ReactionData as ReactionData
     from datamodules.molecules.strings import SmilesData as SmilesData
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D

@@ -1,6 +1,7 @@
 """Molecules: tables of SMILES with properties."""
 
 CLASSES: dict[str, str] = {
+    "ReactionData": "reactions",
     "SmilesData": "strings",
 }
 """Public data modules -> the module of this package that defines them."""

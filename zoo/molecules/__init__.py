@@ -27,6 +27,21 @@ METHODS: tuple[Method, ...] = (
         ),
         data={"class_path": "datamodules.SmilesData", "init_args": {"batch_size": 8, "most_train": 64}},
     ),
+    Method(
+        "ReactionTransformer",
+        module="reactions.module",
+        page="molecules_reactions",
+        title="Reaction prediction",
+        about="The Molecular Transformer, forward and retro (Schwaller et al. 2019)",
+        small=(
+            {"vocab_size": 64, "width": 8, "layers": 1, "heads": 2, "hidden": 8, "beams": 2, "max_length": 6},
+            {"arch": "copy", "vocab_size": 64, "beams": 2},
+        ),
+        data={
+            "class_path": "datamodules.ReactionData",
+            "init_args": {"draws": 120, "held": 0.2, "batch_size": 8},
+        },
+    ),
 )
 
 __getattr__ = lazy(__name__, METHODS)
