@@ -79,13 +79,14 @@ def read_reactions(path: Path, column: str = COLUMN) -> list[Reaction]:
 
 
 def read_token_lines(source: Path, target: Path) -> list[Reaction]:
-    """``src-train.txt`` and ``tgt-train.txt``: tokens separated by blanks, line i of one belongs to line i of the
-    other; what stands behind ``>`` in a source are reagents.
+    """``src-train.txt`` and ``tgt-train.txt``: tokens separated by blanks, line i of one belongs to line i
+    of the other; what stands behind ``>`` in a source are reagents.
 
     The texts stay as they are, for the authors made them canonical.
 
     Raises:
-        FileNotFoundError, ValueError: for files that are missing, of different lengths, or have an empty line.
+        FileNotFoundError, ValueError: for files that are missing, of different lengths, or have an empty
+        line.
     """
     sides = [[(n, "".join(text.split())) for n, text in text_lines(path)] for path in (source, target)]
     if len(sides[0]) != len(sides[1]):
@@ -103,7 +104,8 @@ def read_token_lines(source: Path, target: Path) -> list[Reaction]:
 
 
 def kept(name: str, make: Callable[[], Iterable[Reaction]]) -> list[Reaction]:
-    """What ``make`` gives, kept in ``$ZOO_CACHE`` or ``~/.cache/zoo`` under ``name``, with rdkit's version."""
+    """What ``make`` gives, kept in ``$ZOO_CACHE`` or ``~/.cache/zoo`` under ``name``, with rdkit's
+    version."""
     folder = Path(os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo")
     path = folder / f"reactions_{name}_rdkit{chem('rdkit').__version__}.tsv"
     if path.is_file():

@@ -1,7 +1,8 @@
-"""Reactions made of building blocks by ten templates that rdkit runs: real chemistry on paper, no experiments.
+"""Reactions made of building blocks by ten templates that rdkit runs: real chemistry on paper, no
+experiments.
 
-A template of a temporary rdkit reaction is a dangling reference, and the process dies without a message when it
-is used: the reactions of :func:`templates` are kept alive for good.
+A template of a temporary rdkit reaction is a dangling reference, and the process dies without a message when
+it is used: the reactions of :func:`templates` are kept alive for good.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def generated(blocks: Sequence[str], draws: int, largest: int = 18) -> list[Reac
 
 
 def part_of(name: str, held: float) -> str:
-    """``test``, ``val`` or ``train``: where a name belongs, a function of itself alone, with a share of ``held``
-    for each of the first two."""
+    """``test``, ``val`` or ``train``: where a name belongs, a function of itself alone, with a share of
+    ``held`` for each of the first two."""
     place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
     return "test" if place < held else "val" if place < 2 * held else "train"

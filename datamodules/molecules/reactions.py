@@ -38,9 +38,10 @@ _NAMES = {
 class ReactionData(StringModule):
     """Reactions as token sequences, for :class:`zoo.ReactionTransformer`.
 
-    A batch has ``source`` int64 (B, S) and ``target`` (B, T) from BOS to EOS, pads on the right, ``index`` (B,);
-    evaluation adds the texts ``source_text``, ``target_text`` and ``kind``. Forward, a source is reactants (and
-    reagents) and a target the product; in retrosynthesis a source is the product and a target the reactants.
+    A batch has ``source`` int64 (B, S) and ``target`` (B, T) from BOS to EOS, pads on the right, ``index``
+    (B,); evaluation adds the texts ``source_text``, ``target_text`` and ``kind``. Forward, a source is
+    reactants (and reagents) and a target the product; in retrosynthesis a source is the product and a target
+    the reactants.
 
     Layouts:
         ``templates``: reactions that ten templates make of 6,035 bundled building blocks, see
@@ -53,8 +54,8 @@ class ReactionData(StringModule):
             ``reactants>reagents>production`` and perhaps ``class`` (USPTO-50K).
         ``file``: one such table, or lines, of your own, split 90 : 5 : 5 by product.
 
-    Atom maps of ``raw``, ``csv`` and ``file`` are taken off, all molecules are made canonical before anything is
-    tokenised. What is no reaction is left out and counted.
+    Atom maps of ``raw``, ``csv`` and ``file`` are taken off, all molecules are made canonical before
+    anything is tokenised. What is no reaction is left out and counted.
 
     Args:
         layout: of the files.
@@ -62,8 +63,8 @@ class ReactionData(StringModule):
         file: of ``file``.
         column: of a table.
         direction: ``forward`` or ``retro``.
-        reagents: forward sources of ``raw``, ``csv`` and ``file``: ``mixed`` among the reactants, ``separated``
-            behind ``>``, or ``none``.
+        reagents: forward sources of ``raw``, ``csv`` and ``file``: ``mixed`` among the reactants,
+            ``separated`` behind ``>``, or ``none``.
         draws: of ``templates``; about five of six give a reaction, some of them the same.
         largest_block: of ``templates``: heavy atoms of a building block.
         split: of ``templates``: held out are reactions of held-out products, or of held-out building blocks.
@@ -72,10 +73,11 @@ class ReactionData(StringModule):
         longest: reactions with a longer side in tokens are left out, which is told.
         most_train: training reactions; null takes all.
         most_evaluated: reactions to validate and to test; null takes all.
-        predict: what ``zoo predict`` answers: a typed source, or a file (``.txt``, ``.smi``) with one a line; null
-            answers the test split.
+        predict: what ``zoo predict`` answers: a typed source, or a file (``.txt``, ``.smi``) with one a
+            line; null answers the test split.
         batch_size: global training batch in reactions.
-        batch_tokens: global training batch in padded tokens of the longer side, in the place of ``batch_size``.
+        batch_tokens: global training batch in padded tokens of the longer side, in the place of
+            ``batch_size``.
         eval_batch_size: global batch of validation, test and prediction.
         num_workers: loader processes.
 

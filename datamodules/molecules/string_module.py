@@ -75,8 +75,8 @@ class StringItems(BatchItems):
                 first = int((column.ends > places[0]).argmax()) - 1
                 items = len({int((column.ends > p).argmax()) for p in places[:10_000]})
                 say(
-                    f"{items:,} of {self._size:,} items of {self.name} have tokens that the vocabulary lacks, "
-                    f"read as <unk>: first {self.columns[name][first][:60]}"
+                    f"{items:,} of {self._size:,} items of {self.name} have tokens that the "
+                    f"vocabulary lacks, read as <unk>: first {self.columns[name][first][:60]}"
                 )
 
     @property

@@ -40,8 +40,8 @@ Splits = dict[str, list[str]]
 class SmilesData(StringModule):
     """Molecules as token sequences, for :class:`zoo.SmilesLM`.
 
-    A batch has ``ids`` int64 (B, T) from BOS to EOS, pads on the right, and ``index`` (B,). A prediction's has
-    ``index`` alone: the positions of molecules to draw.
+    A batch has ``ids`` int64 (B, T) from BOS to EOS, pads on the right, and ``index`` (B,). A prediction's
+    ``index`` are the positions of molecules to draw.
 
     Layouts:
         ``blocks``: 6,035 small molecules of public sets, bundled, 80 : 10 : 10.
@@ -154,10 +154,8 @@ class SmilesData(StringModule):
             read = read_smiles(smiles_of(Path(self.file), self.column))
             read.tell(self.file)
             unique = [*dict.fromkeys(read.smiles)]
-            if len(unique) < len(read.smiles):
-                say(
-                    f"{self.file}: {len(read.smiles) - len(unique):,} molecules stand there more than once, kept once"
-                )
+            if count := len(read.smiles) - len(unique):
+                say(f"{self.file}: {count:,} repeated molecules are left out")
         else:
             unique = building_blocks()
         if len(unique) < 10:
@@ -200,7 +198,8 @@ class SmilesData(StringModule):
             say(f"{where}: {unwritten:,} of {len(smiles):,} molecules cannot be written as SELFIES: left out")
         if long:
             say(
-                f"{where}: {long:,} of {len(smiles):,} molecules have more than {self.longest} tokens: left out"
+                f"{where}: {long:,} of {len(smiles):,} molecules have more than {self.longest} tokens: "
+                "left out"
             )
         return [string for string, _ in kept], [text for _, text in kept]
 

@@ -12,7 +12,7 @@ METHODS: tuple[Method, ...] = (
         module="strings.module",
         page="molecules_strings",
         title="Language models of SMILES",
-        about="De novo design: LSTM and GPT over SMILES or SELFIES (Segler et al. 2018; MOSES, Polykovskiy et al. 2020)",
+        about="De novo design: LSTM and GPT over SMILES or SELFIES (Segler et al. 2018; MOSES 2020)",
         small=(
             {"vocab_size": 48, "width": 8, "layers": 1, "embedding": 4, "samples": 3, "test_samples": 4},
             {
@@ -33,6 +33,9 @@ METHODS: tuple[Method, ...] = (
         page="molecules_reactions",
         title="Reaction prediction",
         about="The Molecular Transformer, forward and retro (Schwaller et al. 2019)",
+        weights="reactions.weights",
+        converts="a folder of checkpoints of one run, whose weights it averages",
+        convert="reactions",
         small=(
             {"vocab_size": 64, "width": 8, "layers": 1, "heads": 2, "hidden": 8, "beams": 2, "max_length": 6},
             {"arch": "copy", "vocab_size": 64, "beams": 2},

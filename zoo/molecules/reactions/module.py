@@ -59,15 +59,17 @@ class _Predictor(Transformer):
 
 
 class ReactionTransformer(LightningModule):
-    """The Molecular Transformer (Schwaller et al. 2019): SMILES of reactants to those of the product, or back.
+    """The Molecular Transformer (Schwaller et al. 2019): SMILES of reactants to those of the product, or
+    back.
 
-    A pre-norm encoder-decoder with shared embeddings (:class:`zoo.nn.encoder_decoder.Transformer`); lr = 2 d^-.5
-    min(k^-.5, k 8000^-1.5), Adam betas (.9, .998), no label smoothing, batches of 4,096 tokens, four of them a
-    step, beam 5, the weights of the last 20 checkpoints averaged (``zoo convert FOLDER --method reactions --set
-    ...``, see the docs).
+    A pre-norm encoder-decoder with shared embeddings (:class:`zoo.nn.encoder_decoder.Transformer`); lr = 2
+    d^-.5 min(k^-.5, k 8000^-1.5), Adam betas (.9, .998), no label smoothing, batches of 4,096 tokens, four of
+    them a step, beam 5. The weights of the checkpoints that a run keeps are averaged by ``zoo convert
+    runs/.../checkpoints --method reactions --out FILE`` (:mod:`zoo.molecules.reactions.weights`).
 
-    A batch has ``source`` int64 (B, S) and ``target`` (B, T) from BOS to EOS, pads on the right, and ``index``;
-    evaluation adds the texts ``source_text``, ``target_text`` and ``kind``. A prediction needs no target.
+    A batch has ``source`` int64 (B, S) and ``target`` (B, T) from BOS to EOS, pads on the right, and
+    ``index``; evaluation adds the texts ``source_text``, ``target_text`` and ``kind``. A prediction needs no
+    target.
 
     Args:
         arch: ``transformer``, or ``copy``, a baseline that answers with the molecules of the source.
@@ -84,8 +86,8 @@ class ReactionTransformer(LightningModule):
         length_penalty: scores are log p / length^penalty.
         max_length: most tokens of a prediction, EOS included.
         generate_batches: of a validation, whose batches are answered by beam search; null answers all.
-        round_trip: of ``retro``: name or file of forward weights, which have to find the product again from the
-            first candidate of a test.
+        round_trip: of ``retro``: name or file of forward weights, which have to find the product again from
+            the first candidate of a test.
         compile: compile encoder and decoder layers.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimizer, stepped every optimiser step; null is the rate above.

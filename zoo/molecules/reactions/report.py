@@ -24,10 +24,11 @@ _TRUE, _WRONG = (0, 130, 60), (190, 30, 30)
 class PredictedReactions:
     """Beams of each source, best first.
 
-    ``reactions.csv`` has a row for each: ``index, kind, source, target, rank`` of the target among the beams (0 where
-    it is not, empty without a target), then ``prediction1, log_p1, ...``, SMILES canonical where they are molecules.
-    ``reactions.png`` draws the first eight: what reacts, the first three predictions, what is true; green where a
-    prediction is that.
+    ``reactions.csv`` has a row for each: ``index, kind, source, target, rank`` of the target among the beams
+    (0 where it is not, empty without a target), then ``prediction1, log_p1, ...``, canonical where they are
+    molecules.
+    ``reactions.png`` draws the first eight: what reacts, the first three predictions, what is true; green
+    where a prediction is that.
 
     Attributes:
         sources: B texts.

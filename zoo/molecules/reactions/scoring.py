@@ -16,7 +16,8 @@ def ranked(candidates: Sequence[str]) -> list[str]:
 
 def hits(candidates: Candidates, targets: Sequence[str], ks: Sequence[int]) -> dict[str, float]:
     """Sums over reactions: ``top<k>`` whose canonical target is among the first k beams (invalid and repeated
-    ones take their places, as in the Molecular Transformer's tables), ``invalid`` whose first beam is no molecule.
+    ones take their places, as in the Molecular Transformer's tables), ``invalid`` whose first beam is no
+    molecule.
     """
     found = {f"top{k}": 0.0 for k in ks} | {"invalid": 0.0}
     for beams, target in zip(candidates, targets, strict=True):

@@ -1,8 +1,8 @@
 """What generated molecules are worth: valid, unique, novel, diverse, drug-like, easy to make.
 
-Validity = parsable and not empty / all; uniqueness = distinct canonical SMILES / valid ones; novelty = those of
-them that were not trained on / distinct ones. rdkit reads the empty text as a molecule without atoms; here it
-is none.
+Validity = parsable and not empty / all; uniqueness = distinct canonical SMILES / valid ones; novelty = those
+of them that were not trained on / distinct ones. rdkit reads the empty text as a molecule without atoms;
+here it is none.
 """
 
 from __future__ import annotations

@@ -42,14 +42,16 @@ _SIZES: dict[str, dict[str, Any]] = {
 
 
 class SmilesLM(LightningModule):
-    """A language model of SMILES or SELFIES for de novo design (Segler et al. 2018; MOSES, Polykovskiy et al. 2020).
+    """A language model of SMILES or SELFIES for de novo design (Segler et al. 2018; MOSES, Polykovskiy et
+    al. 2020).
 
-    ``<bos> s <eos>``; the loss is the cross-entropy of the next token, padding ignored, a mean over the tokens of
-    the global batch. Molecules are drawn from softmax(logits / temperature) cut to its nucleus of ``top_p``; the
-    i-th one is a function of (seed, i), whatever it is drawn together with. Training goes on from ``--weights`` on
-    a small set of actives: transfer learning, with the vocabulary of the weights.
+    ``<bos> s <eos>``; the loss is the cross-entropy of the next token, padding ignored, a mean over the
+    tokens of the global batch. Molecules are drawn from softmax(logits / temperature) cut to its nucleus of
+    ``top_p``; the i-th one is a function of (seed, i), whatever it is drawn together with. Training goes on
+    from ``--weights`` on a small set of actives: transfer learning, with the vocabulary of the weights.
 
-    A batch has ``ids`` int64 (B, T) from BOS to EOS, pads on the right, and ``index`` (B,); one to predict needs
+    A batch has ``ids`` int64 (B, T) from BOS to EOS, pads on the right, and ``index`` (B,); one to predict
+    needs
     ``index`` alone.
 
     Args:
@@ -122,8 +124,8 @@ class SmilesLM(LightningModule):
         longest = told(data, "longest")
         if longest is not None and longest + 1 > self.hparams["max_length"]:
             raise ValueError(
-                f"data.init_args.longest is {longest}, which with <eos> is more than model.init_args.max_length: "
-                f"{self.hparams['max_length']}; lower the one, or raise the other"
+                f"data.init_args.longest is {longest}, which with <eos> is more than "
+                f"model.init_args.max_length: {self.hparams['max_length']}; lower the one, or raise the other"
             )
         self._known = None
         if self.hparams["compile"]:
@@ -265,8 +267,8 @@ class SmilesLM(LightningModule):
             or (nucleus is not None and not 0 < nucleus <= 1)
         ):
             raise ValueError(
-                f"count {count}, temperature {temperature}, top_p {top_p}: needed are a count of at least 1, a "
-                "temperature above 0 and a top_p above 0 and at most 1"
+                f"count {count}, temperature {temperature}, top_p {top_p}: needed are a count of at least "
+                "1, a temperature above 0 and a top_p above 0 and at most 1"
             )
         return self.drawn([*range(count)], seed, temperature, top_p)
 

@@ -1,4 +1,5 @@
-"""Generated molecules as files: SMILES lines, a table, a sheet of drawings, distributions beside the training set's."""
+"""Generated molecules as files: SMILES lines, a table, a sheet of drawings, distributions beside the
+training set's."""
 
 from __future__ import annotations
 
@@ -38,10 +39,10 @@ def record(index: int, text: str, known: Collection[str] | None) -> dict[str, An
 class GeneratedMolecules:
     """Molecules that a language model drew.
 
-    ``samples.smi`` has what was drawn, one a line; ``molecules.csv`` a row for each: ``index, generated, smiles``
-    (canonical), ``valid, novel, qed, sa, log_p, weight``, the last six empty where they are not; ``molecules.png``
-    the first 20 distinct valid ones with QED and novelty; ``distributions.png`` histograms beside those of the
-    training set.
+    ``samples.smi`` has what was drawn, one a line; ``molecules.csv`` a row for each: ``index, generated,
+    smiles`` (canonical), ``valid, novel, qed, sa, log_p, weight``, empty where they are not;
+    ``molecules.png`` the first 20 distinct valid ones with QED and novelty; ``distributions.png`` histograms
+    beside those of the training set.
 
     Attributes:
         texts: B SMILES as drawn.
