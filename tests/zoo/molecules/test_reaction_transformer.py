@@ -1,0 +1,161 @@
+"""ReactionTransformer: hits and their ranks, the copy baseline, beams, averages of checkpoints, retro and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import run
+
+import datamodules
+import zoo
+from zoo.hub.convert import read_foreign
+from zoo.molecules.reactions.report import PredictedReactions
+from zoo.molecules.reactions.scoring import copied, hits, ranked
+from zoo.molecules.tokens import TokenVocabulary, tokenised
+
+TRUTH = ["CNC(C)=O", "COC", "CC"]
+
+
+def test_hits_compare_canonical_products_by_rank() -> None:
+    beams = [["O=C(C)NC", "CC", "C"], ["C1CC", "COC", "CC"], ["", "CO", "CN"]]
+    assert hits(beams, TRUTH, (1, 2, 3)) == {"top1": 1.0, "top2": 2.0, "top3": 2.0, "invalid": 2.0}
+    # an invalid candidate keeps its place, and an empty truth is never hit
+    assert hits([[""]], [""], (1,)) == {"top1": 0.0, "invalid": 1.0}
+    assert ranked(["C1CC", "OC", "CO", "CC"]) == ["CO", "CC"]
+
+
+def test_the_copy_baseline_never_finds_a_product(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    assert copied("CC(=O)O.CN>O", 2) == ["CC(=O)O", "CN"]
+    rows = datamodules.ReactionData(draws=150, held=0.2).splits["train"]
+    sources, targets = [r.reactants for r in rows], [r.product for r in rows]
+    found = hits([copied(s, 5) for s in sources], targets, (1, 5))
+    assert found == {"top1": 0.0, "top5": 0.0, "invalid": 0.0}
+
+
+def module(**settings: Any) -> zoo.ReactionTransformer:
+    torch.manual_seed(0)
+    sizes = {"width": 16, "layers": 1, "heads": 2, "hidden": 16, "beams": 3, "max_length": 12, "dropout": 0.0}
+    tokens = TokenVocabulary.of_texts([tokenised("CNOBr(=).>")], "smiles")
+    made = zoo.ReactionTransformer(vocab_size=len(tokens), **{**sizes, **settings})
+    made.vocabulary.fill(tokens.document)
+    return made.eval()
+
+
+def test_candidates_come_best_first_and_a_source_is_made_canonical_first() -> None:
+    model = module()
+    (one,) = model.react("CN.CC(=O)O", 3)
+    assert [one] == model.react(["O=C(O)C.NC"], 3)
+    assert [c["log_p"] for c in one] == sorted((c["log_p"] for c in one), reverse=True)
+    assert {*one[0]} == {"smiles", "valid", "log_p"}
+    # its score is that of the network, whoever is beside it in the batch
+    beside = model.react(["CN.CC(=O)O", "CCCCCCCCN.CC"], 3)[0]
+    assert [c["smiles"] for c in beside] == [c["smiles"] for c in one]
+    assert [c["log_p"] for c in beside] == pytest.approx([c["log_p"] for c in one], abs=1e-4)
+    with pytest.raises(ValueError, match="'C1CC' is no molecule"):
+        model.react("C1CC")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arch": "copy", "hidden": 8}, "hidden is 8, which arch: copy does not use"),
+        ({"round_trip": "x"}, "round_trip is x, which direction: forward does not use"),
+        ({"arch": "x"}, "arch must be transformer or copy"),
+        ({"width": 10, "heads": 4}, "multiple of the heads"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        zoo.ReactionTransformer(**settings)
+
+
+def test_the_papers_recipe_is_the_default() -> None:
+    """lr = 2 d^-.5 min(k^-.5, k 8000^-1.5), betas (.9, .998), one table of tokens."""
+    with torch.device("meta"):
+        model = zoo.ReactionTransformer(vocab_size=300)
+    count = sum(p.numel() for p in model.parameters())
+    attention, feed = 4 * 256**2 + 4 * 256, 2 * 256 * 2048 + 2048 + 256
+    layers = 4 * (attention + feed + 4 * 256) + 4 * (2 * attention + feed + 6 * 256)
+    assert count == layers + 300 * 256 + 300 + 4 * 256
+    made = module(width=256, heads=8).configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert optimizer.defaults["betas"] == (0.9, 0.998)
+    assert made["lr_scheduler"]["interval"] == "step"
+    assert schedule.factor(0) == pytest.approx(2 / 16 * 8000**-1.5)
+    assert schedule.factor(7999) == pytest.approx(2 / 16 * 8000**-0.5)
+
+
+def test_what_a_prediction_writes(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    beams = [["O=C(C)NC", "CC"], ["C1CC", "COC"]]
+    report = PredictedReactions(
+        ["CC(=O)O.CN", "CBr.CO>O"],
+        TRUTH[:2],
+        beams,
+        [[-0.1, -2.0], [-0.5, -1.0]],
+        torch.tensor([0, 1]),
+        ["amide", ""],
+    )
+    report.write(tmp_path)
+    assert [p.name for p in PredictedReactions.merge(tmp_path)] == ["reactions.csv", "reactions.png"]
+    assert (tmp_path / "reactions.csv").read_text().splitlines() == [
+        "index,kind,source,target,rank,prediction1,log_p1,prediction2,log_p2",
+        "0,amide,CC(=O)O.CN,CNC(C)=O,1,CNC(C)=O,-0.1,CC,-2.0",
+        "1,,CBr.CO>O,COC,2,C1CC,-0.5,COC,-1.0",
+    ]
+
+
+def test_the_average_of_a_runs_checkpoints(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    models = [module(), module()]
+    for number, model in enumerate(models):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(number))
+        content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+        torch.save(content, folder / f"step={number:08d}.ckpt")
+    torch.save({}, folder / "best.ckpt")  # another name: not averaged
+    weights, lines = read_foreign(folder, "reactions")
+    assert lines == ["mean of 2 checkpoints, step=00000000 to step=00000001"]
+    name = "network.source_embedding.weight"
+    mean = (models[0].state_dict()[name] + models[1].state_dict()[name]) / 2
+    assert torch.allclose(weights.state_dict[name], mean, atol=1e-7)
+    built = zoo.ReactionTransformer(**weights.hparams)
+    built.load_state_dict(weights.state_dict)
+    assert built.tokens == models[0].tokens
+    torch.save({"state_dict": {}, "hyper_parameters": {}}, folder / "step=00000002.ckpt")
+    with pytest.raises(ValueError, match=r"step=00000002.ckpt is no checkpoint of zoo.ReactionTransformer"):
+        read_foreign(folder, "reactions")
+    with pytest.raises(ValueError, match="is no folder with checkpoints"):
+        read_foreign(tmp_path, "reactions")
+
+
+@pytest.mark.slow
+def test_retro_weights_are_judged_by_forward_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    small = [
+        f"--model.init_args.{k}={v}" for k, v in {"width": 16, "hidden": 16, "heads": 2, "layers": 1}.items()
+    ]
+    small += ["--data.init_args.draws=400", "--data.init_args.most_evaluated=6", "--trainer.max_steps=4",
+              "--trainer.val_check_interval=4", "--checkpoint.every_n_train_steps=4"]  # fmt: skip
+    forward = run("fit", "reactions_templates", tmp_path, *small)
+    found = sorted((forward / "checkpoints").glob("step=*.ckpt"))[-1]
+    flags = ["--data.init_args.direction=retro", f"--model.init_args.round_trip={found}", *small]
+    back = run("fit", "reactions_templates", tmp_path, *flags)
+    tested = run(
+        "test",
+        "reactions_templates",
+        tmp_path,
+        f"--ckpt_path={sorted((back / 'checkpoints').glob('step=*.ckpt'))[-1]}",
+        *flags[:2],
+        *small[4:6],
+    )
+    import json
+
+    final = json.loads((tested / "summary_test.json").read_text())["final"]
+    assert 0 <= final["test/round_trip"] <= 1

@@ -1,0 +1,230 @@
+"""SmilesLM: the metrics' worked example, what is drawn, what padding counts for, resume."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import datamodules
+import zoo
+from zoo.molecules.likelihood import sequence_nll, token_mean
+from zoo.molecules.strings.generation import (
+    canonical,
+    internal_diversity,
+    properties,
+    scaffold_novelty,
+    scores,
+    shares,
+)
+from zoo.molecules.strings.network import GPTLanguageModel, LSTMLanguageModel, nothing_read
+from zoo.molecules.strings.report import GeneratedMolecules
+from zoo.molecules.tokens import BOS, EOS, PAD, UNK, TokenVocabulary, tokenised
+from zoo.nn.decoding import top_p_logits
+
+GENERATED = "Cc1ccccc1 c1ccccc1C CC(C)=O CCOC(C)=O N#CC C1CCC c1cccc1 _ [Na+].[Cl-] CC(=O)C F/C=C/F F/C=C\\F"
+DRAWN = [text.replace("_", "") for text in GENERATED.split()]
+KNOWN = [canonical(s) for s in ("CC#N", "O=C(C)C")]
+
+
+def test_validity_uniqueness_and_novelty_of_the_worked_example() -> None:
+    """The empty text is none, though rdkit reads it as a molecule; E and Z difluoroethene differ."""
+    assert shares(DRAWN, KNOWN) == {"validity": 9 / 12, "uniqueness": 7 / 9, "novelty": 5 / 7}
+    assert scores(DRAWN, KNOWN)["novelty"] == 5 / 7
+    assert "novelty" not in shares(DRAWN, None)
+
+
+def test_shares_of_nothing_are_no_numbers() -> None:
+    found = shares(["C1CC", ""], KNOWN)
+    assert found["validity"] == 0
+    assert math.isnan(found["uniqueness"])
+    assert math.isnan(found["novelty"])
+    assert math.isnan(internal_diversity([]))
+
+
+def test_internal_diversity_has_all_ordered_pairs_and_each_with_itself() -> None:
+    from rdkit import Chem, DataStructs
+    from rdkit.Chem import rdFingerprintGenerator
+
+    molecules = ["Cc1ccccc1", "CC(C)=O", "CCO", "CCO"]
+    made = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
+    prints = [made.GetFingerprint(Chem.MolFromSmiles(s)) for s in molecules]
+    mean = sum(DataStructs.TanimotoSimilarity(a, b) for a in prints for b in prints) / 16
+    assert internal_diversity(molecules) == pytest.approx(1 - mean, abs=1e-6)
+    assert internal_diversity(["CCO"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_new_scaffolds() -> None:
+    assert scaffold_novelty(["Cc1ccccc1", "c1ccncc1", "CCO"], ["CCc1ccccc1"]) == 0.5
+    assert math.isnan(scaffold_novelty(["CCO"], []))  # acyclic molecules have none
+
+
+def test_qed_of_naproxen() -> None:
+    found = properties("COc1ccc2cc(ccc2c1)[C@H](C)C(=O)O")
+    assert found["qed"] == pytest.approx(0.8811, abs=1e-4)
+    assert (found["weight"], found["log_p"]) == pytest.approx((230.263, 3.0365), abs=1e-3)
+    assert 1 < found["sa"] < 3
+
+
+# --- networks ---------------------------------------------------------------------------------------------
+
+
+def networks() -> list[Any]:
+    torch.manual_seed(0)
+    made = [
+        LSTMLanguageModel(12, 6, 10, 2, 0.0),
+        LSTMLanguageModel(12, None, 10, 1, 0.0),
+        GPTLanguageModel(12, 8, 2, 2, 0.0, 16),
+    ]
+    for network in made:
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return [network.eval() for network in made]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_one_position_after_the_other_is_all_at_once(which: int) -> None:
+    network = networks()[which]
+    ids = torch.randint(4, 12, (3, 7), generator=torch.Generator().manual_seed(1))
+    whole, state, found = network(ids), network.begin(nothing_read(3, ids.device)), []
+    for tokens in ids.unbind(dim=1):
+        logits, state = network.step(tokens, state)
+        found.append(logits)
+    assert torch.allclose(torch.stack(found, dim=1), whole, atol=1e-5)
+    assert whole.std() > 0.1
+    changed = ids.clone()
+    changed[:, 5] = 4 + (ids[:, 5] - 3) % 8
+    assert torch.equal(network(changed)[:, :5], whole[:, :5])  # nothing is read of what comes
+
+
+def test_sizes_are_those_of_the_paper() -> None:
+    """LSTM 3 x 512, embedding 128; char-RNN 3 x 768 on one-hot rows; GPT 8 x 256 with 128 positions."""
+    count = [sum(p.numel() for p in n.parameters()) for n in (
+        LSTMLanguageModel(30), LSTMLanguageModel(30, None, 768), GPTLanguageModel(30)
+    )]  # fmt: skip
+    lstm = 4 * 512 * (128 + 512 + 2) + 2 * 4 * 512 * (1024 + 2) + 512 * 30 + 30 + 30 * 128
+    char = 4 * 768 * (30 + 768 + 2) + 2 * 4 * 768 * (1536 + 2) + 768 * 30 + 30 + 30 * 30
+    gpt = 8 * (12 * 256**2 + 13 * 256) + 2 * 256 + (30 + 128) * 256
+    assert count == [lstm, char, gpt]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_padding_counts_for_nothing(smoothing: float) -> None:
+    logits = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.tensor([[4, 5, EOS, PAD, PAD, PAD], [6, 7, 8, 4, 5, EOS]])
+    loss = token_mean(logits, labels, smoothing)
+    flat = torch.cat([logits[0, :3], logits[1]]), torch.cat([labels[0, :3], labels[1]])
+    expected = torch.nn.functional.cross_entropy(*flat, label_smoothing=smoothing)
+    assert torch.allclose(loss, expected, atol=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, 3:].any()
+    if not smoothing:
+        assert torch.allclose(sequence_nll(logits, labels).sum() / 9, loss)
+
+
+def test_the_nucleus_is_the_fewest_likeliest_tokens() -> None:
+    logits = torch.tensor([[0.1, 0.5, 0.3, 0.06, 0.04]]).log()
+    kept = [
+        (top_p_logits(logits, p) > -math.inf).sum().item() for p in (0.01, 0.5, 0.51, 0.8, 0.89, 0.95, 1.0)
+    ]
+    assert kept == [1, 1, 2, 2, 3, 4, 5]
+    assert (top_p_logits(logits, 0.5) > -math.inf)[0, 1]
+
+
+# --- the module -------------------------------------------------------------------------------------------
+
+
+def module(**settings: Any) -> zoo.SmilesLM:
+    torch.manual_seed(0)
+    made = zoo.SmilesLM(
+        **{"vocab_size": 12, "width": 12, "layers": 1, "embedding": 8, "max_length": 20, **settings}
+    )
+    tokens = TokenVocabulary.of_texts([tokenised("CNOc1(=)"), ["#"]][:1], "smiles").tokens
+    made.vocabulary.fill(TokenVocabulary(tokens).document)
+    return made.eval()
+
+
+@pytest.mark.parametrize("settings", [{}, {"arch": "gpt", "embedding": 128, "width": 16}])
+def test_a_drawn_molecule_is_a_function_of_seed_and_position(settings: dict[str, Any]) -> None:
+    model = module(**settings)
+    together = model.sample(30)
+    assert together == [model.drawn([i], 0)[0] for i in range(30)]
+    assert together[7:20] == model.drawn([*range(7, 20)], 0)
+    assert together != model.sample(30, seed=1)
+    assert len({*together}) > 20
+    assert not any("?" in text for text in model.sample(300, temperature=5.0))  # <unk> is never drawn
+    greedy = model.sample(5, top_p=1e-6)
+    assert len({*greedy}) == 1  # the nucleus is the likeliest token alone
+    assert {*model.sample(5, temperature=1e-4)} == {*greedy}
+
+
+@pytest.mark.parametrize(
+    "given", [{"count": 0}, {"temperature": 0.0}, {"temperature": math.nan}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
+def test_draws_that_cannot_be(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="needed are a count of at least"):
+        module().sample(**given)
+
+
+def test_weights_without_a_vocabulary_say_so() -> None:
+    with pytest.raises(ValueError, match="have no vocabulary"):
+        zoo.SmilesLM(width=8, layers=1).sample(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arch": "gpt", "embedding": 64}, "embedding is 64, which arch: gpt does not use"),
+        ({"heads": 4}, "heads is 4, which arch: lstm does not use"),
+        ({"arch": "x"}, "arch must be lstm or gpt"),
+        ({"arch": "gpt", "width": 10}, "multiple of the heads"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        zoo.SmilesLM(**settings)
+
+
+def test_every_selfies_is_a_molecule() -> None:
+    import selfies
+
+    model = module()
+    tokens = sorted(selfies.get_semantic_robust_alphabet())[:8]
+    model.vocabulary.text = TokenVocabulary(tuple(tokens), "selfies").document
+    drawn = [s for s in model.sample(60) if s]
+    assert len(drawn) > 40
+    assert all(map(canonical, drawn))
+
+
+def test_what_a_prediction_writes(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    report = GeneratedMolecules(DRAWN, torch.arange(12), frozenset(KNOWN), KNOWN * 3)
+    assert report.write(tmp_path) == []
+    names = [p.name for p in GeneratedMolecules.merge(tmp_path)]
+    assert names == ["samples.smi", "molecules.csv", "molecules.png", "distributions.png"]
+    assert (tmp_path / "samples.smi").read_text().split("\n") == [*DRAWN, ""]
+    rows = (tmp_path / "molecules.csv").read_text().splitlines()
+    assert rows[0] == "index,generated,smiles,valid,novel,qed,sa,log_p,weight"
+    assert rows[3].startswith("2,CC(C)=O,CC(C)=O,true,false,")
+    assert rows[6] == "5,C1CCC,,false,,,,,"
+    assert rows[8] == "7,,,false,,,,,"
+
+
+def test_too_long_molecules_for_the_positions_are_refused_before_training() -> None:
+    from lightning.pytorch import Trainer
+
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=1
+    )
+    data = datamodules.SmilesData(longest=40, most_train=64, batch_size=8)
+    with pytest.raises(
+        ValueError, match=r"longest is 40, which with <eos> is more than model.init_args.max_length: 40"
+    ):
+        trainer.fit(zoo.SmilesLM(width=8, layers=1, vocab_size=data.vocab_size, max_length=40), data)
+    assert UNK == 3
+    assert BOS == 1
