@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from datamodules.images.saliency import Saliency as Saliency
     from datamodules.images.samples import SampleFiles as SampleFiles
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
+    from datamodules.molecules.table import MoleculeNet as MoleculeNet
+    from datamodules.molecules.table import MoleculeTable as MoleculeTable
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
     from datamodules.tabular.columns import TableColumns as TableColumns
