@@ -121,6 +121,7 @@ class MoleculeTable(SplitModule):
         task: regression or classification.
         train_smiles: molecules of the training, for standardisation and nearest neighbours.
         train_target: float64 (N, T), their targets.
+        all_smiles: molecules of all parts in the order of the table, for caches of what does not learn.
         calibration_set: items that no gradient and no choice of a checkpoint sees, or None.
 
     Args:
@@ -242,6 +243,7 @@ class MoleculeTable(SplitModule):
 
         self.train_set, self.val_set, self.test_set = items(train), items(parts["val"]), items(parts["test"])
         self.train_smiles, self.train_target = self.train_set.smiles, self.train_set.target
+        self.all_smiles = smiles
         if held:
             self.calibration_set = items(held)
             self.val_set = [self.val_set, self.calibration_set]

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from zoo.molecules.graph.descriptors import Descriptors, Standardiser, nearest
-from zoo.molecules.graph.featurised import descriptors_of
+from zoo.molecules.graph.featurised import descriptors_of, prepare
 from zoo.molecules.graph.report import MoleculePredictions
 from zoo.molecules.graph.scores import Task, averaged, by_task, undefined
 from zoo.nn.data_fit import DataSizes, check_fit
@@ -96,6 +96,8 @@ class DescriptorBaseline(LightningModule):
         refuse_processes(self, "fits one model")
         check_fit(self)
         self._train()
+        if self.hparams["descriptors"] != "ecfp":
+            prepare(getattr(self.trainer.datamodule, "all_smiles", ()))  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD([self.fits], lr=0.0)  # counts steps: there is no gradient

@@ -56,6 +56,12 @@ def descriptors_of(smiles: Sequence[str], descriptors: Descriptors, chirality: b
     return np.concatenate(parts, axis=1) if parts else np.zeros((len(smiles), 0))
 
 
+def prepare(smiles: Sequence[str]) -> None:
+    """Have rdkit's list of all molecules of a table at hand: one file for all its splits."""
+    if len(smiles) >= _ON_DISK:
+        _values(smiles)
+
+
 def _bits(smiles: str, chirality: bool) -> Any:
     key = (smiles, chirality)
     found = _BITS.get(key)

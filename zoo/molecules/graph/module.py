@@ -16,7 +16,7 @@ from torch.nn import functional
 from zoo.molecules.chemistry import chem
 from zoo.molecules.graph.descriptors import Descriptors, Standardiser, nearest, width_of
 from zoo.molecules.graph.features import ATOM_WIDTH, Features, GraphBatch
-from zoo.molecules.graph.featurised import descriptors_of, graphs_of
+from zoo.molecules.graph.featurised import descriptors_of, graphs_of, prepare
 from zoo.molecules.graph.network import Backbone, MoleculeEnsemble, MoleculeNetwork, Readout
 from zoo.molecules.graph.report import MoleculePredictions
 from zoo.molecules.graph.scores import Collected, Task, averaged, by_task, undefined
@@ -159,8 +159,10 @@ class MoleculeGraph2D(LightningModule):
         refuse_sharding(self)
         predict_in_one_process(self, stage)
         check_fit(self)
+        data = getattr(self.trainer, "datamodule", None)
+        if self.hparams["descriptors"] in ("rdkit", "both"):
+            prepare(getattr(data, "all_smiles", ()))
         if stage == "fit" and not bool(self.fitted):
-            data = getattr(self.trainer, "datamodule", None)
             smiles, target = getattr(data, "train_smiles", None), getattr(data, "train_target", None)
             if smiles is None or target is None:
                 raise ValueError(

@@ -37,7 +37,9 @@ def conformal_widths(residual: Any, sigma: Any) -> Any:
         if np.ceil((len(residual) + 1) * level / 100 - 1e-9) > len(residual):
             widths.append(np.nan)
             continue
-        interval = made.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=level / 100)
+        # crepes rounds (1 - .9) (N + 1) = 9.999... down and would take one score more
+        sure = level / 100 - 1e-9
+        interval = made.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=sure)
         widths.append(float(interval[0, 1]))
     return np.array(widths)
 
