@@ -207,6 +207,7 @@ class MoleculeTable(SplitModule):
         self.split_column, self.split_file, self.split_number = split_column, split_file, split_number
         self.calibration, self.save_splits, self.predict_file = calibration, save_splits, predict_file
         self.calibration_set: MoleculeItems | None = None
+        self.facts: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         column = self.split_column if self.split == "column" else None
@@ -214,7 +215,7 @@ class MoleculeTable(SplitModule):
             self.table, self.smiles_column, self.targets, self.task, self.salts, column
         )
         smiles, target, places = merged(rows, self.task, self.table.name)
-        self.targets = names
+        self.targets, self.facts = names, {"targets": names, "task": self.task}
         parts = self._parts(rows, smiles, places)
         for name in PARTS:
             if not parts[name]:
@@ -327,7 +328,18 @@ class MoleculeNet(MoleculeTable):
         FileNotFoundError, ValueError: likewise.
     """
 
-    of_weights: ClassVar[tuple[str, ...]] = ("name", *MoleculeTable.of_weights)
+    of_weights: ClassVar[tuple[str, ...]] = ("name", "salts")
+    split_of_weights: ClassVar[tuple[str, ...]] = (
+        "split",
+        "split_seed",
+        "fractions",
+        "split_file",
+        "split_number",
+        "calibration",
+    )
+    of_variants: ClassVar[dict[str, Uses]] = {
+        "split": {k: v for k, v in MoleculeTable.of_variants["split"].items() if k != "split_column"}
+    }
 
     def __init__(
         self,

@@ -26,6 +26,9 @@ METHODS = (
             )
         ),
         data=_ESOL,
+        weights="graph.weights",
+        converts="D-MPNN state dicts of chemprop 2 convert both ways",
+        convert="dmpnn",
     ),
     Method(
         "DescriptorBaseline",
