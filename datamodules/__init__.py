@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
     from datamodules.molecules.reactions import ReactionData as ReactionData
     from datamodules.molecules.strings import SmilesData as SmilesData
+    from datamodules.molecules.table import MoleculeNet as MoleculeNet
+    from datamodules.molecules.table import MoleculeTable as MoleculeTable
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
     from datamodules.tabular.columns import TableColumns as TableColumns

@@ -1,6 +1,8 @@
 """Molecules: tables of SMILES with properties."""
 
 CLASSES: dict[str, str] = {
+    "MoleculeNet": "table",
+    "MoleculeTable": "table",
     "ReactionData": "reactions",
     "SmilesData": "strings",
 }

@@ -23,7 +23,7 @@ from datamodules.molecules.reaction_files import (
 )
 from datamodules.molecules.reaction_templates import TEMPLATES, Reaction, generated, part_of
 from datamodules.molecules.smiles import Unreadable
-from datamodules.molecules.smiles_files import is_table, text_lines
+from datamodules.molecules.smiles_files import check_column, is_table, text_lines
 from datamodules.molecules.string_module import StringItems, StringModule, tell_repeated
 from datamodules.molecules.tokens import tokenised
 
@@ -131,20 +131,12 @@ class ReactionData(StringModule):
         super().__init__(batch_size, eval_batch_size, num_workers, batch_tokens=batch_tokens)
         if layout == "file" and file is None:
             raise ValueError("data.init_args.layout is file: set data.init_args.file to one of reactions")
-        self.layout, self.folder, self.file, self.column = (
-            layout,
-            data_folder(root, "molecules"),
-            file,
-            column,
-        )
-        self.direction, self.reagents, self.draws, self.largest_block = (
-            direction,
-            reagents,
-            draws,
-            largest_block,
-        )
-        self.split, self.held, self.augment, self.longest = split, held, augment, longest
-        self.most_train, self.most_evaluated, self.predict = most_train, most_evaluated, predict
+        check_column(file, column, COLUMN)
+        self.layout, self.folder = layout, data_folder(root, "molecules")
+        self.file, self.column, self.direction, self.reagents = file, column, direction, reagents
+        self.draws, self.largest_block, self.split, self.held = draws, largest_block, split, held
+        self.augment, self.longest, self.predict = augment, longest, predict
+        self.most_train, self.most_evaluated = most_train, most_evaluated
         self._splits: dict[str, list[Reaction]] | None = None
         self._augmented: list[str] | None = None
 

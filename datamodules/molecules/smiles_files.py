@@ -91,6 +91,19 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith((".csv", ".csv.gz"))
 
 
+def check_column(file: str | None, column: str, default: str) -> None:
+    """Refuse a column of a file that has none.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if file is not None and column != default and not is_table(Path(file)):
+        raise ValueError(
+            f"data.init_args.column is {column}, which is of a .csv and which file: {file} does not use; "
+            f"leave it out (its default is {default})"
+        )
+
+
 def smiles_of(path: Path, column: str = "smiles") -> Iterator[tuple[int, str]]:
     """(line, SMILES) of a file: the ``column`` of a CSV, else the first word of each line that has one.
 

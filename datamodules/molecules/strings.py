@@ -17,7 +17,7 @@ from datamodules.loading.variants import Uses, check_variants
 from datamodules.molecules.building_blocks import building_blocks
 from datamodules.molecules.chemistry import chem
 from datamodules.molecules.smiles import read_smiles
-from datamodules.molecules.smiles_files import smiles_of
+from datamodules.molecules.smiles_files import check_column, smiles_of
 from datamodules.molecules.string_module import StringItems, StringModule, tell_repeated
 from datamodules.molecules.tokens import Representation, tokenised
 
@@ -102,12 +102,9 @@ class SmilesData(StringModule):
             raise ValueError(
                 "data.init_args.layout is file: set data.init_args.file to one of SMILES or a CSV"
             )
-        self.layout, self.folder, self.file, self.column = (
-            layout,
-            data_folder(root, "molecules"),
-            file,
-            column,
-        )
+        check_column(file, column, "smiles")
+        self.layout, self.folder = layout, data_folder(root, "molecules")
+        self.file, self.column = file, column
         self.longest, self.most_train, self.most_evaluated = longest, most_train, most_evaluated
         self.predict_samples = predict_samples
         self._splits: Splits | None = None

@@ -29,6 +29,8 @@ from fakes.clips import fake_audioset, write_mp4
 from fakes.gaug import fake_gaug
 from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
+from fakes.molecule_strings import own_molecules, own_reactions
+from fakes.molecule_tables import fake_molecule_net, fake_molecule_table
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
 from fakes.planetoid import fake_planetoid
@@ -50,7 +52,8 @@ LONG = {"AudioVisual", "MNIST", "Planetoid", "Shapes", "Shapes2D"}
 PLACES = {"num_workers", "root", "cache", "cache_dir", "download"}
 REFUSED = (
     "does not use|neither edges_retained|which is of a csv|shows its own pairs|it has 5 folds|"
-    "holds no splits of these data|give both data.init_args.means and|"
+    "holds no splits of these data|none of its .* rows holds a molecule|"
+    "has no official split|is no set; a cell must be|give both data.init_args.means and|"
     "has no column|set data.init_args.x and y|"
     "give both spectrogram_mean and"
 )
@@ -105,6 +108,9 @@ def gaug_and_probabilities(root: Path) -> None:
     np.save(root / "p.npy", np.full((60, 60), 0.5, np.float32))
 
 
+MOLECULES = {"salts": "largest", "split_seed": 3, "fractions": (0.6, 0.2, 0.2), "calibration": 0.2,
+             "split_file": "{root}/splits.json", "split_number": 1, "predict_file": "{root}/new.csv",
+             "save_splits": "{root}/saved.json", "batch_size": 5, "eval_batch_size": 2}  # fmt: skip
 KARATE: Settings = {"source": lambda: datamodules.KarateClub()}
 GRAPH = {"early_stopping": True, "seed": 3, "steps_per_epoch": 2}
 DAMAGED = {**GRAPH, "edges_retained": 0.7, "edges_rewired": 0.2}
@@ -225,6 +231,28 @@ TABLE: dict[str, Row] = {
         {"val": 0.1, "test": 0.2, "seed": 3, "steps_per_epoch": 2, **KARATE}, [{}, KARATE]
     ),
     "MNIST": Row(DIGITS),
+    "MoleculeNet": Row(
+        {**MOLECULES, "name": "lipophilicity"},
+        [{"name": "freesolv", "batch_size": 8, **more} for more in (
+            {}, {"split": "scaffold"}, {"split": "balanced"},
+            {"split": "file", "split_file": "{root}/splits.json"})]
+        + [{"name": "bace", "split": "column", "batch_size": 8}],
+        lambda root: [fake_molecule_table(root),
+                      *(fake_molecule_net(root, n) for n in ("freesolv", "lipophilicity", "bace"))],
+        elsewhere={"save_splits", "salts"},
+        seen=("train_smiles", "all_smiles", "targets", "task"),
+    ),
+    "MoleculeTable": Row(
+        {**MOLECULES, "table": "{root}/other.csv", "targets": ["a"], "smiles": "set", "split_column": "b",
+         "task": "classification"},
+        [{"table": "{root}/own.csv", "targets": ["label"], "batch_size": 8, **more} for more in (
+            {}, {"split": "scaffold"}, {"split": "balanced"}, {"split": "column", "split_column": "set"},
+            {"split": "file", "split_file": "{root}/splits.json"})],
+        fake_molecule_table,
+        rooted=False,
+        elsewhere={"save_splits"},
+        seen=("train_smiles", "all_smiles", "targets", "task"),
+    ),
     "NeighborSampling": Row(
         {"source": lambda: datamodules.BlockModel(seed=3), "neighbors": (2, 3), "batch_size": 5},
         [{"source": lambda: datamodules.BlockModel(), "batch_size": 20}],
@@ -258,6 +286,18 @@ TABLE: dict[str, Row] = {
         lambda root: [fake_labelled(root), labelled_files(root)],
         rooted=False,
         elsewhere={"source", "drop_last"},  # the digits have no root; sets of whole batches lose nothing
+    ),
+    "ReactionData": Row(
+        {"direction": "retro", "reagents": "separated", "draws": 90, "largest_block": 9, "split": "block",
+         "held": 0.3, "augment": True, "longest": 24, "most_train": 9, "most_evaluated": 2,
+         "predict": "CCO.CBr", "batch_size": 3, "batch_tokens": 600, "eval_batch_size": 2,
+         "file": "{root}/other.csv", "column": "other"},
+        [{"draws": 150, "held": 0.2, "batch_size": 8}, {"draws": 150, "held": 0.2, "batch_tokens": 800},
+         *({"layout": name, "root": "{root}/" + name, "batch_size": 8} for name in ("tokens", "raw", "csv")),
+         {"layout": "file", "file": "{root}/own.csv", "held": 0.2, "batch_size": 5}],
+        own_reactions,
+        rooted=False,
+        seen=("vocabulary",),
     ),
     "SaliencyComposites": Row(
         {"batch_size": 3, "side": 64, "train_items": 5, "val_items": 2, "test_items": 3, "predict_items": 2,
@@ -305,6 +345,17 @@ TABLE: dict[str, Row] = {
         fake_table,
         rooted=False,
         elsewhere={"means", "scales"},  # given in pairs
+    ),
+    "SmilesData": Row(
+        {"representation": "selfies", "longest": 15, "most_train": 15, "most_evaluated": 1,
+         "predict_samples": 7, "batch_size": 3, "like_lengths": False, "eval_batch_size": 2,
+         "file": "{root}/other.csv", "column": "other"},
+        [{"batch_size": 8}, {"layout": "moses", "root": "{root}/moses", "batch_size": 4},
+         {"layout": "guacamol", "root": "{root}/guacamol", "batch_size": 4},
+         {"layout": "file", "file": "{root}/own.csv", "batch_size": 4}],
+        own_molecules,
+        rooted=False,
+        seen=("known", "vocabulary"),
     ),
     "TUGraphs": Row(
         {**LEVEL, "name": "OTHER", "max_degree": 2, "use_node_attr": False, "use_edge_attr": False},

@@ -18,11 +18,9 @@ def fake_moses(root: Path) -> None:
         (root / f"{name}.csv.gz").write_bytes(gzip.compress(text.encode()))
 
 
-def _ethers(first: int) -> list[tuple[str, str, str]]:
-    return [
-        (f"{'C' * (i % 6 + 1)}O", f"{'C' * (i % 4 + 1)}Br", f"{'C' * (i % 6 + 1)}O{'C' * (i % 4 + 1)}")
-        for i in range(first, first + 24)
-    ]
+def _ethers(first: int, count: int = 24) -> list[tuple[str, str, str]]:
+    chains = [("C" * (3 * (i % 6) + 1), "C" * (i // 6 % 4 + 1)) for i in range(first, first + count)]
+    return [(f"{a}O", f"{b}Br", f"{a}O{b}") for a, b in chains]
 
 
 def fake_token_lines(root: Path) -> None:
@@ -33,6 +31,42 @@ def fake_token_lines(root: Path) -> None:
         sources = [" ".join(f"{a}.{b}>O".replace("Br", "B")).replace("B", "Br") for a, b, _ in rows]
         (root / f"src-{split}.txt").write_text("\n".join(sources) + "\n")
         (root / f"tgt-{split}.txt").write_text("\n".join(" ".join(p) for *_, p in rows) + "\n")
+
+
+def fake_raw(root: Path) -> None:
+    """``train.txt``, ``valid.txt``, ``test.txt``, lines ``rxn_smiles edits``."""
+    root.mkdir(parents=True, exist_ok=True)
+    for first, split in enumerate(("train", "valid", "test")):
+        rows = [f"{a}.{b}>O>{p} 2-3;3-4" for a, b, p in _ethers(7 * first)]
+        (root / f"{split}.txt").write_text("\n".join(rows) + "\n")
+
+
+def fake_guacamol(root: Path) -> None:
+    """``guacamol_v1_train.smiles`` and so on."""
+    root.mkdir(parents=True, exist_ok=True)
+    for split, molecules in (("train", ALCOHOLS), ("valid", BROMIDES), ("test", [*BROMIDES[:5], "CCC"])):
+        (root / f"guacamol_v1_{split}.smiles").write_text("\n".join(molecules) + "\n")
+
+
+def own_molecules(root: Path) -> None:
+    """All of these, and files of a user's own."""
+    fake_moses(root / "moses")
+    fake_guacamol(root / "guacamol")
+    (root / "own.smi").write_text("\n".join(ALCOHOLS + BROMIDES) + "\n")
+    rows = ["smiles,other", *(f"{a},{b}" for a, b in zip(ALCOHOLS, BROMIDES * 2, strict=True))]
+    for name in ("own", "other"):
+        (root / f"{name}.csv").write_text("\n".join(rows if name == "own" else rows[:-3]) + "\n")
+
+
+def own_reactions(root: Path) -> None:
+    """Each layout of reactions, and tables of a user's own."""
+    fake_token_lines(root / "tokens")
+    fake_raw(root / "raw")
+    fake_uspto_50k(root / "csv")
+    for name, first in (("own", 0), ("other", 3)):
+        lines = ["reactants>reagents>production,other"]
+        lines += [f"{a}.{b}>O>{p},{b}.{a}>>{p}" for a, b, p in _ethers(first, 60)]
+        (root / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
 
 def fake_uspto_50k(root: Path) -> None:

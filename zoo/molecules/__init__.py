@@ -6,7 +6,40 @@ from zoo.declaration import Family, Method, lazy
 
 FAMILY = Family("Molecules", page="molecules")
 
+_ESOL = {"class_path": "datamodules.MoleculeNet", "init_args": {"batch_size": 16}}
+_SOLUBILITY = ["measured log solubility in mols per litre"]
+
 METHODS: tuple[Method, ...] = (
+    Method(
+        "MoleculeGraph2D",
+        "graph.module",
+        page="molecules_2d",
+        title="2-D graphs and descriptors",
+        about="Geometric deep learning on molecules (Atz et al., 2021): GIN, D-MPNN (Yang et al., 2019), "
+        "AttentiveFP, ECFP and rdkit descriptors beside them, ensembles, conformal intervals",
+        small=tuple(
+            {"targets": _SOLUBILITY, "hidden": 8, "ffn_hidden": 8, "depth": 2, **extra}
+            for extra in (
+                {"backbone": "dmpnn", "dmpnn_2019": True},
+                {"backbone": "gin", "head": "mve", "members": 2},
+                {"backbone": "attentivefp", "descriptors": "ecfp"},
+            )
+        ),
+        data=_ESOL,
+        weights="graph.weights",
+        converts="D-MPNN state dicts of chemprop 2 convert both ways",
+        convert="dmpnn",
+    ),
+    Method(
+        "DescriptorBaseline",
+        "graph.baseline",
+        page="molecules_2d",
+        small=tuple(
+            {"targets": _SOLUBILITY, "descriptors": "ecfp", "method": m, **extra}
+            for m, extra in (("random_forest", {"trees": 3}), ("kernel_ridge", {}))
+        ),
+        data=_ESOL,
+    ),
     Method(
         "SmilesLM",
         module="strings.module",
@@ -14,10 +47,10 @@ METHODS: tuple[Method, ...] = (
         title="Language models of SMILES",
         about="De novo design: LSTM and GPT over SMILES or SELFIES (Segler et al. 2018; MOSES 2020)",
         small=(
-            {"vocab_size": 48, "width": 8, "layers": 1, "embedding": 4, "samples": 3, "test_samples": 4},
+            {"vocab_size": 32, "width": 8, "layers": 1, "embedding": 4, "samples": 3, "test_samples": 4},
             {
                 "arch": "gpt",
-                "vocab_size": 48,
+                "vocab_size": 32,
                 "width": 8,
                 "layers": 1,
                 "heads": 2,
@@ -37,8 +70,8 @@ METHODS: tuple[Method, ...] = (
         converts="a folder of checkpoints of one run, whose weights it averages",
         convert="reactions",
         small=(
-            {"vocab_size": 64, "width": 8, "layers": 1, "heads": 2, "hidden": 8, "beams": 2, "max_length": 6},
-            {"arch": "copy", "vocab_size": 64, "beams": 2},
+            {"vocab_size": 34, "width": 8, "layers": 1, "heads": 2, "hidden": 8, "beams": 2, "max_length": 6},
+            {"arch": "copy", "vocab_size": 34, "beams": 2},
         ),
         data={
             "class_path": "datamodules.ReactionData",

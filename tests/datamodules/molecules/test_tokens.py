@@ -59,10 +59,16 @@ def test_unknown_tokens_are_one_id_and_documents_come_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "[]", '{"tokens": ["C", "C"], "representation": "smiles"}', '{"tokens": ["C", 3], '
-             '"representation": "smiles"}', '{"tokens": ["C"], "representation": "x"}', '{"tokens": ["<bos>"], '
-             '"representation": "smiles"}']
-)  # fmt: skip
+    "text",
+    [
+        "{}",
+        "[]",
+        '{"tokens": ["C", "C"], "representation": "smiles"}',
+        '{"tokens": ["C", 3], "representation": "smiles"}',
+        '{"tokens": ["C"], "representation": "x"}',
+        '{"tokens": ["<bos>"], "representation": "smiles"}',
+    ],
+)
 def test_another_document_is_no_vocabulary(text: str) -> None:
     with pytest.raises(ValueError, match="has no tokens of molecules"):
         TokenVocabulary.of_document(text)

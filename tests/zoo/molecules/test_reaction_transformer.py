@@ -1,4 +1,4 @@
-"""ReactionTransformer: hits and their ranks, the copy baseline, beams, averages of checkpoints, retro and back."""
+"""ReactionTransformer: hits and their ranks, the copy baseline, beams, averages of checkpoints, retro."""
 
 from __future__ import annotations
 
