@@ -24,7 +24,8 @@ def label(variant: tuple[str, Mapping[str, Any]]) -> str:
 def test_the_declared_ones() -> None:
     answering = [label(v) for v in VARIANTS if answers_untrained(getattr(zoo, v[0]), v[1])]
     heuristic = ["LinkPredictor adamic_adar"]
-    assert answering == [*heuristic, "SpatioTemporalForecaster ha", "SpatioTemporalForecaster last"]
+    forecasters = ["SpatioTemporalForecaster ha", "SpatioTemporalForecaster last"]
+    assert answering == [*heuristic, "ReactionTransformer copy", *forecasters]
     assert answers_untrained(zoo.ADMEvaluation, {})
     assert answers_untrained(zoo.LatentExtractor, {})
 
