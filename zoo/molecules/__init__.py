@@ -33,7 +33,6 @@ METHODS = (
     Method(
         "DescriptorBaseline",
         "graph.baseline",
-        page="molecules_2d",
         small=tuple(
             {"targets": _SOLUBILITY, "descriptors": "ecfp", "method": m, **extra}
             for m, extra in (("random_forest", {"trees": 3}), ("kernel_ridge", {}))
