@@ -35,7 +35,7 @@ METHODS = (
         "graph.baseline",
         page="molecules_2d",
         title="2-D graphs and descriptors",
-        about="scikit-learn on ECFP and rdkit descriptors, on the same splits: random forest, ridge, kernel ridge, MLP",
+        about="scikit-learn on ECFP and rdkit descriptors: forest, ridge, kernel ridge, MLP",
         small=tuple(
             {"targets": _SOLUBILITY, "descriptors": "ecfp", "method": m, **extra}
             for m, extra in (("random_forest", {"trees": 3}), ("kernel_ridge", {}))
