@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quiet import quiet_trainer
 from rdkit import Chem
 from rdkit.Chem import QED, Crippen, Descriptors, Lipinski, rdMolDescriptors
 
+import datamodules
 import zoo
 from zoo.molecules.graph import featurised
 from zoo.molecules.graph.descriptors import (
@@ -275,3 +277,32 @@ def test_what_does_not_belong_together_is_refused() -> None:
         zoo.MoleculeGraph2D(task="classification", head="mve")
     with pytest.raises(ValueError, match=r"readout is sum, which backbone: attentivefp does not use"):
         zoo.MoleculeGraph2D(backbone="attentivefp", readout="sum")
+
+
+def test_scales_keep_their_digits_in_a_module_of_bfloat16() -> None:
+    module = small(descriptors="ecfp").float()
+    module.target_mean.fill_(1.23456789)
+    mean = module.standardiser.mean.clone()
+    module.bfloat16()
+    assert module.network.members[0].ffn[0].weight.dtype == torch.bfloat16
+    assert module.target_mean.item() == 1.23456789
+    assert torch.equal(module.standardiser.mean, mean)
+    found = module.predict_smiles(["CCO"])
+    assert found.predicted.dtype == torch.float64
+    with pytest.raises(ValueError, match="no SMILES are given"):
+        module.predict_smiles([])
+
+
+def test_scales_are_those_of_the_training_molecules_alone() -> None:
+    data = datamodules.MoleculeNet("esol", batch_size=50)
+    module = zoo.MoleculeGraph2D(
+        targets=["measured log solubility in mols per litre"], descriptors="ecfp", hidden=4, ffn_hidden=4
+    )
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(module, data)
+    assert module.target_mean.item() == pytest.approx(data.train_target.mean(), abs=1e-12)
+    bits = np.stack([ecfp(Chem.MolFromSmiles(s), True) for s in data.train_smiles])
+    kept = module.standardiser.kept.numpy()
+    assert (kept == (bits.std(axis=0) > 0)).all()  # a bit of the test molecules alone is dropped
+    assert np.abs(module.standardiser.mean.numpy()[kept] - bits.mean(axis=0)[kept]).max() < 1e-12
+    everything = np.stack([ecfp(Chem.MolFromSmiles(s), True) for s in data.all_smiles])
+    assert (everything.std(axis=0) > 0).sum() > kept.sum()

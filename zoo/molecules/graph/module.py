@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo.molecules.chemistry import chem
-from zoo.molecules.graph.descriptors import Descriptors, Standardiser, nearest, width_of
+from zoo.molecules.graph.descriptors import Descriptors, Standardiser, applied_but, nearest, width_of
 from zoo.molecules.graph.features import ATOM_WIDTH, Features, GraphBatch
 from zoo.molecules.graph.featurised import descriptors_of, graphs_of, prepare
 from zoo.molecules.graph.network import Backbone, MoleculeEnsemble, MoleculeNetwork, Readout
@@ -153,6 +153,11 @@ class MoleculeGraph2D(LightningModule):
             {name: Collected(self.columns) for name in ("val_set", "calibration_set", "test_set")}
         )
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        exact = ("target_mean", "target_deviation", "half_widths")
+        applied_but(self, exact, lambda: super(MoleculeGraph2D, self)._apply(fn, recurse))
+        return self
+
     # --- data -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -162,6 +167,10 @@ class MoleculeGraph2D(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if self.hparams["descriptors"] in ("rdkit", "both"):
             prepare(getattr(data, "all_smiles", ()))
+        if self.hparams["task"] != "regression" and getattr(data, "calibration_set", None) is not None:
+            raise ValueError(
+                "intervals are of regression: leave data.init_args.calibration out, or set task: regression"
+            )
         if stage == "fit" and not bool(self.fitted):
             smiles, target = getattr(data, "train_smiles", None), getattr(data, "train_target", None)
             if smiles is None or target is None:
@@ -304,8 +313,6 @@ class MoleculeGraph2D(LightningModule):
         return values
 
     def _calibrate(self, values: Tensor) -> None:
-        if self.hparams["task"] != "regression":
-            raise ValueError("intervals are of regression; leave data.init_args.calibration out for classes")
         predicted, deviation, target = values
         sigma = self.sigma(deviation).clamp(min=_LEAST_VARIANCE)
         for column in range(self.columns):
@@ -385,8 +392,10 @@ class MoleculeGraph2D(LightningModule):
             train: training molecules, for the nearest of each.
 
         Raises:
-            ValueError: naming a text that is no molecule.
+            ValueError: naming a text that is no molecule, or for none.
         """
+        if not smiles:
+            raise ValueError("no SMILES are given")
         known = []
         for number, text in enumerate(smiles):
             found = chem().MolFromSmiles(text) if text.strip() else None
