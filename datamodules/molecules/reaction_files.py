@@ -111,7 +111,7 @@ def kept(name: str, make: Callable[[], Iterable[Reaction]]) -> list[Reaction]:
     if path.is_file():
         rows = [text.split("\t") for _, text in text_lines(path)]
         if rows and all(len(row) == 5 for row in rows):
-            return [Reaction(*row[:4], tuple(filter(None, row[4].split(" ")))) for row in rows]
+            return [Reaction(a, b, c, d, tuple(filter(None, e.split(" ")))) for a, b, c, d, e in rows]
     found = [*make()]
     lines = ("\t".join((r.reactants, r.product, r.reagents, r.kind, " ".join(r.blocks))) for r in found)
     try:

@@ -15,7 +15,8 @@ from zoo.molecules.likelihood import token_mean
 
 
 def test_tokens_per_second(record: Callable[[str, float], None], request: pytest.FixtureRequest) -> None:
-    """20 optimiser steps of 64 molecules, LSTM 1 x 152: the loop pads random molecules to the longest of all."""
+    """20 optimiser steps of 64 molecules, LSTM 1 x 152: the loop pads random molecules to the longest of
+    all."""
     quick = request.config.getoption("--quick")
     data = SmilesData(batch_size=64, longest=48)
     data.setup("fit")

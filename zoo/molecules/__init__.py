@@ -48,6 +48,9 @@ METHODS: tuple[Method, ...] = (
         page="molecules_strings",
         title="Language models of SMILES",
         about="De novo design: LSTM and GPT over SMILES or SELFIES (Segler et al. 2018; MOSES 2020)",
+        weights="strings.weights",
+        converts="transformers' GPT-2 folders with a word-level vocabulary of SMILES",
+        convert="smiles_lm",
         small=(
             {"vocab_size": 32, "width": 8, "layers": 1, "embedding": 4, "samples": 3, "test_samples": 4},
             {

@@ -16,8 +16,8 @@ from torch import Tensor, tensor
 
 import datamodules
 import zoo
-from zoo.nn.processes import evaluated
 from zoo.ami.recovery import recovery_nll
+from zoo.nn.processes import evaluated
 
 PAD, BOS, EOS = 1, 2, 3
 SMALL: dict[str, Any] = {"variant": "gru", "vocab_size": 58, "width": 16, "samples": 2, "max_length": 6}

@@ -228,3 +228,50 @@ def test_too_long_molecules_for_the_positions_are_refused_before_training() -> N
         trainer.fit(zoo.SmilesLM(width=8, layers=1, vocab_size=data.vocab_size, max_length=40), data)
     assert UNK == 3
     assert BOS == 1
+
+
+# --- files of others --------------------------------------------------------------------------------------
+
+
+def gpt2(folder: Path, model: str = "WordLevel") -> tuple[Any, dict[str, int]]:
+    """A random GPT-2 of transformers with a vocabulary of tokens, saved as the library does."""
+    import json
+
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    names = ["[PAD]", "<bos>", "C", "</s>", "N", "[UNK]", "(", ")", "=", "O", "[nH]", "[MASK]"]
+    known = {name: i for i, name in enumerate(names)}
+    torch.manual_seed(3)
+    config = GPT2Config(vocab_size=12, n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=1,
+                        eos_token_id=3, pad_token_id=0, initializer_range=0.3)  # fmt: skip
+    theirs = GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": model, "vocab": known}}))
+    return theirs, known
+
+
+def test_a_gpt2_of_transformers_gives_the_same_logits(tmp_path: Path) -> None:
+    from zoo.hub.convert import read_foreign
+
+    theirs, known = gpt2(tmp_path)
+    weights, lines = read_foreign(tmp_path, "smiles_lm")
+    assert lines == ["GPT-2 of 2 layers of 8, 7 tokens of SMILES"]
+    ours = zoo.SmilesLM(**weights.hparams).eval()
+    ours.load_state_dict(weights.state_dict)
+    text = "C(=O)N"
+    ids = torch.tensor([[BOS, *ours.tokens.encoded(tokenised(text))]])
+    with torch.no_grad():
+        expected = theirs(torch.tensor([[1, *(known[t] for t in tokenised(text))]])).logits
+        found = ours.network(ids)
+    for token, i in ours.tokens.ids.items():
+        assert torch.allclose(found[..., i], expected[..., known[token]], atol=1e-5)
+    assert torch.allclose(found[..., EOS], expected[..., 3], atol=1e-5)
+    assert len(ours.sample(3)) == 3
+
+
+def test_a_vocabulary_of_pieces_is_refused(tmp_path: Path) -> None:
+    from zoo.hub.convert import read_foreign
+
+    gpt2(tmp_path, "BPE")
+    with pytest.raises(ValueError, match="its tokenizer is 'BPE'; read is one of whole tokens"):
+        read_foreign(tmp_path, "smiles_lm")

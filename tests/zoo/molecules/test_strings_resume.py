@@ -17,17 +17,19 @@ from processes import CLI, environment, largest_difference
 
 import zoo
 
-_TRAINER = ["--trainer.log_every_n_steps=1", "--trainer.val_check_interval=5", "--checkpoint.every_n_train_steps=4",
-            "--trainer.max_steps=11"]  # fmt: skip
+_TRAINER = ["--trainer.log_every_n_steps=1", "--trainer.val_check_interval=5",
+            "--checkpoint.every_n_train_steps=4", "--trainer.max_steps=11"]  # fmt: skip
 FLAGS = {
     "smiles_lm_blocks": [
         *(f"--model.init_args.{k}={v}" for k, v in {"width": 12, "layers": 2, "samples": 6}.items()),
-        "--data.init_args.batch_size=16", "--data.init_args.most_train=96", "--data.init_args.most_evaluated=8",
+        "--data.init_args.batch_size=16", "--data.init_args.most_train=96",
+        "--data.init_args.most_evaluated=8",
     ],
     "reactions_templates": [
         *(f"--model.init_args.{k}={v}" for k, v in
           {"width": 16, "layers": 1, "heads": 2, "hidden": 16, "max_length": 8, "beams": 2}.items()),
-        "--data.init_args.draws=400", "--data.init_args.most_evaluated=6", "--data.init_args.batch_tokens=600",
+        "--data.init_args.draws=400", "--data.init_args.most_evaluated=6",
+        "--data.init_args.batch_tokens=600",
         "--data.init_args.augment=true", "--data.init_args.held=0.1",
     ],
 }  # fmt: skip
@@ -66,10 +68,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(name: str, step: int, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLAGS)
 def test_two_processes_train_what_one_does(name: str, tmp_path: Path) -> None:
-    """A mean over the tokens of the global batch, whose halves have different numbers; molecules drawn by both.
-    Dropout is off: its masks belong to a process. SGD: Adam makes a rounding into a step."""
-    flags = [*FLAGS[name], *_TRAINER, "--model.init_args.dropout=0", "--model.init_args.optimizer=torch.optim.SGD",
-             "--model.init_args.optimizer.init_args.lr=0.1", "--trainer.enable_progress_bar=false",
+    """A mean over the tokens of the global batch, whose halves have different numbers; molecules drawn by
+    both. Dropout is off: its masks belong to a process. SGD: Adam makes a rounding into a step."""
+    flags = [*FLAGS[name], *_TRAINER, "--model.init_args.dropout=0",
+             "--model.init_args.optimizer=torch.optim.SGD",
+             "--model.init_args.optimizer.init_args.lr=0.1",
+             "--trainer.enable_progress_bar=false",
              "--trainer.gradient_clip_val=null"]  # fmt: skip
     one = run("fit", name, tmp_path / "one", *flags)
     two = [f"--trainer.default_root_dir={tmp_path / 'two'}", "--config=trainer/ddp", "--trainer.devices=2"]

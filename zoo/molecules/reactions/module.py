@@ -136,6 +136,7 @@ class ReactionTransformer(LightningModule):
         self.vocabulary = KeptText()
         self._tokens: tuple[str, TokenVocabulary] | None = None
         self._sums: dict[str, float] = {}
+        self._forward: list[ReactionTransformer] = []  # in a list it is no submodule
 
     # --- set-up -----------------------------------------------------------------------------------------
 
@@ -215,22 +216,30 @@ class ReactionTransformer(LightningModule):
 
     def _returned(self, candidates: Sequence[Sequence[str]], products: Sequence[str]) -> float:
         """Of how many products the forward weights find the product again from the first candidate."""
-        import zoo
+        forward = self._forward_weights()
+        firsts = [canonical(beams[0]) if beams else "" for beams in candidates]
+        asked = [(first, product) for first, product in zip(firsts, products, strict=True) if first]
+        made = forward.react([first for first, _ in asked], 1) if asked else []
+        found = (canonical(m[0]["smiles"]) == canonical(p) for m, (_, p) in zip(made, asked, strict=True))
+        return float(sum(found))
 
-        if getattr(self, "_forward", None) is None:
-            forward = zoo.load(self.hparams["round_trip"])
-            if type(forward).__name__ != "ReactionTransformer" or forward.hparams["direction"] != "forward":
+    def _forward_weights(self) -> ReactionTransformer:
+        """Those of ``round_trip``, no part of this module's own.
+
+        Raises:
+            ValueError: for weights of another kind.
+        """
+        if not self._forward:
+            import zoo
+
+            found = zoo.load(self.hparams["round_trip"])
+            if not isinstance(found, ReactionTransformer) or found.hparams["direction"] != "forward":
                 raise ValueError(
                     f"model.init_args.round_trip: {self.hparams['round_trip']} are no forward weights of a "
                     "ReactionTransformer"
                 )
-            object.__setattr__(self, "_forward", forward.to(self.device))
-        firsts = [canonical(beams[0]) if beams else "" for beams in candidates]
-        asked = [(first, product) for first, product in zip(firsts, products, strict=True) if first]
-        made = self._forward.react([first for first, _ in asked], 1) if asked else []  # type: ignore[operator]
-        return float(
-            sum(canonical(m[0]["smiles"]) == canonical(p) for m, (_, p) in zip(made, asked, strict=True) if m)
-        )
+            self._forward.append(found.to(self.device))
+        return self._forward[0]
 
     def on_validation_epoch_end(self) -> None:
         self._log("val")
