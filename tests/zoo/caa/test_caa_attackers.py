@@ -198,10 +198,10 @@ def rows_with(history: list[list[float]], best: list[float], checked: list[float
 
 def test_a_step_is_halved_where_the_loss_seldom_rose_or_the_best_stands_still() -> None:
     # the window of 4 after 5 of 8 iterations; in the second row it rises at each of them, in the first at 3
-    history = [[9.0, 1.0, 2.0, 3.0, 2.5, 0, 0, 0], [0.0, 1.0, 2.0, 3.0, 4.0, 0, 0, 0]]
+    history = [[0.0, 1.0, 2.0, 3.0, 2.5, 0, 0, 0], [0.0, 1.0, 2.0, 3.0, 4.0, 0, 0, 0]]
     rows = rows_with(history, best=[9.0, 4.0], checked=[9.0, 0.0], reduced=True)
     _check_steps(rows, 4, 4)
-    assert rows.reduced.tolist() == [True, False]  # 2 <= 3 < 4
+    assert rows.reduced.tolist() == [True, False]  # 3 <= 0.75 * 4 < 4
     assert rows.step.tolist() == pytest.approx([0.4, 0.8])
     assert rows.current.flatten().tolist() == [3.0, 1.0]  # goes on from its best point, with its gradient
     assert rows.gradient.flatten().tolist() == [5.0, 1.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,21 @@ def test_the_report_of_the_published_policy(tmp_path: Path, capsys: pytest.Captu
     assert info["dataset"] == "digits"
     assert (folder / "robustness_curve.png").stat().st_size > 3000
     assert "are right, under attack" in capsys.readouterr().out
+
+
+def test_an_image_fooled_at_one_radius_counts_at_all_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = RobustEvaluation(FILE, **SHORT, eps_curve=[0.3, 0.1, 0.2])
+    module.setup("test")
+    robust = {0.1: [0, 1, 1, 1], 0.2: [1, 0, 1], 0.3: [1, 1]}  # a number for each that is left
+
+    def attack(batch: dict[str, Tensor], eps: float) -> tuple[Tensor, Any]:
+        assert len(batch["label"]) == len(robust[eps])
+        return batch["image"], SimpleNamespace(robust=torch.tensor(robust[eps]).bool())
+
+    monkeypatch.setattr(module, "attack", attack)
+    five = torch.arange(5)
+    module._curve({"image": five, "label": five, "index": five}, torch.tensor([1, 1, 0, 1, 1]).bool())
+    assert [float(module.sums[f"of_curve_{i}"].compute()) for i in range(3)] == [3.0, 2.0, 2.0]
 
 
 def test_stored_images_give_the_same_number_at_any_batch_size(tmp_path: Path) -> None:

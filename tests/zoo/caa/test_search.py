@@ -23,7 +23,9 @@ import datamodules
 import zoo
 from zoo.caa import greedy, nsga
 from zoo.caa.module import CAA, genome_of, key_of
+from zoo.caa.policy import Policy, Step
 from zoo.caa.space import Space
+from zoo.caa.victim import Victim
 from zoo.engine.checkpoint import step_checkpoints
 
 SMALL: dict[str, Any] = {"threat": "l2", "eps": 1.0, "population": 5, "longest": 8, "length": 2}
@@ -148,6 +150,41 @@ def test_a_hopeless_policy_is_measured_no_further_and_the_front_stays() -> None:
     assert all(rows[i][1] == 24 for i in nsga.fronts(cut.points())[0])
 
 
+def test_only_what_saw_all_images_makes_another_hopeless() -> None:
+    module = CAA(**SMALL, stop_hopeless=True)
+    module._held = [Victim(lambda x: x.flatten(1)[:, :10])]
+    genome = module.space.canonical(np.zeros(6, dtype=int))
+    key, cost = key_of(genome), module.space.policy(genome).backward(10)
+    module.images.fill_(24)
+    module.seen[0], module.correct[0] = 12, 9
+    for entry, hopeless in (
+        ([8, 24, cost], True), ([9, 24, cost - 1], True), ([9, 24, cost], False), ([10, 24, 0], False),
+        ([8, 24, cost + 1], False), ([0, 12, 0], False),
+    ):  # fmt: skip
+        module.archive = {"other": entry}
+        assert module._hopeless(0, key) is hopeless, entry
+
+
+def test_each_policy_has_draws_of_its_own_and_images_outside_the_range_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[list[int]] = []
+    monkeypatch.setattr("zoo.caa.module.run_policy", lambda *a: given.append(a[4].tolist()))
+    module = CAA(**SMALL)
+    module._held = [Victim(torch.nn.Flatten().eval())]
+    batch = {"image": torch.rand(3, 1, 8, 8), "label": torch.zeros(3).long(), "index": torch.arange(3)}
+    for steps in (5, 6, 5):
+        module.attack(Policy((Step("PGD", 1.0, steps),)), batch)
+    assert given[0] == given[2]
+    assert not set(given[0]) & set(given[1])
+    for image, words in (
+        (2 * batch["image"] - 1, r"run from -.* needs \[0, 1\]"),
+        (batch["image"] * 9, "needs"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            module.attack(Policy((Step("PGD", 1.0, 5),)), {**batch, "image": image})
+
+
 def test_single_attackers_are_tested_at_the_cost_of_the_best_policy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -169,6 +206,7 @@ def test_single_attackers_are_tested_at_the_cost_of_the_best_policy(
     assert lowest == pytest.approx(found["single"]["test/robust_accuracy"], abs=1e-4)
     costs = {p.steps[0].attacker: p.backward(10) for p in module.tested()}
     assert all(abs(c - best.backward(10)) <= 9 for c in costs.values())
+    assert costs["PGD"] == best.backward(10)
 
 
 def test_a_search_goes_on_amid_a_generation_to_the_bit(tmp_path: Path) -> None:
