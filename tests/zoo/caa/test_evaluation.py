@@ -177,7 +177,8 @@ def test_stored_images_give_the_same_number_at_any_batch_size(tmp_path: Path) ->
 def test_images_are_led_to_a_chosen_class(tmp_path: Path) -> None:
     module = RobustEvaluation(FILE, policy="multi_targeted_linf", eps=0.3, goal=7)
     data = datamodules.LabelledImages(eval_batch_size=40)
-    found = quiet_trainer(limit_test_batches=2).test(module, data, verbose=False)[0]
+    trainer = quiet_trainer(limit_test_batches=2, default_root_dir=tmp_path)
+    found = trainer.test(module, data, verbose=False)[0]
     assert found["test/nominal_backward"] == 12  # of one target
     (tmp_path / PARTS).mkdir()
     reached, right = 0, 0
