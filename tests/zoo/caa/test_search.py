@@ -22,7 +22,8 @@ from torch import Tensor
 import datamodules
 import zoo
 from zoo.caa import greedy, nsga
-from zoo.caa.module import CAA, genome_of, key_of
+from zoo.caa.archive import Archive, genome_of, key_of
+from zoo.caa.module import CAA
 from zoo.caa.policy import Policy, Step
 from zoo.caa.space import Space
 from zoo.caa.victim import Victim
@@ -68,7 +69,7 @@ def test_the_archive_holds_what_each_policy_reaches_whatever_the_batch() -> None
     best = min((c, b) for c, _, b in module.archive.values())
     assert best in [tuple(s) for s in module.scores.tolist()]
     assert module.best().backward(10) == best[1]
-    assert nsga.hypervolume(module.points()) >= nsga.hypervolume(module.objectives())
+    assert nsga.hypervolume(module.archive.points()) >= nsga.hypervolume(module.objectives())
 
 
 def test_a_policy_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,15 +115,15 @@ def test_greedy_takes_the_attacker_of_most_new_successes_per_backward_pass() -> 
     taken = {(pgd, 7, 0): 5, (pgd, 7, 7): 30, (ddn, 0, 7): 60}
     for genes, images in taken.items():
         archive[key_of((*genes, skip, 0, 0))][0] -= images
-    assert greedy.choose(space, tried, archive, key_of) == (pgd, 7, 0, skip, 0, 0)
+    assert greedy.choose(space, tried, archive) == (pgd, 7, 0, skip, 0, 0)
     archive[key_of((pgd, 7, 0, skip, 0, 0))][0] += 2  # 3 for 1 pass is less than 30 for 8
-    first = greedy.choose(space, tried, archive, key_of)
+    first = greedy.choose(space, tried, archive)
     assert first == (pgd, 7, 7, skip, 0, 0)
     after = greedy.candidates(space, first[:3])
     archive |= {key_of(space.canonical(g)): [60, 100, space.policy(g).backward(10)] for g in after}
-    assert greedy.choose(space, after, archive, key_of) is None  # nothing fools another image
+    assert greedy.choose(space, after, archive) is None  # nothing fools another image
     archive[key_of((pgd, 7, 7, ddn, 0, 1))][0] = 50
-    assert greedy.choose(space, after, archive, key_of) == (pgd, 7, 7, ddn, 0, 1)
+    assert greedy.choose(space, after, archive) == (pgd, 7, 7, ddn, 0, 1)
 
     module = CAA(threat="l2", eps=1.0, longest=4, length=2, strategy="greedy", mode="union")
     trainer = quiet_trainer(max_epochs=9, limit_val_batches=0)
@@ -147,7 +148,7 @@ def test_a_hopeless_policy_is_measured_no_further_and_the_front_stays() -> None:
         if key in whole.archive:
             assert whole.archive[key][0] >= right
     rows = list(cut.archive.values())
-    assert all(rows[i][1] == 24 for i in nsga.fronts(cut.points())[0])
+    assert all(rows[i][1] == 24 for i in nsga.fronts(cut.archive.points())[0])
 
 
 def test_only_what_saw_all_images_makes_another_hopeless() -> None:
@@ -161,7 +162,7 @@ def test_only_what_saw_all_images_makes_another_hopeless() -> None:
         ([8, 24, cost], True), ([9, 24, cost - 1], True), ([9, 24, cost], False), ([10, 24, 0], False),
         ([8, 24, cost + 1], False), ([0, 12, 0], False),
     ):  # fmt: skip
-        module.archive = {"other": entry}
+        module.archive = Archive(1000.0, {"other": entry})
         assert module._hopeless(0, key) is hopeless, entry
 
 
