@@ -291,6 +291,20 @@ def test_multi_targeted_aims_at_the_classes_ranked_second_to_tenth(monkeypatch: 
     assert [targets[0] for targets in aimed[::2]] == ranked[1:10]
 
 
+def test_fab_goes_on_to_its_goal_where_a_third_class_leads() -> None:
+    """z_2 passes z_y at 1/7 of brightness more, but z_1 only at 1/4."""
+
+    def classify(x: Tensor) -> Tensor:
+        s = x.flatten(1).mean(1) - 0.5
+        return torch.stack([1 - 5 * s, 0 * s + 0.5, 2 * s], 1)
+
+    images, zero = torch.full((2, *SHAPE), 0.5), torch.zeros(2).long()
+    start = Start(images, images, zero, draws.image_keys(0, torch.arange(2)), zero + 2)
+    found = ATTACKERS["FAB-T"].run(Victim(classify), start, Setting(0.4, 10, Ball("linf", 0.4)))
+    assert classify(found.image).argmax(1).tolist() == [2, 2]
+    assert largest(found.image - images).max() < 0.27
+
+
 def test_fab_oversteps_the_plane_by_a_twentieth() -> None:
     start = Start(*[torch.full((1, 1, 1, 2), 0.5)] * 2, torch.zeros(1), torch.zeros(1))
     x, slope = start.image, torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
@@ -331,6 +345,7 @@ def test_the_losses_of_cw_and_cwl2() -> None:
     assert losses.carlini_wagner_to(z[:1], torch.tensor([2])).item() == 5.0
     start = Start(z, z, y, y, torch.tensor([1, 0]))
     assert start.lead(z).tolist() == [-2.0, -91.0]
+    assert start.carlini_wagner(z).tolist() == [2.0, 1.0 + 90.0]
     assert start.reached(z).tolist() == [False, False]
     assert start.entropy(z)[0].item() == pytest.approx(-math.log(1 + math.exp(2) + math.exp(-3)), abs=1e-5)
     four = torch.tensor([[3.0, 1.0, 0.0, -1.0]])  # of goal 2 the best other class is 0: (0 - 3) / 3.5

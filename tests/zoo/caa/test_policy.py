@@ -233,7 +233,7 @@ def test_a_goal_is_reached_or_not_and_costs_one_target(model: nn.Module, images:
     z = victim.logits(images)
     labels = z.argmax(dim=1)
     short = [{"attacker": "MultiTargeted", "steps": 6}, {"attacker": "PGD", "steps": 6}]
-    means = {"next": (labels + 1) % 10, "least_likely": z.argmin(dim=1), 3: torch.full((N,), 3), None: None}
+    means = {"next": (labels + 1) % 10, "least_likely": z.argmin(dim=1), 2: torch.full((N,), 2), None: None}
     for mode in MODES:
         for goal, aim in means.items():
             for early in (True, False):

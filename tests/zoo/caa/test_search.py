@@ -103,6 +103,15 @@ def test_random_search_measures_as_many_as_it_may() -> None:
     assert len(few.archive) == 3
 
 
+def test_what_is_drawn_anew_was_not_tried() -> None:
+    space, random = Space("l2", length=1, longest=1), np.random.default_rng(0)
+    every = sorted({key_of(space.canonical(g)) for g in space.random(3000, random)})
+    archive = Archive(1000.0, {key: [1, 2, 3] for key in every[2:]})
+    drawn = {key_of(space.canonical(g)) for g in archive.untried(space, 60, random)}
+    assert drawn == set(every[:2])
+    assert len(archive.untried(space, 1, random)) == 1
+
+
 def test_greedy_takes_the_attacker_of_most_new_successes_per_backward_pass() -> None:
     space = Space("l2", length=2, longest=8, mode="union")
     names = [a.name for a in space.attackers]
