@@ -85,8 +85,8 @@ def read_token_lines(source: Path, target: Path) -> list[Reaction]:
     The texts stay as they are, for the authors made them canonical.
 
     Raises:
-        FileNotFoundError, ValueError: for files that are missing, of different lengths, or have an empty
-        line.
+        FileNotFoundError, ValueError: for files that are missing, of different lengths, or have an
+            empty line.
     """
     sides = [[(n, "".join(text.split())) for n, text in text_lines(path)] for path in (source, target)]
     if len(sides[0]) != len(sides[1]):

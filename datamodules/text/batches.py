@@ -145,8 +145,7 @@ class LikeLengths(GlobalBatchSampler):
         lengths: (N,) tokens of each item.
         batch_size: global batch.
         pool: batches that are sorted together.
-        **options: of :class:`datamodules.loading.sampling.GlobalBatchSampler`, without the last partial
-        batch.
+        **options: of :class:`datamodules.loading.sampling.GlobalBatchSampler`, but for ``drop_last``.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, pool: int = 50, **options: Any) -> None:
