@@ -1,0 +1,1 @@
+"""Reaction prediction as translation."""
