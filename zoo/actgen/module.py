@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from zoo.actgen import settings
 from zoo.actgen.augmentation import Augmenting, weighted_loss
@@ -50,6 +50,8 @@ from zoo.randomness import derived_seed, global_seed
 from zoo.reports import class_names_of
 
 _PREDICTED = 767
+_FEW_CLASSES = 20
+"""Up to so many, ``test`` tells the accuracy of each."""
 
 
 def counts(step: int, counted: int, last: bool) -> bool:
@@ -215,6 +217,7 @@ class ActGen(LightningModule):
         self._augmenting = Augmenting(self.hparams)
         for stage in ("val", "test"):
             self.add_module(f"{stage}_accuracy", MulticlassAccuracy(num_classes, average="micro"))
+        self.test_counts = MulticlassStatScores(num_classes, average="none")
         self._guides: list[tuple[Tensor, Tensor]] = []
         self._generator: Generator | None = None
         self._judge: LightningModule | None = None
@@ -328,13 +331,14 @@ class ActGen(LightningModule):
             refuse_processes(self, "makes its variants of a test together", " for test")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+        self.test_counts.update(self._evaluate(batch, "test"), batch["label"])
         if self.hparams["test_variants"] != "none":
             self._guides.append((batch["image"].cpu(), batch["label"].cpu()))
 
     def on_test_epoch_end(self) -> None:
         """Variants of images that are spread over the test set, see :mod:`zoo.actgen.evaluation`."""
         h = self.hparams
+        self._tell_classes()
         if h["test_variants"] == "none":
             return
         images, labels = (torch.cat(parts) for parts in zip(*self._guides, strict=True))
@@ -347,7 +351,15 @@ class ActGen(LightningModule):
         found = measured(made, images, chosen)
         self.log_dict({f"test/variant_{k}": v for k, v in found.items()})
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+    def _tell_classes(self) -> None:
+        """Accuracy of each class that the test has images of, where classes are few."""
+        right, images = self.test_counts.compute()[:, [0, 4]].unbind(dim=1)  # of all processes
+        self.test_counts.reset()
+        if len(images) <= _FEW_CLASSES:
+            for k in images.nonzero().flatten().tolist():
+                self.log(f"test/class_{k}_accuracy", float(right[k] / images[k]))
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
         scores = self(batch["image"]).float()
         metric: Any = getattr(self, f"{stage}_accuracy")
         metric.update(scores, batch["label"])
@@ -355,6 +367,7 @@ class ActGen(LightningModule):
         loss = F.cross_entropy(scores, batch["label"])
         self.log(f"{stage}/accuracy", metric, on_epoch=True, prog_bar=True, batch_size=many)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=many, sync_dist=True)
+        return scores
 
     # --- variants ---------------------------------------------------------------------------------------
 
