@@ -65,7 +65,8 @@ def test_the_set_grows_and_its_images_have_places(tmp_path: Path) -> None:
     assert batch["generated"].tolist() == [False, True, True]
     assert batch["label"].tolist()[1:] == [3, 9]
     assert torch.allclose(batch["image"][1], torch.full((1, 8, 8), 0.2))
-    assert len(data.known_pixels(3)) == 1 + sum(data.images.labels == 3)
+    near = data.near_pixels(3, torch.zeros(1, 8, 8), 0.02)  # of images in memory all are looked at
+    assert len(near) == 1 + sum(data.images.labels == 3)
     data.give_back()
     assert len(data.train_set) == 302
     returned = data.train_set.__getitems__([(0, i) for i in range(242, 302)])
@@ -115,7 +116,6 @@ def test_the_official_layouts(tmp_path: Path) -> None:
     assert batch["image"].shape == (2, 3, 24, 24)
     assert not torch.equal(batch["image"][0], batch["image"][1])  # another crop in another epoch
     assert torch.equal(listed.train_set.__getitems__([(1, 1)])["image"][0], batch["image"][1])
-    assert listed.known_pixels(0) is None
     own = ready(source="folder", root=str(tmp_path / "folder"), size=16, held_out=2, batch_size=2)
     assert (own.num_classes, len(own.train_set), len(own.test_set)) == (3, 10, 12)
 
