@@ -20,6 +20,7 @@ import zoo
 from zoo.actgen import manifest
 from zoo.actgen.making import Maker
 from zoo.actgen.manifest import Row
+from zoo.actgen.mining import asked
 from zoo.actgen.module import ActGen
 from zoo.actgen.variation import Variation
 
@@ -102,7 +103,7 @@ def test_mining_leaves_the_classifier_as_it_was() -> None:
     assert isinstance(module, ActGen)
     maker = Maker(module.hparams, module.maker().generator, network)
     images = torch.rand(2, 1, 8, 8)
-    maker.make(module._asked([1, 2], [3, 4]), images)
+    maker.make(asked("full", [1, 2], [3, 4]), images)
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in before.items())
     assert [m.training for m in network] == [True, False, True, True, True]
     assert all(p.grad is None for p in network.parameters())

@@ -62,7 +62,7 @@ def plot_over(claim: Claim, over: Over, results: Results, path: Path) -> None:
     metrics = [*_shown(claim, results), SECONDS]
     places = list(over.values) if over.is_number else list(range(len(over.values)))
     # side by side, so that no bar hides another
-    apart = 0.008 * (max(places) - min(places)) if over.is_number else 0.02  # type: ignore[type-var, operator]
+    apart = 0.008 * (max(places) - min(places)) if over.is_number else 0.02  # type: ignore[operator]
     with drawing(path, 1, len(metrics), dpi=110, figsize=(4.4 * len(metrics), 4), squeeze=False) as (
         figure,
         axes,
