@@ -46,7 +46,8 @@ class ActiveGeneration(SplitModule):
 
     Args:
         source: ``digits`` (scikit-learn's, in a fixed permutation: 900 for a generator, 300 for the
-            classifier, 597 for the test), ``cifar10``, ``cifar100`` (the python version), ``imagenet``
+            classifier, 597 for the test; with 8 bits, as generated ones have in their files, within 1 / 510
+            of the x / 16 of :class:`datamodules.LabelledImages`), ``cifar10``, ``cifar100`` (the python version), ``imagenet``
             (``meta/train.txt`` and ``meta/val.txt`` with lines ``relative/path label``, relative to
             ``train/`` and ``val/``, and, for prompts, ``meta/classes.txt``, a name or a synset with its names
             a line), ``folder``

@@ -217,6 +217,22 @@ def test_what_excludes_itself_is_refused_in_a_line() -> None:
             ActGen(**{**small, **given})
 
 
+def test_digits_of_8_bits_and_of_16_values_are_the_same_to_a_classifier() -> None:
+    """Of active generation, and of labelled images."""
+    data, labelled = datamodules.ActiveGeneration(), datamodules.LabelledImages(test_items="all")
+    data.setup("test")
+    labelled.setup("test")
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    ours = data.test_set.__getitems__(range(597))
+    theirs = labelled.test_set.__getitems__(order[1200:].tolist())
+    assert torch.equal(ours["label"], theirs["label"])
+    assert 0 < float((ours["image"] - theirs["image"]).abs().max()) < 1 / 510 + 1e-6
+    for name in ("actgen_digits", "actgen_judge_digits"):
+        with torch.no_grad():
+            classes = [zoo.load(name)(batch["image"]).argmax(dim=1) for batch in (ours, theirs)]
+        assert torch.equal(*classes)
+
+
 def test_variants_of_ones_own_images_are_the_same_alone() -> None:
     module = zoo.load("actgen_digits")
     assert isinstance(module, ActGen)
