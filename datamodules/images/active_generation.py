@@ -47,11 +47,10 @@ class ActiveGeneration(SplitModule):
     Args:
         source: ``digits`` (scikit-learn's, in a fixed permutation: 900 for a generator, 300 for the
             classifier, 597 for the test; with 8 bits, as generated ones have in their files, within 1 / 510
-            of the x / 16 of :class:`datamodules.LabelledImages`), ``cifar10``, ``cifar100`` (the python version), ``imagenet``
-            (``meta/train.txt`` and ``meta/val.txt`` with lines ``relative/path label``, relative to
-            ``train/`` and ``val/``, and, for prompts, ``meta/classes.txt``, a name or a synset with its names
-            a line), ``folder``
-            (``train/CLASS/NAME.jpg`` and ``val/CLASS/NAME.jpg``; folders are the names of the classes).
+            of the x / 16 of :class:`datamodules.LabelledImages`), ``cifar10``, ``cifar100`` (the python
+            version), ``imagenet`` (``meta/train.txt`` and ``meta/val.txt`` with lines
+            ``relative/path label``, relative to ``train/`` and ``val/``, and, for prompts,
+            ``meta/classes.txt``, a name or a synset with its names a line), ``folder`` (``train/CLASS/NAME.jpg`` and ``val/CLASS/NAME.jpg``; folders are the names of the classes).
         root: folder of the files; defaults to ``$ZOO_DATA`` or ``data``, with the archive's own name.
         part: of the digits: the ``classifier``'s, or the ``generator``'s 900.
         held_out: images held out; null is 60 of the digits, 5,000 of CIFAR, 10,000 of ImageNet, a tenth of
@@ -59,6 +58,8 @@ class ActiveGeneration(SplitModule):
         per_class: real training images of each class, drawn by the seed; null is all. The held-out part is
             taken from these.
         size: side of the pictures of ``imagenet`` and ``folder``.
+        random_crops: train on random parts of these, as of ImageNet; false shows them as the evaluation does,
+            which a generator and small pictures need.
         predict_items: guides that ``zoo predict`` shows variants of.
         batch_size: global training batch, over all devices.
         eval_batch_size: global batch of validation, test, prediction and mining.
@@ -71,7 +72,7 @@ class ActiveGeneration(SplitModule):
         "source": {
             "root": ("cifar10", "cifar100", "imagenet", "folder"),
             "part": ("digits",),
-            "size": ("imagenet", "folder"),
+            **dict.fromkeys(("size", "random_crops"), ("imagenet", "folder")),
         },
         "part": {"held_out": ("classifier",), "per_class": ("classifier",)},
     }
@@ -84,6 +85,7 @@ class ActiveGeneration(SplitModule):
         held_out: ManyOrZero | None = None,
         per_class: Many | None = None,
         size: Size = 224,
+        random_crops: bool = True,
         predict_items: Many = 24,
         batch_size: Many = 32,
         eval_batch_size: Many = 256,
@@ -94,7 +96,7 @@ class ActiveGeneration(SplitModule):
         check_choice("source", source, Source)
         check_choice("part", part, Part)
         check_variants(ActiveGeneration, locals())
-        self.source, self.part, self.size = source, part, size
+        self.source, self.part, self.size, self.random_crops = source, part, size, random_crops
         self.held_out, self.per_class, self.predict_items = held_out, per_class, predict_items
         self.root = data_folder(root, _DEFAULT.get(source, "imagenet"))
         self.shape = _SHAPES.get(source, (3, size, size))
@@ -113,7 +115,7 @@ class ActiveGeneration(SplitModule):
     def setup(self, stage: str) -> None:
         if self._split_done:
             return
-        found = read_source(self.source, self.root, self.size, self.part)
+        found = read_source(self.source, self.root, self.size, self.random_crops, self.part)
         self.images, test = found.train, found.test
         self.class_names, self.names_told = found.class_names, found.names_told
         self.num_classes = len(found.class_names)

@@ -39,13 +39,14 @@ class Found:
     names_told: bool = True
 
 
-def read_source(source: Source, root: Path, size: int, part: Part) -> Found:
+def read_source(source: Source, root: Path, size: int, random_crops: bool, part: Part) -> Found:
     """Images of a source.
 
     Args:
         source: see :class:`datamodules.ActiveGeneration`.
         root: folder of the files.
         size: side of pictures in files.
+        random_crops: of the training with these.
         part: of the digits.
 
     Raises:
@@ -55,7 +56,7 @@ def read_source(source: Source, root: Path, size: int, part: Part) -> Found:
         return read_digits(part)
     if source in ("cifar10", "cifar100"):
         return _cifar(root, source == "cifar10")
-    return _listed(root, size) if source == "imagenet" else _folders(root, size)
+    return (_listed if source == "imagenet" else _folders)(root, size, random_crops)
 
 
 def read_digits(part: Part) -> Found:
@@ -83,7 +84,7 @@ def _cifar(root: Path, ten: bool) -> Found:
     return Found(made[0], made[1], read_cifar_names(path, names, 10 if ten else 100))
 
 
-def _listed(root: Path, size: int) -> Found:
+def _listed(root: Path, size: int, random_crops: bool) -> Found:
     path = root / "meta" / "classes.txt"
     names = read_class_names(path) if path.is_file() else None
     twice, many = Counter(names or [""]).most_common(1)[0]
@@ -93,17 +94,17 @@ def _listed(root: Path, size: int) -> Found:
     count = int(train[1].max()) + 1 if names is None else len(names)
     held = read_meta(root / "meta" / "val.txt", count)
     made = [
-        FileImages(root / part, paths, torch.from_numpy(labels), size)
+        FileImages(root / part, paths, torch.from_numpy(labels), size, random_crops)
         for part, (paths, labels) in (("train", train), ("val", held))
     ]
     return Found(made[0], made[1], names or [str(i) for i in range(count)], names is not None)
 
 
-def _folders(root: Path, size: int) -> Found:
+def _folders(root: Path, size: int, random_crops: bool) -> Found:
     train, held = (FolderImages(root / part, size, flip=False) for part in ("train", "val"))
     if train.classes != held.classes:
         raise ValueError(f"{root}: train and val have other class folders, so labels would differ")
-    made = [FileImages(d.root, d.paths, d.labels, size) for d in (train, held)]
+    made = [FileImages(d.root, d.paths, d.labels, size, random_crops) for d in (train, held)]
     return Found(made[0], made[1], [name.replace("_", " ") for name in train.classes])
 
 

@@ -121,6 +121,21 @@ def test_the_official_layouts(tmp_path: Path) -> None:
     assert (own.num_classes, len(own.train_set), len(own.test_set)) == (3, 10, 12)
 
 
+def test_small_pictures_are_shown_whole_to_a_generator(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        fake_pictures(tmp_path / part, 2, 4)
+    data = ready(source="folder", root=str(tmp_path), size=16, held_out=2, batch_size=2, random_crops=False)
+    members = data.train_set.members
+    shown = data.train_set.__getitems__([(3, i) for i in range(len(members))])
+    assert torch.equal(shown["image"], data.images.evaluated(members))
+    made = tmp_path / "made.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(made)
+    data.append([made], [1])
+    last = data.train_set.__getitems__([(3, len(members))])["image"][0]
+    assert torch.equal((last * 255).round().to(torch.uint8), torch.from_numpy(pixels).permute(2, 0, 1))
+
+
 def test_real_images_of_each_class(tmp_path: Path) -> None:
     data = ready(per_class=10)
     assert (len(data.train_set), len(data.held_out_set)) == (80, 20)
