@@ -50,7 +50,8 @@ class ActiveGeneration(SplitModule):
             of the x / 16 of :class:`datamodules.LabelledImages`), ``cifar10``, ``cifar100`` (the python
             version), ``imagenet`` (``meta/train.txt`` and ``meta/val.txt`` with lines
             ``relative/path label``, relative to ``train/`` and ``val/``, and, for prompts,
-            ``meta/classes.txt``, a name or a synset with its names a line), ``folder`` (``train/CLASS/NAME.jpg`` and ``val/CLASS/NAME.jpg``; folders are the names of the classes).
+            ``meta/classes.txt``, a name or a synset with its names a line), ``folder``
+            (``train/CLASS/NAME.jpg`` and ``val/CLASS/NAME.jpg``; folders are the names of the classes).
         root: folder of the files; defaults to ``$ZOO_DATA`` or ``data``, with the archive's own name.
         part: of the digits: the ``classifier``'s, or the ``generator``'s 900.
         held_out: images held out; null is 60 of the digits, 5,000 of CIFAR, 10,000 of ImageNet, a tenth of
