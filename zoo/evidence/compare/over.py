@@ -98,7 +98,7 @@ def _read(path: Path, given: Any, arms: Mapping[Any, Any]) -> Over:
         not isinstance(values, list)
         or not 2 <= len(values) <= _MOST
         or not all(type(v) in (int, float, str) and _is_finite(v) for v in values)
-        or len({str(v).casefold() for v in values}) < len(values)
+        or min(len({str(v).casefold() for v in values}), len(set(values))) < len(values)
     ):
         raise ValueError(
             f"{path}: over: values must be 2 to {_MOST} different numbers or texts, got {str(values)[:80]}"
@@ -127,7 +127,7 @@ def _at(path: Path, entry: Any, over: Over) -> list[Any]:
     at = at if isinstance(at, list) else [at]
     if sides and not at:
         raise ValueError(f"{path}: predicate {entry}: at no value; leave `at` out for all")
-    if unknown := [value for value in at if value not in over.values]:
+    if unknown := [v for v in at if isinstance(v, bool) or v not in over.values]:
         known = ", ".join(map(str, over.values))
         raise ValueError(f"{path}: predicate at {unknown[0]!r}, but the values of `over` are {known}")
     if not sides and at:

@@ -93,6 +93,7 @@ def test_the_error_is_of_the_mean() -> None:
         ({"over": [1]}, "over is a mapping with flag, values"),
         ({"over": OVER | {"values": [10]}}, "values must be 2 to 100 different numbers or texts"),
         ({"over": OVER | {"values": [10, 10]}}, "different numbers"),
+        ({"over": OVER | {"values": [10, 10.0]}}, "different numbers"),
         ({"over": OVER | {"values": [10, math.inf]}}, "different numbers"),
         ({"over": OVER | {"values": ["../../x", "y"]}}, "must have no slash"),
         ({"over": OVER, "overrides": {FLAG: 3}}, "overrides gives data.init_args.train_items, which `over`"),
