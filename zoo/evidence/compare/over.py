@@ -54,12 +54,9 @@ def spread(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, Any], Over
     if (given := held.pop("over", None)) is None:
         return held, None
     over = _read(path, given, held["arms"])
-    quick = held.get("quick")
-    shared = (
-        {"overrides": held.get("overrides"), "quick": (quick or {}).get("overrides")}
-        if isinstance(quick, dict | None)
-        else {}
-    )
+    shared = {"overrides": held.get("overrides")}
+    if isinstance(quick := held.get("quick"), dict):
+        shared["quick"] = quick.get("overrides")
     for where, flags in (*shared.items(), *((f"arm {name!r}", own) for name, own in held["arms"].items())):
         if isinstance(flags, dict) and over.flag in _flags_of(flags):
             raise ValueError(f"{path}: {where} gives {over.flag}, which `over` gives; leave one of them out")
@@ -107,7 +104,7 @@ def _read(path: Path, given: Any, arms: Mapping[Any, Any]) -> Over:
         str(arm): tuple(path_part(f"{arm}_{value}", f"{path}: arm {arm!r} at {value!r}") for value in values)
         for arm in arms
     }
-    every = [name.casefold() for of_arm in names.values() for name in of_arm]
+    every = [f"{arm}_{value}".casefold() for arm in arms for value in values]
     if twice := sorted({name for name in every if every.count(name) > 1}):
         raise ValueError(f"{path}: over gives two arms the name {twice[0]!r}; rename one")
     return Over(flag, tuple(values), label, names)
