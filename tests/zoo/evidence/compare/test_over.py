@@ -108,7 +108,6 @@ def test_the_error_is_of_the_mean() -> None:
         ({"over": OVER, "predicates": [predicate(worse="nobody", at=10)]}, "names arm 'nobody'"),
         ({"over": OVER, "predicates": [predicate(at=[])]}, "at no value"),
         ({"over": OVER | {"values": [1, "1_1"]}, "arms": {"a": {}, "a_1": {}}}, "two arms the name 'a_1_1'"),
-        ({"over": OVER, "arms": {1: {}, "1": {}}}, "two arms the name '1_10'"),
         ({"predicates": [predicate(at=10)]}, "unexpected keyword argument 'at'"),
     ],
 )
