@@ -315,6 +315,16 @@ def test_what_makes_no_sense_is_refused() -> None:
             zoo.DEMI(**{**SMALL, **settings})
 
 
+def test_one_image_alone_has_no_negatives() -> None:
+    data = datamodules.LabelledImages(batch_size=1)
+    for more in ({}, {"objective": "infonce"}):
+        with pytest.raises(ValueError, match=r"batch_size is 1, but the other rows .* set 2 or more"):
+            quiet_trainer(max_steps=1, limit_val_batches=0).fit(zoo.DEMI(**SMALL, **more), data)
+    queued = zoo.DEMI(**SMALL, negatives="queue", queue_size=8)
+    quiet_trainer(max_steps=2, limit_val_batches=0).fit(queued, data)
+    assert int(queued.queue.place) == 2
+
+
 # --- probes and files -------------------------------------------------------------------------------------
 
 
@@ -336,6 +346,25 @@ def test_probes_by_hand() -> None:
     )
     assert found[:, 0].tolist() == [2, 3]
     assert 0 not in found[0].tolist()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, -1.0, 70.0])
+def test_a_feature_of_one_value_has_no_say_in_the_probe(value: float) -> None:
+    """The mean of many 0.7 is not 0.7: divided by that rounding, a test row's other value decides all."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    train, test = (torch.randn(200, 10, generator=g) + labels[:, None] for _ in range(2))
+    dead = torch.full((200, 5), value)
+    alive = dead + torch.rand(200, 5, generator=g)
+    without = linear_probe(train, labels, test, labels)
+    assert without > 0.9
+    with_it = linear_probe(torch.cat([train, dead], 1), labels, torch.cat([test, alive], 1), labels)
+    assert with_it == pytest.approx(without, abs=0.011)
+    # features are standardised, by the training rows: neither their unit nor the test rows matter
+    scaled = linear_probe(1e-9 * train + 3e-9, labels, 1e-9 * test[:40] + 3e-9, labels[:40])
+    assert scaled == pytest.approx(linear_probe(train, labels, test[:40], labels[:40]), abs=0.026)
+    shifted = test + 2
+    assert linear_probe(train, labels, shifted, labels) < without - 0.2
 
 
 def test_large_pictures_are_averaged_before_they_are_features() -> None:

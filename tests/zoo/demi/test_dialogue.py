@@ -15,6 +15,7 @@ import torch
 from commands import run
 from interruption import Killed, newest_checkpoint, run_differences
 from processes import CLI, environment, largest_difference
+from quiet import quiet_trainer
 from torch import Tensor
 
 import datamodules
@@ -322,6 +323,16 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], said: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_one_dialogue_alone_has_no_negatives() -> None:
+    for objective, fits in (("bo", False), ("var", False), ("none", True)):
+        model = model_of(objective=objective).train()
+        if fits:
+            quiet_trainer(max_steps=1, limit_val_batches=0).fit(model, data_of(batch_size=1))
+            continue
+        with pytest.raises(ValueError, match=r"batch_size is 1, but the other rows"):
+            quiet_trainer(max_steps=1, limit_val_batches=0).fit(model, data_of(batch_size=1))
+
+
 # --- runs -------------------------------------------------------------------------------------------------
 
 
@@ -349,8 +360,9 @@ def test_a_run_leaves_scores_and_responses(tmp_path: Path, capsys: pytest.Captur
     assert record["history"][-1] == "where do i live ?"
     model = zoo.load(str(newest_checkpoint(folder)))
     assert model.respond(record["history"]) == record["response"]
-    with pytest.raises(ValueError, match="with words"):
-        model.respond(["", "hm"])
+    for none in (["", "hm"], [], 3):
+        with pytest.raises(ValueError, match="with words"):
+            model.respond(none)
 
 
 @pytest.mark.slow
