@@ -323,6 +323,27 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], said: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_draws_belong_to_a_dialogue_and_to_no_place_in_a_batch() -> None:
+    model, batch = model_of(objective="none", decoding="sample", top_k=0), batch_of(6)
+    alone = {k: v[3:4] for k, v in batch.items() if isinstance(v, Tensor)}
+    ids, lengths, _ = model.responses(batch)
+    own, length, _ = model.responses(alone)
+    assert own[0, : int(length)].equal(ids[3, : int(lengths[3])])
+    same = {k: v[:1].expand(6, *v.shape[1:]) for k, v in alone.items()} | {"index": torch.arange(6)}
+    assert len({tuple(row) for row in model.responses(same)[0].tolist()}) > 1  # one history, six draws
+    same["index"] = torch.full((6,), 3)
+    assert len({tuple(row) for row in model.responses(same)[0].tolist()}) == 1
+
+
+def test_terms_near_their_ceiling_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    model, log_k = model_of(objective="bo"), math.log(64)
+    values = {"first": 0.96 * log_k, "second": 0.94 * log_k, "log_k": log_k}
+    model._tell_saturated({k: torch.tensor(v) for k, v in values.items()})
+    said = capsys.readouterr().out
+    assert "first is saturated: 3.993 of at most 4.159 nats" in said
+    assert "second" not in said
+
+
 def test_one_dialogue_alone_has_no_negatives() -> None:
     for objective, fits in (("bo", False), ("var", False), ("none", True)):
         model = model_of(objective=objective).train()
