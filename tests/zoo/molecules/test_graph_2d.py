@@ -25,6 +25,7 @@ from zoo.molecules.graph.descriptors import (
 )
 from zoo.molecules.graph.features import molecule_graph, side_by_side
 from zoo.molecules.graph.network import DMPNN
+from zoo.molecules.graph.probes import common_neighbours, linear_cka, ridge_r2
 from zoo.molecules.graph.scores import averaged, by_task, undefined
 from zoo.molecules.graph.uncertainty import (
     conformal_widths,
@@ -306,3 +307,25 @@ def test_scales_are_those_of_the_training_molecules_alone() -> None:
     assert np.abs(module.standardiser.mean.numpy()[kept] - bits.mean(axis=0)[kept]).max() < 1e-12
     everything = np.stack([ecfp(Chem.MolFromSmiles(s), True) for s in data.all_smiles])
     assert (everything.std(axis=0) > 0).sum() > kept.sum()
+
+
+def test_probes_of_known_features() -> None:
+    random = np.random.default_rng(0)
+    x, other = random.normal(size=(400, 6)), random.normal(size=(400, 6))
+    turn = np.linalg.qr(random.normal(size=(6, 6)))[0]
+    assert linear_cka(x, 3 * x @ turn + 1) == pytest.approx(1.0)  # rotations and scales do not matter
+    assert linear_cka(x, other) < 0.05
+    a, b = x - x.mean(0), other - other.mean(0)
+    by_columns = (a.T @ b) ** 2
+    expected = by_columns.sum() / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    assert linear_cka(x, other) == pytest.approx(expected)
+    y = np.stack([x[:, 0] + 2 * x[:, 1], other[:, 0], np.ones(400)], axis=1)
+    found = ridge_r2(x[:300], y[:300], x[300:], y[300:])
+    assert found[0] > 0.999
+    assert found[1] < 0.1
+    assert np.isnan(found[2])
+    wide = random.normal(size=(400, 500)) @ np.diag([1.0] * 2 + [1e-9] * 498)
+    narrow = ridge_r2(wide[:300, :2], wide[:300, :1], wide[300:, :2], wide[300:, :1])
+    assert narrow[0] > 0.999
+    assert common_neighbours(x, x) == 1.0
+    assert common_neighbours(np.eye(2, 20), np.fliplr(np.eye(2, 20))) < 1.0

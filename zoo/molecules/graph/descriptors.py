@@ -172,3 +172,10 @@ def nearest(smiles: Sequence[str], train: Sequence[str]) -> tuple[list[str], lis
         names.append(train[best])
         values.append(float(found[best]))
     return names, values
+
+
+def tanimoto(a: Any, b: Any) -> Any:
+    """Common bits over bits of either, (N, M); 1 for two molecules without a bit."""
+    common = a @ b.T
+    either = a.sum(axis=1)[:, None] + b.sum(axis=1)[None] - common
+    return np.where(either > 0, common / np.maximum(either, 1), 1.0)
