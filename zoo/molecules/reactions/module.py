@@ -11,15 +11,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from zoo.molecules.chemistry import chem
+from zoo.molecules.kept_tokens import KeptTokens
 from zoo.molecules.likelihood import sequence_nll, token_mean
 from zoo.molecules.reactions.report import PredictedReactions
 from zoo.molecules.reactions.scoring import copied, hits
 from zoo.molecules.strings.generation import canonical
 from zoo.molecules.tokens import BOS, EOS, PAD, UNK, TokenVocabulary, tokenised
-from zoo.nn.data_fit import DataSizes, check_fit, named, told
+from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.decoding import beam_search
 from zoo.nn.encoder_decoder import Transformer
-from zoo.nn.kept_text import KeptText
 from zoo.nn.optim import Noam, with_schedule
 from zoo.nn.parallel import refuse_sharding
 from zoo.nn.processes import evaluated, total
@@ -133,8 +133,7 @@ class ReactionTransformer(LightningModule):
             if arch == "copy"
             else _Predictor(vocab_size, width, layers, heads, hidden, dropout, PAD, tied)
         )
-        self.vocabulary = KeptText()
-        self._tokens: tuple[str, TokenVocabulary] | None = None
+        self.vocabulary = KeptTokens()
         self._sums: dict[str, float] = {}
         self._forward: list[ReactionTransformer] = []  # in a list it is no submodule
 
@@ -145,8 +144,7 @@ class ReactionTransformer(LightningModule):
         chem()
         check_fit(self)
         data = getattr(self.trainer, "datamodule", None)
-        if text := told(data, "vocabulary"):
-            self.vocabulary.fill(text, named(data))
+        self.vocabulary.take(data)
         if self.hparams["compile"] and self.hparams["arch"] == "transformer":
             for layer in (*self.network.encoder, *self.network.decoder):
                 layer.compile()
@@ -158,17 +156,8 @@ class ReactionTransformer(LightningModule):
 
     @property
     def tokens(self) -> TokenVocabulary:
-        """The vocabulary among the weights.
-
-        Raises:
-            ValueError: for weights without one.
-        """
-        text = self.vocabulary.text
-        if not text:
-            raise ValueError("these weights have no vocabulary: train them with datamodules.ReactionData")
-        if self._tokens is None or self._tokens[0] != text:
-            self._tokens = text, TokenVocabulary.of_document(text)
-        return self._tokens[1]
+        """The vocabulary among the weights."""
+        return self.vocabulary.tokens
 
     # --- training ---------------------------------------------------------------------------------------
 

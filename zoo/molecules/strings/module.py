@@ -12,14 +12,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from zoo.molecules.chemistry import chem
+from zoo.molecules.kept_tokens import KeptTokens
 from zoo.molecules.likelihood import sequence_nll, token_mean
 from zoo.molecules.strings.generation import canonical, scores, shares
 from zoo.molecules.strings.network import GPTLanguageModel, LSTMLanguageModel, nothing_read
 from zoo.molecules.strings.report import GeneratedMolecules
 from zoo.molecules.tokens import BOS, EOS, PAD, UNK, TokenVocabulary
-from zoo.nn.data_fit import DataSizes, check_fit, named, told
+from zoo.nn.data_fit import DataSizes, check_fit, told
 from zoo.nn.decoding import generate
-from zoo.nn.kept_text import KeptText
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_sharding
 from zoo.nn.processes import evaluated, gathered, place
@@ -108,8 +108,7 @@ class SmilesLM(LightningModule):
         sizes = {**settings_of(kind, self.hparams), "vocabulary": vocab_size}
         sizes |= {k: v if sizes[k] is None else sizes[k] for k, v in _SIZES[arch].items()}
         self.network: nn.Module = kind(**sizes)
-        self.vocabulary = KeptText()
-        self._tokens: tuple[str, TokenVocabulary] | None = None
+        self.vocabulary = KeptTokens()
         self._known: frozenset[str] | None = None
 
     # --- set-up -----------------------------------------------------------------------------------------
@@ -119,8 +118,7 @@ class SmilesLM(LightningModule):
         chem()
         check_fit(self)
         data = getattr(self.trainer, "datamodule", None)
-        if text := told(data, "vocabulary"):
-            self.vocabulary.fill(text, named(data))
+        self.vocabulary.take(data)
         longest = told(data, "longest")
         if longest is not None and longest + 1 > self.hparams["max_length"]:
             raise ValueError(
@@ -137,17 +135,8 @@ class SmilesLM(LightningModule):
 
     @property
     def tokens(self) -> TokenVocabulary:
-        """The vocabulary among the weights.
-
-        Raises:
-            ValueError: for weights without one.
-        """
-        text = self.vocabulary.text
-        if not text:
-            raise ValueError("these weights have no vocabulary: train them with datamodules.SmilesData")
-        if self._tokens is None or self._tokens[0] != text:
-            self._tokens = text, TokenVocabulary.of_document(text)
-        return self._tokens[1]
+        """The vocabulary among the weights."""
+        return self.vocabulary.tokens
 
     # --- training ---------------------------------------------------------------------------------------
 
