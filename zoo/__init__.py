@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from zoo.mbt.module import MBT as MBT
     from zoo.metrics.adm import ADMEvaluation as ADMEvaluation
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
+    from zoo.molecules.space.coulomb import CoulombRidge as CoulombRidge
+    from zoo.molecules.space.module import MoleculeRegressor3D as MoleculeRegressor3D
     from zoo.ner.module import ActiveNER as ActiveNER
     from zoo.nn.optim import EpochWarmupCosine as EpochWarmupCosine
     from zoo.nn.optim import Halving as Halving

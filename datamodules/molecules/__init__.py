@@ -1,4 +1,8 @@
 """Molecules: tables of SMILES with properties."""
 
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {
+    "MDTrajectory": "trajectory",
+    "QM9": "qm9",
+    "XYZFrames": "xyz",
+}
 """Public data modules -> the module of this package that defines them."""
