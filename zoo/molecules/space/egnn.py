@@ -82,7 +82,7 @@ class EGNN(nn.Module):
         """One-hot of the element times (z / z_max)^{0, 1, 2}, (N, 3 elements), element by element."""
         known = torch.tensor(self.elements, device=z.device)
         one_hot = (z[:, None] == known).to(self.embedding.weight)
-        charge = (z / known.max()).to(one_hot)
+        charge = z.to(one_hot) / known.max()
         powers = torch.stack([torch.ones_like(charge), charge, charge**2], dim=1)
         return (one_hot[:, :, None] * powers[:, None]).flatten(1)
 

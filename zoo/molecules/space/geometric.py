@@ -6,13 +6,56 @@ the atoms by itself; only its layers are used here. Forward passes take atomic n
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn.models.dimenet import DimeNetPlusPlus
+from torch_geometric.nn.models import dimenet, dimenet_utils, schnet
+from torch_geometric.nn.models.dimenet import DimeNetPlusPlus, Envelope
 from torch_geometric.nn.models.schnet import SchNet
 from torch_geometric.nn.models.visnet import EquivariantScalar, ViSNetBlock
 
 from zoo.molecules.space.neighbours import Edges, triplets
+
+
+@contextmanager
+def _in_place_of(module: Any, name: str, ours: Any) -> Iterator[None]:
+    """A constructor of torch-geometric takes a layer of ours for its own."""
+    theirs = getattr(module, name)
+    setattr(module, name, ours)
+    try:
+        yield
+    finally:
+        setattr(module, name, theirs)
+
+
+class Gaussians(nn.Module):
+    """exp(-(r - mu_k)^2 / (2 delta^2)), mu uniform on [start, stop] and delta their spacing: (E, count).
+
+    torch-geometric's reads its spacing off a tensor, which one without values cannot tell.
+    """
+
+    def __init__(self, start: float, stop: float, count: int) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.linspace(start, stop, count))
+        self.coeff = -0.5 * ((count - 1) / (stop - start)) ** 2
+
+    offset: Tensor
+
+    def forward(self, length: Tensor) -> Tensor:
+        """(E, count) of lengths (E,)."""
+        return torch.exp(self.coeff * (length[:, None] - self.offset).square())
+
+
+class ShiftedSoftplus(nn.Module):
+    """softplus(x) - ln 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of x."""
+        return nn.functional.softplus(x) - math.log(2)
 
 
 class SchNetAtoms(SchNet):
@@ -26,7 +69,11 @@ class SchNetAtoms(SchNet):
     """
 
     def __init__(self, hidden: int = 128, layers: int = 6, radial: int = 50, cutoff: float = 10.0) -> None:
-        super().__init__(hidden, hidden, layers, radial, cutoff, interaction_graph=_no_graph)
+        with (
+            _in_place_of(schnet, "GaussianSmearing", Gaussians),
+            _in_place_of(schnet, "ShiftedSoftplus", ShiftedSoftplus),
+        ):
+            super().__init__(hidden, hidden, layers, radial, cutoff, interaction_graph=_no_graph)
         for block in self.interactions:
             del block.mlp  # the convolution has the same filter network under another name
         del self.initial_atomref
@@ -66,17 +113,18 @@ class DimeNetAtoms(DimeNetPlusPlus):
         radial: int = 6,
         cutoff: float = 5.0,
     ) -> None:
-        super().__init__(
-            hidden_channels=hidden,
-            out_channels=1,
-            num_blocks=layers,
-            int_emb_size=max(1, hidden // 2),
-            basis_emb_size=8,
-            out_emb_channels=2 * hidden,
-            num_spherical=7,
-            num_radial=radial,
-            cutoff=cutoff,
-        )
+        with _in_place_of(dimenet, "SphericalBasisLayer", SphericalBasis):
+            super().__init__(
+                hidden_channels=hidden,
+                out_channels=1,
+                num_blocks=layers,
+                int_emb_size=max(1, hidden // 2),
+                basis_emb_size=8,
+                out_emb_channels=2 * hidden,
+                num_spherical=7,
+                num_radial=radial,
+                cutoff=cutoff,
+            )
 
     def forward(self, z: Tensor, edges: Edges) -> Tensor:
         """One number for each atom (N, 1)."""
@@ -95,6 +143,52 @@ class DimeNetAtoms(DimeNetPlusPlus):
             x = interaction(x, rbf, sbf, kj, ji)
             found = found + output(x, rbf, i, num_nodes=nodes)
         return found
+
+
+class SphericalBasis(nn.Module):
+    """u(x) sqrt(2) / |j_(l+1)(z_ln)| j_l(z_ln x) Y_l0(angle), x = r_kj / c: DimeNet's basis of triplets.
+
+    torch-geometric writes each function out by sympy, which takes seconds, and loses digits where atoms are
+    near; here j_l and P_l follow from their recursions, in double precision.
+
+    Args:
+        spherical: l = 0 .. spherical - 1.
+        radial: n = 1 .. radial.
+        cutoff: c.
+        envelope_exponent: p - 1 of u.
+    """
+
+    def __init__(self, spherical: int, radial: int, cutoff: float = 5.0, envelope_exponent: int = 5) -> None:
+        super().__init__()
+        from scipy.special import spherical_jn
+
+        roots = torch.from_numpy(dimenet_utils.Jn_zeros(spherical, radial)).double()
+        scale = [
+            [math.sqrt(2) / abs(spherical_jn(d + 1, z)) for z in row] for d, row in enumerate(roots.tolist())
+        ]
+        self.spherical, self.cutoff = spherical, cutoff
+        self.envelope = Envelope(envelope_exponent)
+        self.roots, self.scale = roots, torch.tensor(scale, dtype=torch.float64)
+
+    def forward(self, length: Tensor, angle: Tensor, idx_kj: Tensor) -> Tensor:
+        """(T, spherical radial), of edges (E,) and triplets (T,)."""
+        x = length / self.cutoff
+        z = self.roots.to(x.device) * x.double()[:, None, None]  # (E, l, n)
+        before, now = torch.sin(z) / z, torch.sin(z) / z.square() - torch.cos(z) / z
+        bessel = [before[:, 0]]
+        for degree in range(1, self.spherical):
+            bessel.append(now[:, degree])
+            before, now = now, (2 * degree + 1) / z * now - before
+        radial = torch.stack(bessel, dim=1) * self.scale.to(x.device)
+        radial = self.envelope(x)[:, None, None] * radial.to(x.dtype)
+        c = torch.cos(angle)
+        legendre = [torch.ones_like(c), c]
+        for degree in range(1, self.spherical - 1):
+            legendre.append(((2 * degree + 1) * c * legendre[-1] - degree * legendre[-2]) / (degree + 1))
+        harmonic = torch.stack(
+            [math.sqrt((2 * d + 1) / (4 * math.pi)) * p for d, p in enumerate(legendre)], dim=1
+        )
+        return (radial[idx_kj] * harmonic[:, :, None]).flatten(1)
 
 
 class _GivenEdges(nn.Module):
