@@ -395,6 +395,8 @@ class MoleculeRegressor3D(LightningModule):
         per_atom = found.pop("mae_per_atom", None)
         if per_atom is not None and unit in IN_EV:
             found["mae_per_atom_meV"] = per_atom * 1000 * IN_EV[unit]
+        if stage == "test" and "force_mae" in found:
+            found["force_mae_log2"] = found["force_mae"].log2()  # a difference of 1 is half the error
         for name, value in found.items():
             shown = name in ("mae", "force_mae")
             self.log(f"{stage}/{name}", value, prog_bar=shown and stage == "val", sync_dist=True)
