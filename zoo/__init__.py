@@ -32,6 +32,7 @@ _NAMES: dict[str, str] = {
     "Noam": "zoo.nn.optim",
     "Triangular": "zoo.nn.optim",
     "WarmupCosine": "zoo.nn.optim",
+    "WarmupExponential": "zoo.nn.optim",
     "WarmupLinear": "zoo.nn.optim",
     "WarmupStableDecay": "zoo.nn.optim",
     "load": "zoo.hub.weights",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from zoo.nn.optim import Noam as Noam
     from zoo.nn.optim import Triangular as Triangular
     from zoo.nn.optim import WarmupCosine as WarmupCosine
+    from zoo.nn.optim import WarmupExponential as WarmupExponential
     from zoo.nn.optim import WarmupLinear as WarmupLinear
     from zoo.nn.optim import WarmupStableDecay as WarmupStableDecay
     from zoo.ras.module import RAS as RAS

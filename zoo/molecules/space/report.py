@@ -183,6 +183,7 @@ def _parity(path: Path, molecules: Sequence[dict[str, Any]], what: str, unit: st
             left.plot([low, high], [low, high], color="grey", lw=0.8)
             left.scatter(true, found, s=4 if len(true) > 200 else 12, alpha=0.4, linewidths=0)
             left.set(xlabel=f"true {name} ({of})", ylabel="predicted")
+            left.locator_params(nbins=5)
             error = found - true
             right.hist(error, bins=50)
             right.axvline(0, color="grey", lw=0.8)
@@ -222,7 +223,10 @@ def draw_forces(path: Path, m: dict[str, Any], unit: str) -> None:
                 u, v = (m[key] @ axes[:2].T * scale).T
                 axis.quiver(*flat.T, u, v, angles="xy", scale_units="xy", scale=1, color=colour, width=width,
                             zorder=3, label=words)  # fmt: skip
-        axis.set(aspect="equal", xticks=[], yticks=[])
+        tips = [flat + m[k] @ axes[:2].T * scale for k in ("forces", "true_forces") if k in m]
+        every = np.concatenate([flat, *tips])
+        low, high = every.min(axis=0) - 0.4, every.max(axis=0) + 0.4
+        limits = {"xlim": (low[0], high[0]), "ylim": (low[1], high[1])}
+        axis.set(aspect="equal", xticks=[], yticks=[], **limits)
         axis.set_title(f"{m['names']}: longest force {longest:.3g} {unit}/Angstrom", fontsize=9)
-        axis.margins(0.25)
-        axis.legend(fontsize=7, loc="best")
+        axis.legend(fontsize=7, loc="best", markerscale=0.5)
