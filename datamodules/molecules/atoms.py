@@ -116,7 +116,7 @@ class Atoms:
                 if close.any():
                     m, pair = np.argwhere(close)[0]
                     raise ValueError(
-                        f"{source}: atoms {a[pair] + 1} and {b[pair] + 1}"
+                        f"{source}: atoms {a[pair] + 1} and {b[pair] + 1} "
                         f"of {what} {chosen[m] + 1} lie in one place"
                     )
 
