@@ -2,6 +2,8 @@
 
 CLASSES: dict[str, str] = {
     "MDTrajectory": "trajectory",
+    "MoleculeNet": "table",
+    "MoleculeTable": "table",
     "QM9": "qm9",
     "XYZFrames": "xyz",
 }

@@ -8,6 +8,8 @@ from zoo.declaration import Family, Method, lazy
 
 FAMILY = Family("Molecules", page="molecules")
 
+_ESOL = {"class_path": "datamodules.MoleculeNet", "init_args": {"batch_size": 16}}
+_SOLUBILITY = ["measured log solubility in mols per litre"]
 _ETHANOL = {
     "class_path": "datamodules.MDTrajectory",
     "init_args": {"train": 40, "val": 10, "test": 10, "batch_size": 4},
@@ -15,6 +17,36 @@ _ETHANOL = {
 _SMALL_3D: dict[str, Any] = {"hidden": 8, "layers": 1, "forces": True}
 
 METHODS: tuple[Method, ...] = (
+    Method(
+        "MoleculeGraph2D",
+        "graph.module",
+        page="molecules_2d",
+        title="2-D graphs and descriptors",
+        about="Geometric deep learning on molecules (Atz et al., 2021): GIN, D-MPNN (Yang et al., 2019), "
+        "AttentiveFP, ECFP and rdkit descriptors beside them, ensembles, conformal intervals",
+        small=tuple(
+            {"targets": _SOLUBILITY, "hidden": 8, "ffn_hidden": 8, "depth": 2, **extra}
+            for extra in (
+                {"backbone": "dmpnn", "dmpnn_2019": True},
+                {"backbone": "gin", "head": "mve", "members": 2},
+                {"backbone": "attentivefp", "descriptors": "ecfp"},
+            )
+        ),
+        data=_ESOL,
+        weights="graph.weights",
+        converts="D-MPNN state dicts of chemprop 2 convert both ways",
+        convert="dmpnn",
+    ),
+    Method(
+        "DescriptorBaseline",
+        "graph.baseline",
+        page="molecules_2d",
+        small=tuple(
+            {"targets": _SOLUBILITY, "descriptors": "ecfp", "method": m, **extra}
+            for m, extra in (("random_forest", {"trees": 3}), ("kernel_ridge", {}))
+        ),
+        data=_ESOL,
+    ),
     Method(
         "MoleculeRegressor3D",
         "space.module",
