@@ -70,7 +70,6 @@ class MDTrajectory(AtomsModule):
             "root": ("md17", "rmd17"),
         },
         "split": {
-            "split_seed": ("random", "block", "official"),
             "split_number": ("official",),
             "block": ("block",),
         },

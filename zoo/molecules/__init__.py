@@ -68,9 +68,6 @@ METHODS: tuple[Method, ...] = (
         "CoulombRidge",
         "space.coulomb",
         page="molecules_3d",
-        title="Molecules in space",
-        about="Kernel ridge regression on Coulomb matrices (Rupp et al. 2012): the baseline in space without "
-        "learned features",
         data=_ETHANOL,
     ),
 )

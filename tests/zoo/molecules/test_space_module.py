@@ -129,6 +129,10 @@ def spring(k: float = 20.0) -> Any:
     return field
 
 
+def pulling(pos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return pos.sum() * 0, torch.tensor([[-9.0, 0, 0], [9, 0, 0]])
+
+
 def test_velocity_verlet_keeps_the_energy_and_sees_a_broken_bond() -> None:
     z, mass = torch.tensor([1, 6]), torch.tensor([1.008, 12.011])
     pos = torch.tensor([[0.0, 0, 0], [1.05, 0, 0]])
@@ -143,8 +147,7 @@ def test_velocity_verlet_keeps_the_energy_and_sees_a_broken_bond() -> None:
     stretch = (run_.positions[:, 1] - run_.positions[:, 0]).norm(dim=1)
     crossings = ((stretch[1:] - stretch.mean()) * (stretch[:-1] - stretch.mean()) < 0).sum()
     assert int(crossings) == pytest.approx(2 * 100 / period, abs=2)
-    pulled = velocity_verlet(lambda r: (r.sum() * 0, torch.tensor([[-9.0, 0, 0], [9, 0, 0]])), z, mass, pos, 60, 0.5,
-                             300.0, g)  # fmt: skip
+    pulled = velocity_verlet(pulling, z, mass, pos, 60, 0.5, 300.0, g)
     assert pulled.broken is not None
     assert 3 < pulled.broken < 60
 
