@@ -125,7 +125,7 @@ def test_a_training_step_against_a_plain_loop(
             losses["plain"].append(float(loss.detach()))
 
     times = interleaved({"zoo": ours_step, "plain": plain_step}, 1 if quick else 7, clock=time.process_time)
-    record(f"molecules_space/{backbone}_step_ratio", ratio(times, "zoo", "plain"))
+    record(f"step_ratio/{backbone}", ratio(times, "zoo", "plain"))
     assert losses["zoo"][-1] == pytest.approx(losses["plain"][-1], rel=1e-3)
 
 
@@ -157,8 +157,8 @@ def test_neighbours_from_20_to_5000_atoms(record: Record, request: pytest.Fixtur
         )
         for name in found:
             found[name][atoms] = min(times[name])
-            record(f"molecules_space/neighbours_{name}_{atoms}_ms", 1000 * found[name][atoms])
+            record(f"neighbours_ms/{name}/{atoms}", 1000 * found[name][atoms])
     if not quick:
         for name, times_ in found.items():
             slope = math.log(times_[5000] / times_[500]) / math.log(10)
-            record(f"molecules_space/neighbours_{name}_exponent", slope)
+            record(f"neighbours_exponent/{name}", slope)

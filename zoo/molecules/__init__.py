@@ -41,6 +41,8 @@ METHODS: tuple[Method, ...] = (
         "DescriptorBaseline",
         "graph.baseline",
         page="molecules_2d",
+        title="2-D graphs and descriptors",
+        about="scikit-learn on ECFP and rdkit descriptors: forest, ridge, kernel ridge, MLP",
         small=tuple(
             {"targets": _SOLUBILITY, "descriptors": "ecfp", "method": m, **extra}
             for m, extra in (("random_forest", {"trees": 3}), ("kernel_ridge", {}))

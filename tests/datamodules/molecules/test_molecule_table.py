@@ -204,6 +204,7 @@ def test_a_file_to_predict_names_its_lines(tmp_path: Path, name: str) -> None:
     assert np.isnan(batch["target"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="needs the sets of MoleculeNet in ZOO_DATA")
 @pytest.mark.parametrize(
     ("name", "unique", "parts"),

@@ -90,6 +90,8 @@ def test_two_processes_train_what_one_trains(arm: str, tmp_path: Path) -> None:
     two = tmp_path / "two" / CONFIG / "version_0"
     a, b = (torch.load(newest_checkpoint(f), weights_only=True) for f in (one, two))
     assert a["global_step"] == b["global_step"] == 10
+    widths = [x["state_dict"].pop("half_widths") for x in (a, b)]  # in units of a small deviation
+    assert torch.allclose(*widths, rtol=1e-3)
     distance = largest_difference(a["state_dict"], b["state_dict"])
     early = torch.load(two / "checkpoints/step=00000003.ckpt", weights_only=True)["state_dict"]
     name = "network.members.0.ffn.0.weight"

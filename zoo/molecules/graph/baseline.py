@@ -145,9 +145,9 @@ class DescriptorBaseline(LightningModule):
         h = self.hparams
         if self._models is None:
             state = derived_seed(_FIT, int(self.fitted_seed)) % 2**32
-            self.scaler = Standardiser(h["descriptors"])
+            self._scalers = (Standardiser(h["descriptors"]),)  # in a tuple it is no part of the weights
             raw = descriptors_of(train, h["descriptors"], h["chirality"])
-            self.scaler.fit(raw)
+            self._scalers[0].fit(raw)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # too few iterations: the scores show it
                 self._models = [
@@ -162,7 +162,7 @@ class DescriptorBaseline(LightningModule):
         bits = h["method"] == "kernel_ridge" and h["descriptors"] == "ecfp"
         if h["method"] == "random_forest" or bits:
             return np.clip(np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0), -1e30, 1e30)
-        return self.scaler(raw).double().cpu().numpy()
+        return self._scalers[0](raw).double().cpu().numpy()
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         if bool(self.fits.any()) and not dataloader_idx:
