@@ -14,6 +14,12 @@ _ETHANOL = {
     "class_path": "datamodules.MDTrajectory",
     "init_args": {"train": 40, "val": 10, "test": 10, "batch_size": 4},
 }
+_IN_SPACE: dict[str, Any] = {
+    "page": "molecules_3d",
+    "title": "Molecules in space",
+    "about": "Energies, forces and properties by SchNet, DimeNet++, ViSNet, EGNN and PaiNN, kernel ridge "
+    "regression beside them, after the review of Atz, Grisoni & Schneider (2021)",
+}
 _SMALL_3D: dict[str, Any] = {"hidden": 8, "layers": 1, "forces": True}
 
 METHODS: tuple[Method, ...] = (
@@ -52,10 +58,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         "MoleculeRegressor3D",
         "space.module",
-        page="molecules_3d",
-        title="Molecules in space",
-        about="Energies, forces and properties of molecules in space by SchNet, DimeNet++, ViSNet, EGNN and "
-        "PaiNN, after the review of Atz, Grisoni & Schneider (2021)",
+        **_IN_SPACE,
         small=(
             {**_SMALL_3D, "backbone": "painn"},
             {**_SMALL_3D, "backbone": "schnet", "chirality": True},
@@ -69,8 +72,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "CoulombRidge",
         "space.coulomb",
-        page="molecules_3d",
         data=_ETHANOL,
+        **_IN_SPACE,
     ),
 )
 
