@@ -62,6 +62,11 @@ def test_references_are_the_datas_or_fitted_where_compositions_vary(tmp_path: Pa
     sizes = data.train_set.compositions().sum(axis=1)
     assert float(units.mean) == pytest.approx((rest / sizes).mean())
     assert float(units.scale) == pytest.approx((rest - sizes * float(units.mean)).std())
+    charges = zoo.MoleculeRegressor3D(target="r2", unit="a0^2", **SMALL)
+    data = datamodules.QM9(target="r2", root=str(tmp_path), train=20, val=8, batch_size=4)
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(charges, data)
+    assert float(charges.network.units.scale) == 1
+    assert float(charges.network.units.mean) == 0
     fake_xyz(tmp_path / "a.xyz")
     frames = datamodules.XYZFrames(str(tmp_path / "a.xyz"), batch_size=4)
     module = zoo.MoleculeRegressor3D(unit="eV", **SMALL)

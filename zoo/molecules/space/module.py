@@ -82,7 +82,8 @@ class MoleculeRegressor3D(LightningModule):
             for energies of different molecules, fits them to the training set, as ``fit`` always does.
         centre: mean of the training set, by ``atom`` or ``molecule``, that the network need not learn.
         scale: ``forces``, root mean square of their components; ``sd`` or ``mad`` (mean absolute deviation)
-            of what references and centre leave; ``auto`` is ``forces`` with forces, else ``sd``.
+            of what references and centre leave; ``auto`` is ``forces`` with forces, else ``sd``, and
+            ``none`` of heads of charges and tensors, whose numbers have a unit of their own.
         loss: ``mse`` or ``l1``.
         energy_weight: of the energies' loss, with forces.
         force_weight: of the forces' loss.
@@ -240,14 +241,15 @@ class MoleculeRegressor3D(LightningModule):
             sizes = counts.sum(axis=1) if self.per_atom else np.ones(len(y))
             mean = 0.0 if h["centre"] == "none" else float((y / sizes).mean())
             y = y - mean * sizes
+        chosen = h["scale"]
+        if chosen == "auto":
+            chosen = "forces" if h["forces"] else "sd" if self.head == "scalar" else "none"
         scale = {
             "none": lambda: 1.0,
             "sd": lambda: float(y.std()),
             "mad": lambda: float(np.abs(y - y.mean()).mean()),
             "forces": train.force_rms,
-        }[
-            "forces" if h["forces"] and h["scale"] == "auto" else "sd" if h["scale"] == "auto" else h["scale"]
-        ]()
+        }[chosen]()
         if not scale or not np.isfinite(scale):
             raise ValueError("all training molecules have the same target: there is nothing to learn")
         units.references.copy_(torch.from_numpy(references))
