@@ -262,6 +262,26 @@ def test_mirror_images_differ_only_with_signed_volumes(backbone: Backbone) -> No
     assert float(force.sum(dim=1).abs().max()) < 1e-9
 
 
+@pytest.mark.parametrize("backbone", ["schnet", "painn"])
+def test_a_cell_twice_as_long_has_twice_the_energy(backbone: Backbone) -> None:
+    network, cell = opened(backbone), torch.diag(torch.tensor([6.0, 7.0, 6.5], dtype=torch.float64))
+    double = cell.clone()
+    double[0] *= 2
+    one = network(Z, POS, torch.zeros_like(Z), 1, cell[None]).number[0]
+    alone = network(Z, POS, torch.zeros_like(Z), 1).number[0]
+    assert float((one - alone).abs()) > 1e-3  # it sees its neighbours
+    z, pos = Z.repeat(2), torch.cat([POS, POS + cell[0]])
+    two = network(z, pos, torch.zeros_like(z), 1, double[None]).number[0]
+    assert float((two - 2 * one).abs()) < 1e-9
+    outside = POS.clone()
+    outside[3] += 2 * cell[1] - cell[2]
+    moved = network(Z, outside, torch.zeros_like(Z), 1, cell[None]).number[0]
+    assert float((moved - one).abs()) < 1e-9
+    mixed = network(torch.cat([Z, Z]), torch.cat([POS, POS]), torch.arange(2).repeat_interleave(13), 2,
+                    torch.stack([cell, torch.zeros(3, 3).double()])).number  # fmt: skip
+    assert float((mixed - torch.stack([one, alone])).abs().max()) < 1e-12
+
+
 @pytest.mark.parametrize("head", ["dipole", "vector_dipole", "polarisability"])
 def test_tensors_of_heads_turn_with_the_molecule(head: Any) -> None:
     network, rotation = opened("painn", head=head), turn()
