@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quiet import quiet_trainer
 from rdkit import Chem
 from rdkit.Chem import QED, Crippen, Descriptors, Lipinski, rdMolDescriptors
 
+import datamodules
 import zoo
 from zoo.molecules.graph import featurised
 from zoo.molecules.graph.descriptors import (
@@ -23,6 +25,7 @@ from zoo.molecules.graph.descriptors import (
 )
 from zoo.molecules.graph.features import molecule_graph, side_by_side
 from zoo.molecules.graph.network import DMPNN
+from zoo.molecules.graph.probes import common_neighbours, linear_cka, ridge_r2
 from zoo.molecules.graph.scores import averaged, by_task, undefined
 from zoo.molecules.graph.uncertainty import (
     conformal_widths,
@@ -275,3 +278,54 @@ def test_what_does_not_belong_together_is_refused() -> None:
         zoo.MoleculeGraph2D(task="classification", head="mve")
     with pytest.raises(ValueError, match=r"readout is sum, which backbone: attentivefp does not use"):
         zoo.MoleculeGraph2D(backbone="attentivefp", readout="sum")
+
+
+def test_scales_keep_their_digits_in_a_module_of_bfloat16() -> None:
+    module = small(descriptors="ecfp").float()
+    module.target_mean.fill_(1.23456789)
+    mean = module.standardiser.mean.clone()
+    module.bfloat16()
+    assert module.network.members[0].ffn[0].weight.dtype == torch.bfloat16
+    assert module.target_mean.item() == 1.23456789
+    assert torch.equal(module.standardiser.mean, mean)
+    found = module.predict_smiles(["CCO"])
+    assert found.predicted.dtype == torch.float64
+    with pytest.raises(ValueError, match="no SMILES are given"):
+        module.predict_smiles([])
+
+
+def test_scales_are_those_of_the_training_molecules_alone() -> None:
+    data = datamodules.MoleculeNet("esol", batch_size=50)
+    module = zoo.MoleculeGraph2D(
+        targets=["measured log solubility in mols per litre"], descriptors="ecfp", hidden=4, ffn_hidden=4
+    )
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(module, data)
+    assert module.target_mean.item() == pytest.approx(data.train_target.mean(), abs=1e-12)
+    bits = np.stack([ecfp(Chem.MolFromSmiles(s), True) for s in data.train_smiles])
+    kept = module.standardiser.kept.numpy()
+    assert (kept == (bits.std(axis=0) > 0)).all()  # a bit of the test molecules alone is dropped
+    assert np.abs(module.standardiser.mean.numpy()[kept] - bits.mean(axis=0)[kept]).max() < 1e-12
+    everything = np.stack([ecfp(Chem.MolFromSmiles(s), True) for s in data.all_smiles])
+    assert (everything.std(axis=0) > 0).sum() > kept.sum()
+
+
+def test_probes_of_known_features() -> None:
+    random = np.random.default_rng(0)
+    x, other = random.normal(size=(400, 6)), random.normal(size=(400, 6))
+    turn = np.linalg.qr(random.normal(size=(6, 6)))[0]
+    assert linear_cka(x, 3 * x @ turn + 1) == pytest.approx(1.0)  # rotations and scales do not matter
+    assert linear_cka(x, other) < 0.05
+    a, b = x - x.mean(0), other - other.mean(0)
+    by_columns = (a.T @ b) ** 2
+    expected = by_columns.sum() / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    assert linear_cka(x, other) == pytest.approx(expected)
+    y = np.stack([x[:, 0] + 2 * x[:, 1], other[:, 0], np.ones(400)], axis=1)
+    found = ridge_r2(x[:300], y[:300], x[300:], y[300:])
+    assert found[0] > 0.999
+    assert found[1] < 0.1
+    assert np.isnan(found[2])
+    wide = random.normal(size=(400, 500)) @ np.diag([1.0] * 2 + [1e-9] * 498)
+    narrow = ridge_r2(wide[:300, :2], wide[:300, :1], wide[300:, :2], wide[300:, :1])
+    assert narrow[0] > 0.999
+    assert common_neighbours(x, x) == 1.0
+    assert common_neighbours(np.eye(2, 20), np.fliplr(np.eye(2, 20))) < 1.0

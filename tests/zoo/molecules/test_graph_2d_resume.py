@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import run
 from covering import covering
+from fakes.molecule_tables import MOLECULES
 from interruption import Killed, newest_checkpoint, run_differences
 from processes import CLI, environment, largest_difference
 
@@ -74,12 +75,22 @@ def test_a_killed_baseline_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", list(ARMS))
+@pytest.mark.parametrize("arm", [*ARMS, "missing labels"])
 def test_two_processes_train_what_one_trains(arm: str, tmp_path: Path) -> None:
     """Without dropout, whose draws are each process's own, and with SGD: Adam makes whole steps of the
-    rounding noise of a bias before a batch norm."""
-    flags = [*ARMS[arm], "--model.init_args.dropout=0.0", "--model.init_args.optimizer=torch.optim.SGD"]
-    flags += ["--model.init_args.optimizer.init_args.lr=0.02", "--model.init_args.lr_scheduler=null"]
+    rounding noise of a bias before a batch norm. Labels are missing more often in one half of each batch."""
+    flags = list(ARMS.get(arm, ARMS["dmpnn"]))
+    if arm == "missing labels":
+        table = tmp_path / "labels.csv"
+        labels = [f"{i % 2},{'' if i % 3 else (i // 2) % 2}" for i in range(len(MOLECULES))]
+        rows = [f"{smiles},{label}" for smiles, label in zip(MOLECULES, labels, strict=True)]
+        table.write_text("\n".join(["smiles,a,b", *rows]) + "\n")
+        flags += ["--data.class_path=datamodules.MoleculeTable", f"--data.init_args.table={table}"]
+        flags += ["--data.init_args.task=classification", "--data.init_args.targets=[a, b]"]
+        flags += ["--data.init_args.batch_size=14", "--checkpoint.monitor=val/loss"]
+    flags += ["--model.init_args.dropout=0.0", "--model.init_args.optimizer=torch.optim.SGD"]
+    rate = 0.2 if arm == "missing labels" else 0.02
+    flags += [f"--model.init_args.optimizer.init_args.lr={rate}", "--model.init_args.lr_scheduler=null"]
     one = fit(tmp_path / "one", *flags)
     command = [sys.executable, str(CLI), "fit", f"--config={CONFIG}", *SETTINGS, *flags]
     command += [f"--trainer.default_root_dir={tmp_path / 'two'}"]

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from zoo.molecules.graph.descriptors import Descriptors, Standardiser, nearest
+from zoo.molecules.graph.descriptors import Descriptors, Standardiser, nearest, tanimoto
 from zoo.molecules.graph.featurised import descriptors_of, prepare
 from zoo.molecules.graph.report import MoleculePredictions
 from zoo.molecules.graph.scores import Task, averaged, by_task, undefined
@@ -268,10 +268,3 @@ def _kernel_ridge(h: Mapping[str, Any], x: Any, y: Any) -> Any:
         return np.clip(found, 0, 1) if clip else found
 
     return predict
-
-
-def tanimoto(a: Any, b: Any) -> Any:
-    """Common bits over bits of either, (N, M); 1 for two molecules without a bit."""
-    common = a @ b.T
-    either = a.sum(axis=1)[:, None] + b.sum(axis=1)[None] - common
-    return np.where(either > 0, common / np.maximum(either, 1), 1.0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ def ecfp(found: Any, chirality: bool = False) -> Any:
     return _generator(chirality).GetFingerprintAsNumPy(found)
 
 
+@lru_cache(maxsize=200_000)
 def ecfp_bits(smiles: str, chirality: bool = False) -> Any:
     """The same as rdkit's bit vector, for Tanimoto similarities."""
     return _generator(chirality).GetFingerprint(chem().MolFromSmiles(smiles))
@@ -70,6 +72,19 @@ def names_of(descriptors: Descriptors) -> list[str]:
     return bits + (rdkit_names() if descriptors in ("rdkit", "both") else [])
 
 
+def applied_but(module: nn.Module, exact: Sequence[str], apply: Callable[[], object]) -> None:
+    """``apply`` a change of device and type to a module, whose ``exact`` buffers only follow to the device.
+
+    A mean in bfloat16 has two digits, and a run in that type would lose the others without a word.
+    """
+    before = {name: module._buffers[name] for name in exact}
+    apply()
+    for name, value in before.items():
+        now = module._buffers[name]
+        if value is not None and now is not None and now.dtype != value.dtype:
+            module._buffers[name] = value.to(now.device)
+
+
 class Standardiser(nn.Module):
     """Descriptors on one scale: ``clip((d - mean) / sd, -5, 5)`` in float64, with NaN and infinity as 0.
 
@@ -95,6 +110,10 @@ class Standardiser(nn.Module):
         self.register_buffer("deviation", torch.zeros(width, dtype=torch.float64))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("version", torch.tensor(self._checksum()))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        applied_but(self, ("mean", "deviation"), lambda: super(Standardiser, self)._apply(fn, recurse))
+        return self
 
     def _checksum(self) -> int:
         return zlib.crc32("\n".join(self.names).encode())
@@ -153,3 +172,10 @@ def nearest(smiles: Sequence[str], train: Sequence[str]) -> tuple[list[str], lis
         names.append(train[best])
         values.append(float(found[best]))
     return names, values
+
+
+def tanimoto(a: Any, b: Any) -> Any:
+    """Common bits over bits of either, (N, M); 1 for two molecules without a bit."""
+    common = a @ b.T
+    either = a.sum(axis=1)[:, None] + b.sum(axis=1)[None] - common
+    return np.where(either > 0, common / np.maximum(either, 1), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,10 +15,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo.molecules.chemistry import chem
-from zoo.molecules.graph.descriptors import Descriptors, Standardiser, nearest, width_of
+from zoo.molecules.graph.descriptors import (
+    Descriptors,
+    Standardiser,
+    applied_but,
+    nearest,
+    tanimoto,
+    width_of,
+)
 from zoo.molecules.graph.features import ATOM_WIDTH, Features, GraphBatch
 from zoo.molecules.graph.featurised import descriptors_of, graphs_of, prepare
 from zoo.molecules.graph.network import Backbone, MoleculeEnsemble, MoleculeNetwork, Readout
+from zoo.molecules.graph.probes import common_neighbours, linear_cka, ridge_r2, write_probes
 from zoo.molecules.graph.report import MoleculePredictions
 from zoo.molecules.graph.scores import Collected, Task, averaged, by_task, undefined
 from zoo.molecules.graph.uncertainty import (
@@ -38,12 +47,13 @@ from zoo.nn.variants import Uses, refuse_unused
 
 Coverage = Annotated[int, Range(1, 99)]
 """Per cent, whole."""
+_PROBED = 256  # molecules of a batch
 _GRAPH = ("gin", "dmpnn", "attentivefp")
 _LEAST_VARIANCE = 1e-6
 _NONE = -1.0  # half width of a level that has no interval
 _USES: Uses = {
     **dict.fromkeys(("features", "hidden", "depth"), _GRAPH),
-    "fingerprints": _GRAPH,
+    **dict.fromkeys(("fingerprints", "probes"), _GRAPH),
     "readout": ("gin", "dmpnn"),
     "dmpnn_2019": ("dmpnn",),
     "chirality": {"backbone": _GRAPH, "descriptors": ("ecfp", "both")},
@@ -82,6 +92,8 @@ class MoleculeGraph2D(LightningModule):
         members: networks of a deep ensemble, trained side by side.
         coverage: per cent that the intervals of predictions are to cover.
         fingerprints: whether ``predict`` writes h_G of each molecule, too.
+        probes: whether ``test`` asks what h_G and classical features tell of each other: linear CKA,
+            ridge probes of rdkit's descriptors from h_G and back, common neighbours; ``probes.csv``.
         compile: compile the network with ``torch.compile``.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimizer; stepped by step.
@@ -117,6 +129,7 @@ class MoleculeGraph2D(LightningModule):
         members: Depth = 1,
         coverage: Coverage = 90,
         fingerprints: bool = False,
+        probes: bool = False,
         compile: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -153,6 +166,11 @@ class MoleculeGraph2D(LightningModule):
             {name: Collected(self.columns) for name in ("val_set", "calibration_set", "test_set")}
         )
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        exact = ("target_mean", "target_deviation", "half_widths")
+        applied_but(self, exact, lambda: super(MoleculeGraph2D, self)._apply(fn, recurse))
+        return self
+
     # --- data -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -162,6 +180,10 @@ class MoleculeGraph2D(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if self.hparams["descriptors"] in ("rdkit", "both"):
             prepare(getattr(data, "all_smiles", ()))
+        if self.hparams["task"] != "regression" and getattr(data, "calibration_set", None) is not None:
+            raise ValueError(
+                "intervals are of regression: leave data.init_args.calibration out, or set task: regression"
+            )
         if stage == "fit" and not bool(self.fitted):
             smiles, target = getattr(data, "train_smiles", None), getattr(data, "train_target", None)
             if smiles is None or target is None:
@@ -294,6 +316,41 @@ class MoleculeGraph2D(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._report("test", self._taken("test_set"))
+        if self.hparams["probes"]:
+            for name, value in self._probed().items():
+                self.log(f"test/{name}", value, batch_size=1, sync_dist=True)
+
+    @torch.no_grad()
+    def _probed(self) -> dict[str, float]:
+        """Learned against classical features; each process looks at all molecules."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        texts = (data.train_smiles, data.test_set.smiles)
+        h, bits, values = [], [], []
+        for smiles in texts:
+            parts = [smiles[i : i + _PROBED] for i in range(0, len(smiles), _PROBED)]
+            graphs = (graphs_of(part, self.features, self.hparams["chirality"]) for part in parts)
+            dtype = next(self.network.parameters()).dtype
+            prints = [self.network.embed(graph.to(self.device, dtype)) for graph in graphs]
+            h.append(torch.cat(prints).double().cpu().numpy())
+            bits.append(descriptors_of(smiles, "ecfp", False))
+            values.append(descriptors_of(smiles, "rdkit", False))
+        scale = Standardiser("rdkit")
+        scale.fit(values[0])
+        known = [scale(v).double().numpy() for v in values]
+        learned = ridge_r2(h[0], known[0], h[1], known[1])
+        learned = np.where(scale.kept.numpy(), learned, np.nan)
+        back = ridge_r2(known[0], h[0], known[1], h[1])
+        if self.trainer.log_dir is not None and self.trainer.is_global_zero:
+            write_probes(Path(self.trainer.log_dir) / "probes.csv", scale.names, learned)
+        # |a|^2 of the test molecule is the same for all its neighbours
+        nearness = 2 * h[1] @ h[0].T - (h[0] ** 2).sum(axis=1)
+        return {
+            "cka_ecfp": linear_cka(h[1], bits[1]),
+            "cka_rdkit": linear_cka(h[1], known[1]),
+            "probe_descriptors": float(np.nanmedian(learned)),
+            "probe_back": float(np.nanmedian(back)),
+            "common_neighbours": common_neighbours(nearness, tanimoto(bits[1], bits[0])),
+        }
 
     def _taken(self, name: str) -> Tensor | None:
         metric = self.collected[name]
@@ -304,8 +361,6 @@ class MoleculeGraph2D(LightningModule):
         return values
 
     def _calibrate(self, values: Tensor) -> None:
-        if self.hparams["task"] != "regression":
-            raise ValueError("intervals are of regression; leave data.init_args.calibration out for classes")
         predicted, deviation, target = values
         sigma = self.sigma(deviation).clamp(min=_LEAST_VARIANCE)
         for column in range(self.columns):
@@ -385,8 +440,10 @@ class MoleculeGraph2D(LightningModule):
             train: training molecules, for the nearest of each.
 
         Raises:
-            ValueError: naming a text that is no molecule.
+            ValueError: naming a text that is no molecule, or for none.
         """
+        if not smiles:
+            raise ValueError("no SMILES are given")
         known = []
         for number, text in enumerate(smiles):
             found = chem().MolFromSmiles(text) if text.strip() else None
