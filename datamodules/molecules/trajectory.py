@@ -182,7 +182,7 @@ class MDTrajectory(AtomsModule):
             train = draw.permutation(train)
             if self.train + self.val > len(train):
                 raise ValueError(
-                    f"the official list has {len(train):,} frames; data.init_args.train and val ask for "
+                    f"{self._list('train')} has {len(train):,} frames; data.init_args.train and val ask for "
                     f"{self.train:,} + {self.val:,}"
                 )
             return train[: self.train], train[self.train : self.train + self.val], test[: self.test]
@@ -208,8 +208,11 @@ class MDTrajectory(AtomsModule):
             found.append(rows[:wanted])
         return tuple(found)
 
+    def _list(self, part: str) -> Path:
+        return self.root / "rmd17" / "splits" / f"index_{part}_{self.split_number:02d}.csv"
+
     def _listed(self, part: str, frames: int) -> Array:
-        path = self.root / "rmd17" / "splits" / f"index_{part}_{self.split_number:02d}.csv"
+        path = self._list(part)
         rows = numbers(path, read_rows(path), whole=True, width=1)[:, 0]
         if len(rows) == 0 or rows.min() < 0 or rows.max() >= frames or len({*rows.tolist()}) < len(rows):
             raise ValueError(f"{path} must list different frames from 0 to {frames - 1}")

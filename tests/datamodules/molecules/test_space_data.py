@@ -224,3 +224,17 @@ def test_the_subset_has_atomisation_energies_of_its_atoms(tmp_path: Path) -> Non
     references = references_of("H") or {}
     free[list(references)] = list(references.values())
     assert np.allclose(total.targets() - total.compositions() @ free, atomic.targets(), atol=1e-9)
+
+
+def test_texts_of_characters_that_there_are_not_are_one_line(tmp_path: Path) -> None:
+    fake_subset(tmp_path)
+    with np.load(tmp_path / "qm9_subset.npz") as file:
+        content = dict(file)
+    codes = content["smiles"].view("<u4").copy()
+    codes[3] = 0x110000
+    content["smiles"] = codes.view(content["smiles"].dtype)
+    np.savez(tmp_path / "qm9_subset.npz", **content)
+    with pytest.raises(
+        ValueError, match=r"qm9_subset.npz is damaged .*text of characters that there are not"
+    ):
+        datamodules.QM9(root=str(tmp_path), train=20, val=8).setup("fit")

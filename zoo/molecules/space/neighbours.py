@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zoo.molecules.chemistry import chem
+
 SMALL = 500
 """Atoms of a molecule from which ``vesin`` finds its neighbours."""
 _COINCIDE = 1e-6  # Angstrom
@@ -133,17 +135,10 @@ def cell_list(pos: Tensor, cutoff: float, cell: Tensor | None = None) -> tuple[T
     Raises:
         ImportError: one line without the extra ``chem``.
     """
-    try:
-        from vesin import NeighborList
-    except ImportError:
-        raise ImportError(
-            f"{len(pos)} atoms or a periodic cell need vesin: pip install 'lightning-zoo[chem]'"
-        ) from None
+    searching = chem("vesin").NeighborList(cutoff=cutoff, full_list=True)
     points = pos.double().cpu().numpy()
     box = torch.zeros(3, 3).double() if cell is None else cell.detach().double().cpu()
-    found = NeighborList(cutoff=cutoff, full_list=True).compute(
-        points=points, box=box.numpy(), periodic=cell is not None, quantities="ijS"
-    )
+    found = searching.compute(points=points, box=box.numpy(), periodic=cell is not None, quantities="ijS")
     target, source, images = (torch.from_numpy(x.astype("int64")) for x in found)  # vesin: r_j + S - r_i
     order = torch.argsort(target * len(pos) + source, stable=True)
     shift = (images.double() @ box)[order].to(pos)
