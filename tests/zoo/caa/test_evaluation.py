@@ -305,6 +305,23 @@ def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], words: s
         RobustEvaluation(**given)
 
 
+def test_what_a_callable_of_ones_own_gives_or_raises_is_told_in_one_line() -> None:
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        return images / (1 // 0)
+
+    def scores(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :10]
+
+    for callable_, words in (
+        (broken, r"cannot classify images of shape \(2, 1, 8, 8\): integer division or modulo by zero"),
+        (lambda images: (scores(images), 1), "the target gives a tuple, but must give a tensor with one row"),
+        (lambda images: scores(images).numpy(), "the target gives a ndarray, but must give a tensor"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            Victim(Target(callable_)).logits(torch.rand(2, 1, 8, 8))
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
