@@ -110,6 +110,21 @@ def test_forces_are_there_in_validation_and_test(mode: str) -> None:
     assert found["test/mae_per_atom_meV"] == pytest.approx(found["test/mae"] / 9 * 43.3641, rel=1e-4)
 
 
+@pytest.mark.parametrize("switched_off", [torch.inference_mode, torch.no_grad])
+def test_forces_need_no_gradients_from_outside(switched_off: Any) -> None:
+    module = zoo.MoleculeRegressor3D(forces=True, **SMALL).eval()
+    data = ethanol()
+    data.setup("test")
+    batch = data.test_set.__getitems__([0, 1])
+    wanted = module.energies_and_forces(batch, forces=True)[1]
+    with switched_off():
+        copied = {k: v * 1 for k, v in batch.items()}  # made where no tensor may have a gradient
+        found = module.energies_and_forces(copied, forces=True)[1]
+    assert found is not None
+    assert torch.equal(found, wanted)
+    assert float(found.abs().max()) > 1e-3
+
+
 def test_errors_by_hand() -> None:
     errors = Errors()
     force, true = torch.zeros(3, 3), torch.tensor([[3.0, 4, 0], [0, 0, 0], [0, 0, 1]])
