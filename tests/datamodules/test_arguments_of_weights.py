@@ -21,6 +21,7 @@ _NEITHER = """
     latent_multiplier images
     tokenizer vocab_size model batch_tokens most_evaluated val_pairs test_pairs
     like_lengths
+    file val_file test_file predict_file energy_key forces_key file_unit rotate_train rotate_test
     val_items test_items table delimiter unlabelled distractors held_dialogues
     smiles save_splits predict_file
 """

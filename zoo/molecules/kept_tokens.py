@@ -33,9 +33,7 @@ class KeptTokens(KeptText):
             ValueError: for weights without one.
         """
         if not self.text:
-            raise ValueError(
-                "these weights have no vocabulary: train them with molecules as strings"
-            )
+            raise ValueError("these weights have no vocabulary: train them with molecules as strings")
         if self._made is None or self._made[0] != self.text:
             self._made = self.text, TokenVocabulary.of_document(self.text)
         return self._made[1]
