@@ -47,12 +47,12 @@ def test_every_folder_with_code_is_a_package() -> None:
 
 def test_every_data_file_is_package_data() -> None:
     assert {p for p in Path("configs").rglob("*") if p.is_file()} == set(config_files())
-    for path in (ROOT / "zoo").rglob("*"):
-        if path.is_dir() or path.suffix in (".py", ".pyc"):
-            continue
-        name = path.relative_to(ROOT / "zoo").as_posix()
-        patterns = SETUPTOOLS["package-data"]["zoo"]
-        assert any(fnmatch.fnmatch(name, p) for p in patterns), f"zoo/{name} is not shipped"
+    for package, patterns in SETUPTOOLS["package-data"].items():
+        for path in (ROOT / package).rglob("*"):
+            if path.is_dir() or path.suffix in (".py", ".pyc"):
+                continue
+            name = path.relative_to(ROOT / package).as_posix()
+            assert any(fnmatch.fnmatch(name, p) for p in patterns), f"{package}/{name} is not shipped"
 
 
 def test_the_console_script_exists() -> None:
