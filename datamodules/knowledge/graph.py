@@ -148,7 +148,11 @@ class KnowledgeGraph(SplitModule):
         for name, rows in read.items():
             numbers = numbered(paths[name], rows, self.entities, self.relations)
             found[name] = _once(paths[name], numbers)
-        return found if self.graph in FOLDERS else dict(split(found["train"], self.held_out, self.seed))
+        return (
+            found
+            if self.graph in FOLDERS
+            else dict(split(self.triples, found["train"], self.held_out, self.seed))
+        )
 
     def _name(self, paths: dict[str, Path], read: dict[str, list[Named]]) -> None:
         """The entities and relations of all files, sorted, where none are given."""

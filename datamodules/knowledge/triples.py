@@ -136,13 +136,14 @@ class TripleItems(BatchItems):
         return {**batch, "index": torch.from_numpy(index)}
 
 
-def split(triples: Array, held_out: float, seed: int) -> Mapping[str, Array]:
+def split(path: Path, triples: Array, held_out: float, seed: int) -> Mapping[str, Array]:
     """Triples for training, validation and test; each entity and relation stays in the training ones.
 
     A triple is held out in the order of a permutation if its head, relation and tail all stand in another
     triple that is kept.
 
     Args:
+        path: of the file, for the words.
         triples: (M, 3), each once.
         held_out: share of validation, and of the test.
         seed: of the permutation.
@@ -168,7 +169,7 @@ def split(triples: Array, held_out: float, seed: int) -> Mapping[str, Array]:
                 uses[key] -= 1
     if not wanted or len(chosen) < 2 * wanted:
         raise ValueError(
-            f"data.init_args.held_out is {held_out} twice, of {len(triples):,} triples only {len(chosen):,} "
+            f"{path}: data.init_args.held_out is {held_out} twice, of {len(triples):,} triples only {len(chosen):,} "
             "can be held out so that each entity and relation is still trained"
         )
     test, valid = sorted(chosen[:wanted]), sorted(chosen[wanted:])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zoo.drawing import drawing
@@ -39,8 +40,9 @@ class Answer:
 class Answers:
     """The best entities for each query.
 
-    They become ``answers.csv`` (``head,relation,tail,asked,rank`` of the query, then the best ten with their
-    probabilities and whether some split has them) and, of queries with a right answer, ``ranks.png``.
+    They become ``answers.csv`` (``head,relation,tail,asked,known,rank`` of the query, then the best ten with
+    their probabilities) and, of queries with a right answer, ``ranks.png``. What the graph says already is
+    left out of the ten, as it is of the rank; ``known`` is how many these are.
 
     Attributes:
         records: one of each query.
@@ -58,15 +60,15 @@ class Answers:
         """``answers.csv`` and, of queries whose answer is known, ``ranks.png``."""
         records = merged_records(folder)
         table = folder / "answers.csv"
-        names = ("answer", "probability", "known")
+        names = ("answer", "probability")
         columns = [f"{name}{i + 1}" for i in range(_SHOWN) for name in names]
         with table.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["head", "relation", "tail", "asked", "rank", *columns])
+            writer.writerow(["head", "relation", "tail", "asked", "known", "rank", *columns])
             for record in records:
-                best = [x for name, p, known in record["best"] for x in (name, f"{p:.6f}", known)]
+                best = [x for name, p in record["best"] for x in (name, f"{p:.6f}")]
                 rank = "" if record["rank"] is None else f"{record['rank']:g}"
-                writer.writerow([*record["triple"], record["asked"], rank, *best])
+                writer.writerow([*record["triple"], record["asked"], record["known"], rank, *best])
         ranked = [r for r in records if r["rank"] is not None]
         if not ranked:
             return [table]
@@ -87,8 +89,12 @@ def best_answers(
         relations: R names.
     """
     probability = scores.softmax(dim=1)
-    order = scores.argsort(dim=1, descending=True, stable=True)[:, :_SHOWN].tolist()
     asked = batch["tail"] < 0
+    others = batch["known"].clone()
+    place = batch["tail"].clamp(min=0)[:, None]
+    others.scatter_(1, place, others.gather(1, place) & asked[:, None])
+    order = scores.masked_fill(others, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    order = order[:, :_SHOWN]
     ranks = filtered_ranks(scores, batch["tail"].clamp(min=0), batch["known"]).tolist()
     records = []
     for i, (head, relation, tail) in enumerate(
@@ -98,14 +104,12 @@ def best_answers(
         backwards = relation >= len(relations)
         name = relations[relation % len(relations)]
         ends = (right, name, entities[head]) if backwards else (entities[head], name, right)
-        best = [
-            (entities[e], float(probability[i, e]), "yes" if bool(batch["known"][i, e]) else "no")
-            for e in order[i]
-        ]
+        new = [e for e in order[i].tolist() if not bool(others[i, e])]
+        best = [(entities[e], float(probability[i, e])) for e in new]
         rank = None if bool(asked[i]) else ranks[i]
         side = "head" if backwards else "tail"
-        record = {"index": int(batch["index"][i]), "triple": ends, "asked": side, "rank": rank, "best": best}
-        records.append(record)
+        record = {"index": int(batch["index"][i]), "triple": ends, "asked": side, "rank": rank}
+        records.append({**record, "known": int(others[i].sum()), "best": best})
     return Answers(records)
 
 
