@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.images.active_sources import Part, Source, read_source
 from datamodules.images.growing import (
     EvaluatedItems,
-    FileImages,
     GrowingItems,
     GrowingLoader,
     GrowingSampler,
     Images,
     PixelImages,
 )
-from datamodules.images.image_folder import FolderImages
-from datamodules.images.imagenet_meta import read_class_names, read_meta
-from datamodules.images.labelled_files import read_cifar
+from datamodules.images.near_copies import NearCopies
 from datamodules.loading.arguments import check_choice, data_folder
 from datamodules.loading.loaders import SplitModule, as_is, evaluation_loader, place
 from datamodules.loading.ranges import Many, ManyOrZero, Size, Workers, check_ranges
-from datamodules.loading.restricted_pickle import read_pickle
 from datamodules.loading.sampling import global_seed, item_generator
-from datamodules.loading.tables import cut
 from datamodules.loading.variants import Uses, check_variants
 
-Source = Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]
-Part = Literal["classifier", "generator"]
 _SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 _DEFAULT = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _HELD_OUT = {"digits": 60, "cifar10": 5000, "cifar100": 5000, "imagenet": 10_000}
-_GENERATOR, _CLASSIFIER = 900, 1200  # the digits' first, then up to
 _SPLIT, _PER_CLASS = 7711, 7712
 
 
@@ -54,10 +46,11 @@ class ActiveGeneration(SplitModule):
 
     Args:
         source: ``digits`` (scikit-learn's, in a fixed permutation: 900 for a generator, 300 for the
-            classifier, 597 for the test), ``cifar10``, ``cifar100`` (the python version), ``imagenet``
-            (``meta/train.txt`` and ``meta/val.txt`` with lines ``relative/path label``, relative to
-            ``train/`` and ``val/``, and, for prompts, ``meta/classes.txt``, a name or a synset with its names
-            a line), ``folder``
+            classifier, 597 for the test; with 8 bits, as generated ones have in their files, within 1 / 510
+            of the x / 16 of :class:`datamodules.LabelledImages`), ``cifar10``, ``cifar100`` (the python
+            version), ``imagenet`` (``meta/train.txt`` and ``meta/val.txt`` with lines
+            ``relative/path label``, relative to ``train/`` and ``val/``, and, for prompts,
+            ``meta/classes.txt``, a name or a synset with its names a line), ``folder``
             (``train/CLASS/NAME.jpg`` and ``val/CLASS/NAME.jpg``; folders are the names of the classes).
         root: folder of the files; defaults to ``$ZOO_DATA`` or ``data``, with the archive's own name.
         part: of the digits: the ``classifier``'s, or the ``generator``'s 900.
@@ -66,6 +59,8 @@ class ActiveGeneration(SplitModule):
         per_class: real training images of each class, drawn by the seed; null is all. The held-out part is
             taken from these.
         size: side of the pictures of ``imagenet`` and ``folder``.
+        random_crops: train on random parts of these, as of ImageNet; false shows them as the evaluation does,
+            which a generator and small pictures need.
         predict_items: guides that ``zoo predict`` shows variants of.
         batch_size: global training batch, over all devices.
         eval_batch_size: global batch of validation, test, prediction and mining.
@@ -78,7 +73,7 @@ class ActiveGeneration(SplitModule):
         "source": {
             "root": ("cifar10", "cifar100", "imagenet", "folder"),
             "part": ("digits",),
-            "size": ("imagenet", "folder"),
+            **dict.fromkeys(("size", "random_crops"), ("imagenet", "folder")),
         },
         "part": {"held_out": ("classifier",), "per_class": ("classifier",)},
     }
@@ -91,6 +86,7 @@ class ActiveGeneration(SplitModule):
         held_out: ManyOrZero | None = None,
         per_class: Many | None = None,
         size: Size = 224,
+        random_crops: bool = True,
         predict_items: Many = 24,
         batch_size: Many = 32,
         eval_batch_size: Many = 256,
@@ -101,7 +97,7 @@ class ActiveGeneration(SplitModule):
         check_choice("source", source, Source)
         check_choice("part", part, Part)
         check_variants(ActiveGeneration, locals())
-        self.source, self.part, self.size = source, part, size
+        self.source, self.part, self.size, self.random_crops = source, part, size, random_crops
         self.held_out, self.per_class, self.predict_items = held_out, per_class, predict_items
         self.root = data_folder(root, _DEFAULT.get(source, "imagenet"))
         self.shape = _SHAPES.get(source, (3, size, size))
@@ -120,7 +116,11 @@ class ActiveGeneration(SplitModule):
     def setup(self, stage: str) -> None:
         if self._split_done:
             return
-        self.images, test = self._read()
+        found = read_source(self.source, self.root, self.size, self.random_crops, self.part)
+        self.images, test = found.train, found.test
+        self.class_names, self.names_told = found.class_names, found.names_told
+        self.num_classes = len(found.class_names)
+        self.near_copies = NearCopies(self.images, self.num_workers)
         every = self._chosen(np.arange(len(self.images)))
         order = item_generator(_SPLIT, global_seed()).permutation(len(every))
         count = self._held_out_count(len(every))
@@ -162,63 +162,6 @@ class ActiveGeneration(SplitModule):
             order = item_generator(_PER_CLASS, global_seed(), label).permutation(len(own))
             found.append(own[order[: self.per_class]])
         return np.sort(np.concatenate(found))
-
-    def _read(self) -> tuple[Images, Images]:
-        if self.source == "digits":
-            return self._digits()
-        if self.source in _DEFAULT:
-            return self._cifar()
-        return self._listed() if self.source == "imagenet" else self._folders()
-
-    def _digits(self) -> tuple[Images, Images]:
-        from sklearn.datasets import load_digits
-
-        found = load_digits()
-        pixels = torch.from_numpy(found.images * 255 / 16).round().to(torch.uint8)[:, None]
-        labels = torch.from_numpy(found.target).long()
-        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-        own = order[:_GENERATOR] if self.part == "generator" else order[_GENERATOR:_CLASSIFIER]
-        test = order[_CLASSIFIER:]
-        self.class_names = [str(i) for i in range(10)]
-        return PixelImages(pixels[own], labels[own]), PixelImages(pixels[test], labels[test])
-
-    def _cifar(self) -> tuple[Images, Images]:
-        ten = self.source == "cifar10"
-        key, names = ("labels", "label_names") if ten else ("fine_labels", "fine_label_names")
-        files = [f"data_batch_{i}" for i in range(1, 6)] if ten else ["train"]
-        parts = [read_cifar(self.root / name, key) for name in files]
-        held = read_cifar(self.root / ("test_batch" if ten else "test"), key)
-        path = self.root / ("batches.meta" if ten else "meta")
-        self.class_names = read_cifar_names(path, names, 10 if ten else 100)
-        train = [np.concatenate([p[i] for p in parts]) for i in (0, 1)]
-        made = [PixelImages(torch.from_numpy(a.copy()), torch.from_numpy(b)) for a, b in (train, held)]
-        return made[0], made[1]
-
-    def _listed(self) -> tuple[Images, Images]:
-        path = self.root / "meta" / "classes.txt"
-        self.names_told = path.is_file()
-        names = read_class_names(path) if self.names_told else None
-        twice, many = Counter(names or [""]).most_common(1)[0]
-        if many > 1:
-            raise ValueError(f"{path}: {cut(twice)} names two classes; prompts could not tell them apart")
-        train = read_meta(self.root / "meta" / "train.txt", None if names is None else len(names))
-        count = int(train[1].max()) + 1 if names is None else len(names)
-        held = read_meta(self.root / "meta" / "val.txt", count)
-        self.class_names, self.num_classes = names or [str(i) for i in range(count)], count
-        made = [
-            FileImages(self.root / part, paths, torch.from_numpy(labels), self.size)
-            for part, (paths, labels) in (("train", train), ("val", held))
-        ]
-        return made[0], made[1]
-
-    def _folders(self) -> tuple[Images, Images]:
-        train, held = (FolderImages(self.root / p, self.size, flip=False) for p in ("train", "val"))
-        if train.classes != held.classes:
-            raise ValueError(f"{self.root}: train and val have other class folders, so labels would differ")
-        self.class_names = [name.replace("_", " ") for name in train.classes]
-        self.num_classes = len(self.class_names)
-        made = [FileImages(d.root, d.paths, d.labels, self.size) for d in (train, held)]
-        return made[0], made[1]
 
     # --- growth ------------------------------------------------------------------------------------------
 
@@ -275,16 +218,11 @@ class ActiveGeneration(SplitModule):
         """Of the real images that are trained on from the beginning."""
         return self.images.labels[torch.from_numpy(self.train_set.members)].tolist()
 
-    def known_pixels(self, label: int) -> Tensor | None:
-        """All images of a class that are, or will be, trained on, float32 (N, C, S, S) in [0, 1]; None where
-        they are in files."""
-        if not isinstance(self.images, PixelImages):
-            return None
-        rows = torch.from_numpy(np.concatenate([self.train_set.members, self.held_out_members]))
-        real = self.images.pixels[rows[self.images.labels[rows] == label]]
-        held = zip(self.train_set.generated, self.train_set.generated_labels, strict=True)
-        made = [pixels for pixels, own in held if own == label]
-        return torch.cat([real, torch.stack(made)] if made else [real]) / 255
+    def near_pixels(self, label: int, image: Tensor, distance: float) -> Tensor:
+        """Images of a class that are, or will be, trained on, float32 (N, C, S, S) in [0, 1], among which is
+        each that is nearer to ``image`` (C, S, S) than ``distance``."""
+        members = np.concatenate([self.train_set.members, self.held_out_members])
+        return self.near_copies.possible(label, members, self.train_set, image, distance)
 
     def state_dict(self) -> dict[str, Any]:
         if not self._split_done:
@@ -368,24 +306,3 @@ def _digest(images: Images, *members: np.ndarray[Any, Any]) -> str:
 
 def _since(progress: Any, data: ActiveGeneration) -> int:
     return int(progress.ready) - data.batches_before
-
-
-def read_cifar_names(path: Path, key: str, count: int) -> list[str]:
-    """Names of CIFAR's classes, blanks for underscores.
-
-    Raises:
-        FileNotFoundError, ValueError: for a file that is missing or has no such names.
-    """
-    held = read_pickle(path)
-    content = (
-        {k.decode() if isinstance(k, bytes) else k: v for k, v in held.items()}
-        if isinstance(held, dict)
-        else {}
-    )
-    names = content.get(key)
-    if not isinstance(names, list) or len(names) != count:
-        raise ValueError(f"{path}: {key} must be {count} names of classes")
-    found = [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in names]
-    if not all(isinstance(n, str) and n.strip() and len(n) < 200 for n in found):
-        raise ValueError(f"{path}: {key} must be texts")
-    return [n.replace("_", " ") for n in found]

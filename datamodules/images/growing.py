@@ -56,7 +56,7 @@ class Images(Protocol):
         ...
 
     def held(self, kept: Sequence[Any], seeds: Array | None) -> Tensor:
-        """Generated pictures as training (or, without seeds, evaluation) shows them."""
+        """Generated pictures as training shows them; without seeds whole, as they were made."""
         ...
 
 
@@ -99,17 +99,22 @@ class FileImages:
     """Pictures in files, decoded when they are asked for.
 
     Training: a random part of 8 to 100 % of the area and an aspect of 3/4 to 4/3, bicubic to the side.
-    Evaluation: the shorter side to size / .875, the centre.
+    Evaluation: the shorter side to size / .875, the centre. Without random crops the training has
+    real pictures as the evaluation, and generated ones, which vary such a centre, whole.
 
     Args:
         root: folder that the names are relative to.
         paths: relative names, an array of bytes: a million texts are copied into every worker.
         labels: one each.
         size: S.
+        random_crops: of the training.
     """
 
-    def __init__(self, root: Path, paths: Array, labels: Tensor, size: int) -> None:
+    def __init__(
+        self, root: Path, paths: Array, labels: Tensor, size: int, random_crops: bool = True
+    ) -> None:
         self.root, self.paths, self.labels, self.size = root, paths, labels, size
+        self.random_crops = random_crops
         self.shape = (3, size, size)
 
     def __len__(self) -> int:
@@ -123,6 +128,8 @@ class FileImages:
         return self._stacked([self._centre(read_rgb(self.path(int(i)))) for i in index])
 
     def trained(self, index: Index, seeds: Array) -> Tensor:
+        if not self.random_crops:
+            return self.evaluated(index)
         return self._stacked(
             [self._random(read_rgb(self.path(int(i))), int(s)) for i, s in zip(index, seeds, strict=True)]
         )
@@ -131,8 +138,9 @@ class FileImages:
         return path
 
     def held(self, kept: Sequence[Path], seeds: Array | None) -> Tensor:
-        if seeds is None:
-            return self._stacked([self._centre(read_rgb(p)) for p in kept])
+        if seeds is None or not self.random_crops:
+            side = (self.size, self.size)
+            return self._stacked([read_rgb(p).resize(side, Image.Resampling.BICUBIC) for p in kept])
         return self._stacked([self._random(read_rgb(p), int(s)) for p, s in zip(kept, seeds, strict=True)])
 
     @staticmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.loading.loaders import BatchItems, SplitModule
 from datamodules.loading.ranges import Finite, Many, Part, Positive, Seed, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys, global_seed, item_seeds
-from datamodules.loading.tables import cut, numbers, read_rows
+from datamodules.loading.tables import cut, is_number, numbers, read_rows
 from datamodules.loading.terminal import say
 from datamodules.tabular.draws import normals, uniforms
 from datamodules.tabular.known_information import corrupted, falling
@@ -134,6 +134,11 @@ class TableColumns(SplitModule):
         """Columns of x, then of y; their names; the number of those of x."""
         rows = read_rows(self.table, self.delimiter)
         _, header = next(rows, (0, []))
+        if header and all(map(is_number, header)):
+            raise ValueError(
+                f"{self.table}: its first line {cut(','.join(header), 80)} is numbers; put a line with the "
+                "names of the columns before it"
+            )
         for name in [name for name in header if header.count(name) > 1][:1]:
             raise ValueError(f"{self.table} has two columns {cut(name)}")
         y = header[-1:] if self.y is None else self.y

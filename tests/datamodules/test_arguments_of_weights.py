@@ -13,7 +13,7 @@ _NEITHER = """
     batch_size eval_batch_size num_workers predict_batch_size shard_size steps_per_epoch items_per_epoch
     root cache cache_dir download codes header skip_unpaired drop_last layout kwargs
     test_passes predict_samples predict_items predict_files predict test_crops evaluate_on samples reference
-    flip rotate crop augment colour_jitter time_masks time_width frequency_masks frequency_width
+    flip rotate crop random_crops augment colour_jitter time_masks time_width frequency_masks frequency_width
     async_sampling early_stopping order bfs_draws stages input_size fine continuous views neighbors modalities
     multi_label edge_probabilities val_root train val test upright mask_values num_classes latent_norm
     budget rounds seed_updates round_updates passes window oracle noise labels accept_drafts spaces embeddings

@@ -133,8 +133,8 @@ def labelled_files(root: Path) -> None:
 
 TABLE: dict[str, Row] = {
     "ActiveGeneration": Row(
-        {"part": "generator", "held_out": 3, "per_class": 2, "size": 16, "predict_items": 2, "batch_size": 3,
-         "eval_batch_size": 4, "source": "digits"},
+        {"part": "generator", "held_out": 3, "per_class": 2, "size": 16, "random_crops": False,
+         "predict_items": 2, "batch_size": 3, "eval_batch_size": 4, "source": "digits"},
         [{"source": "digits", "batch_size": 5}, {"part": "generator"},
          {"source": "imagenet", "root": "{root}", "size": 24, "held_out": 2, "batch_size": 4}],
         fake_imagenet,

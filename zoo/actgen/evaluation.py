@@ -18,6 +18,21 @@ _VARIANTS, _EARLIER, _DRAWN = 781, 782, 783
 _BLACK = -0.99  # of pixels in [-1, 1]
 
 
+def check_guides(h: Mapping[str, Any], images: Tensor, labels: Sequence[int]) -> None:
+    """Refuse images that are no guides.
+
+    Raises:
+        ValueError: for another shape, values that are out of range or not finite, labels that are no classes.
+    """
+    shape = (h["channels"], h["image_size"], h["image_size"])
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape or len(images) != len(labels) or not labels:
+        raise ValueError(f"images must be (B, {', '.join(map(str, shape))}) with as many labels")
+    if not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError("images must lie in [0, 1] and be finite")
+    if bad := [y for y in labels if not 0 <= y < h["num_classes"]]:
+        raise ValueError(f"labels must lie in 0..{h['num_classes'] - 1}, got {bad[0]}")
+
+
 def variants_of(
     h: Mapping[str, Any],
     model: Generator,

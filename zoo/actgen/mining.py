@@ -165,6 +165,17 @@ def plan(
     return items
 
 
+def asked(generation: Generation, labels: Sequence[int], seeds: Sequence[int]) -> list[Planned]:
+    """A variant of each image, all of the kind that ``generation`` is, none kept from earlier ones."""
+    kind: Kind = "guided" if generation in GUIDED else "image_to_image"
+    if generation == "random":
+        kind = "random"
+    return [
+        Planned(i, i, label, kind, generation in ADVERSARIAL, False, seed)
+        for i, (label, seed) in enumerate(zip(labels, seeds, strict=True))
+    ]
+
+
 def random_guides(labels: Sequence[int], count: int, seed: int, round_: int) -> list[int]:
     """Training images for RealGuidance, uniform, whatever the classifier thinks of them."""
     order = torch.randperm(len(labels), generator=generator(_GUIDE, seed, round_)).tolist()

@@ -11,17 +11,17 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from zoo.actgen import settings
 from zoo.actgen.augmentation import Augmenting, weighted_loss
 from zoo.actgen.classifiers import VITS, ClassifierName, classifier_of
-from zoo.actgen.evaluation import measured, variants_of
+from zoo.actgen.evaluation import check_guides, measured, variants_of
 from zoo.actgen.generator import Generator
 from zoo.actgen.guidance import Curriculum, GradientNorm, Mask
 from zoo.actgen.loading import load_classifier, load_generator, load_judge
 from zoo.actgen.making import Maker
-from zoo.actgen.mining import ADVERSARIAL, GUIDED, Generation, NoneWrong, Planned, Select
+from zoo.actgen.mining import Generation, NoneWrong, Select, asked
 from zoo.actgen.pipeline import Precision
 from zoo.actgen.report import Variants
 from zoo.actgen.rounds import Rounds
@@ -50,6 +50,8 @@ from zoo.randomness import derived_seed, global_seed
 from zoo.reports import class_names_of
 
 _PREDICTED = 767
+_FEW_CLASSES = 20
+"""Up to so many, ``test`` tells the accuracy of each."""
 
 
 def counts(step: int, counted: int, last: bool) -> bool:
@@ -215,6 +217,7 @@ class ActGen(LightningModule):
         self._augmenting = Augmenting(self.hparams)
         for stage in ("val", "test"):
             self.add_module(f"{stage}_accuracy", MulticlassAccuracy(num_classes, average="micro"))
+        self.test_counts = MulticlassStatScores(num_classes, average="none")
         self._guides: list[tuple[Tensor, Tensor]] = []
         self._generator: Generator | None = None
         self._judge: LightningModule | None = None
@@ -328,26 +331,33 @@ class ActGen(LightningModule):
             refuse_processes(self, "makes its variants of a test together", " for test")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+        self.test_counts.update(self._evaluate(batch, "test"), batch["label"])
         if self.hparams["test_variants"] != "none":
             self._guides.append((batch["image"].cpu(), batch["label"].cpu()))
 
     def on_test_epoch_end(self) -> None:
         """Variants of images that are spread over the test set, see :mod:`zoo.actgen.evaluation`."""
         h = self.hparams
+        self._tell_classes()
         if h["test_variants"] == "none":
             return
         images, labels = (torch.cat(parts) for parts in zip(*self._guides, strict=True))
-        many = min(h["test_guides"], len(images))
-        rows = torch.linspace(0, len(images) - 1, many).round().long()
+        rows = torch.linspace(0, len(images) - 1, min(h["test_guides"], len(images))).round().long()
         images, chosen = images[rows], labels[rows].tolist()
-        tools = self.maker()
-        kind = h["test_variants"]
+        tools, kind = self.maker(), h["test_variants"]
         made = variants_of(h, tools.generator, self.network, tools.judge, images, chosen, kind, global_seed())
         found = measured(made, images, chosen)
         self.log_dict({f"test/variant_{k}": v for k, v in found.items()})
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+    def _tell_classes(self) -> None:
+        """Accuracy of each class that the test has images of, where classes are few."""
+        right, images = self.test_counts.compute()[:, [0, 4]].unbind(dim=1)  # of all processes
+        self.test_counts.reset()
+        if len(images) <= _FEW_CLASSES:
+            for k in images.nonzero().flatten().tolist():
+                self.log(f"test/class_{k}_accuracy", float(right[k] / images[k]))
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
         scores = self(batch["image"]).float()
         metric: Any = getattr(self, f"{stage}_accuracy")
         metric.update(scores, batch["label"])
@@ -355,6 +365,7 @@ class ActGen(LightningModule):
         loss = F.cross_entropy(scores, batch["label"])
         self.log(f"{stage}/accuracy", metric, on_epoch=True, prog_bar=True, batch_size=many)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=many, sync_dist=True)
+        return scores
 
     # --- variants ---------------------------------------------------------------------------------------
 
@@ -366,18 +377,8 @@ class ActGen(LightningModule):
         if self.hparams["generation"] == "none":
             return Variants(image.cpu(), label.cpu(), index.cpu(), scores.cpu(), names)
         seeds = [derived_seed(_PREDICTED, global_seed(), int(i)) for i in index]
-        made = self.maker().make(self._asked(label.tolist(), seeds), image)
+        made = self.maker().make(asked(self.hparams["generation"], label.tolist(), seeds), image)
         return Variants(image.cpu(), label.cpu(), index.cpu(), scores.cpu(), names, made)
-
-    def _asked(self, labels: Sequence[int], seeds: Sequence[int]) -> list[Planned]:
-        generation = self.hparams["generation"]
-        guided = generation in GUIDED
-        kind: Any = "guided" if guided else "random" if generation == "random" else "image_to_image"
-        pushed = generation in ADVERSARIAL
-        return [
-            Planned(i, i, y, kind, pushed, False, s)
-            for i, (y, s) in enumerate(zip(labels, seeds, strict=True))
-        ]
 
     @torch.no_grad()
     def variants(self, images: Tensor, labels: Sequence[int], seed: int = 0) -> Tensor:
@@ -395,15 +396,9 @@ class ActGen(LightningModule):
         h = self.hparams
         if h["generation"] == "none":
             raise ValueError("generation is none: load with generation='full', say")
-        shape = (h["channels"], h["image_size"], h["image_size"])
         images = torch.as_tensor(images, dtype=torch.float32, device=self.device)
         labels = [int(label) for label in labels]
-        if images.ndim != 4 or tuple(images.shape[1:]) != shape or len(images) != len(labels) or not labels:
-            raise ValueError(f"images must be (B, {', '.join(map(str, shape))}) with as many labels")
-        if not bool(((images >= 0) & (images <= 1)).all()):
-            raise ValueError("images must lie in [0, 1] and be finite")
-        if bad := [y for y in labels if not 0 <= y < h["num_classes"]]:
-            raise ValueError(f"labels must lie in 0..{h['num_classes'] - 1}, got {bad[0]}")
+        check_guides(h, images, labels)
         self.eval()
         seeds = [derived_seed(_PREDICTED, seed, i) for i in range(len(labels))]
-        return self.maker().make(self._asked(labels, seeds), images).images
+        return self.maker().make(asked(h["generation"], labels, seeds), images).images

@@ -1,7 +1,7 @@
 """Rounds inside one ``fit``: after an epoch of the first half what is wrong is mined, varied and appended.
 
 The data module is known by its interface alone: ``held_out_dataloader``, ``held_out_members``, ``guides``,
-``known_pixels``, ``training_labels``, ``initial_items``, ``generated_size``, ``append``, ``give_back``,
+``near_pixels``, ``training_labels``, ``initial_items``, ``generated_size``, ``append``, ``give_back``,
 ``returned``, ``epoch_ends``, ``epochs_done``, ``batches_before``, ``batches_of_epoch``.
 
 A round comes after the epoch's validation and before its checkpoint. Its images are files of the run,
@@ -13,28 +13,25 @@ that round again. Nothing here draws from the global generator.
 from __future__ import annotations
 
 import copy
-import itertools
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, distributed
+from torch import distributed
 
 from zoo.actgen import manifest
 from zoo.actgen.files import GENERATED, RoundFiles, copied, read_latent, restored, round_key
-from zoo.actgen.making import Batch, Maker
+from zoo.actgen.history import in_numbers, refusals, write_rounds
 from zoo.actgen.manifest import Row
 from zoo.actgen.memory import ClassMemory
-from zoo.actgen.mining import MEMORY, Mined, Planned, choose, mined, plan, random_guides
-from zoo.actgen.refusals import status_of
-from zoo.actgen.report import draw_rounds, draw_sheet
-from zoo.randomness import generator, global_seed
-from zoo.reports import replace_file, say
+from zoo.actgen.mining import Mined, Planned, choose, mined, plan, random_guides
+from zoo.actgen.variation import Variation, in_batches
+from zoo.randomness import global_seed
+from zoo.reports import say
 
 _DATA = (
     "zoo.ActGen needs data with a held-out part that grow: set data.class_path: datamodules.ActiveGeneration"
@@ -169,11 +166,12 @@ class Rounds(Callback):
         files.start()
         mine = items[trainer.global_rank :: trainer.world_size]
         one_by_one, before = module.hparams["memory_update"] == "image", self.memory.copy()
+        variation = Variation(module.hparams, data, maker, found, self.memory, files)
         made: list[Row] = []
         for batch in in_batches(mine, module.hparams["generation_batch"]):
             rows = files.again(batch)
             if rows is None:
-                rows = self._make(module, data, maker, batch, found, files)
+                rows = variation.rows(batch)
             files.add(rows)
             if one_by_one:
                 self._remember(folder, rows)
@@ -189,89 +187,6 @@ class Rounds(Callback):
             files.finish()
         trainer.strategy.barrier("zoo.actgen.end")
         return made
-
-    def _make(
-        self,
-        module: Any,
-        data: Any,
-        maker: Maker,
-        batch: Sequence[Planned],
-        found: Mined | None,
-        files: RoundFiles,
-    ) -> list[Row]:
-        real = batch[0].kind == "image_to_image"
-        guides, _ = data.guides([item.guide for item in batch], held_out=not real)
-        memories = [self._memory_of(module, item) for item in batch]
-        centres = self._centres(module, batch, found)
-        made = maker.make(batch, guides, memories, centres)
-        return [
-            self._keep(module, data, maker, item, made, i, guides[i], len(memories[i]), files)
-            for i, item in enumerate(batch)
-        ]
-
-    def _memory_of(self, module: Any, item: Planned) -> Tensor:
-        if not item.contrastive:
-            return torch.empty(0)
-        g = generator(MEMORY, item.seed)
-        return self.memory.drawn(item.label, module.hparams["memory_size"], g)
-
-    @staticmethod
-    def _centres(module: Any, batch: Sequence[Planned], found: Mined | None) -> list[float] | None:
-        h = module.hparams
-        if not h["centre_by_loss"] or found is None:
-            return None
-        mean = float(found.loss[found.wrong].mean()) if bool(found.wrong.any()) else float(found.loss.mean())
-        return [
-            h["guidance_centre"] + h["centre_by_loss"] * (float(found.loss[i.guide]) - mean) for i in batch
-        ]
-
-    def _keep(
-        self,
-        module: Any,
-        data: Any,
-        maker: Maker,
-        item: Planned,
-        made: Batch,
-        i: int,
-        guide: Tensor,
-        stored: int,
-        files: RoundFiles,
-    ) -> Row:
-        """Judge and write one image."""
-        h, image = module.hparams, made.images[i]
-        known = data.known_pixels(item.label)
-        known = guide[None] if known is None else torch.cat([known, guide[None]])
-        seen = torch.nn.functional.interpolate(
-            image[None], size=guide.shape[-2:], mode="bilinear", align_corners=False
-        )[0]
-        status = status_of(seen, known, h["duplicate_distance"])
-        path, digest = files.name(item), ""
-        if status != "nan":
-            latent = made.latents[i] if item.kind == "guided" else None
-            digest = files.write(item, image, guide, latent)
-        strength = made.centres[i] if item.kind == "guided" else 0.0
-        return Row(
-            path=path,
-            label=item.label,
-            epoch=files.epoch,
-            position=item.position,
-            guide=item.guide,
-            kind=item.kind,
-            adversarial=int(item.adversarial),
-            contrastive=stored,
-            seed=item.seed,
-            strength=float(h["strength"] if item.kind == "image_to_image" else strength),
-            guidance=float(maker.settings.scale),
-            steps=maker.settings.steps,
-            step_size=float(maker.settings.step_size),
-            hardness=float(made.hardness[i]),
-            predicted=int(made.predicted[i]),
-            judged=int(made.judged[i]),
-            status=status,
-            prompt=made.prompts[i],
-            sha256=digest,
-            round_key=files.key,
-        )
 
     # --- what is kept -------------------------------------------------------------------------------------
 
@@ -298,42 +213,15 @@ class Rounds(Callback):
         data: Any,
         seconds: float,
     ) -> None:
-        many = sum(r.used for r in self.rows)
-        refused = Counter(r.status for r in rows if not r.used)
-        judged = [r.judged == r.label for r in rows if r.judged >= 0]
-        finite = [r.hardness for r in rows if r.status != "nan"]
-        row |= {
-            "made": len(rows),
-            "used": sum(r.used for r in rows),
-            "adversarial": sum(r.adversarial for r in rows),
-            "plain": sum(r.kind == "random" for r in rows),
-            "generated": many,
-            "ratio": many / data.initial_items,
-            "hardness": sum(finite) / len(finite) if finite else None,
-            "consistency": sum(judged) / len(judged) if judged else None,
-            "diversity": self.memory.diversity(),
-        }
+        row |= in_numbers(rows, sum(r.used for r in self.rows), data.initial_items)
+        row["diversity"] = self.memory.diversity()
         self.rounds.append(row)
         shown = {f"rounds/{k}": float(v) for k, v in row.items() if k != "epoch" and v is not None}
         module.log_dict(shown, batch_size=1)
-        if refused:
-            words = ", ".join(f"{n} {name}" for name, n in sorted(refused.items()))
-            say(f"epoch {row['epoch']}: {sum(refused.values())} of {len(rows)} images refused ({words})")
+        if words := refusals(rows):
+            say(f"epoch {row['epoch']}: {words}")
         if trainer.is_global_zero and rows:
-            self._write(folder, row, rows, module.class_names, seconds)
-
-    def _write(
-        self, folder: Path, row: Mapping[str, Any], rows: Sequence[Row], names: Sequence[str], seconds: float
-    ) -> None:
-        """``rounds.csv`` with seconds an image, ``rounds.png``, and a sheet of the round."""
-        path = folder / "rounds.csv"
-        spent = _seconds(path) | {str(row["epoch"]): (f"{seconds:.3f}", f"{seconds / len(rows):.4f}")}
-        head = [*row, "seconds", "seconds_per_image"]
-        lines = [[*r.values(), *spent.get(str(r["epoch"]), ("", ""))] for r in self.rounds]
-        text = "\n".join(",".join("" if x is None else str(x) for x in line) for line in [head, *lines])
-        replace_file(path, text + "\n")
-        draw_rounds(folder / "rounds.png", self.rounds)
-        sheet(folder, rows, names)
+            write_rounds(folder, self.rounds, rows, module.class_names, seconds)
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
@@ -372,46 +260,3 @@ class Rounds(Callback):
             trainer.strategy.barrier("zoo.actgen.copied")
         self._later = rows[state["rows"] :]
         self._take(trainer.datamodule, folder, kept)  # type: ignore[attr-defined]
-
-
-def in_batches(items: Sequence[Planned], size: int) -> Iterator[list[Planned]]:
-    """Images of one kind together, at most ``size``, in the order of their positions within a kind."""
-    for kind in ("guided", "image_to_image", "random"):
-        own = (item for item in items if item.kind == kind)
-        while batch := list(itertools.islice(own, size)):
-            yield batch
-
-
-def _seconds(path: Path) -> dict[str, tuple[str, str]]:
-    """By epoch, of a table that was written before."""
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    cells = [line.split(",") for line in lines[1:]]
-    return {c[0]: (c[-2], c[-1]) for c in cells if len(c) > 2}
-
-
-def sheet(folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """The first images of a round beside their guides."""
-    from PIL import Image
-
-    shown = [r for r in rows if r.status != "nan" and r.kind != "random"][:24]
-    if not shown:
-        return
-    guides: list[Tensor] = []
-    images: list[Tensor] = []
-    for row in shown:
-        stem = row.path.removesuffix(".png")
-        for held, name in ((guides, f"{stem}_ori.png"), (images, row.path)):
-            held.append(_read(folder / name, Image))
-    masks = torch.ones(len(shown), 1, 1, 1)
-    marks = {"used": "", "constant": " (constant)", "duplicate": " (copy)"}
-    captions = [f"{names[r.label]}: {r.hardness:.2f}{marks[r.status]}" for r in shown]
-    path = folder / f"epoch_{shown[0].epoch:04d}.png"
-    draw_sheet(path, guides, masks, images, captions, f"after epoch {shown[0].epoch}")
-
-
-def _read(path: Path, image: Any) -> Tensor:
-    """Of this run's own pictures, (C, S, S) in [0, 1]."""
-    import numpy as np
-
-    pixels = torch.from_numpy(np.array(image.open(path), copy=True)).float() / 255
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

@@ -10,6 +10,16 @@ import torch
 from torch import Tensor
 
 from zoo.caa.balls import Ball
+from zoo.caa.losses import (
+    carlini_wagner,
+    carlini_wagner_to,
+    cross_entropy,
+    hinge,
+    hinge_to,
+    margin,
+    rival,
+    targeted_dlr,
+)
 from zoo.caa.victim import Victim
 
 Carry = Literal["best_loss", "official"]
@@ -43,26 +53,58 @@ class Rules:
 
 @dataclass
 class Start:
-    """Images that enter an attacker; all are classified right there.
+    """Images that enter an attacker; all are classified right there, and none as its goal.
 
     Attributes:
         image: x_k, the centre of the local ball, (N, C, H, W) in [0, 1].
         anchor: x_0 = x_k - p_k, the centre of the global one.
         label: (N,).
         keys: of each image's draws, int64 (N,).
+        goal: the class that each image shall be taken for, (N,); None: any but its own.
     """
 
     image: Tensor
     anchor: Tensor
     label: Tensor
     keys: Tensor
+    goal: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
 
     def rows(self, chosen: Tensor) -> Start:
         """Those of an index or mask."""
-        return Start(self.image[chosen], self.anchor[chosen], self.label[chosen], self.keys[chosen])
+        goal = None if self.goal is None else self.goal[chosen]
+        return Start(self.image[chosen], self.anchor[chosen], self.label[chosen], self.keys[chosen], goal)
+
+    # what an attack climbs, of logits (N, K) -> (N,)
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Whether the attack is through: misclassified, or taken for the goal."""
+        return logits.argmax(dim=1) != self.label if self.goal is None else logits.argmax(dim=1) == self.goal
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        """The cross-entropy of y; on a goal t minus that of t."""
+        return cross_entropy(logits, self.label) if self.goal is None else -cross_entropy(logits, self.goal)
+
+    def lead(self, logits: Tensor) -> Tensor:
+        """max_{j != y} z_j - z_y, on a goal z_t - max_{j != t} z_j: above 0 where it is reached."""
+        return margin(logits, self.label) if self.goal is None else -margin(logits, self.goal)
+
+    def hinge(self, logits: Tensor) -> Tensor:
+        """Of CW."""
+        return hinge(logits, self.label) if self.goal is None else hinge_to(logits, self.goal)
+
+    def carlini_wagner(self, logits: Tensor) -> Tensor:
+        """Of CWL2, which minimises it."""
+        if self.goal is None:
+            return carlini_wagner(logits, self.label)
+        return carlini_wagner_to(logits, self.goal)
+
+    def towards(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The targeted DLR loss; on a goal the best other class stands for y."""
+        own = self.label if self.goal is None else rival(logits, targets)
+        return targeted_dlr(logits, own, targets)
 
 
 @dataclass

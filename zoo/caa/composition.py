@@ -14,7 +14,7 @@ from zoo.caa.attack import Rules, Setting, Start
 from zoo.caa.attackers import ATTACKERS
 from zoo.caa.balls import Ball, Norm
 from zoo.caa.draws import derived, image_keys
-from zoo.caa.policy import Mode, Policy, Step, Threat, chosen_policy
+from zoo.caa.policy import GoalRule, Mode, Policy, Step, Threat, chosen_policy
 from zoo.caa.victim import Cost, Victim
 
 _ALONE = 77  # word of the keys of an attacker's run from the clean image
@@ -27,11 +27,13 @@ class Result:
     Attributes:
         image: the adversarial images, clean ones of which were misclassified at once, (N, C, H, W).
         clean: whether the clean image is classified right, (N,).
-        robust: whether it still is, in every way that the mode counts, (N,).
+        robust: whether it still is, in every way that the mode counts, (N,); on a goal, whether no attacker
+            made the model take it for that class.
         after: number of images that are right after each attacker.
         fooled_by: number of the attacker, from 0, that fooled each image; -1 for none, (N,).
         cost: measured.
         cost_of: of each attacker.
+        goal: the class that each image was to be taken for, (N,); None: any other than its own.
     """
 
     image: Tensor
@@ -41,6 +43,7 @@ class Result:
     fooled_by: Tensor
     cost: Cost
     cost_of: list[Cost] = field(default_factory=list)
+    goal: Tensor | None = None
 
 
 def run_policy(
@@ -52,6 +55,7 @@ def run_policy(
     norm: Norm,
     eps: float,
     rules: Rules | None = None,
+    goal: GoalRule | int | None = None,
 ) -> Result:
     """Attack a batch.
 
@@ -64,14 +68,16 @@ def run_policy(
         norm: of the global ball.
         eps: its radius.
         rules: see :class:`Rules`.
+        goal: see :func:`goals`.
     """
     victim.spent()
     ball = Ball(norm, eps)
     with torch.inference_mode(False), torch.autocast(image.device.type, enabled=False):
         image, label, keys = image.clone().float(), label.clone(), keys.clone()
         with victim.timed():
-            clean = victim.right(image, label)
-        state = _State(victim, image, label, keys, clean)
+            logits = victim.logits(image)
+        clean, aim = logits.argmax(dim=1) == label, goals(goal, label, logits)
+        state = _State(victim, image, label, keys, clean if aim is None else clean & (aim != label), aim)
         total, parts, after = victim.spent(), [], []
         for place, step in enumerate(policy.steps):
             setting = _setting(step, ball, rules or Rules())
@@ -81,7 +87,34 @@ def run_policy(
             total = total + parts[-1]
             after.append(int((state.fooled_by < 0)[clean].sum()))
     robust = clean & (state.fooled_by < 0)
-    return Result(state.result, clean, robust, after, state.fooled_by, total, parts)
+    return Result(state.result, clean, robust, after, state.fooled_by, total, parts, aim)
+
+
+def goals(goal: GoalRule | int | None, labels: Tensor, logits: Tensor) -> Tensor | None:
+    """The class that each image shall be taken for, (N,).
+
+    Args:
+        goal: a class; ``next``: y + 1, of the last class 0; ``least_likely``: that of lowest score on the
+            clean image; None: any but its own.
+        labels: (N,).
+        logits: of the clean images (N, K).
+
+    Raises:
+        ValueError: for a class that the model does not know.
+    """
+    classes = logits.shape[1]
+    if goal is None:
+        return None
+    if goal == "next":
+        return (labels + 1) % classes
+    if goal == "least_likely":
+        return logits.argmin(dim=1)
+    if not isinstance(goal, int) or isinstance(goal, bool) or not 0 <= goal < classes:
+        raise ValueError(
+            f"the goal is {goal!r}, but must be next, least_likely or one of the {classes} classes that the "
+            f"model knows, 0 to {classes - 1}"
+        )
+    return torch.full_like(labels, goal)
 
 
 def attack_images(
@@ -94,6 +127,7 @@ def attack_images(
     mode: Mode | None = None,
     seed: int = 0,
     rules: Rules | None = None,
+    goal: GoalRule | int | None = None,
 ) -> Result:
     """Attack images in one call: what :class:`zoo.RobustEvaluation` does to a batch.
 
@@ -108,6 +142,7 @@ def attack_images(
         mode: see :class:`zoo.caa.policy.Policy`; None takes the preset's.
         seed: of the random numbers.
         rules: see :class:`Rules`.
+        goal: a class that all images shall be taken for, ``next`` or ``least_likely``, see :func:`goals`.
 
     Raises:
         ValueError: for images, labels or settings that make no sense.
@@ -134,7 +169,7 @@ def attack_images(
     keys = image_keys(seed, torch.arange(len(images), device=images.device))
     norm: Norm = "l2" if chosen == "l2" else "linf"
     return run_policy(
-        victim, steps, images, labels, keys, norm, 1.0 if chosen == "unrestricted" else eps, rules
+        victim, steps, images, labels, keys, norm, 1.0 if chosen == "unrestricted" else eps, rules, goal
     )
 
 
@@ -147,8 +182,10 @@ def _setting(step: Step, ball: Ball, rules: Rules) -> Setting:
 class _State:
     """Where each image of a policy's batch stands."""
 
-    def __init__(self, victim: Victim, image: Tensor, label: Tensor, keys: Tensor, clean: Tensor) -> None:
-        self.victim, self.image, self.label, self.keys = victim, image, label, keys
+    def __init__(
+        self, victim: Victim, image: Tensor, label: Tensor, keys: Tensor, clean: Tensor, goal: Tensor | None
+    ) -> None:
+        self.victim, self.image, self.label, self.keys, self.goal = victim, image, label, keys, goal
         self.current, self.anchor = image.clone(), image.clone()
         self.result = image.clone()  # what the mode counts as the worst
         self.chain_right = clean.clone()  # classified right where the sequence stands
@@ -176,12 +213,13 @@ class _State:
             torch.cat([self.anchor[chain], self.image[lone]]),
             self.label[owner],
             keys,
+            None if self.goal is None else self.goal[owner],
         )
         kind = ATTACKERS[step.attacker]
         outcome = kind.run(self.victim, start, setting)
         fooled = outcome.fooled
         if fooled is None:
-            fooled = ~self.victim.right(outcome.image, start.label)
+            fooled = start.reached(self.victim.logits(outcome.image))
         self._note(chain, outcome.image[: len(chain)], fooled[: len(chain)], place, outcome.free, True)
         self._note(lone, outcome.image[len(chain) :], fooled[len(chain) :], place, outcome.free, False)
 

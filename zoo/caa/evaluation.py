@@ -17,12 +17,12 @@ from zoo.caa.attack import Carry, Rules
 from zoo.caa.balls import Norm, largest, lengths
 from zoo.caa.composition import Result, run_policy
 from zoo.caa.draws import image_keys
-from zoo.caa.policy import Mode, Threat, chosen_policy
+from zoo.caa.policy import ONE_TARGET, GoalRule, Mode, Threat, chosen_policy
 from zoo.caa.reliability import WARNINGS, probe, square_wins
 from zoo.caa.report import AdversarialImages, draw_curve, robustbench
 from zoo.caa.target import load_target
 from zoo.caa.victim import Victim
-from zoo.nn.ranges import Count, Finite, Percent, Positive, check_ranges
+from zoo.nn.ranges import Count, DepthOrZero, Finite, Percent, Positive, check_ranges
 from zoo.randomness import global_seed
 from zoo.reports import class_names_of, replace_file, say, writing
 
@@ -64,6 +64,10 @@ class RobustEvaluation(LightningModule):
         mode: ``sequence``, ``subpolicies`` or ``union``, see :class:`zoo.caa.policy.Policy`; null takes the
             preset's, of a list ``sequence``.
         eps: radius of the ball, images in [0, 1]; of no use for ``unrestricted``.
+        goal: what the attack wants: null, that an image is taken for any class but its own; a class's number,
+            ``next`` (y + 1) or ``least_likely`` (of lowest score on the clean image): that it is taken for
+            that one. ``attack_success`` is then the share that is, of all images that were right and not of
+            that class; ``robust_accuracy`` stays the share that is right.
         transfer_to: another classifier, named like the target, that judges the images made against that one:
             ``accuracy`` and ``robust_accuracy`` are its own then, the target's ``source_``.
         eps_curve: radii of a curve. An image fooled at one radius counts as fooled at all larger ones.
@@ -91,6 +95,7 @@ class RobustEvaluation(LightningModule):
         threat: Threat | None = None,
         mode: Mode | None = None,
         eps: Positive = 0.15,
+        goal: GoalRule | DepthOrZero | None = None,
         transfer_to: str | None = None,
         eps_curve: Sequence[Positive] = (),
         pixels: Literal["unit", "symmetric"] = "unit",
@@ -134,6 +139,14 @@ class RobustEvaluation(LightningModule):
             )
         if self.threat == "unrestricted" and h["eps_curve"]:
             raise ValueError("model.init_args.eps_curve: threat unrestricted has no eps; leave it out")
+        if h["goal"] is not None and h["eps_curve"]:
+            raise ValueError(
+                "model.init_args.eps_curve counts what is taken for any other class; leave it or goal out"
+            )
+        if h["goal"] is not None and self.rules.batched_targets:
+            raise ValueError(
+                "model.init_args.batched_targets: a goal is the only target; leave it or goal out"
+            )
         if h["transfer_to"] is not None and h["eps_curve"]:
             raise ValueError("model.init_args.eps_curve is of the target itself; leave it or transfer_to out")
 
@@ -192,7 +205,9 @@ class RobustEvaluation(LightningModule):
         keys = image_keys(global_seed(), batch["index"].to(image.device))
         norm: Norm = "l2" if self.threat == "l2" else "linf"
         radius = _FREE_RADIUS if self.threat == "unrestricted" else eps or self.hparams["eps"]
-        return image, run_policy(victim, self.policy, image, label, keys, norm, radius, self.rules)
+        return image, run_policy(
+            victim, self.policy, image, label, keys, norm, radius, self.rules, self.hparams["goal"]
+        )
 
     @staticmethod
     def _known(victim: Victim, image: Tensor, label: Tensor) -> Victim:
@@ -220,6 +235,10 @@ class RobustEvaluation(LightningModule):
             "images": torch.ones_like(robust), "accuracy": clean, "robust_accuracy": robust,
             "linf_mean": largest(offset), "l2_mean": lengths(offset),
         }  # fmt: skip
+        if found.goal is not None:  # "attacked" and "reached" are for attack_success alone
+            attacked = clean & (found.goal != label)
+            made = judge.logits(found.image).argmax(dim=1)
+            per_image |= {"attacked": attacked, "reached": attacked & (made == found.goal)}
         if judge is not victim:
             per_image |= {"source_accuracy": found.clean, "source_robust_accuracy": found.robust}
         for name, values in per_image.items():
@@ -227,7 +246,8 @@ class RobustEvaluation(LightningModule):
         for name, values in zip(_LARGEST, (largest(offset), lengths(offset)), strict=True):
             self._metric(name, MaxMetric).update(values.max())
         for place, left in enumerate(found.after):
-            self._sum(f"accuracy_after_{place + 1}").update(float(left))
+            if found.goal is None:
+                self._sum(f"accuracy_after_{place + 1}").update(float(left))
             self._sum(f"fooled_by_{place + 1}").update(float((found.fooled_by == place).sum()))
         for name, value in asdict(found.cost).items():
             self._sum(name).update(float(value))
@@ -254,11 +274,13 @@ class RobustEvaluation(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         totals = {k.removeprefix(_KEY): float(m.compute()) for k, m in self.sums.items()}  # type: ignore[operator]
-        images = totals.pop("images")
+        images, attacked, reached = (totals.pop(k, 0.0) for k in ("images", "attacked", "reached"))
         found = {k: v if k in _LARGEST else v / images for k, v in totals.items()}
         clean, robust = found["accuracy"], found["robust_accuracy"]
         found["attack_success"] = 1 - robust / clean if clean else 0.0
-        classes = self._held[0].classes
+        if self.hparams["goal"] is not None:
+            found["attack_success"] = reached / attacked if attacked else 0.0
+        classes = self._held[0].classes if self.hparams["goal"] is None else ONE_TARGET
         found["nominal_forward"] = float(self.policy.forward(classes))
         found["nominal_backward"] = float(self.policy.backward(classes))
         names = [step.attacker for step in self.policy.steps]
@@ -279,9 +301,13 @@ class RobustEvaluation(LightningModule):
     def _tell(self, found: Mapping[str, float], images: int) -> None:
         cost = f"{found['forward']:,.0f} forward and {found['backward']:,.0f} backward passes"
         where = "" if self.threat == "unrestricted" else f", {self.threat} eps {self.hparams['eps']:g}"
+        if self.hparams["goal"] is not None:
+            where += f", goal {self.hparams['goal']}"
         if self.hparams["transfer_to"] is not None:
             where += f", transferred to {self.hparams['transfer_to']}"
         right = f"{found['accuracy']:.4f} are right, under attack {found['robust_accuracy']:.4f}"
+        if self.hparams["goal"] is not None:
+            right += f", {found['attack_success']:.4f} are taken for the goal"
         seconds = f"{found['cpu_seconds']:.3f} CPU s an image"
         say(f"{self.policy}{where}: of {images:,} images {right}; {cost} and {seconds}")
         for name in sorted(self.warned):
@@ -299,6 +325,7 @@ class RobustEvaluation(LightningModule):
             "policy": json.loads(self.policy.to_json()),
             "source": self.hparams["target"],
             "seed": global_seed(),
+            "goal": self.hparams["goal"],
             "measured": {k: round(v, 6) for k, v in found.items()},
         }
         text = robustbench(
@@ -329,5 +356,7 @@ class RobustEvaluation(LightningModule):
             "l2": lengths(offset),
             "index": batch["index"],
         }
+        if found.goal is not None:
+            tensors["goal"] = found.goal
         on_cpu: dict[str, Any] = {name: value.cpu() for name, value in tensors.items()}
         return AdversarialImages(**on_cpu, class_names=names, policy=self.policy.to_json())

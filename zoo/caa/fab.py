@@ -8,8 +8,8 @@ from torch.nn.functional import pad
 
 from zoo.caa.attack import Outcome, Setting, Start
 from zoo.caa.balls import Ball, wide
-from zoo.caa.gradient import MOST_TARGETS
-from zoo.caa.losses import at
+from zoo.caa.gradient import targets_of
+from zoo.caa.losses import at, best_other
 from zoo.caa.victim import Victim
 
 _ALPHA, _ETA, _BETA = 0.1, 1.05, 0.9
@@ -60,14 +60,13 @@ def fab_targeted(victim: Victim, start: Start, setting: Setting) -> Outcome:
     target from x_k itself, as AutoAttack's standard version with its single restart. An iteration is a pass
     with a gradient and one without.
     """
-    order = victim.logits(start.image).argsort(dim=1)
     result = start.image.clone()
     fooled = torch.zeros(len(start), dtype=torch.bool, device=result.device)
-    for rank in range(2, min(order.shape[1], MOST_TARGETS) + 1):
+    for target in targets_of(victim, start):
         left = (~fooled).nonzero()[:, 0]
         if not len(left):
             break
-        found, wrong = _one_target(victim, start.rows(left), setting, order[left, -rank])
+        found, wrong = _one_target(victim, start.rows(left), setting, target[left])
         result[left[wrong]], fooled[left[wrong]] = found[wrong], True
     return Outcome(result, fooled)
 
@@ -83,11 +82,11 @@ def _one_target(victim: Victim, start: Start, setting: Setting, target: Tensor) 
         own, aim = start.rows(rows), target[rows]
 
         def gap(z: Tensor, own: Start = own, aim: Tensor = aim) -> Tensor:
-            return at(z, aim) - at(z, own.label)
+            return at(z, aim) - (at(z, own.label) if own.goal is None else best_other(z, own.goal))
 
         _, value, gradient = victim.gradient(x, gap)
         x = _towards(x, value, gradient, own, ball)
-        wrong, size = ~victim.right(x, own.label), ball.size(x - own.image)
+        wrong, size = own.reached(victim.logits(x)), ball.size(x - own.image)
         closer = wrong & (size < nearest[rows])
         best[rows[closer]], nearest[rows[closer]] = x[closer], size[closer]
         x = torch.where(wide(wrong, x), own.image + _BETA * (x - own.image), x)

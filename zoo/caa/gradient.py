@@ -11,7 +11,6 @@ from torch import Tensor
 from zoo.caa.attack import Outcome, Setting, Start, last_of
 from zoo.caa.balls import in_both, wide
 from zoo.caa.draws import derived, normal, uniform
-from zoo.caa.losses import cross_entropy, hinge, targeted_dlr
 from zoo.caa.victim import Victim
 
 _RHO = 0.75
@@ -19,8 +18,8 @@ _MOMENTUM = 0.75
 MOST_TARGETS = 10
 """MultiTargeted aims at the classes ranked 2nd to 10th."""
 
-RowLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Of logits (M, K), labels (M,) and targets (M,)."""
+RowLoss = Callable[[Tensor, Start, Tensor], Tensor]
+"""Of logits (M, K), rows and targets (M,)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def ascend(
             rows = _first(owner, target, start, current, losses, gradient, setting)
         else:
             _noted(rows, losses, gradient, i)
-        wrong = logits.argmax(dim=1) != rows.start.label
+        wrong = rows.start.reached(logits)
         if bool(wrong.any()):
             owners, chosen = last_of(rows.owner[wrong], wrong.nonzero()[:, 0], count)
             result[owners], fooled[owners] = current[chosen], True
@@ -144,8 +143,8 @@ def _looked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if last:  # nothing moves along the last gradient
         logits = victim.logits(images)
-        return logits, loss(logits, start.label, target), torch.zeros_like(images)
-    return victim.gradient(images, lambda z: loss(z, start.label, target))
+        return logits, loss(logits, start, target), torch.zeros_like(images)
+    return victim.gradient(images, lambda z: loss(z, start, target))
 
 
 def _first(
@@ -222,27 +221,35 @@ def _single(victim: Victim, start: Start, setting: Setting, loss: RowLoss, momen
 
 def pgd(victim: Victim, start: Start, setting: Setting) -> Outcome:
     """Cross-entropy without momentum."""
-    return _single(victim, start, setting, lambda z, y, _: cross_entropy(z, y), momentum=False)
+    return _single(victim, start, setting, lambda z, rows, _: rows.entropy(z), momentum=False)
 
 
 def mi(victim: Victim, start: Start, setting: Setting) -> Outcome:
     """Cross-entropy with momentum; on clean images and at full magnitude this is APGD-CE."""
-    return _single(victim, start, setting, lambda z, y, _: cross_entropy(z, y), momentum=True)
+    return _single(victim, start, setting, lambda z, rows, _: rows.entropy(z), momentum=True)
 
 
 def cw(victim: Victim, start: Start, setting: Setting) -> Outcome:
     """The hinge on the margin without momentum."""
-    return _single(victim, start, setting, lambda z, y, _: hinge(z, y), momentum=False)
+    return _single(victim, start, setting, lambda z, rows, _: rows.hinge(z), momentum=False)
+
+
+def targets_of(victim: Victim, start: Start) -> list[Tensor]:
+    """What targeted attackers aim at, (N,) of each run: the classes ranked 2nd to 10th at x_k; a goal."""
+    if start.goal is not None:
+        return [start.goal]
+    order = victim.logits(start.image).argsort(dim=1)
+    return [order[:, -rank] for rank in range(2, min(order.shape[1], MOST_TARGETS) + 1)]
 
 
 def multi_targeted(victim: Victim, start: Start, setting: Setting) -> Outcome:
     """A run with momentum for each of the classes ranked 2nd to 10th at x_k, on the targeted DLR loss.
 
     An image that no run fools is handed on as it came in. On clean images and at full magnitude this is
-    APGD-T.
+    APGD-T. A goal is the only target.
     """
-    order = victim.logits(start.image).argsort(dim=1)
-    ranks = range(2, min(order.shape[1], MOST_TARGETS) + 1)
+    aims = targets_of(victim, start)
+    ranks = range(2, len(aims) + 2)
     result = start.image.clone()
     fooled = torch.zeros(len(start), dtype=torch.bool, device=result.device)
     everyone = torch.arange(len(start), device=result.device)
@@ -253,11 +260,12 @@ def multi_targeted(victim: Victim, start: Start, setting: Setting) -> Outcome:
             break
         chosen = left.repeat(len(together))
         own = torch.arange(len(left), device=result.device).repeat(len(together))
-        target = torch.cat([order[left, -r] for r in together])
+        target = torch.cat([aims[r - 2][left] for r in together])
         keys = torch.cat([derived(start.keys[left], r) for r in together])
         found, wrong, _ = ascend(
-            victim, start.rows(chosen), setting, targeted_dlr, own, target, keys, momentum=True
-        )
+            victim, start.rows(chosen), setting, lambda z, rows, t: rows.towards(z, t),
+            own, target, keys, momentum=True,
+        )  # fmt: skip
         result[left[wrong]] = found[wrong]
         fooled[left[wrong]] = True
     return Outcome(result, fooled)
@@ -265,6 +273,6 @@ def multi_targeted(victim: Victim, start: Start, setting: Setting) -> Outcome:
 
 def fgsm(victim: Victim, start: Start, setting: Setting) -> Outcome:
     """x_k + mag sign(grad cross-entropy), clipped, inside the global ball (Goodfellow et al. 2015)."""
-    _, _, gradient = victim.gradient(start.image, lambda z: cross_entropy(z, start.label))
+    _, _, gradient = victim.gradient(start.image, start.entropy)
     moved = (start.image + setting.magnitude * gradient.sign()).clamp(0, 1)
     return Outcome(setting.ball.project(moved, start.anchor))

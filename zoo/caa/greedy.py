@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.caa.archive import key_of
 from zoo.caa.space import GENES, Space
 
 Array = np.ndarray[Any, Any]
@@ -26,24 +27,21 @@ def candidates(space: Space, prefix: Sequence[int] = ()) -> Array:
     return np.array([genes + [skip, 0, 0] * (space.length - len(genes) // GENES) for genes in shown])
 
 
-def choose(
-    space: Space, tried: Array, archive: Mapping[str, Sequence[int]], key: Any
-) -> tuple[int, ...] | None:
+def choose(space: Space, tried: Array, archive: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
     """The canonical genome of most new successes per backward pass; None where nothing fools another image.
 
     Args:
         space: of policies.
         tried: :func:`candidates`, the first of which is what there is without any of them.
         archive: key of each policy -> images right, images, backward passes.
-        key: of a canonical genome.
     """
     genomes = [space.canonical(genome) for genome in tried]
-    before, _, spent = archive[key(genomes[0])]
+    before, _, spent = archive[key_of(genomes[0])]
     found: tuple[float, tuple[int, ...]] | None = None
     for genome in genomes[1:]:
-        if key(genome) not in archive:  # max_evaluations left it out
+        if key_of(genome) not in archive:  # max_evaluations left it out
             continue
-        right, _, cost = archive[key(genome)]
+        right, _, cost = archive[key_of(genome)]
         rate = (before - right) / max(cost - spent, 1)
         if rate > (found[0] if found else 0):
             found = rate, genome

@@ -25,6 +25,12 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return best_other(logits, labels) - at(logits, labels)
 
 
+def rival(logits: Tensor, classes: Tensor) -> Tensor:
+    """argmax_{j != c} z_j, (N,)."""
+    own = functional.one_hot(classes, logits.shape[1]).bool()
+    return logits.masked_fill(own, -torch.inf).argmax(dim=1)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """-log softmax(z)_y."""
     return functional.cross_entropy(logits, labels, reduction="none")
@@ -35,6 +41,11 @@ def hinge(logits: Tensor, labels: Tensor, confidence: float = 50.0) -> Tensor:
     own = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
     other = ((1 - own) * logits - 1e4 * own).amax(dim=1)
     return -(at(logits, labels) - other + confidence).relu()
+
+
+def hinge_to(logits: Tensor, targets: Tensor, confidence: float = 50.0) -> Tensor:
+    """Of CW on a chosen class: -relu(max_{j != t} z_j - z_t + 50)."""
+    return -(margin(logits, targets) + confidence).relu()
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -53,3 +64,9 @@ def carlini_wagner(logits: Tensor, labels: Tensor) -> Tensor:
     """Of CWL2, minimised: max(z_y - max_j (1 - onehot) z, -20); the true class takes part with 0."""
     own = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
     return (at(logits, labels) - ((1 - own) * logits).amax(dim=1)).clamp(min=-20)
+
+
+def carlini_wagner_to(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of CWL2 on a chosen class, minimised: max(max_j (1 - onehot) z - z_t, -20)."""
+    own = functional.one_hot(targets, logits.shape[1]).to(logits.dtype)
+    return (((1 - own) * logits).amax(dim=1) - at(logits, targets)).clamp(min=-20)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from zoo.caa import greedy, nsga
+from zoo.caa.archive import Archive, genome_of, key_of
 from zoo.caa.attack import Carry, Rules
 from zoo.caa.balls import Norm
 from zoo.caa.composition import Result, run_policy
@@ -145,7 +146,7 @@ class CAA(LightningModule):
             ("chosen", (genes,), torch.long),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=dtype))
-        self.archive: dict[str, list[int]] = {}
+        self.archive = Archive(cost_unit)
         self._held: list[Victim] = []
         self._tallies: dict[Policy, Tally] = {}
 
@@ -208,7 +209,7 @@ class CAA(LightningModule):
         if self.trainer.is_last_batch:
             self._end_generation()
         self.log("train/evaluated", float(len(self.archive)), batch_size=1, prog_bar=True)
-        points = self.points()
+        points = self.archive.points()
         if len(points):
             self.log("train/hypervolume", nsga.hypervolume(points), batch_size=1, prog_bar=True)
             self.log("train/robust_accuracy", float(points[:, 0].min()), batch_size=1, prog_bar=True)
@@ -217,12 +218,7 @@ class CAA(LightningModule):
         """Whether the archive holds what no rest of the images lets this policy outdo."""
         if not (self.hparams["stop_hopeless"] and int(self.seen[row])):
             return False
-        cost = self._nominal(key)
-        right = int(self.correct[row])
-        return any(
-            n == int(self.images) and c <= right and b <= cost and (c, b) != (right, cost)
-            for c, n, b in self.archive.values()
-        )
+        return self.archive.outdoes(int(self.correct[row]), self._nominal(key), int(self.images))
 
     def _nominal(self, key: str) -> int:
         return self.space.policy(genome_of(key)).backward(self._held[0].classes or _CLASSES)
@@ -251,10 +247,10 @@ class CAA(LightningModule):
         parents = list(self.genomes.cpu().numpy()) if int(self.generation) else []
         together = np.stack([*parents, *known])
         keys = [key_of(self.space.canonical(genome)) for genome in together]
-        kept = nsga.survivors(np.stack([self.objectives_of(k) for k in keys]), len(children))
+        kept = nsga.survivors(self.archive.objectives(keys), len(children))
         kept = (kept * len(children))[: len(children)]  # max_evaluations may cut the first generation
         self.genomes.copy_(torch.from_numpy(together[kept]))
-        images = max(n for _, n, _ in self.archive.values())
+        images = self.archive.images
         rows = [self.archive[keys[i]] for i in kept]
         self.scores.copy_(torch.tensor([[round(c * images / max(n, 1)), b] for c, n, b in rows]))
         self.images.fill_(images)
@@ -282,17 +278,12 @@ class CAA(LightningModule):
             rate = 1 / self.genomes.shape[1] if h["mutation"] is None else h["mutation"]
             parents = self.genomes.cpu().numpy(), self.objectives()
             return nsga.offspring(*parents, self.space.choices, h["crossover"], rate, random)
-        fresh: dict[str, Array] = {}
-        for genome in self.space.random(50 * count, random):
-            key = key_of(self.space.canonical(genome))
-            if key not in self.archive and len(fresh) < count:
-                fresh.setdefault(key, genome)
-        rows = list(fresh.values()) or [self.genomes[0].cpu().numpy()]
+        rows = self.archive.untried(self.space, count, random) or [self.genomes[0].cpu().numpy()]
         return np.stack((rows * count)[:count])
 
     def _more(self) -> Array:
         """Greedy's next candidates, around what it chose among the last ones."""
-        found = greedy.choose(self.space, self.next_genomes.cpu().numpy(), self.archive, key_of)
+        found = greedy.choose(self.space, self.next_genomes.cpu().numpy(), self.archive)
         if found is not None:
             self.chosen.copy_(torch.tensor(found))
         number = int(self.generation)
@@ -301,19 +292,10 @@ class CAA(LightningModule):
             return self.next_genomes.cpu().numpy()
         return greedy.candidates(self.space, found[: GENES * number])
 
-    def objectives_of(self, key: str) -> Array:
-        """f1 and f2 of a policy in the archive."""
-        correct, images, backward = self.archive[key]
-        return np.array([correct / max(images, 1), backward / self.hparams["cost_unit"]])
-
     def objectives(self) -> Array:
         """f1 and f2 of the population, (P, 2)."""
         correct, backward = self.scores.cpu().numpy().T
         return np.stack([correct / max(int(self.images), 1), backward / self.hparams["cost_unit"]], axis=1)
-
-    def points(self) -> Array:
-        """f1 and f2 of the whole archive, (A, 2)."""
-        return np.array([self.objectives_of(key) for key in self.archive]).reshape(-1, 2)
 
     def best(self) -> Policy:
         """The policy of lowest robust accuracy, of those the cheapest; of ``greedy`` what it chose.
@@ -336,7 +318,7 @@ class CAA(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "caa_archive" not in checkpoint:
             return
-        self.archive = json.loads(checkpoint["caa_archive"])
+        self.archive = Archive(self.hparams["cost_unit"], json.loads(checkpoint["caa_archive"]))
         held = int(checkpoint["state_dict"]["space_word"])
         if held and held != self.definition():
             raise ValueError(
@@ -384,13 +366,3 @@ class CAA(LightningModule):
         policy, unit = self.best().to_json(), self.hparams["cost_unit"]
         first = batch_idx == 0 and self.global_rank == 0
         return SearchReport(self.objectives(), names, rows, policy, unit, first)
-
-
-def key_of(genome: Sequence[int]) -> str:
-    """A canonical genome as text."""
-    return " ".join(map(str, genome))
-
-
-def genome_of(key: str) -> tuple[int, ...]:
-    """And back."""
-    return tuple(map(int, key.split()))

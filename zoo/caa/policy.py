@@ -15,6 +15,9 @@ from zoo.caa.corruptions import SEVERITIES
 Mode = Literal["sequence", "subpolicies", "union"]
 MODES = ("sequence", "subpolicies", "union")
 Threat = Literal["linf", "l2", "unrestricted"]
+GoalRule = Literal["next", "least_likely"]
+ONE_TARGET = 2
+"""Classes of which a targeted attacker has one target: its nominal cost on a goal."""
 _MOST_STEPS = 10**6
 
 

@@ -37,6 +37,7 @@ class AdversarialImages:
         index: (B,) position of each in the whole set.
         class_names: of the classes.
         policy: the attack, as JSON.
+        goal: class that each was to be taken for (B,); None: any but its own.
     """
 
     image: Tensor
@@ -49,11 +50,14 @@ class AdversarialImages:
     index: Tensor
     class_names: list[str]
     policy: str
+    goal: Tensor | None = None
 
     def write(self, folder: Path) -> list[Path]:
         """A part of what :meth:`merge` makes."""
         part = folder / PARTS / f"{int(self.index[0]):09d}_{os.getpid()}.npz"
         arrays = {name: getattr(self, name).numpy() for name in _ARRAYS}
+        if self.goal is not None:
+            arrays["goal"] = self.goal.numpy()
         np.savez(part, class_names=np.array(self.class_names), policy=np.array(self.policy), **arrays)
         return []
 
@@ -66,11 +70,15 @@ class AdversarialImages:
                 parts.append({name: data[name] for name in data.files})
         if not parts:
             return []
-        merged = {name: np.concatenate([p[name] for p in parts]) for name in _ARRAYS}
+        arrays = [name for name in (*_ARRAYS, "goal") if name in parts[0]]
+        merged = {name: np.concatenate([p[name] for p in parts]) for name in arrays}
         order = merged["index"].argsort()
         merged = {name: values[order] for name, values in merged.items()}
         names = [str(n) for n in parts[0]["class_names"]]
-        merged["success"] = merged["adversarial_predicted"] != merged["label"]
+        made = merged["adversarial_predicted"]
+        merged["success"] = made != merged["label"]
+        if "goal" in merged:
+            merged["success"] &= made == merged["goal"]
         paths = [folder / name for name in ("adversarial.npz", "adversarial.png", "policy.json")]
         np.savez_compressed(paths[0], **merged)
         draw_sheet(paths[1], merged, names)

@@ -9,7 +9,6 @@ import torch
 from zoo.caa.attack import Outcome, Setting, Start
 from zoo.caa.balls import lengths, rounded, wide
 from zoo.caa.draws import derived, normal
-from zoo.caa.losses import carlini_wagner, cross_entropy
 from zoo.caa.victim import Victim
 
 _CW_RATE, _CW_WEIGHT = 0.01, 2.0
@@ -27,7 +26,7 @@ def cwl2(victim: Victim, start: Start, setting: Setting) -> Outcome:
     delta = torch.zeros_like(start.image)
     optimizer = torch.optim.Adam([delta], lr=_CW_RATE)
     for _ in range(setting.steps):
-        _, _, gradient = victim.gradient(start.image + delta, lambda z: carlini_wagner(z, start.label))
+        _, _, gradient = victim.gradient(start.image + delta, start.carlini_wagner)
         delta.grad = gradient + 2 * _CW_WEIGHT * delta
         optimizer.step()
     moved = (start.image + delta).clamp(0, 1)
@@ -44,7 +43,7 @@ def ddn(victim: Victim, start: Start, setting: Setting) -> Outcome:
     x_k where it is longer; ``magnitude`` is not used. With an early exit an image leaves once a misclassified
     iterate lies in both balls.
     """
-    image, label = start.image, start.label
+    image = start.image
     found = torch.zeros_like(image)
     fooled = torch.zeros(len(start), dtype=torch.bool, device=image.device)
     rows = torch.arange(len(start), device=image.device)
@@ -52,9 +51,9 @@ def ddn(victim: Victim, start: Start, setting: Setting) -> Outcome:
     smallest = lengths(torch.maximum(image, 1 - image))
     outer = setting.ball
     for i in range(setting.steps):
-        x, y = image[rows], label[rows]
-        logits, _, gradient = victim.gradient(x + delta, lambda z, y=y: cross_entropy(z, y))  # type: ignore[misc]
-        wrong, length = logits.argmax(dim=1) != y, lengths(delta)
+        x, own = image[rows], start.rows(rows)
+        logits, _, gradient = victim.gradient(x + delta, own.entropy)
+        wrong, length = own.reached(logits), lengths(delta)
         better = wrong & (length < smallest[rows])
         found[rows[better]], smallest[rows[better]] = delta[better], length[better]
         if setting.rules.early_exit:

@@ -10,7 +10,6 @@ from torch import Tensor
 from zoo.caa.attack import Outcome, Setting, Start
 from zoo.caa.balls import lengths, wide
 from zoo.caa.draws import derived, signs, uniform
-from zoo.caa.losses import margin
 from zoo.caa.victim import Victim
 
 _SHARE = 0.8
@@ -34,7 +33,7 @@ def square(victim: Victim, start: Start, setting: Setting) -> Outcome:
     fooled = torch.zeros(len(start), dtype=torch.bool, device=result.device)
     own = start
     x = _inside(_first(own, setting), own, setting)
-    loss = -margin(victim.logits(x), own.label)
+    loss = -own.lead(victim.logits(x))
     for i in range(setting.steps):
         hit = loss < 0
         result[rows], fooled[rows[hit]] = x, True
@@ -50,7 +49,7 @@ def square(victim: Victim, start: Start, setting: Setting) -> Outcome:
         else:
             tried = _moved_mass(x, own, setting, max(side, 3), keys)
         tried = _inside(tried, own, setting)
-        new = -margin(victim.logits(tried), own.label)
+        new = -own.lead(victim.logits(tried))
         better = new < loss
         x, loss = torch.where(wide(better, x), tried, x), torch.where(better, new, loss)
     if len(rows):

@@ -8,7 +8,6 @@ from functools import partial
 
 from zoo.caa.attack import Outcome, Setting, Start
 from zoo.caa.draws import derived, uniform
-from zoo.caa.losses import margin
 from zoo.caa.victim import Victim
 
 DIVERSE_STEPS = 10
@@ -50,7 +49,7 @@ def odi(
             _, _, gradient = victim.gradient(image, lambda z: (direction * z).sum(dim=1))
             step = _LARGE
         else:
-            _, _, gradient = victim.gradient(image, lambda z: margin(z, start.label))
+            _, _, gradient = victim.gradient(image, start.lead)
             step = schedule(i - DIVERSE_STEPS, setting.steps)
         image = setting.ball.project(image + step * scale * gradient.sign(), start.anchor)
     return Outcome(image)

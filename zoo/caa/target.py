@@ -47,15 +47,21 @@ class Target(nn.Module):
                 f"model.init_args.mean has {channels} values, but the images have {images.shape[1]} channels"
             )
         try:
-            return self.model((images - self.mean) / self.std)
+            found: Any = self.model((images - self.mean) / self.std)
         except torch.OutOfMemoryError:
             raise
-        except (TypeError, AttributeError, LookupError, RuntimeError) as error:  # of a model of whatever kind
+        except Exception as error:  # of a model of whatever kind
             text = str(error).strip().partition("\n")[0][:200]
             raise ValueError(
                 f"the target cannot classify images of shape {tuple(images.shape)}: "
                 f"{text or type(error).__name__}"
             ) from error
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                f"the target gives a {type(found).__name__}, but must give a tensor with one row of class "
+                "scores for each image"
+            )
+        return found
 
 
 def load_target(name: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Target:

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from zoo.caa.attack import Outcome, Setting, Start
 from zoo.caa.draws import derived, image_keys, signs
-from zoo.caa.losses import cross_entropy, margin
 from zoo.caa.victim import Victim
 
 SPSA_EPS = 16 / 255
@@ -39,13 +38,13 @@ def _spsa(victim: Victim, start: Start, setting: Setting) -> Tensor:
     image, shape = start.image, start.image.shape[1:]
     delta = torch.zeros_like(image)
     optimizer = torch.optim.Adam([delta], lr=_SPSA_RATE)
-    labels = start.label.repeat_interleave(2 * SPSA_DIRECTIONS)
+    rows = start.rows(torch.arange(len(start)).repeat_interleave(2 * SPSA_DIRECTIONS))
     for i in range(SPSA_STEPS):
         numbers = torch.arange(SPSA_DIRECTIONS, device=image.device)
         v = signs(derived(image_keys(i, numbers), 3), shape)
         both = _SPSA_DELTA * torch.cat([v, -v])  # (256, C, H, W)
         tried = ((image + delta)[:, None] + both).flatten(0, 1)
-        losses = -margin(victim.logits(tried), labels).view(len(image), 2, SPSA_DIRECTIONS)
+        losses = -rows.lead(victim.logits(tried)).view(len(image), 2, SPSA_DIRECTIONS)
         slopes = (losses[:, 0] - losses[:, 1]) / (2 * _SPSA_DELTA)
         delta.grad = torch.einsum("nd,dchw->nchw", slopes, v) / SPSA_DIRECTIONS  # 1 / v = v
         optimizer.step()
@@ -69,7 +68,7 @@ def spatial(victim: Victim, start: Start, setting: Setting) -> Outcome:
             for turn in turns.tolist():
                 moved = turned(start.image, down, right, turn)
                 logits = victim.logits(moved)
-                loss, wrong = cross_entropy(logits, start.label), logits.argmax(dim=1) != start.label
+                loss, wrong = start.entropy(logits), start.reached(logits)
                 better = (wrong & ~fooled) | ((wrong == fooled) & (loss > value))
                 best[better], value[better] = moved[better], loss[better]
                 fooled |= wrong

@@ -22,6 +22,7 @@ from zoo.demi.dialogue_terms import (
     mean_of,
     recovery,
 )
+from zoo.demi.negatives import check_others
 from zoo.demi.responses import Responses
 from zoo.metrics.bleu import CorpusBLEU
 from zoo.metrics.diversity import Diversity
@@ -223,6 +224,8 @@ class DialogueDEMI(LightningModule):
         world, step, h = self.trainer.world_size, self.trainer.global_step, self.hparams
         g = step_generator(self, batch_idx)
         rows = len(batch["history"])
+        if h["objective"] in INFORMED:
+            check_others(rows, world)
         uniform = torch.rand(rows * world, h["samples"], h["negative_length"], generator=g, device=g.device)
         found = self.terms(batch, self.global_rank, world, local_rows(self, uniform))
         losses = {"nll": mean_of(-found["log_p"], found["tokens"], world)}
@@ -400,7 +403,7 @@ class DialogueDEMI(LightningModule):
         Raises:
             ValueError: for a history without a word, and weights without a tokenizer.
         """
-        turns = [history] if isinstance(history, str) else list(history)
+        turns = [history] if isinstance(history, str) or not isinstance(history, Sequence) else list(history)
         if not turns or not all(isinstance(t, str) and t.strip() for t in turns):
             raise ValueError(f"a history is a text or a list of texts with words, not {history!r:.60}")
         content, eos = self.vocabulary.value or {}, self.hparams["eos_id"]

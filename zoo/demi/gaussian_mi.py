@@ -188,6 +188,11 @@ class GaussianMI(LightningModule):
         truth = self._truth()
         if self._skipped:
             say(f"{self._skipped} rows at the end are no whole batch of {self._rows} and are left out")
+        if len(found[0].values) == 1:
+            say(
+                f"one batch of {self._rows} rows alone has no interval: for one, lower "
+                f"data.init_args.eval_batch_size to {self._rows // 2} or less"
+            )
         for e in found:
             if e.saturated:
                 say(
@@ -230,7 +235,9 @@ class GaussianMI(LightningModule):
         self.log(f"{stage}/estimate", first.mean, prog_bar=True, batch_size=1)
         if stage == "test":
             log_k = first.terms * math.log(first.columns)
-            self.log_dict({"test/estimate_sd": first.deviation, "test/log_k": log_k}, batch_size=1)
+            self.log("test/log_k", log_k, batch_size=1)
+            if len(first.values) > 1:
+                self.log("test/estimate_sd", first.deviation, batch_size=1)
             truth = self._truth()
             if truth is not None:
                 bias = first.mean - truth

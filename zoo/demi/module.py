@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from zoo.demi import bounds
 from zoo.demi.embeddings import Embeddings
 from zoo.demi.encoders import Encoder, Pixels, Views, centred, encoder_of
-from zoo.demi.negatives import KeyQueue, gathered, partner_first
+from zoo.demi.negatives import KeyQueue, check_others, gathered, partner_first
 from zoo.demi.probe import Probe, linear_probe, nearest_neighbours, raw_pixels, sgd_probe, write_probes
 from zoo.demi.views import DRAWS, Augmentation, Subview, digit_view, photo_view, restricted
 from zoo.nn.augment import Jigsaw
@@ -263,6 +263,8 @@ class DEMI(LightningModule):
             self.network.follow(self.hparams["key_momentum"])
             self._followed = step
         image = centred(batch["image"])
+        if self.queue is None:
+            check_others(len(image), world)
         g = step_generator(self, batch_idx)
         u, noise = self._drawn(image, g, len(image) * world)
         views = self.views(image, local_rows(self, u), None if noise is None else local_rows(self, noise))

@@ -31,6 +31,18 @@ def gathered(rows: Tensor, world: int) -> Tensor:
     return rows if world == 1 else _Gathered.apply(rows)
 
 
+def check_others(rows: int, world: int) -> None:
+    """A batch whose rows are each other's negatives has two or more.
+
+    Raises:
+        ValueError: for one row in all.
+    """
+    if rows * world < 2:
+        raise ValueError(
+            "data.init_args.batch_size is 1, but the other rows of a batch are its negatives: set 2 or more"
+        )
+
+
 def partner_first(scores: Tensor, rank: int, world: int) -> Tensor:
     """Scores of local rows with all keys, (B, world B), with each row's own key moved to column 0."""
     rows = torch.arange(len(scores), device=scores.device)

@@ -86,7 +86,8 @@ def write_estimates(folder: Path, found: Sequence[Estimate], truth: float | None
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(head)
         for e in found:
-            numbers = (e.mean, e.deviation, e.mean - e.margin, e.mean + e.margin, e.ceiling)
+            spread = e.deviation if len(e.values) > 1 else math.nan
+            numbers = (e.mean, spread, e.mean - e.margin, e.mean + e.margin, e.ceiling)
             cells = [f"{x:.4f}" if math.isfinite(x) else "" for x in numbers]
             known = "" if truth is None else f"{truth:.4f}"
             rows.writerow([e.name, *cells, str(e.saturated).lower(), known, len(e.values)])

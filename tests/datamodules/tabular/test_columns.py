@@ -57,6 +57,7 @@ def test_weights_bring_their_scale_and_columns_along(tmp_path: Path) -> None:
         ("a,b\n1,nan\n", {}, "no finite number"),
         ("a,b\n1,2,3\n", {}, "line 2: 3 cells, its first line has 2"),
         ("a,b\n", {}, "no rows"),
+        ("0.5,-2\n" * 20, {}, "its first line '0.5,-2' is numbers; put a line with the names"),
         ("a,a\n1,2\n", {}, "two columns 'a'"),
         ("a\n1\n2\n", {}, "must be columns, each once"),
         ("a,b\n1,2\n2,3\n", {}, "rows leave 0"),

@@ -123,6 +123,9 @@ def test_the_answer_s_information_is_where_it_is_said_to_be() -> None:
         (kind,) = [k for k, v in kinds.items() if word in v]
         assert e.history[-1] in facts.KINDS[kind][2]  # the question tells the kind and no more
         assert e.reply == facts.KINDS[kind][3].format(word)
+    first = [e.history[0] for e in found]
+    orders = {tuple(sorted(kinds, key=lambda k: text.index(facts.KINDS[k][1][:-3]))) for text in first}
+    assert len(orders) == 6  # the place of a fact tells nothing
     counts = [words.count(w) for values in kinds.values() for w in values]
     expected = 6000 / 48
     assert sum((c - expected) ** 2 / expected for c in counts) < 95  # chi squared of 47, one in 10,000
@@ -151,6 +154,10 @@ def test_distractors_are_responses_of_others() -> None:
     others = [data.train_set._other(e, i) for e, i in keys]
     assert all(o != i for o, (_, i) in zip(others, keys, strict=True))
     assert rows[0] != rows[40] or rows[1] != rows[41]  # another epoch, another one
+    few = small(distractors=True, dialogues=3, batch_size=2)
+    few.setup("fit")
+    drawn = {(i, few.train_set._other(e, i)) for e in range(20) for i in range(3)}
+    assert drawn == {(i, j) for i in range(3) for j in range(3) if i != j}
     data = small()
     data.setup("fit")
     assert "distractor" not in data.train_set.__getitems__([(0, 0)])

@@ -9,7 +9,7 @@ from fakes.active_generation import fake_cifar_with_names
 from fuzz.forked import Reader
 from safetensors.torch import save_file
 
-from datamodules.images.active_generation import read_cifar_names
+from datamodules.images.active_sources import read_cifar_names
 from zoo.actgen import manifest
 from zoo.actgen.files import read_latent
 from zoo.actgen.manifest import Row

@@ -31,6 +31,10 @@ CLAIM: dict[str, Any] = {
     ],
     "selection": {"by": [{"metric": "val/x", "direction": "higher"}], "per": "claim", "seeds": [0]},
 }
+OVER: dict[str, Any] = CLAIM | {
+    "over": {"flag": "data.init_args.test_items", "values": [5, 10, "all"], "label": "items"},
+    "predicates": [CLAIM["predicates"][0] | {"at": [5, "all"]}],
+}
 SWEEP: dict[str, Any] = {
     "method": "bayes",
     "metric": {"name": "val/x", "goal": "minimize", "target": 0.5},
@@ -76,6 +80,9 @@ def _summary(path: Path) -> None:
 
 READERS = [
     Reader("claim", _text(yaml.safe_dump(CLAIM), "claim.yaml"), lambda path: void(read_claim(path))),
+    Reader(
+        "claim over values", _text(yaml.safe_dump(OVER), "claim.yaml"), lambda path: void(read_claim(path))
+    ),
     Reader("sweep", _text(yaml.safe_dump(SWEEP), "sweep.yaml"), lambda path: void(read_sweep(path))),
     Reader("finished runs", _text(json.dumps({"mark": RUN}), "runs.json"), _runs),
     Reader(

@@ -20,8 +20,9 @@ import zoo
 from zoo.actgen import manifest
 from zoo.actgen.making import Maker
 from zoo.actgen.manifest import Row
+from zoo.actgen.mining import asked
 from zoo.actgen.module import ActGen
-from zoo.actgen.rounds import Rounds
+from zoo.actgen.variation import Variation
 
 # 6 epochs, 3 rounds of 5 images in batches of 2; 240 + 60 images, 7 batches an epoch in the beginning
 FLAGS = (
@@ -102,7 +103,7 @@ def test_mining_leaves_the_classifier_as_it_was() -> None:
     assert isinstance(module, ActGen)
     maker = Maker(module.hparams, module.maker().generator, network)
     images = torch.rand(2, 1, 8, 8)
-    maker.make(module._asked([1, 2], [3, 4]), images)
+    maker.make(asked("full", [1, 2], [3, 4]), images)
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in before.items())
     assert [m.training for m in network] == [True, False, True, True, True]
     assert all(p.grad is None for p in network.parameters())
@@ -127,19 +128,19 @@ def test_a_killed_run_goes_on_to_the_bit(step: int, whole: Path, tmp_path: Path)
 
 def test_a_kill_in_the_middle_of_a_round_loses_no_image_and_changes_none(whole: Path, tmp_path: Path) -> None:
     made: list[int] = []
-    original = Rounds._make
+    original = Variation.rows
 
-    def make(self: Rounds, module: Any, data: Any, maker: Any, batch: Any, *args: Any) -> Any:
-        if data.epochs_done == 1 and len(made) == 4:  # two batches of the first round are three: 2, 2 and 1
+    def rows(self: Variation, batch: Any) -> Any:
+        if self.data.epochs_done == 1 and len(made) == 4:  # batches of the first round are three: 2, 2 and 1
             raise Killed
         made.append(len(batch))
-        return original(self, module, data, maker, batch, *args)
+        return original(self, batch)
 
-    with mock.patch.object(Rounds, "_make", make), pytest.raises(Killed):
+    with mock.patch.object(Variation, "rows", rows), pytest.raises(Killed):
         fit(tmp_path)
     first = list(made)
     made.clear()
-    with mock.patch.object(Rounds, "_make", lambda self, *a: made.append(len(a[3])) or original(self, *a)):
+    with mock.patch.object(Variation, "rows", lambda self, b: made.append(len(b)) or original(self, b)):
         resumed = fit(tmp_path, "--ckpt_path=last")
     assert run_differences(whole, resumed) == []
     assert rows_of(resumed) == rows_of(whole)
@@ -158,6 +159,38 @@ def test_a_picture_that_was_changed_is_not_gone_on_with(
     more = ["--trainer.max_epochs=8", "--ckpt_path=last", "--trainer.enable_progress_bar=false"]
     assert cli.main(["fit", "--config", "actgen_digits", *flags, *more]) == 1
     assert "is not the picture that the run has trained on" in capsys.readouterr().err
+
+
+def test_what_is_refused_is_counted_and_not_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a round's five images one is NaN, one black, one a copy of another training image than its guide."""
+    original, spoilt = Maker.make, []
+
+    def make(self: Maker, items: Any, *args: Any) -> Any:
+        made = original(self, items, *args)
+        for i, item in enumerate(items):
+            if item.position == 0:
+                made.images[i] = torch.nan
+            elif item.position == 1:
+                made.images[i] = 0.0
+            elif item.position == 2:
+                data = datamodules.ActiveGeneration()
+                data.setup("fit")
+                rows = [k for k, y in enumerate(data.training_labels()) if y == item.label]
+                made.images[i] = data.guides(rows, held_out=False)[0][-1] + 0.01
+                spoilt.append(item.label)
+        return made
+
+    with mock.patch.object(Maker, "make", make):
+        folder = fit(tmp_path, "--trainer.max_epochs=2")
+    assert len(spoilt) == 1
+    assert [r.status for r in rows_of(folder)] == ["nan", "constant", "duplicate", "used", "used"]
+    assert [(r["made"], r["used"], r["generated"]) for r in table(folder)] == [("5", "2", "2")]
+    told = capsys.readouterr()
+    assert "3 of 5 images refused (1 constant, 1 duplicate, 1 nan)" in told.out + told.err
+    state: dict[str, Any] = torch.load(newest_checkpoint(folder), weights_only=True)
+    assert state["global_step"] == 240 // 32 + 242 // 32
 
 
 @pytest.mark.parametrize("generation", ["none", "random", "real_guidance"])
@@ -182,6 +215,22 @@ def test_what_excludes_itself_is_refused_in_a_line() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             ActGen(**{**small, **given})
+
+
+def test_digits_of_8_bits_and_of_16_values_are_the_same_to_a_classifier() -> None:
+    """Of active generation, and of labelled images."""
+    data, labelled = datamodules.ActiveGeneration(), datamodules.LabelledImages(test_items="all")
+    data.setup("test")
+    labelled.setup("test")
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    ours = data.test_set.__getitems__(range(597))
+    theirs = labelled.test_set.__getitems__(order[1200:].tolist())
+    assert torch.equal(ours["label"], theirs["label"])
+    assert 0 < float((ours["image"] - theirs["image"]).abs().max()) < 1 / 510 + 1e-6
+    for name in ("actgen_digits", "actgen_judge_digits"):
+        with torch.no_grad():
+            classes = [zoo.load(name)(batch["image"]).argmax(dim=1) for batch in (ours, theirs)]
+        assert torch.equal(*classes)
 
 
 def test_variants_of_ones_own_images_are_the_same_alone() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from zoo.caa import draws, gradient, losses, steered
+from zoo.caa import draws, losses, steered
 from zoo.caa.attack import Rules, Setting, Start
 from zoo.caa.attackers import ATTACKERS, pool
 from zoo.caa.balls import Ball, largest, lengths
@@ -82,6 +84,65 @@ def test_a_linear_model_falls_exactly_where_the_closed_form_says(
     assert ball.size(outcome.image - images).max() <= ball.radius + 1e-6
     if outcome.fooled is not None:
         assert torch.equal(outcome.fooled, fooled)
+
+
+def attainable(model: nn.Module, start: Start, goal: Tensor, eps: float) -> list[bool]:
+    """Whether an l_inf change of eps makes z_t the greatest: max s, s <= (w_t - w_j)(x + d) for all j."""
+    weight, found = model.weight.detach().double().numpy(), []
+    for x, t in zip(start.image.flatten(1).double().numpy(), goal.tolist(), strict=True):
+        over = np.delete(weight, t, 0) - weight[t]  # (K - 1, D)
+        cost = np.append(np.zeros(over.shape[1]), -1.0)
+        rows = np.hstack([over, np.ones((len(over), 1))])
+        bounds = [(-eps, eps)] * over.shape[1] + [(None, None)]
+        found.append(-linprog(cost, rows, -over @ x, bounds=bounds).fun > 1e-6)
+    return found
+
+
+@pytest.mark.parametrize("name", ["PGD", "MI", "CW", "MultiTargeted", "FAB-T", "Square", "ODI-cos", "FGSM"])
+def test_a_linear_model_is_led_to_a_chosen_class_where_a_linear_programme_says(
+    name: str, model: nn.Module, images: Tensor
+) -> None:
+    victim, start = began(model, images)
+    start.goal = (start.label + 2) % K
+    expected = torch.tensor(attainable(model, start, start.goal, 0.05))
+    assert 5 < expected.sum() < N - 5
+    assert (expected != breakable(model, start, Ball("linf", 0.05))).sum() > 3  # not the same question
+    steps = {"Square": 400, "FGSM": 1}.get(name, 40)
+    setting = Setting(0.05, steps, Ball("linf", 0.05))
+    outcome = ATTACKERS[name].run(victim, start, setting)
+    led = victim.logits(outcome.image).argmax(dim=1) == start.goal
+    assert torch.equal(led, expected)
+    if outcome.fooled is not None:
+        assert torch.equal(outcome.fooled, led)
+
+
+@pytest.mark.parametrize(
+    "name", ["PGD", "MI", "CW", "MultiTargeted", "FAB-T", "CWL2", "DDN", "Square", "Spatial"]
+)
+def test_a_goal_in_l2_and_of_two_classes_that_is_the_other(name: str, images: Tensor) -> None:
+    ball, steps = Ball("l2", 0.25), {"Square": 200, "CWL2": 60}.get(name, 30)
+    setting = Setting(0.25, steps, ball, Rules(eight_bit=False))
+    victim, start = began(Linear().eval(), images)
+    start.goal = (start.label + 2) % K
+    first = victim.logits(start.image)
+    outcome = ATTACKERS[name].run(victim, start, setting)
+    after = victim.logits(outcome.image)
+    led = after.argmax(dim=1) == start.goal
+    assert 2 <= led.sum() < N
+    assert start.lead(after).mean() > start.lead(first).mean()
+    if name != "Spatial":
+        assert ball.size(outcome.image - images).max() <= 0.25 + 1e-6
+    if outcome.fooled is not None:
+        assert torch.equal(outcome.fooled, led)
+    both, two = [], Linear(classes=2).eval()
+    two.weight.data -= two.weight.data.mean(1, keepdim=True)  # near its border
+    for goal in (False, True):
+        victim, start = began(two, images)
+        start.goal = 1 - start.label if goal else None
+        outcome = ATTACKERS[name].run(victim, start, setting)
+        both.append(victim.logits(outcome.image).argmax(dim=1) != start.label)
+    assert both[0].sum() > 2
+    assert torch.equal(both[0], both[1])
 
 
 def test_every_attacker_of_a_ball_stays_in_both_balls(model: nn.Module) -> None:
@@ -198,10 +259,10 @@ def rows_with(history: list[list[float]], best: list[float], checked: list[float
 
 def test_a_step_is_halved_where_the_loss_seldom_rose_or_the_best_stands_still() -> None:
     # the window of 4 after 5 of 8 iterations; in the second row it rises at each of them, in the first at 3
-    history = [[9.0, 1.0, 2.0, 3.0, 2.5, 0, 0, 0], [0.0, 1.0, 2.0, 3.0, 4.0, 0, 0, 0]]
+    history = [[0.0, 1.0, 2.0, 3.0, 2.5, 0, 0, 0], [0.0, 1.0, 2.0, 3.0, 4.0, 0, 0, 0]]
     rows = rows_with(history, best=[9.0, 4.0], checked=[9.0, 0.0], reduced=True)
     _check_steps(rows, 4, 4)
-    assert rows.reduced.tolist() == [True, False]  # 2 <= 3 < 4
+    assert rows.reduced.tolist() == [True, False]  # 3 <= 0.75 * 4 < 4
     assert rows.step.tolist() == pytest.approx([0.4, 0.8])
     assert rows.current.flatten().tolist() == [3.0, 1.0]  # goes on from its best point, with its gradient
     assert rows.gradient.flatten().tolist() == [5.0, 1.0]
@@ -224,10 +285,24 @@ def test_multi_targeted_aims_at_the_classes_ranked_second_to_tenth(monkeypatch: 
         aimed.append(t.tolist())
         return z[:, 0]
 
-    monkeypatch.setattr(gradient, "targeted_dlr", noting)
+    monkeypatch.setattr("zoo.caa.attack.targeted_dlr", noting)
     ATTACKERS["MultiTargeted"].run(victim, start, Setting(1e-6, 1, Ball("linf", 1e-6)))
     ranked = victim.logits(images)[0].argsort(descending=True).tolist()
     assert [targets[0] for targets in aimed[::2]] == ranked[1:10]
+
+
+def test_fab_goes_on_to_its_goal_where_a_third_class_leads() -> None:
+    """z_2 passes z_y at 1/7 of brightness more, but z_1 only at 1/4."""
+
+    def classify(x: Tensor) -> Tensor:
+        s = x.flatten(1).mean(1) - 0.5
+        return torch.stack([1 - 5 * s, 0 * s + 0.5, 2 * s], 1)
+
+    images, zero = torch.full((2, *SHAPE), 0.5), torch.zeros(2).long()
+    start = Start(images, images, zero, draws.image_keys(0, torch.arange(2)), zero + 2)
+    found = ATTACKERS["FAB-T"].run(Victim(classify), start, Setting(0.4, 10, Ball("linf", 0.4)))
+    assert classify(found.image).argmax(1).tolist() == [2, 2]
+    assert largest(found.image - images).max() < 0.27
 
 
 def test_fab_oversteps_the_plane_by_a_twentieth() -> None:
@@ -266,6 +341,16 @@ def test_the_losses_of_cw_and_cwl2() -> None:
     # the true class takes part with 0, which matters where all others are below
     assert losses.carlini_wagner(torch.tensor([[3.0, -1.0, -2.0]]), torch.tensor([0])).item() == 3.0
     assert losses.carlini_wagner(z[1:], y[1:]).item() == -20.0
+    assert losses.hinge_to(z[:1], torch.tensor([1])).item() == -52.0  # 3 - 1 + 50
+    assert losses.carlini_wagner_to(z[:1], torch.tensor([2])).item() == 5.0
+    start = Start(z, z, y, y, torch.tensor([1, 0]))
+    assert start.lead(z).tolist() == [-2.0, -91.0]
+    assert start.carlini_wagner(z).tolist() == [2.0, 1.0 + 90.0]
+    assert start.reached(z).tolist() == [False, False]
+    assert start.entropy(z)[0].item() == pytest.approx(-math.log(1 + math.exp(2) + math.exp(-3)), abs=1e-5)
+    four = torch.tensor([[3.0, 1.0, 0.0, -1.0]])  # of goal 2 the best other class is 0: (0 - 3) / 3.5
+    aimed = Start(four, four, torch.tensor([1]), y[:1], torch.tensor([2]))
+    assert aimed.towards(four, aimed.goal).item() == pytest.approx(-3 / 3.5, abs=1e-6)  # type: ignore[arg-type]
 
 
 def test_schedules_of_odi() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from zoo.caa.draws import image_keys
 from zoo.caa.evaluation import RobustEvaluation
 from zoo.caa.policy import Policy, Step
 from zoo.caa.reliability import WARNINGS, probe, square_wins
+from zoo.caa.report import AdversarialImages
 from zoo.caa.target import Target, load_target
 from zoo.caa.victim import Victim
+from zoo.reports import PARTS
 
 SHORT: dict[str, Any] = {"policy": [{"attacker": "PGD", "steps": 4}], "threat": "linf"}
 FILE = "robust_classifier_digits"
@@ -128,6 +131,21 @@ def test_the_report_of_the_published_policy(tmp_path: Path, capsys: pytest.Captu
     assert "are right, under attack" in capsys.readouterr().out
 
 
+def test_an_image_fooled_at_one_radius_counts_at_all_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = RobustEvaluation(FILE, **SHORT, eps_curve=[0.3, 0.1, 0.2])
+    module.setup("test")
+    robust = {0.1: [0, 1, 1, 1], 0.2: [1, 0, 1], 0.3: [1, 1]}  # a number for each that is left
+
+    def attack(batch: dict[str, Tensor], eps: float) -> tuple[Tensor, Any]:
+        assert len(batch["label"]) == len(robust[eps])
+        return batch["image"], SimpleNamespace(robust=torch.tensor(robust[eps]).bool())
+
+    monkeypatch.setattr(module, "attack", attack)
+    five = torch.arange(5)
+    module._curve({"image": five, "label": five, "index": five}, torch.tensor([1, 1, 0, 1, 1]).bool())
+    assert [float(module.sums[f"of_curve_{i}"].compute()) for i in range(3)] == [3.0, 2.0, 2.0]
+
+
 def test_stored_images_give_the_same_number_at_any_batch_size(tmp_path: Path) -> None:
     """From an attack by the command line to the numbers of its file."""
     folder = run(
@@ -154,6 +172,32 @@ def test_stored_images_give_the_same_number_at_any_batch_size(tmp_path: Path) ->
     assert (folder / "predictions/adversarial.png").stat().st_size > 5000
     policy = json.loads((folder / "predictions/policy.json").read_text())
     assert [s["attacker"] for s in policy["steps"]] == ["MultiTargeted", "MultiTargeted", "CW"]
+
+
+def test_images_are_led_to_a_chosen_class(tmp_path: Path) -> None:
+    module = RobustEvaluation(FILE, policy="multi_targeted_linf", eps=0.3, goal=7)
+    data = datamodules.LabelledImages(eval_batch_size=40)
+    trainer = quiet_trainer(limit_test_batches=2, default_root_dir=tmp_path)
+    found = trainer.test(module, data, verbose=False)[0]
+    assert found["test/nominal_backward"] == 12  # of one target
+    (tmp_path / PARTS).mkdir()
+    reached, right = 0, 0
+    for i, batch in enumerate(data.test_dataloader()):
+        if i < 2:
+            report = module.predict_step(batch, i)
+            report.write(tmp_path)
+            others = (report.predicted == report.label) & (report.label != 7)
+            reached += int((others & (report.adversarial_predicted == 7)).sum())
+            right += int(others.sum())
+    assert found["test/attack_success"] == pytest.approx(reached / right)
+    assert 0.1 < reached / right < 0.9
+    assert found["test/robust_accuracy"] <= found["test/accuracy"] - reached / 80 + 1e-6
+    assert "test/accuracy_after_1" not in found
+    AdversarialImages.merge(tmp_path)
+    with np.load(tmp_path / "adversarial.npz") as file:
+        assert (file["goal"] == 7).all()
+        assert file["success"].sum() == reached + ((file["adversarial_predicted"] == 7) & (
+            file["predicted"] != file["label"]) & (file["label"] != 7)).sum()  # fmt: skip
 
 
 def test_what_is_made_against_one_classifier_is_judged_by_another(tmp_path: Path) -> None:
@@ -247,12 +291,35 @@ def test_a_zoo_model_of_other_pixels_is_given_them() -> None:
         ({**SHORT, "official_l2_step": True}, "needs threat: l2"),
         ({"policy": "caa_linf", "mode": "all"}, "mode must be one of"),
         ({"policy": [{"attacker": "fog"}], "threat": "unrestricted", "eps_curve": [0.1]}, "has no eps"),
+        ({**SHORT, "goal": 3, "eps_curve": [0.1]}, "leave it or goal out"),
+        ({**SHORT, "goal": "last"}, "model.init_args.goal"),
+        (
+            {"policy": "multi_targeted_linf", "goal": "next", "batched_targets": True},
+            "a goal is the only target",
+        ),
         ({**SHORT, "transfer_to": FILE, "eps_curve": [0.1]}, "leave it or transfer_to out"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         RobustEvaluation(**given)
+
+
+def test_what_a_callable_of_ones_own_gives_or_raises_is_told_in_one_line() -> None:
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        return images / (1 // 0)
+
+    def scores(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :10]
+
+    for callable_, words in (
+        (broken, r"cannot classify images of shape \(2, 1, 8, 8\): integer division or modulo by zero"),
+        (lambda images: (scores(images), 1), "the target gives a tuple, but must give a tensor with one row"),
+        (lambda images: scores(images).numpy(), "the target gives a ndarray, but must give a tensor"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            Victim(Target(callable_)).logits(torch.rand(2, 1, 8, 8))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ def test_fronts_and_crowding_of_the_specs_points() -> None:
         np.inf,
     ]  # an objective that is equal for all is left out
     assert nsga.fronts(np.array([(1.0, 1.0), (1.0, 1.0)])) == [[0, 1]]  # neither dominates its equal
+    assert nsga.fronts(np.array([(1.0, 3.0), (1.0, 2.0), (2.0, 2.0)])) == [
+        [1],
+        [0, 2],
+    ]  # equal in one is enough
 
 
 def test_survival_fills_fronts_and_cuts_the_last_by_crowding() -> None:
@@ -58,11 +62,36 @@ def test_hypervolume() -> None:
     assert nsga.hypervolume(front[:0]) == 0.0
 
 
-def test_pymoo_sorts_alike() -> None:
-    sorting = pytest.importorskip("pymoo.util.nds.non_dominated_sorting", reason="pymoo is not installed")
-    points = np.random.default_rng(1).integers(0, 12, (200, 2)).astype(float)
-    theirs = [sorted(map(int, f)) for f in sorting.NonDominatedSorting().do(points)]
-    assert [sorted(f) for f in nsga.fronts(points)] == theirs
+@pytest.mark.parametrize("objectives", [2, 3])
+@pytest.mark.parametrize("ties", [False, True])
+def test_pymoo_ranks_spaces_and_keeps_alike(objectives: int, ties: bool) -> None:
+    """Random clouds of reals, or of few whole numbers with many equal ones. Seen to pass with pymoo 0.6.2."""
+    pytest.importorskip("pymoo", reason="pymoo is not installed")
+    from pymoo.core.population import Population
+    from pymoo.core.problem import Problem
+    from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+    random = np.random.default_rng(objectives)
+    for _ in range(20):
+        points = random.random((60, objectives))
+        points = np.floor(12 * points) if ties else points
+        theirs = [sorted(map(int, f)) for f in NonDominatedSorting().do(points)]
+        assert [sorted(f) for f in nsga.fronts(points)] == theirs
+        rank, distance = nsga.ranking(points)
+        population = Population.new(F=points)
+        problem = Problem(n_obj=objectives)
+        RankAndCrowding().do(problem, population, n_survive=60, random_state=np.random.default_rng(0))
+        assert rank.tolist() == population.get("rank").tolist()
+        large = np.bincount(rank)[rank] > 2  # of one or two they make all infinite, equal or not
+        spaces = objectives * population.get("crowding")  # theirs is the mean over objectives
+        assert np.allclose(distance[large], spaces[large], rtol=1e-12)
+        kept = RankAndCrowding().do(problem, population, n_survive=25, random_state=random)
+        ours = np.array(nsga.survivors(points, 25))
+        places = np.array([next(i for i, p in enumerate(population) if p is one) for one in kept])
+        cut = rank[ours].max()  # equal distances at the cut, infinite ones too, are drawn there
+        assert sorted(ours[rank[ours] < cut]) == sorted(places[rank[places] < cut])
+        assert sorted(distance[ours[rank[ours] == cut]]) == sorted(distance[places[rank[places] == cut]])
 
 
 def gene(space: Space, name: str) -> int:

@@ -228,6 +228,41 @@ def test_one_call_attacks_a_loaded_classifier_and_refuses_what_makes_no_sense(im
             classifier.attack(**{"images": images, "labels": labels, **given})
 
 
+def test_a_goal_is_reached_or_not_and_costs_one_target(model: nn.Module, images: Tensor) -> None:
+    victim = Victim(model)
+    z = victim.logits(images)
+    labels = z.argmax(dim=1)
+    short = [{"attacker": "MultiTargeted", "steps": 6}, {"attacker": "PGD", "steps": 6}]
+    means = {"next": (labels + 1) % 10, "least_likely": z.argmin(dim=1), 2: torch.full((N,), 2), None: None}
+    for mode in MODES:
+        for goal, aim in means.items():
+            for early in (True, False):
+                settings = {"eps": 0.3, "threat": "linf", "mode": mode, "rules": Rules(early_exit=early)}
+                found = attack_images(model, images, labels, short, goal=goal, **settings)  # type: ignore[arg-type]
+                after = model(found.image).argmax(dim=1)
+                if aim is None:
+                    assert found.goal is None
+                    assert torch.equal(found.robust, after == labels)
+                    continue
+                assert torch.equal(found.goal, aim)
+                asked = aim != labels
+                assert torch.equal(found.robust, ~(asked & (after == aim)))
+                assert (~found.robust).sum() > 2
+                assert torch.equal(found.image[~asked], images[~asked])  # these are what is wanted
+                if not early and mode == "sequence":
+                    hit = int((found.fooled_by == 0).sum())
+                    assert found.cost.backward == 6 * int(asked.sum()) + 6 * (int(asked.sum()) - hit)
+    anything = attack_images(model, images, labels, short, eps=0.1, threat="linf")
+    assert (
+        anything.robust.sum() < attack_images(model, images, labels, short, 0.1, "linf", goal=3).robust.sum()
+    )
+    for goal in (10, -1, True, "last"):
+        with pytest.raises(
+            ValueError, match=r"must be next, least_likely or one of the 10 classes .* 0 to 9"
+        ):
+            attack_images(model, images, labels, short, threat="linf", goal=goal)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

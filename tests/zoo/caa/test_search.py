@@ -22,8 +22,11 @@ from torch import Tensor
 import datamodules
 import zoo
 from zoo.caa import greedy, nsga
-from zoo.caa.module import CAA, genome_of, key_of
+from zoo.caa.archive import Archive, genome_of, key_of
+from zoo.caa.module import CAA
+from zoo.caa.policy import Policy, Step
 from zoo.caa.space import Space
+from zoo.caa.victim import Victim
 from zoo.engine.checkpoint import step_checkpoints
 
 SMALL: dict[str, Any] = {"threat": "l2", "eps": 1.0, "population": 5, "longest": 8, "length": 2}
@@ -66,7 +69,7 @@ def test_the_archive_holds_what_each_policy_reaches_whatever_the_batch() -> None
     best = min((c, b) for c, _, b in module.archive.values())
     assert best in [tuple(s) for s in module.scores.tolist()]
     assert module.best().backward(10) == best[1]
-    assert nsga.hypervolume(module.points()) >= nsga.hypervolume(module.objectives())
+    assert nsga.hypervolume(module.archive.points()) >= nsga.hypervolume(module.objectives())
 
 
 def test_a_policy_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +103,15 @@ def test_random_search_measures_as_many_as_it_may() -> None:
     assert len(few.archive) == 3
 
 
+def test_what_is_drawn_anew_was_not_tried() -> None:
+    space, random = Space("l2", length=1, longest=1), np.random.default_rng(0)
+    every = sorted({key_of(space.canonical(g)) for g in space.random(3000, random)})
+    archive = Archive(1000.0, {key: [1, 2, 3] for key in every[2:]})
+    drawn = {key_of(space.canonical(g)) for g in archive.untried(space, 60, random)}
+    assert drawn == set(every[:2])
+    assert len(archive.untried(space, 1, random)) == 1
+
+
 def test_greedy_takes_the_attacker_of_most_new_successes_per_backward_pass() -> None:
     space = Space("l2", length=2, longest=8, mode="union")
     names = [a.name for a in space.attackers]
@@ -112,15 +124,15 @@ def test_greedy_takes_the_attacker_of_most_new_successes_per_backward_pass() -> 
     taken = {(pgd, 7, 0): 5, (pgd, 7, 7): 30, (ddn, 0, 7): 60}
     for genes, images in taken.items():
         archive[key_of((*genes, skip, 0, 0))][0] -= images
-    assert greedy.choose(space, tried, archive, key_of) == (pgd, 7, 0, skip, 0, 0)
+    assert greedy.choose(space, tried, archive) == (pgd, 7, 0, skip, 0, 0)
     archive[key_of((pgd, 7, 0, skip, 0, 0))][0] += 2  # 3 for 1 pass is less than 30 for 8
-    first = greedy.choose(space, tried, archive, key_of)
+    first = greedy.choose(space, tried, archive)
     assert first == (pgd, 7, 7, skip, 0, 0)
     after = greedy.candidates(space, first[:3])
     archive |= {key_of(space.canonical(g)): [60, 100, space.policy(g).backward(10)] for g in after}
-    assert greedy.choose(space, after, archive, key_of) is None  # nothing fools another image
+    assert greedy.choose(space, after, archive) is None  # nothing fools another image
     archive[key_of((pgd, 7, 7, ddn, 0, 1))][0] = 50
-    assert greedy.choose(space, after, archive, key_of) == (pgd, 7, 7, ddn, 0, 1)
+    assert greedy.choose(space, after, archive) == (pgd, 7, 7, ddn, 0, 1)
 
     module = CAA(threat="l2", eps=1.0, longest=4, length=2, strategy="greedy", mode="union")
     trainer = quiet_trainer(max_epochs=9, limit_val_batches=0)
@@ -145,7 +157,42 @@ def test_a_hopeless_policy_is_measured_no_further_and_the_front_stays() -> None:
         if key in whole.archive:
             assert whole.archive[key][0] >= right
     rows = list(cut.archive.values())
-    assert all(rows[i][1] == 24 for i in nsga.fronts(cut.points())[0])
+    assert all(rows[i][1] == 24 for i in nsga.fronts(cut.archive.points())[0])
+
+
+def test_only_what_saw_all_images_makes_another_hopeless() -> None:
+    module = CAA(**SMALL, stop_hopeless=True)
+    module._held = [Victim(lambda x: x.flatten(1)[:, :10])]
+    genome = module.space.canonical(np.zeros(6, dtype=int))
+    key, cost = key_of(genome), module.space.policy(genome).backward(10)
+    module.images.fill_(24)
+    module.seen[0], module.correct[0] = 12, 9
+    for entry, hopeless in (
+        ([8, 24, cost], True), ([9, 24, cost - 1], True), ([9, 24, cost], False), ([10, 24, 0], False),
+        ([8, 24, cost + 1], False), ([0, 12, 0], False),
+    ):  # fmt: skip
+        module.archive = Archive(1000.0, {"other": entry})
+        assert module._hopeless(0, key) is hopeless, entry
+
+
+def test_each_policy_has_draws_of_its_own_and_images_outside_the_range_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[list[int]] = []
+    monkeypatch.setattr("zoo.caa.module.run_policy", lambda *a: given.append(a[4].tolist()))
+    module = CAA(**SMALL)
+    module._held = [Victim(torch.nn.Flatten().eval())]
+    batch = {"image": torch.rand(3, 1, 8, 8), "label": torch.zeros(3).long(), "index": torch.arange(3)}
+    for steps in (5, 6, 5):
+        module.attack(Policy((Step("PGD", 1.0, steps),)), batch)
+    assert given[0] == given[2]
+    assert not set(given[0]) & set(given[1])
+    for image, words in (
+        (2 * batch["image"] - 1, r"run from -.* needs \[0, 1\]"),
+        (batch["image"] * 9, "needs"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            module.attack(Policy((Step("PGD", 1.0, 5),)), {**batch, "image": image})
 
 
 def test_single_attackers_are_tested_at_the_cost_of_the_best_policy(
@@ -169,6 +216,7 @@ def test_single_attackers_are_tested_at_the_cost_of_the_best_policy(
     assert lowest == pytest.approx(found["single"]["test/robust_accuracy"], abs=1e-4)
     costs = {p.steps[0].attacker: p.backward(10) for p in module.tested()}
     assert all(abs(c - best.backward(10)) <= 9 for c in costs.values())
+    assert costs["PGD"] == best.backward(10)
 
 
 def test_a_search_goes_on_amid_a_generation_to_the_bit(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_encoders_have_the_parameters_of_the_names_without_a_classifier() -> Non
     for size in (8, 9, 28):
         assert DigitEncoder(1, size)(images(2, size)).shape == (2, DigitEncoder(1, size).features)
     assert DigitEncoder(1, 8).features == 256
+    convolutions = [m for m in DigitEncoder(1, 8).layers if isinstance(m, nn.Conv2d)]
+    assert [(m.out_channels, m.stride[0]) for m in convolutions] == [(32, 1), (32, 2), (64, 1), (64, 2)]
 
 
 # --- views ------------------------------------------------------------------------------------------------
@@ -99,6 +101,9 @@ def test_the_other_subviews_leave_what_they_say() -> None:
     assert float((low[..., 1:] - low[..., :-1]).abs().max()) < 0.5 * float(
         (x[..., 1:] - x[..., :-1]).abs().max()
     )
+    cells = torch.arange(16) // 2 % 2 * 2.0 - 1  # a quarter of the side sees none of what half of it sees
+    board = (cells[:, None] * cells).expand(8, 1, 16, 16)
+    torch.testing.assert_close(views.restricted("lowres", board, uniform(8)), torch.zeros(8, 1, 16, 16))
     ramp = torch.linspace(-1, 1, 16).expand(8, 1, 16, 16)
     crop = views.restricted("crop", ramp, uniform(8))
     span = crop.amax(dim=(1, 2, 3)) - crop.amin(dim=(1, 2, 3))
@@ -120,6 +125,73 @@ def test_augmentations_in_the_middle_of_their_range_change_nothing() -> None:
     seen = views.photo_view(images(16, 12, 3), uniform(16))
     assert float(seen.abs().max()) <= 1 + 1e-5
     assert not torch.equal(seen[0], views.photo_view(images(16, 12, 3), uniform(16).flip(0))[0])
+
+
+def test_augmentations_at_the_ends_of_their_range_are_the_recipe_s() -> None:
+    """Slopes and the middle of a ramp seen rotated, scaled and moved."""
+    place = (torch.arange(32) * 2 + 1) / 32 - 1
+    ramp, step = place.expand(1, 1, 32, 32), 2 / 32
+    for column, value, across, down, moved in (
+        (0, 1.0, math.cos(math.radians(20)), math.sin(math.radians(20)), 0.0),
+        (1, 1.0, 1 / 1.2, 0.0, 0.0),
+        (1, 0.0, 1 / 0.8, 0.0, 0.0),
+        (2, 1.0, 1.0, 0.0, 1.2 * step),
+    ):
+        u = torch.full((1, views.DRAWS), 0.5)
+        u[:, column] = value
+        seen = views.digit_view(ramp, u, torch.zeros_like(ramp))[0, 0, 14:18, 14:18]
+        assert float(seen[0, 1] - seen[0, 0]) / step == pytest.approx(across, abs=1e-3)
+        assert abs(float(seen[1, 0] - seen[0, 0])) / step == pytest.approx(down, abs=1e-3)
+        assert abs(float(seen.mean())) == pytest.approx(moved, abs=1e-4)
+    flat = torch.zeros(2, 1, 8, 8)
+    noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(views.digit_view(flat, torch.full((2, views.DRAWS), 0.5), noise), 0.1 * noise)
+
+
+def test_colours_at_the_ends_of_their_range_are_the_recipe_s() -> None:
+    x = 0.4 + 0.1 * torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    luma = views._luma(x)
+    mean = luma.mean(dim=(2, 3), keepdim=True)
+    for column, value, expected in (
+        (0, 0.0, 0.2 * x),
+        (0, 1.0, 1.8 * x),
+        (1, 0.0, mean + 0.2 * (x - mean)),
+        (2, 1.0, luma + 1.8 * (x - luma)),
+    ):
+        u = torch.full((2, 4), 0.5)
+        u[:, column] = value
+        torch.testing.assert_close(views._coloured(x, u), expected, atol=1e-4, rtol=0)
+    u = torch.full((2, 4), 0.5)
+    u[:, 3] = 1.0  # hue by a fifth of a turn
+    turned = views._coloured(x, u)
+    torch.testing.assert_close(views._luma(turned), luma, atol=1e-3, rtol=0)
+    chroma = [torch.complex(*torch.einsum("cj,bjhw->cbhw", torch.tensor(
+        [[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]), c)) for c in (x, turned)]  # fmt: skip
+    angle = (chroma[1] / chroma[0]).angle()
+    torch.testing.assert_close(angle, torch.full_like(angle, 0.4 * math.pi), atol=0.02, rtol=0)
+
+
+def test_each_part_of_a_photo_s_view_is_there_as_often_as_it_says() -> None:
+    x = images(2, 16, 3)
+
+    def seen(picture: Tensor = x, **at: float) -> Tensor:
+        """The whole picture, no flip, no colour, no blur, no grey, but for what is given."""
+        u = torch.full((len(picture), views.DRAWS), 0.5)
+        for column, value in {"0": 1.0, "4": 0.9, "9": 0.9, "10": 0.9, "11": 0.9, "12": 1.0, **at}.items():
+            u[:, int(column)] = value
+        return views.photo_view(picture, u)
+
+    torch.testing.assert_close(seen(), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen(**{"4": 0.49}), x.flip(-1), atol=1e-5, rtol=0)
+    for column, share in (("9", 0.8), ("10", 0.2), ("11", 0.5)):
+        own = {"5": 0.9} if column == "9" else {}  # a colour that is another
+        assert not torch.equal(seen(**own, **{column: share - 0.01}), seen(**own, **{column: share + 0.01}))
+        torch.testing.assert_close(seen(**own, **{column: share + 0.01}), x, atol=1e-5, rtol=0)
+    grey = seen(**{"10": 0.19})
+    torch.testing.assert_close(grey, views._luma(x).expand_as(x), atol=1e-5, rtol=0)
+    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    least = seen(ramp, **{"0": 0.0})
+    assert float(least.max() - least.min()) == pytest.approx(2 * math.sqrt(0.2), abs=0.03)
 
 
 # --- negatives --------------------------------------------------------------------------------------------
@@ -152,6 +224,37 @@ def test_the_queue_turns_round_and_has_no_partner_of_the_step() -> None:
     assert scores.shape == (16, 33)
     torch.testing.assert_close(scores[:, 0], torch.full((16,), 1 / 0.15))
     assert float(scores[:, 1:].max()) < 1 / 0.15 - 1e-3
+
+
+def test_keys_enter_the_queue_behind_the_loss() -> None:
+    """Before it they would be negatives of their own images."""
+    model, done = zoo.DEMI(**SMALL, negatives="queue", queue_size=32), []
+    both = {"bounds": model.bounds, "enqueue": model.queue.enqueue}
+
+    def note(name: str) -> Any:
+        def call(*args: Any) -> Any:
+            done.append(name)
+            return both[name](*args)
+
+        return call
+
+    with (
+        mock.patch.object(model, "bounds", note("bounds")),
+        mock.patch.object(model.queue, "enqueue", note("enqueue")),
+    ):
+        data = datamodules.LabelledImages(batch_size=16)
+        quiet_trainer(max_steps=3, limit_val_batches=0).fit(model, data)
+    assert done == ["bounds", "enqueue"] * 3
+    assert int(model.queue.place) == 48 % 32
+
+
+def test_keys_read_the_same_pixels_as_queries() -> None:
+    for momentum in (True, False):
+        network = Views("resnet18", "cifar", 3, 16, 8, 4, True, momentum, "imagenet").eval()
+        if network.key_head is not None:
+            network.key_head.load_state_dict(network.critic.state_dict())
+        y = images(2, 16, 3)
+        torch.testing.assert_close(network.keys(y), network.critic(network.encoded(y)))
 
 
 def test_keys_follow_by_momentum_from_the_trained_head() -> None:
@@ -315,6 +418,16 @@ def test_what_makes_no_sense_is_refused() -> None:
             zoo.DEMI(**{**SMALL, **settings})
 
 
+def test_one_image_alone_has_no_negatives() -> None:
+    data = datamodules.LabelledImages(batch_size=1)
+    for more in ({}, {"objective": "infonce"}):
+        with pytest.raises(ValueError, match=r"batch_size is 1, but the other rows .* set 2 or more"):
+            quiet_trainer(max_steps=1, limit_val_batches=0).fit(zoo.DEMI(**SMALL, **more), data)
+    queued = zoo.DEMI(**SMALL, negatives="queue", queue_size=8)
+    quiet_trainer(max_steps=2, limit_val_batches=0).fit(queued, data)
+    assert int(queued.queue.place) == 2
+
+
 # --- probes and files -------------------------------------------------------------------------------------
 
 
@@ -336,6 +449,25 @@ def test_probes_by_hand() -> None:
     )
     assert found[:, 0].tolist() == [2, 3]
     assert 0 not in found[0].tolist()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, -1.0, 70.0])
+def test_a_feature_of_one_value_has_no_say_in_the_probe(value: float) -> None:
+    """The mean of many 0.7 is not 0.7: divided by that rounding, a test row's other value decides all."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    train, test = (torch.randn(200, 10, generator=g) + labels[:, None] for _ in range(2))
+    dead = torch.full((200, 5), value)
+    alive = dead + torch.rand(200, 5, generator=g)
+    without = linear_probe(train, labels, test, labels)
+    assert without > 0.9
+    with_it = linear_probe(torch.cat([train, dead], 1), labels, torch.cat([test, alive], 1), labels)
+    assert with_it == pytest.approx(without, abs=0.011)
+    # features are standardised, by the training rows: neither their unit nor the test rows matter
+    scaled = linear_probe(1e-9 * train + 3e-9, labels, 1e-9 * test[:40] + 3e-9, labels[:40])
+    assert scaled == pytest.approx(linear_probe(train, labels, test[:40], labels[:40]), abs=0.026)
+    shifted = test + 2
+    assert linear_probe(train, labels, shifted, labels) < without - 0.2
 
 
 def test_large_pictures_are_averaged_before_they_are_features() -> None:

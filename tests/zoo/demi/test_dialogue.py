@@ -15,6 +15,7 @@ import torch
 from commands import run
 from interruption import Killed, newest_checkpoint, run_differences
 from processes import CLI, environment, largest_difference
+from quiet import quiet_trainer
 from torch import Tensor
 
 import datamodules
@@ -322,6 +323,37 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], said: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_draws_belong_to_a_dialogue_and_to_no_place_in_a_batch() -> None:
+    model, batch = model_of(objective="none", decoding="sample", top_k=0), batch_of(6)
+    alone = {k: v[3:4] for k, v in batch.items() if isinstance(v, Tensor)}
+    ids, lengths, _ = model.responses(batch)
+    own, length, _ = model.responses(alone)
+    assert own[0, : int(length)].equal(ids[3, : int(lengths[3])])
+    same = {k: v[:1].expand(6, *v.shape[1:]) for k, v in alone.items()} | {"index": torch.arange(6)}
+    assert len({tuple(row) for row in model.responses(same)[0].tolist()}) > 1  # one history, six draws
+    same["index"] = torch.full((6,), 3)
+    assert len({tuple(row) for row in model.responses(same)[0].tolist()}) == 1
+
+
+def test_terms_near_their_ceiling_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    model, log_k = model_of(objective="bo"), math.log(64)
+    values = {"first": 0.96 * log_k, "second": 0.94 * log_k, "log_k": log_k}
+    model._tell_saturated({k: torch.tensor(v) for k, v in values.items()})
+    said = capsys.readouterr().out
+    assert "first is saturated: 3.993 of at most 4.159 nats" in said
+    assert "second" not in said
+
+
+def test_one_dialogue_alone_has_no_negatives() -> None:
+    for objective, fits in (("bo", False), ("var", False), ("none", True)):
+        model = model_of(objective=objective).train()
+        if fits:
+            quiet_trainer(max_steps=1, limit_val_batches=0).fit(model, data_of(batch_size=1))
+            continue
+        with pytest.raises(ValueError, match=r"batch_size is 1, but the other rows"):
+            quiet_trainer(max_steps=1, limit_val_batches=0).fit(model, data_of(batch_size=1))
+
+
 # --- runs -------------------------------------------------------------------------------------------------
 
 
@@ -349,8 +381,9 @@ def test_a_run_leaves_scores_and_responses(tmp_path: Path, capsys: pytest.Captur
     assert record["history"][-1] == "where do i live ?"
     model = zoo.load(str(newest_checkpoint(folder)))
     assert model.respond(record["history"]) == record["response"]
-    with pytest.raises(ValueError, match="with words"):
-        model.respond(["", "hm"])
+    for none in (["", "hm"], [], 3):
+        with pytest.raises(ValueError, match="with words"):
+            model.respond(none)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,27 @@ def test_a_run_leaves_its_estimates_beside_the_truth(
     table = list(csv.DictReader((folder / "predictions" / "pointwise.csv").open()))
     assert [int(r["row"]) for r in table] == list(range(130))  # the last two have negatives as well
     assert float(table[129]["infonce"]) > 2
+
+
+def test_one_batch_has_no_interval_and_no_deviation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data.init_args.test_items=120", "--data.init_args.dim=4", "--model.init_args.critic=oracle",
+             "--trainer.enable_progress_bar=false"]  # fmt: skip
+    for rows, said in ((120, True), (60, False)):
+        folder = run("test", "demi_gaussian", tmp_path, *flags, f"--data.init_args.eval_batch_size={rows}")
+        told = (
+            "one batch of 120 rows alone has no interval: for one, lower data.init_args.eval_batch_size to 60"
+        )
+        assert (told in capsys.readouterr().out) is said
+        final = json.loads((folder / "summary_test.json").read_text())["final"]
+        assert ("test/estimate_sd" in final) is not said
+        for row in csv.DictReader((folder / "estimates.csv").open()):
+            assert [row[k] == "" for k in ("sd_of_a_batch", "low", "high")] == [said] * 3
+            if not said:
+                mean, low, high = (float(row[k]) for k in ("nats", "low", "high"))
+                half = 12.7062 * float(row["sd_of_a_batch"]) / math.sqrt(2)  # of t with one degree
+                assert (mean - low, high - mean) == pytest.approx((half, half), rel=1e-2)
 
 
 def test_an_estimate_near_its_ceiling_is_saturated() -> None:

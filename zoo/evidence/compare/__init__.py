@@ -10,6 +10,7 @@ from pathlib import Path
 from zoo.engine.launch import Launch, run_command
 from zoo.evidence import manifest
 from zoo.evidence.compare.claim import read_claim
+from zoo.evidence.compare.curves import long_csv, plot_over
 from zoo.evidence.compare.report import (
     choices_csv,
     csv_text,
@@ -25,7 +26,10 @@ from zoo.file_names import claim_outputs
 
 __all__ = ["compare"]
 
-_OUTPUTS = ("table.md", "runs.csv", "choices.csv", "plot.png", "differences.png", "results.json")
+_OUTPUTS = (
+    *("table.md", "runs.csv", "choices.csv", "plot.png", "differences.png", "results.json"),
+    *("over.csv", "over.png"),
+)
 
 
 def compare(
@@ -74,11 +78,17 @@ def compare(
         (folder / "choices.csv").write_text(choices_csv(claim, made))
     plot(claim, made.results, folder / "plot.png")
     plot_differences(judged, folder / "differences.png")
+    if claim.over is not None:
+        (folder / "over.csv").write_text(long_csv(claim, claim.over, made.results))
+        plot_over(claim, claim.over, made.results, folder / "over.png")
     entries = manifest_entries(claim, made, judged)
     (folder / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
     if results_file is not None:
         manifest.update(results_file, entries)
         say(f"added to {results_file}")
     print(text)
-    say(f"{time.monotonic() - started:.0f} s; table.md, runs.csv, plot.png, differences.png in {folder}")
+    over = "" if claim.over is None else ", over.csv, over.png"
+    say(
+        f"{time.monotonic() - started:.0f} s; table.md, runs.csv, plot.png, differences.png{over} in {folder}"
+    )
     return overall_verdict(judged)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from zoo.evidence.compare.over import Over, spread
 from zoo.evidence.compare.selection import Selection, read_grid, read_selection
 from zoo.evidence.compare.statistics import least_seeds
 from zoo.file_names import path_part
@@ -28,7 +29,7 @@ _BUDGET_FLAGS = (
 _REQUIRED = ("title", "arms", "seeds", "predicates")
 _OPTIONAL = (
     *("paper", "config", "overrides", "verbs", "metrics", "budget", "quick", "selection", "repeats"),
-    "status",
+    *("status", "over"),
 )
 _KEYS = (*_REQUIRED, *_OPTIONAL)
 
@@ -97,6 +98,7 @@ class Claim:
         repeats: runs of an arm at a seed, whose metrics are averaged.
         status: why there is no verdict of a known commit, ``not run here: ...``; empty where there is one.
         quick: a look without verdict: fewer seeds and the overrides of section ``quick``.
+        over: the flag that each arm of the file is run over, whose arms are among ``arms``.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Claim:
     selection: Selection | None = None
     repeats: int = 1
     status: str = ""
+    over: Over | None = None
 
     @property
     def shown_metrics(self) -> list[str]:
@@ -128,7 +131,7 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
     Raises:
         ValueError: for unknown keys, arms or directions, unequal budgets, or too few seeds for a verdict.
     """
-    content = _content(path)
+    content, over = spread(path, _content(path))
     seeds = content["seeds"]
     shortened: dict[str, Any] = {}
     settings: int | None = None
@@ -162,6 +165,7 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
         selection=read_selection(path, content.get("selection"), any(a.grid for a in arms.values()), quick),
         repeats=content.get("repeats", 1),
         status=str(content.get("status", "")),
+        over=over,
     )
     _check(path, claim)
     return claim

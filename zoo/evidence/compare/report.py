@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo.drawing import drawing
 from zoo.evidence.compare.claim import Claim
+from zoo.evidence.compare.curves import lines_over
 from zoo.evidence.compare.runs import Results, Runs
 from zoo.evidence.compare.selection import setting_text
 from zoo.evidence.compare.verdict import Outcome, overall_verdict
@@ -54,6 +55,7 @@ def markdown(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> str:
             for arm in claim.arms
         ),
         "",
+        *([] if claim.over is None else lines_over(claim, claim.over, results)),
         *_diverged_lines(claim, results),
         _row(columns),
         _row(["---"] * len(columns)),
