@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from datamodules.images.samples import SampleFiles as SampleFiles
     from datamodules.knowledge.graph import KnowledgeGraph as KnowledgeGraph
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
+    from datamodules.molecules.table import MoleculeNet as MoleculeNet
+    from datamodules.molecules.table import MoleculeTable as MoleculeTable
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
     from datamodules.tabular.columns import TableColumns as TableColumns

@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from zoo.mbt.module import MBT as MBT
     from zoo.metrics.adm import ADMEvaluation as ADMEvaluation
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
+    from zoo.molecules.graph.baseline import DescriptorBaseline as DescriptorBaseline
+    from zoo.molecules.graph.module import MoleculeGraph2D as MoleculeGraph2D
     from zoo.ner.module import ActiveNER as ActiveNER
     from zoo.nn.optim import EpochWarmupCosine as EpochWarmupCosine
     from zoo.nn.optim import Halving as Halving

@@ -1,4 +1,7 @@
 """Molecules: tables of SMILES with properties."""
 
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {
+    "MoleculeNet": "table",
+    "MoleculeTable": "table",
+}
 """Public data modules -> the module of this package that defines them."""

@@ -22,6 +22,7 @@ _NEITHER = """
     tokenizer vocab_size model batch_tokens most_evaluated val_pairs test_pairs
     val_items test_items table delimiter unlabelled distractors held_dialogues
     triples queries
+    smiles save_splits predict_file
 """
 NEITHER = frozenset(re.findall(r"\w+", _NEITHER))
 """What neither changes who is held out nor what the network takes: files, batches, augmentation, sizes that

@@ -30,6 +30,7 @@ from fakes.gaug import fake_gaug
 from fakes.knowledge import fake_knowledge
 from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
+from fakes.molecule_tables import fake_molecule_net, fake_molecule_table
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
 from fakes.planetoid import fake_planetoid
@@ -51,7 +52,8 @@ LONG = {"AudioVisual", "MNIST", "Planetoid", "Shapes", "Shapes2D"}
 PLACES = {"num_workers", "root", "cache", "cache_dir", "download"}
 REFUSED = (
     "does not use|neither edges_retained|which is of a csv|shows its own pairs|it has 5 folds|"
-    "holds no splits of these data|give both data.init_args.means and|"
+    "holds no splits of these data|none of its .* rows holds a molecule|"
+    "has no official split|is no set; a cell must be|give both data.init_args.means and|"
     "has no column|set data.init_args.x and y|"
     "names between|is no entity of the|is no relation of the|not those of graph|"
     "give both spectrogram_mean and"
@@ -107,6 +109,9 @@ def gaug_and_probabilities(root: Path) -> None:
     np.save(root / "p.npy", np.full((60, 60), 0.5, np.float32))
 
 
+MOLECULES = {"salts": "largest", "split_seed": 3, "fractions": (0.6, 0.2, 0.2), "calibration": 0.2,
+             "split_file": "{root}/splits.json", "split_number": 1, "predict_file": "{root}/new.csv",
+             "save_splits": "{root}/saved.json", "batch_size": 5, "eval_batch_size": 2}  # fmt: skip
 KARATE: Settings = {"source": lambda: datamodules.KarateClub()}
 GRAPH = {"early_stopping": True, "seed": 3, "steps_per_epoch": 2}
 DAMAGED = {**GRAPH, "edges_retained": 0.7, "edges_rewired": 0.2}
@@ -227,6 +232,28 @@ TABLE: dict[str, Row] = {
         {"val": 0.1, "test": 0.2, "seed": 3, "steps_per_epoch": 2, **KARATE}, [{}, KARATE]
     ),
     "MNIST": Row(DIGITS),
+    "MoleculeNet": Row(
+        {**MOLECULES, "name": "lipophilicity"},
+        [{"name": "freesolv", "batch_size": 8, **more} for more in (
+            {}, {"split": "scaffold"}, {"split": "balanced"},
+            {"split": "file", "split_file": "{root}/splits.json"})]
+        + [{"name": "bace", "split": "column", "batch_size": 8}],
+        lambda root: [fake_molecule_table(root),
+                      *(fake_molecule_net(root, n) for n in ("freesolv", "lipophilicity", "bace"))],
+        elsewhere={"save_splits", "salts"},
+        seen=("train_smiles", "all_smiles", "targets", "task"),
+    ),
+    "MoleculeTable": Row(
+        {**MOLECULES, "table": "{root}/other.csv", "targets": ["a"], "smiles": "set", "split_column": "b",
+         "task": "classification"},
+        [{"table": "{root}/own.csv", "targets": ["label"], "batch_size": 8, **more} for more in (
+            {}, {"split": "scaffold"}, {"split": "balanced"}, {"split": "column", "split_column": "set"},
+            {"split": "file", "split_file": "{root}/splits.json"})],
+        fake_molecule_table,
+        rooted=False,
+        elsewhere={"save_splits"},
+        seen=("train_smiles", "all_smiles", "targets", "task"),
+    ),
     "NeighborSampling": Row(
         {"source": lambda: datamodules.BlockModel(seed=3), "neighbors": (2, 3), "batch_size": 5},
         [{"source": lambda: datamodules.BlockModel(), "batch_size": 20}],

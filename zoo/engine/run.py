@@ -342,6 +342,8 @@ class Run(Callback):
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, Checkpoint) or callback.monitor is None:
                 continue
+            if callback.best_score is None and callback.monitor not in trainer.callback_metrics:
+                return " (the newest: no validation came)"
             if callback.best_score is None:
                 return f" (the newest: no validation had finite weights and a finite {callback.monitor})"
             if best is not None and best.name == "best.ckpt":

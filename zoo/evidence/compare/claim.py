@@ -179,6 +179,8 @@ def _texts(path: Path, key: str, given: Any) -> list[str]:
 
 def _content(path: Path) -> dict[str, Any]:
     content = read_mapping(path, _KEYS)
+    if "model" in content and "arms" not in content:
+        raise ValueError(f"{path} is the config of a run, not a claim; `zoo list configs` has those")
     unknown = [k for k in content if k not in _KEYS]
     missing = [k for k in _REQUIRED if k not in content]
     if unknown or missing:

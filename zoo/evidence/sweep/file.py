@@ -188,6 +188,8 @@ def read_sweep(path: Path) -> Sweep:
 
 def _content(path: Path) -> dict[str, Any]:
     content = read_mapping(path, _READ)
+    if "model" in content and "parameters" not in content:
+        raise ValueError(f"{path} is the config of a run, not a sweep; `zoo list configs` has those")
     for key in content:
         if key in _REFUSED:
             raise ValueError(f"{path}: {key} belongs to W&B's own search and is not run locally")

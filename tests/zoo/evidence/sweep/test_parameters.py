@@ -14,9 +14,10 @@ import pytest
 import yaml
 from fakes.sweeps import COMMAND, sweep_file
 
+from zoo.evidence.compare.claim import read_claim
 from zoo.evidence.sweep.file import Sweep, read_sweep
 from zoo.evidence.sweep.parameters import Parameter
-from zoo.hub.catalog import config_folder
+from zoo.hub.catalog import config_folder, find_config
 
 SHIPPED = sorted((config_folder() / "sweeps").glob("*.yaml"))
 SCHEMA = json.loads((Path(__file__).parent / "wandb_schema" / "schema.json").read_text())
@@ -223,3 +224,11 @@ def test_schema_refuses_what_wandb_refuses() -> None:
     assert validator.is_valid(good)
     assert not validator.is_valid(good | {"paramters": {}})
     assert not validator.is_valid({"method": "random", "parameters": {"x": {"min": "1e-4", "max": 1}}})
+
+
+def test_the_config_of_a_run_is_no_sweep_and_no_claim() -> None:
+    path = find_config("gnn_node_sbm")
+    with pytest.raises(ValueError, match=r"gnn_node_sbm.yaml is the config of a run, not a sweep"):
+        read_sweep(path)
+    with pytest.raises(ValueError, match=r"gnn_node_sbm.yaml is the config of a run, not a claim"):
+        read_claim(path)
