@@ -169,8 +169,8 @@ def split(path: Path, triples: Array, held_out: float, seed: int) -> Mapping[str
                 uses[key] -= 1
     if not wanted or len(chosen) < 2 * wanted:
         raise ValueError(
-            f"{path}: data.init_args.held_out is {held_out} twice, of {len(triples):,} triples only {len(chosen):,} "
-            "can be held out so that each entity and relation is still trained"
+            f"{path}: data.init_args.held_out is {held_out} twice, of {len(triples):,} triples only "
+            f"{len(chosen):,} can be held out so that each entity and relation is still trained"
         )
     test, valid = sorted(chosen[:wanted]), sorted(chosen[wanted:])
     kept = np.setdiff1d(np.arange(len(triples)), chosen)
