@@ -48,8 +48,11 @@ if TYPE_CHECKING:
     from datamodules.images.samples import SampleFiles as SampleFiles
     from datamodules.knowledge.graph import KnowledgeGraph as KnowledgeGraph
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
+    from datamodules.molecules.qm9 import QM9 as QM9
     from datamodules.molecules.table import MoleculeNet as MoleculeNet
     from datamodules.molecules.table import MoleculeTable as MoleculeTable
+    from datamodules.molecules.trajectory import MDTrajectory as MDTrajectory
+    from datamodules.molecules.xyz import XYZFrames as XYZFrames
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
     from datamodules.tabular.columns import TableColumns as TableColumns

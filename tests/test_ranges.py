@@ -55,6 +55,7 @@ _MADE: dict[str, Callable[[], dict[str, Any]]] = {
     "Noam": _optimizer,
     "Triangular": lambda: _optimizer() | {"epochs": 3},
     "WarmupCosine": lambda: _optimizer() | {"total_steps": 3},
+    "WarmupExponential": lambda: _optimizer() | {"decay_steps": 3},
     "WarmupLinear": lambda: _optimizer() | {"total_steps": 3},
     "WarmupStableDecay": lambda: _optimizer() | {"total_steps": 3},
 }

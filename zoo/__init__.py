@@ -32,6 +32,7 @@ _NAMES: dict[str, str] = {
     "Noam": "zoo.nn.optim",
     "Triangular": "zoo.nn.optim",
     "WarmupCosine": "zoo.nn.optim",
+    "WarmupExponential": "zoo.nn.optim",
     "WarmupLinear": "zoo.nn.optim",
     "WarmupStableDecay": "zoo.nn.optim",
     "load": "zoo.hub.weights",
@@ -73,12 +74,15 @@ if TYPE_CHECKING:
     from zoo.metrics.digits import DigitClassifier as DigitClassifier
     from zoo.molecules.graph.baseline import DescriptorBaseline as DescriptorBaseline
     from zoo.molecules.graph.module import MoleculeGraph2D as MoleculeGraph2D
+    from zoo.molecules.space.coulomb import CoulombRidge as CoulombRidge
+    from zoo.molecules.space.module import MoleculeRegressor3D as MoleculeRegressor3D
     from zoo.ner.module import ActiveNER as ActiveNER
     from zoo.nn.optim import EpochWarmupCosine as EpochWarmupCosine
     from zoo.nn.optim import Halving as Halving
     from zoo.nn.optim import Noam as Noam
     from zoo.nn.optim import Triangular as Triangular
     from zoo.nn.optim import WarmupCosine as WarmupCosine
+    from zoo.nn.optim import WarmupExponential as WarmupExponential
     from zoo.nn.optim import WarmupLinear as WarmupLinear
     from zoo.nn.optim import WarmupStableDecay as WarmupStableDecay
     from zoo.ras.module import RAS as RAS

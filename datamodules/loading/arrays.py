@@ -148,4 +148,8 @@ def _filled(file: IO[bytes], shape: tuple[int, ...], order: Any, dtype: np.dtype
             raw[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
         if dtype.kind == "b" and bool((raw > 1).any()):
             raise ValueError("truth values other than 0 and 1")
+        if dtype.kind == "U" and bool(
+            (raw.view(np.dtype("u4").newbyteorder(dtype.byteorder)) > 0x10FFFF).any()
+        ):
+            raise ValueError("text of characters that there are not")
     return array.reshape(shape, order=order)

@@ -31,6 +31,7 @@ from fakes.knowledge import fake_knowledge
 from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
 from fakes.molecule_tables import fake_molecule_net, fake_molecule_table
+from fakes.molecules_space import fake_md17, fake_qm9, fake_rmd17, fake_subset, fake_xyz
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
 from fakes.planetoid import fake_planetoid
@@ -56,7 +57,8 @@ REFUSED = (
     "has no official split|is no set; a cell must be|give both data.init_args.means and|"
     "has no column|set data.init_args.x and y|"
     "names between|is no entity of the|is no relation of the|not those of graph|"
-    "give both spectrogram_mean and"
+    "give both spectrogram_mean and|are the lists of rmd17|PATH belong together|no other; it has|"
+    "molecules or frames; data.init_args|in [0-9]+ blocks of"
 )
 
 
@@ -134,6 +136,27 @@ def labelled_files(root: Path) -> None:
     for name in ("own", "other"):
         pixels = {k: draw.integers(0, 256, (40, 4, 4)).astype(np.uint8) for k in ("image", "adversarial")}
         np.savez(root / f"{name}.npz", label=np.arange(40) % 3, **pixels)
+
+
+FRAMES: Settings = {"root": "{root}", "train": 20, "val": 8, "test": 12}
+
+
+def trajectories(root: Path) -> None:
+    for molecule, atoms in (("ethanol", 9), ("benzene", 12)):
+        fake_md17(root, molecule, atoms=atoms)
+        fake_rmd17(root, molecule, atoms=atoms)
+
+
+def qm9_files(root: Path) -> None:
+    fake_qm9(root)
+    fake_subset(root)
+
+
+def frames_of_xyz(root: Path) -> None:
+    for number, name in enumerate("ab"):
+        fake_xyz(root / f"{name}.xyz", seed=number)
+    text = (root / "a.xyz").read_text()
+    (root / "a.xyz").write_text(text.replace(" pbc=", " other=-7 pbc="))
 
 
 TABLE: dict[str, Row] = {
@@ -231,6 +254,18 @@ TABLE: dict[str, Row] = {
     "LinkSplit": Row(
         {"val": 0.1, "test": 0.2, "seed": 3, "steps_per_epoch": 2, **KARATE}, [{}, KARATE]
     ),
+    "MDTrajectory": Row(
+        {"set": "rmd17", "molecule": "benzene", "file": "{root}/md17/md17_ethanol.npz", "file_unit": "eV",
+         "unit": "eV", "train": 21, "val": 9, "test": 7, "split": "block", "split_seed": 5, "split_number": 2,
+         "block": 4, "rotate_train": True, "rotate_test": True, "batch_size": 3, "eval_batch_size": 4},
+        [{**FRAMES, "set": "md17"}, {**FRAMES, "set": "md17", "split": "block", "block": 5},
+         {**FRAMES, "set": "rmd17", "split": "official"},
+         {**FRAMES, "root": None, "set": "file", "file": "{root}/rmd17/npz_data/rmd17_ethanol.npz"},
+         {"set": "ethanol_gfn2", "train": 20, "val": 8, "test": 12}],
+        trajectories,
+        rooted=False,
+        elsewhere={"set", "split", "file"},  # a set has its own way of dividing, and its own file
+    ),
     "MNIST": Row(DIGITS),
     "MoleculeNet": Row(
         {**MOLECULES, "name": "lipophilicity"},
@@ -266,6 +301,13 @@ TABLE: dict[str, Row] = {
             {}, {"split": "random", "val_nodes": 90, "test_nodes": 100}, {"graph": "knn"},
             {"split": "full", "edges_retained": 0.5})],
         lambda root: [fake_planetoid(root, name) for name in ("Cora", "PubMed")],
+    ),
+    "QM9": Row(
+        {"target": "homo", "layout": "sdf", "train": 18, "val": 7, "test": 5, "split_seed": 5,
+         "rotate_train": True, "rotate_test": True, "batch_size": 3, "eval_batch_size": 4},
+        [{"root": "{root}", "cache": "{root}/cache", "train": 20, "val": 8, "layout": n, "batch_size": 5}
+         for n in ("subset", "sdf")],
+        qm9_files,
     ),
     "Reddit": Row({"steps_per_epoch": 2}, files=fake_reddit),
     "Saliency": Row(
@@ -361,6 +403,15 @@ TABLE: dict[str, Row] = {
         lambda root: [fake_traffic(root / n, n, 400) for n in ("metr_la_week", "pemsd7m")],
         rooted=False,
         elsewhere={"header"},
+    ),
+    "XYZFrames": Row(
+        {"file": "{root}/b.xyz", "val_file": "{root}/b.xyz", "test_file": "{root}/b.xyz",
+         "predict_file": "{root}/b.xyz", "energy_key": "other", "forces_key": "forces", "file_unit": "meV",
+         "unit": "kJ/mol", "held_out": 0.3, "split_seed": 5, "rotate_train": True, "rotate_test": True,
+         "batch_size": 3, "eval_batch_size": 2},
+        [{"file": "{root}/a.xyz", "batch_size": 5}],
+        frames_of_xyz,
+        rooted=False,
     ),
 }  # fmt: skip
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zoo.declaration import Family, Method, lazy
 
 FAMILY = Family("Molecules", page="molecules")
 
 _ESOL = {"class_path": "datamodules.MoleculeNet", "init_args": {"batch_size": 16}}
 _SOLUBILITY = ["measured log solubility in mols per litre"]
+_ETHANOL = {
+    "class_path": "datamodules.MDTrajectory",
+    "init_args": {"train": 40, "val": 10, "test": 10, "batch_size": 4},
+}
+_IN_SPACE: dict[str, Any] = {
+    "page": "molecules_3d",
+    "title": "Molecules in space",
+    "about": "Energies, forces and properties by SchNet, DimeNet++, ViSNet, EGNN and PaiNN, kernel ridge "
+    "regression beside them, after the review of Atz, Grisoni & Schneider (2021)",
+}
+_SMALL_3D: dict[str, Any] = {"hidden": 8, "layers": 1, "forces": True}
 
-METHODS = (
+METHODS: tuple[Method, ...] = (
     Method(
         "MoleculeGraph2D",
         "graph.module",
@@ -41,6 +54,26 @@ METHODS = (
             for m, extra in (("random_forest", {"trees": 3}), ("kernel_ridge", {}))
         ),
         data=_ESOL,
+    ),
+    Method(
+        "MoleculeRegressor3D",
+        "space.module",
+        **_IN_SPACE,
+        small=(
+            {**_SMALL_3D, "backbone": "painn"},
+            {**_SMALL_3D, "backbone": "schnet", "chirality": True},
+            {**_SMALL_3D, "backbone": "distances", "atoms": 9},
+        ),
+        data=_ETHANOL,
+        weights="space.weights",
+        converts="PaiNN of schnetpack, SchNet of torch-geometric (state dicts)",
+        convert="molecules3d",
+    ),
+    Method(
+        "CoulombRidge",
+        "space.coulomb",
+        data=_ETHANOL,
+        **_IN_SPACE,
     ),
 )
 

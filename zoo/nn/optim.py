@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from zoo.nn.ranges import Count, CountOrZero, Fraction, LastEpoch, NonNegative, Positive, Size, check_ranges
+from zoo.nn.ranges import (
+    Count,
+    CountOrZero,
+    Fraction,
+    LastEpoch,
+    NonNegative,
+    Positive,
+    Share,
+    Size,
+    check_ranges,
+)
 
 
 def with_schedule(
@@ -249,6 +259,42 @@ class WarmupLinear(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the position, not the shape: a resume with other ``total_steps`` follows those."""
         shape = ("total_steps", "warmup_steps")
+        super().load_state_dict({k: v for k, v in state_dict.items() if k not in shape})
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+
+class WarmupExponential(LRScheduler):
+    """lr(u) = base min(1, u / warm-up) rate^(u / decay steps): DimeNet's schedule. Step it every optimiser
+    step; the first update's rate is 0.
+
+    Args:
+        decay_steps: updates after which the rate is ``decay_rate`` times what it would be.
+        decay_rate: see there.
+        warmup_steps: updates of the linear rise.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        decay_steps: Count,
+        decay_rate: Share = 0.01,
+        warmup_steps: CountOrZero = 0,
+        last_epoch: LastEpoch = -1,
+    ) -> None:
+        check_ranges(WarmupExponential, locals())
+        self.decay_steps, self.decay_rate, self.warmup_steps = decay_steps, decay_rate, warmup_steps
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the base rate at update ``step``, from 0."""
+        rise = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        return rise * float(self.decay_rate ** (step / self.decay_steps))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the position, not the shape: a resume with another shape follows that."""
+        shape = ("decay_steps", "decay_rate", "warmup_steps")
         super().load_state_dict({k: v for k, v in state_dict.items() if k not in shape})
 
     def get_lr(self) -> list[float | Tensor]:
