@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from datamodules.images.labelled import LabelledImages as LabelledImages
     from datamodules.images.saliency import Saliency as Saliency
     from datamodules.images.samples import SampleFiles as SampleFiles
+    from datamodules.knowledge.graph import KnowledgeGraph as KnowledgeGraph
     from datamodules.latents.module import ImageNetLatents as ImageNetLatents
     from datamodules.molecules.qm9 import QM9 as QM9
     from datamodules.molecules.reactions import ReactionData as ReactionData

@@ -23,6 +23,7 @@ _NEITHER = """
     like_lengths
     file val_file test_file predict_file energy_key forces_key file_unit rotate_train rotate_test
     val_items test_items table delimiter unlabelled distractors held_dialogues
+    triples queries
     smiles save_splits predict_file
 """
 NEITHER = frozenset(re.findall(r"\w+", _NEITHER))

@@ -27,6 +27,7 @@ import yaml
 from fakes.active_generation import fake_imagenet
 from fakes.clips import fake_audioset, write_mp4
 from fakes.gaug import fake_gaug
+from fakes.knowledge import fake_knowledge
 from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
 from fakes.molecule_strings import own_molecules, own_reactions
@@ -56,6 +57,7 @@ REFUSED = (
     "holds no splits of these data|none of its .* rows holds a molecule|"
     "has no official split|is no set; a cell must be|give both data.init_args.means and|"
     "has no column|set data.init_args.x and y|"
+    "names between|is no entity of the|is no relation of the|not those of graph|"
     "give both spectrogram_mean and|are the lists of rmd17|PATH belong together|no other; it has|"
     "molecules or frames; data.init_args|in [0-9]+ blocks of"
 )
@@ -317,6 +319,15 @@ TABLE: dict[str, Row] = {
         lambda root: [fake_saliency(root, "ecssd"), fake_saliency(root, "sed2", 6)],
         # all pairs are whole here, and all masks of 0 and 255
         elsewhere={"skip_unpaired", "mask_values"},
+    ),
+    "KnowledgeGraph": Row(
+        {"graph": "umls", "root": "{root}/no", "triples": "no.tsv", "delimiter": ";", "held_out": 0.2,
+         "seed": 1, "queries": "{root}/queries.tsv", "entities": ["a"], "relations": ["b"], "batch_size": 5,
+         "eval_batch_size": 3},
+        [{"graph": "splits", "root": "{root}", "batch_size": 8},
+         {"graph": "triples", "triples": "{root}/train.txt", "batch_size": 8}],
+        fake_knowledge,
+        rooted=False,
     ),
     "LabelledImages": Row(
         {"size": 16, "unlabelled": True, "batch_size": 3, "eval_batch_size": 3, "source": "digits",

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from zoo.engine.arguments import Arguments
 from zoo.engine.configs import class_named
 from zoo.engine.ranks import is_child
-from zoo.nn.data_fit import named, told
+from zoo.nn.data_fit import named, shown, told
 from zoo.reports import say
 
 
@@ -52,7 +52,8 @@ def sizes_from_data(arguments: Arguments, config: Namespace) -> None:
     for key, value in known.items():
         model.init_args[key] = value
     if known:
-        say(f"model.init_args.{', '.join(f'{key}: {value}' for key, value in known.items())} from the data")
+        told_sizes = ", ".join(f"{key}: {shown(value)}" for key, value in known.items())
+        say(f"model.init_args.{told_sizes} from the data")
     for key in (key for key in found if key not in known):
         say(f"{named(made)} does not tell model.init_args.{key}: {model.init_args[key]} is its default")
 

@@ -28,6 +28,7 @@ from zoo.engine.arguments import Arguments
 from zoo.engine.errors import UsageError
 from zoo.hub.foreign import is_plain
 from zoo.hub.yaml_files import parse_yaml
+from zoo.nn.data_fit import shown
 from zoo.nn.variants import idle_options
 from zoo.reports import say
 
@@ -131,7 +132,7 @@ def take_from_weights(arguments: Arguments) -> None:
     taken = _useful(cls, taken, _with(_of_configs(arguments), _of_flags(arguments)))
     arguments.flags += [_flag(key, value) for key, value in taken.items()]
     if taken:
-        words = ", ".join(f"{key}: {json.dumps(value)}" for key, value in taken.items())
+        words = ", ".join(f"{key}: {_json(value)}" for key, value in taken.items())
         say(f"data.init_args.{words}, as {arguments.trained_name} was trained")
 
 
@@ -180,6 +181,11 @@ def _sets(given: Any, key: str) -> bool:
 def _flag(key: str, value: Any) -> str:
     """As a person would give it: a text without the quotes of JSON, which would become a part of it."""
     return f"--data.init_args.{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _json(value: Any) -> str:
+    """As YAML takes it; of a long list its first values and how many there are."""
+    return shown(value) if isinstance(value, list) and shown(value) != str(value) else json.dumps(value)
 
 
 def _words(keys: list[str], values: Mapping[str, Any]) -> str:

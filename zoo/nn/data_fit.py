@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 DataSizes = Mapping[str, str]
+_MOST_SHOWN = 20
 
 
 def told(data: Any, path: str) -> Any:
@@ -24,6 +25,13 @@ def told(data: Any, path: str) -> Any:
         else:
             data = getattr(data, part, None)
     return data
+
+
+def shown(value: Any) -> str:
+    """A size in words; of a long list its first values and how many there are."""
+    if isinstance(value, list) and len(value) > _MOST_SHOWN:
+        return f"[{', '.join(map(str, value[:3]))}, ... {len(value):,} in all]"
+    return "null" if value is None else str(value)
 
 
 def named(data: Any) -> str:
@@ -52,7 +60,7 @@ def check_fit(module: Any, **fits: Callable[[Any, Any], bool]) -> None:
 def misfit(module: Any, key: str, found: Any) -> ValueError:
     """The error of a hyperparameter that is not what the data have."""
     data = module.trainer.datamodule
-    given, wanted = (("null" if value is None else value) for value in (module.hparams[key], found))
+    given, wanted = shown(module.hparams[key]), shown(found)
     # the data's key that decides it, where it has one; a parent's too, for which **kwargs may stand
     own = {
         k
@@ -61,7 +69,10 @@ def misfit(module: Any, key: str, found: Any) -> ValueError:
         for k in inspect.signature(vars(c)["__init__"]).parameters
     }
     of_data = f" or data.init_args.{key}: {given}" if key in own else ""
+    set_it = f"set model.init_args.{key}: {wanted}{of_data}"
+    if isinstance(found, list) and len(found) > _MOST_SHOWN:
+        set_it = f"leave model.init_args.{key} to the data"
     return ValueError(
-        f"model.init_args.{key} is {given}, but {named(data)} has {wanted}; set model.init_args.{key}: "
-        f"{wanted}{of_data}, or choose other data with data.class_path"
+        f"model.init_args.{key} is {given}, but {named(data)} has {wanted}; {set_it}, or choose other data "
+        "with data.class_path"
     )
