@@ -21,9 +21,11 @@ import zoo
 from zoo.hub import weights as hub
 from zoo.hub.bounded import one_line
 from zoo.hub.foreign import Weights, safetensors_in
+from zoo.hub.yaml_files import parse_yaml
 from zoo.reports import writing
 
 # "none" is a word of its own: routing=none.
+_LISTS = (list, tuple, Sequence)
 _WORDS = {"True": True, "False": False, "None": None}
 
 
@@ -127,7 +129,7 @@ def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text
+        return parse_yaml(text, f"--set {text}") if text.startswith("[") else text
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -136,7 +138,9 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _is_plain(hint: Any) -> bool:
     return all(
-        m in (bool, int, float, str, type(None)) or typing.get_origin(m) is typing.Literal
+        m in (bool, int, float, str, type(None))
+        or typing.get_origin(m) is typing.Literal
+        or (typing.get_origin(m) in _LISTS and all(_is_plain(i) for i in typing.get_args(m) if i is not ...))
         for m in _members(hint)
     )
 

@@ -118,7 +118,7 @@ def test_wrong_destinations_and_methods_fail_in_one_line(
         ([source, "--out", folder / "x", "--to", "onnx"], "can be written as zoo, official, diffusers"),
         ([source, "--out", folder / "x.safetensors", "--method", "mbt"], "not weights of method 'mbt'"),
         ([folder / "other.pt", "--out", folder / "x.safetensors"],
-         "say whose weights it holds: --method ami or demi or dtr or"),
+         "say whose weights it holds: --method ami or demi or"),
         ([folder / "other.pt", "--out", folder / "x.safetensors", "--method", "nonesuch"],
          "no method 'nonesuch'"),
     ]  # fmt: skip
@@ -132,3 +132,11 @@ def test_a_failed_conversion_leaves_nothing_behind(source: Path, capsys: pytest.
     source.write_bytes(content[: len(content) // 2])
     one_line(capsys, source, "--out", source.with_name("x.safetensors"))
     assert [p.name for p in source.parent.iterdir()] == ["source.safetensors"]
+
+
+def test_a_list_is_given_as_in_yaml() -> None:
+    given = ["targets=[logS, 'a b']", "hidden=30"]
+    assert parse_settings(zoo.MoleculeGraph2D, given) == {"targets": ["logS", "a b"], "hidden": 30}
+    for wrong in ("[1, 2]", "[logS"):
+        with pytest.raises(ValueError, match="--set"):
+            parse_settings(zoo.MoleculeGraph2D, [f"targets={wrong}"])
