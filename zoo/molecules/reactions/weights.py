@@ -48,6 +48,8 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         if sums and {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in sums.items()}:
             raise ValueError(f"{file} has other tensors than {files[0].name}: average one run alone")
         for name, value in state.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ValueError(f"{file}: {name} holds NaN or infinity")
             if not value.is_floating_point():
                 sums[name] = value  # the vocabulary
             else:
