@@ -291,7 +291,7 @@ def _no_class(module: str, name: str) -> str:
     found = sys.modules.get(module)
     classes = sorted(n for n in getattr(found, "__all__", dir(found)) if n[:1].isupper())
     near = difflib.get_close_matches(name, classes, n=3, cutoff=0.6)
-    if not near and len(classes) <= 40:
+    if not near and len(classes) <= 80:
         return f"no class {module}.{name}; there are {', '.join(f'{module}.{c}' for c in classes)}"
     hint = _did_you_mean([f"{module}.{c}" for c in near])
     return f"no class {module}.{name}" + (f"; {hint}" if hint else "")
