@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, plain
 from zoo.knowledge.scores import filtered_ranks
 from zoo.reports import merged_records, write_records
 
@@ -130,7 +130,7 @@ def draw_ranks(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         axes[0].grid(alpha=0.3)
         mrr, hits_10 = np.mean(1 / ranks), np.mean(ranks <= 10)
         axes[0].set_title(f"{len(ranks):,} queries: MRR {mrr:.3f}, Hits@10 {hits_10:.3f}")
-        names = [f"{name[:34]} ({len(values)})" for name, values in many]
+        names = [f"{plain(name, 34)} ({len(values)})" for name, values in many]
         axes[1].barh(names, [float(np.mean(values)) for _, values in many], color="tab:green")
         axes[1].set(xlabel="mean reciprocal rank", xlim=(0, 1))
         which = "each relation" if len(many) == len(by_relation) else f"the {len(many)} commonest relations"

@@ -14,7 +14,7 @@ from quiet import quiet_trainer
 import datamodules
 import zoo
 from zoo.molecules.graph.descriptors import tanimoto
-from zoo.molecules.graph.report import MoleculePredictions, table
+from zoo.molecules.graph.report import MoleculePredictions, draw_parity, draw_roc, table
 
 TARGET = ["measured log solubility in mols per litre"]
 
@@ -100,3 +100,11 @@ def test_files_are_written_for_what_is_known(tmp_path: Path) -> None:
     assert (tmp_path / "b/fingerprints.csv").read_text().splitlines()[1] == "4,CCO,1,1,1"
     classes = predictions(smiles=["CCO", "CCN"], target=known, task="classification")
     assert [p.name for p in classes.save(tmp_path / "c")][-1] == "roc.png"
+
+
+def test_targets_may_be_called_like_formulas(tmp_path: Path) -> None:
+    names = ["$\\frac$", "price, $ of $5^{"]
+    values = np.linspace(0, 1, 8).reshape(4, 2)
+    draw_parity(tmp_path / "parity.png", values, values + 0.1, names)
+    draw_roc(tmp_path / "roc.png", values, (values > 0.4).astype(float), names)
+    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("parity", "roc"))

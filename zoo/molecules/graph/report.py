@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, plain, span
 from zoo.molecules.drawing import molecule_sheet
 from zoo.molecules.graph.scores import averaged, by_task
 from zoo.reports import PARTS, merged_records, replace_file, write_records, writing
@@ -180,7 +180,7 @@ def draw_parity(path: Path, predicted: Any, target: Any, names: Sequence[str]) -
             known = np.isfinite(target[:, t])
             p, y = predicted[known, t], target[known, t]
             top, bottom = axes[0, t], axes[1, t]
-            top.set(xlabel=f"true {names[t]}"[:48], ylabel="predicted")
+            top.set(xlabel=f"true {plain(names[t], 43)}", ylabel="predicted")
             bottom.set(xlabel="error", ylabel="molecules")
             if not len(y):
                 continue
@@ -189,7 +189,8 @@ def draw_parity(path: Path, predicted: Any, target: Any, names: Sequence[str]) -
             top.scatter(y, p, s=10, alpha=0.6, color="#2b6cb0", edgecolors="none")
             said = averaged(by_task("regression", p[:, None], y[:, None]))
             top.set_title(", ".join(f"{k.upper()} {v:.3f}" for k, v in said.items()), fontsize=10)
-            bottom.hist(p - y, bins=30, color="#2b6cb0")
+            error = p - y
+            bottom.hist(error, bins=30, range=span(float(error.min()), float(error.max())), color="#2b6cb0")
             bottom.axvline(0, color="#999", lw=1)
 
 
@@ -205,7 +206,7 @@ def draw_roc(path: Path, predicted: Any, target: Any, names: Sequence[str]) -> N
             if known.any() and 0 < y.mean() < 1:
                 wrong, right, _ = roc_curve(y, p)
                 value = by_task("classification", p[:, None], y[:, None])["roc_auc"][0]
-                axes.plot(wrong, right, lw=1.4, label=f"{name[:24]} {value:.3f}")
+                axes.plot(wrong, right, lw=1.4, label=f"{plain(name, 24)} {value:.3f}")
         axes.set(xlabel="false positives", ylabel="true positives")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, span
 from zoo.molecules.space.dynamics import covalent_bonds
 from zoo.molecules.space.elements import IN_EV, SYMBOLS, formula
 from zoo.reports import PARTS, replace_file, say, writing
@@ -185,7 +185,7 @@ def _parity(path: Path, molecules: Sequence[dict[str, Any]], what: str, unit: st
             left.set(xlabel=f"true {name} ({of})", ylabel="predicted")
             left.locator_params(nbins=5)
             error = found - true
-            right.hist(error, bins=50)
+            right.hist(error, bins=50, range=span(float(error.min()), float(error.max())))
             right.axvline(0, color="grey", lw=0.8)
             mae, rmse = np.abs(error).mean(), np.sqrt(np.square(error).mean())
             right.set(xlabel=f"error ({of})", ylabel="number", title=f"MAE {mae:.4g}, RMSE {rmse:.4g} {of}")
