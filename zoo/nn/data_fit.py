@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 DataSizes = Mapping[str, str]
-_MOST_SHOWN = 20
+_MOST_SHOWN, _LONGEST_SHOWN = 20, 120
 
 
 def told(data: Any, path: str) -> Any:
@@ -30,7 +30,9 @@ def told(data: Any, path: str) -> Any:
 def shown(value: Any) -> str:
     """A size in words; of a long list its first values and how many there are."""
     if isinstance(value, list) and len(value) > _MOST_SHOWN:
-        return f"[{', '.join(map(str, value[:3]))}, ... {len(value):,} in all]"
+        some = ", ".join(map(str, value[:3]))  # names of a file, which go to a terminal
+        some = "".join(c if c.isprintable() else "?" for c in some)[:_LONGEST_SHOWN]
+        return f"[{some}, ... {len(value):,} in all]"
     return "null" if value is None else str(value)
 
 
