@@ -166,10 +166,25 @@ def test_what_trained_to_nan_or_took_all_memory_is_refused(name: str, given: dic
         cls(**{**needed(cls), **given})
 
 
-@pytest.mark.parametrize("file", ["ranges.py", "variants.py"])
-def test_the_two_packages_say_ranges_and_variants_alike(file: str) -> None:
-    ours = (ROOT / "zoo" / "nn" / file).read_text()
-    assert (ROOT / "datamodules" / "loading" / file).read_text() == ours
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("loading/ranges.py", "nn/ranges.py"),
+        ("loading/variants.py", "nn/variants.py"),
+        ("molecules/chemistry.py", "molecules/chemistry.py"),
+        ("molecules/tokens.py", "molecules/tokens.py"),
+    ],
+)
+def test_the_two_packages_say_alike_what_both_need(theirs: str, ours: str) -> None:
+    assert (ROOT / "datamodules" / theirs).read_text() == (ROOT / "zoo" / ours).read_text()
+
+
+def test_the_two_packages_have_the_same_elements_and_units() -> None:
+    from datamodules.molecules import atoms
+    from zoo.molecules.space import elements
+
+    assert atoms.SYMBOLS == elements.SYMBOLS
+    assert atoms.IN_EV == elements.IN_EV
 
 
 class _Schedule:

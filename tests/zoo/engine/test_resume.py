@@ -302,3 +302,8 @@ def test_fifty_random_kills_and_resumes(tmp_path: Path) -> None:
         shutil.rmtree(root, ignore_errors=True)  # also of moments that do not occur
     print(f"{kills} kills, {len(different)} differences")
     assert different == []
+
+
+def test_a_run_without_validation_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, "--trainer.limit_val_batches=0", "--checkpoint.monitor=val/loss")
+    assert "(the newest: no validation came)" in capsys.readouterr().out
