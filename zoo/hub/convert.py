@@ -129,7 +129,7 @@ def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return parse_yaml(text, f"--set {text}") if text.startswith("[") else text
+        return parse_yaml(text, f"--set {text}") if text.startswith(("[", "{")) else text
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -140,6 +140,7 @@ def _is_plain(hint: Any) -> bool:
     return all(
         m in (bool, int, float, str, type(None))
         or typing.get_origin(m) is typing.Literal
+        or typing.get_origin(m) is dict
         or (typing.get_origin(m) in _LISTS and all(_is_plain(i) for i in typing.get_args(m) if i is not ...))
         for m in _members(hint)
     )

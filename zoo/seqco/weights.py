@@ -35,6 +35,10 @@ _PARTS = {
     "encoder_extra_fc2.": "predictor.",
 }
 _HEADS = {1024: 16, 768: 12}
+_HEADS_UNTOLD = (
+    "heads are not in the file; they are 64 wide unless "
+    "--set 'sizes={encoder_attention_heads: 8, decoder_attention_heads: 8}' says otherwise"
+)
 _THIRDS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -157,7 +161,8 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         tensors = {k: v for k, v in tensors.items() if k.startswith("backbone.")}
         hparams |= {f"weight_{pair}": 0.0 for pair in ("xy", "xyhat", "yyhat")}
     hparams["special_ids"] = [3, hparams["vocab_size"] - 1]
-    hparams |= given
+    told = given.get("sizes") or {}
+    hparams |= given | {"sizes": hparams["sizes"] | told}
     with building(path):
         module = SeqCo(**hparams)
     tensors = fitted(tensors, module.network.state_dict(), path)
@@ -166,7 +171,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         f"BART of width {size['d_model']}, {size['encoder_layers']} and {size['decoder_layers']} layers, "
         f"{hparams['vocab_size']} tokens, {size['encoder_attention_heads']} heads"
         + (" with head, cross attention and target network" if compared else ", without what SeqCo adds"),
-        "heads are not in the file: --set sizes in Python, or train with model.init_args.sizes",
+        *([] if told else [_HEADS_UNTOLD]),
     ]
     return _weights(path, module, tensors), lines
 

@@ -130,3 +130,28 @@ def test_foreign_files_are_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match="does not fit"):
         start_from(narrow.network.backbone, str(path))
+
+
+def test_heads_that_no_file_tells_are_given_by_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = small()
+    path, out = tmp_path / "model.pt", tmp_path / "ours.safetensors"
+    write(module, path, "official")
+    command = ["convert", str(path), "--method", "seqco", "--out", str(out)]
+    rest = [
+        f"{k}={v}"
+        for k, v in given(module).items()
+        if k in ("special_ids", "max_length", "min_length", "sample_length")
+    ]
+    options = [x for item in rest for x in ("--set", item)]
+    assert (
+        cli.main(
+            [*command, *options, "--set", "sizes={encoder_attention_heads: 4, decoder_attention_heads: 4}"]
+        )
+        == 0
+    )
+    assert "64 wide" not in capsys.readouterr().out
+    sizes = zoo.load(str(out)).hparams["sizes"]
+    assert sizes["encoder_attention_heads"] == 4
+    assert sizes["d_model"] == module.hparams["sizes"]["d_model"]
