@@ -132,9 +132,7 @@ def read_coco(annotations: Path, pictures: Path) -> list[Captioned]:
         raise ValueError(f"{annotations} has no lists of images and annotations, as COCO's captions have")
     files: dict[int, Path] = {}
     for i, entry in enumerate(content["images"]):
-        number, name = (
-            (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
-        )
+        number, name = (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
         if not isinstance(number, int) or not isinstance(name, str) or number in files:
             raise ValueError(f"{annotations}: image {i} has no file_name and id of its own")
         files[number] = _inside(pictures, name, f"{annotations}, image {i}")

@@ -131,9 +131,9 @@ class ImageCaptions(TextModule):
     """Pictures and captions.
 
     Batch: ``image`` float32 (B, C, S, S) in [0, 1]; ``ids`` int64 (B, L), a begin, the text, an end, then
-    padding; ``length`` int64 (B,), of the text with its marks; ``image_id`` and ``caption_id`` int64 (B,), the
-    same number for the same picture and the same text; ``index``. Validation and test are over pictures that
-    the training does not have: copies of a picture stay together, whatever they are called.
+    padding; ``length`` int64 (B,), of the text with its marks; ``image_id`` and ``caption_id`` int64 (B,),
+    the same number for the same picture and the same text; ``index``. Validation and test are over pictures
+    that the training does not have: copies of a picture stay together, whatever they are called.
 
     Args:
         layout: ``glyphs``, the 5,810 named characters of matplotlib's DejaVu Sans (Bitstream Vera licence)
@@ -163,6 +163,7 @@ class ImageCaptions(TextModule):
     # the end is not 2: transformers takes an end of 2 for a sign of old weights and looks for the largest id
     specials: ClassVar[Sequence[str]] = ("<pad>", "<s>", "<unk>", "</s>")
     lowercase: ClassVar[bool] = True
+    parts: dict[str, Pairs]  # not there before setup, as nothing that is learned of them
 
     def __init__(
         self,
@@ -195,7 +196,6 @@ class ImageCaptions(TextModule):
         self.held_out, self.split_seed, self.text_model = held_out, split_seed, model
         self.root = data_folder(root, "coco" if layout == "coco" else "captions")
         self.shape = (1 if layout == "glyphs" else 3, size, size)
-        self.parts: dict[str, Pairs] = {}
         self.facts: dict[str, Any] = {}
 
     # --- the tokenizer ------------------------------------------------------------------------------------
@@ -231,8 +231,8 @@ class ImageCaptions(TextModule):
         image = numbered([picture.tobytes() for picture in found.pixels])
         pairs = joined(found.names, image, pixels=found.pixels)
         say(
-            f"glyphs: {len(pairs) + found.blank:,} named characters of DejaVu Sans, {found.blank} without ink "
-            f"are left out; {len(pairs):,} names of {max(image) + 1:,} different pictures"
+            f"glyphs: {len(pairs) + found.blank:,} named characters of DejaVu Sans, {found.blank} without "
+            f"ink are left out; {len(pairs):,} names of {max(image) + 1:,} different pictures"
         )
         return self._divided(pairs)
 
