@@ -28,6 +28,9 @@ METHODS = (
             "class_path": "datamodules.ImageCaptions",
             "init_args": {"size": 16, "context": 8, "batch_size": 16},
         },
+        weights="contrastive_weights",
+        converts="folders of transformers' CLIPModel",
+        convert="clip",
     ),
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
@@ -173,7 +174,7 @@ class ContrastiveVL(LightningModule):
 
     def setup(self, stage: str) -> None:
         refuse_sharding(self)
-        check_fit(self)
+        check_fit(self, vocab_size=operator.ge, context=operator.ge)
         data = getattr(self.trainer, "datamodule", None)
         self.vocabulary.take(data)
         if self.hparams["rank_by"] == "nearest_name":
