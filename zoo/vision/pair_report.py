@@ -24,10 +24,10 @@ _BLOCK = 512
 Pictures = np.ndarray[Any, Any]
 
 
-def thumbnails(image: Tensor) -> Pictures:
-    """uint8 (B, H, W, C), at most 64 pixels wide, of pictures (B, C, S, S) in [0, 1]."""
-    if image.shape[-1] > _THUMBNAIL:
-        image = torch.nn.functional.interpolate(image.float(), (_THUMBNAIL, _THUMBNAIL), mode="area")
+def thumbnails(image: Tensor, most: int = _THUMBNAIL) -> Pictures:
+    """uint8 (B, H, W, C), at most so many pixels wide, of pictures (B, C, S, S) in [0, 1]."""
+    if image.shape[-1] > most:
+        image = torch.nn.functional.interpolate(image.float(), (most, most), mode="area")
     if image.shape[1] not in (1, 3):
         image = image[:, :1]
     return (255 * image.float().clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -239,8 +239,9 @@ def test_own_pictures_are_found_by_own_captions(tmp_path: Path) -> None:
     fake_captions(tmp_path / "mine")
     own = ("--data.init_args.layout=folder", f"--data.init_args.root={tmp_path / 'mine'}",
            "--data.init_args.size=16", "--data.init_args.held_out=0.2")  # fmt: skip
-    more = (*FREE, "--model.init_args.patch_size=4", "--data.init_args.batch_size=16", "--trainer.max_steps=60",
-            "--trainer.val_check_interval=30", "--checkpoint.every_n_train_steps=30",
+    more = (*FREE, "--model.init_args.patch_size=4", "--data.init_args.batch_size=16",
+            "--trainer.max_steps=60", "--trainer.val_check_interval=30",
+            "--checkpoint.every_n_train_steps=30",
             "--model.init_args.optimizer={class_path: torch.optim.AdamW, init_args: {lr: 0.005}}",
             "--model.init_args.lr_scheduler=null")  # fmt: skip
     fitted = run("fit", "contrastive_vl_glyphs", tmp_path, *own, *more)
