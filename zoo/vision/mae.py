@@ -32,8 +32,8 @@ class MAE(LightningModule):
 
     The mask of a picture is a function of (seed, epoch, its number); validation, test and prediction have one
     mask of each for ever. The loss is the squared error on hidden patches, each of mean 0 and deviation 1.
-    The batch is that of :class:`datamodules.LabelledImages`; labels are not looked at. Its weights are a start
-    of :class:`zoo.ViTClassifier` (``pretrained``).
+    The batch is that of :class:`datamodules.LabelledImages`; labels are not looked at. Its weights are what
+    :class:`zoo.ViTClassifier` may start from (``pretrained``).
 
     Args:
         image_size: S; the data tell.
