@@ -44,7 +44,9 @@ def test_a_step_against_transformers(
 
     module: Any = zoo.ViTClassifier(**SMALL, num_classes=10)
     sizes = {k: SMALL[k] for k in SIZES}
-    theirs: Any = ViTForImageClassification(ViTConfig(**config_entries(module, sizes), num_labels=10)).train()
+    config = ViTConfig(**config_entries(module, sizes))
+    config.num_labels = 10
+    theirs: Any = ViTForImageClassification(config).train()
     own = module.network.state_dict()
     state = layers_to(own, "blocks", "vit.layers")
     state |= {f"vit.{name}": own[ours] for name, ours in STEM.items()}

@@ -22,12 +22,12 @@ METHODS = (
         "one space; the multi-modal topic of A Roadmap for Big Model (2022)",
         small=(
             {
-                "image_size": 16, "channels": 1, "vocab_size": 1797, "context": 8, "shape": "free",
+                "image_size": 16, "channels": 1, "vocab_size": 2000, "context": 8, "shape": "free",
                 "patch_size": 8, "width": 16, "layers": 1, "heads": 2, "text_width": 16, "text_layers": 1,
                 "text_heads": 2, "projection": 8,
             },
             {
-                "image_size": 16, "channels": 1, "vocab_size": 1797, "context": 8, "shape": "free",
+                "image_size": 16, "channels": 1, "vocab_size": 2000, "context": 8, "shape": "free",
                 "patch_size": 8, "width": 16, "layers": 1, "heads": 2, "text_width": 16, "text_layers": 1,
                 "text_heads": 2, "projection": 8, "loss": "siglip", "positives": "same", "crop": 0.5,
             },

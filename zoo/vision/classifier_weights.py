@@ -70,7 +70,8 @@ def write(module: ViTClassifier, out: Path, to: str) -> list[str]:
         )
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(**config_entries(module, sizes_of(h)), num_labels=h["num_classes"])
+    config = ViTConfig(**config_entries(module, sizes_of(h)))
+    config.num_labels = h["num_classes"]
     model = ViTForImageClassification(config)
     own: State = dict(module.network.state_dict())
     state = layers_to(own, "blocks", "vit.layers")

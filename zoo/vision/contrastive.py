@@ -191,11 +191,12 @@ class ContrastiveVL(LightningModule):
         self.network.bound_scale()
         if self.crop is not None:
             image = self.crop(image, step_uniform(self, batch_idx, len(image), self.crop.columns))
-        features = self.network(image, batch["ids"], batch["length"])
+        image_features, text_features = self.network(image, batch["ids"], batch["length"])
         images, captions = (gathered(batch[k], world) for k in ("image_id", "caption_id"))
         same = same_pairs(batch["image_id"], batch["caption_id"], images, captions)
         own = diagonal(len(image), len(images), self.global_rank, world).to(same.device)
-        loss = self.pair_loss(*features, same if self.hparams["positives"] == "same" else own, world)
+        positive = same if self.hparams["positives"] == "same" else own
+        loss = self.pair_loss(image_features, text_features, positive, world)
         found = {"loss": loss.detach(), "scale": self.network.scale().detach()}
         found["rows_with_duplicates"] = (same.sum(dim=1) > 1).float().mean()
         for name, value in found.items():

@@ -87,7 +87,7 @@ def _pixels(path: Path) -> dict[str, Any]:
     """Mean and deviation that the weights read, where they are not OpenAI's."""
     file = path / "preprocessor_config.json"
     content = read_json(file) if file.is_file() else {}
-    found = [content.get(k) if isinstance(content, dict) else None for k in ("image_mean", "image_std")]
+    found: Any = [content.get(k) if isinstance(content, dict) else None for k in ("image_mean", "image_std")]
     if None in found or all(list(a) == list(b) for a, b in zip(found, PIXELS, strict=True)):
         return {}
     return {"mean": list(found[0]), "std": list(found[1])}

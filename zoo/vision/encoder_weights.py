@@ -105,7 +105,7 @@ def pixels_from(path: Path) -> dict[str, Any]:
     """Mean and deviation that the weights read, where they are not .5."""
     file = path / "preprocessor_config.json"
     content = read_json(file) if file.is_file() else {}
-    found = [content.get(k) if isinstance(content, dict) else None for k in ("image_mean", "image_std")]
+    found: Any = [content.get(k) if isinstance(content, dict) else None for k in ("image_mean", "image_std")]
     if None in found or all(set(values) == {0.5} for values in found):
         return {}
     return {"mean": list(found[0]), "std": list(found[1])}

@@ -42,8 +42,8 @@ class Reconstructions:
         """Of pictures (N, C, S, S) in [0, 1]."""
         rows = (index < _SHOWN).nonzero()[:, 0]
         pictures = [thumbnails(x[rows], 224) for x in (image, masked, drawn)]
-        shown = [np.repeat(p, 3, axis=3) if p.shape[3] == 1 else p for p in pictures]
-        return cls(*shown, error.float().cpu(), index.cpu())
+        three = [np.repeat(p, 3, axis=3) if p.shape[3] == 1 else p for p in pictures]
+        return cls(three[0], three[1], three[2], error.float().cpu(), index.cpu())
 
     def write(self, folder: Path) -> list[Path]:
         """A part of the files that :meth:`merge` makes."""
