@@ -42,8 +42,8 @@ _EMPTY = re.compile(r"\n{4,}")
 
 
 def cleaned(text: str) -> str:
-    """NFC, line ends ``\\n``, no control characters, other blanks as plain ones, none at the end of a line, at
-    most two empty lines one after the other."""
+    """NFC, line ends ``\\n``, no control characters, other blanks as plain ones, none at the end of a line,
+    at most two empty lines one after the other."""
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = _CONTROL.sub(lambda found: " " if found[0].isspace() else "", text)
     return _EMPTY.sub("\n\n\n", _TRAILING.sub("", text)).strip("\n")
