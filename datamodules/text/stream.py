@@ -91,7 +91,6 @@ class TextStream(LanguageModule):
         FileNotFoundError, ValueError: for files that are missing or damaged, in one line.
     """
 
-    drop_last = False
     of_weights: ClassVar[tuple[str, ...]] = ("context", "across_documents")
     split_of_weights: ClassVar[tuple[str, ...]] = (
         "name", "field", "unit", "clean", "deduplicate", "val_share", "test_share",
@@ -326,7 +325,7 @@ class TextStream(LanguageModule):
     def setup(self, stage: str) -> None:
         stores, pad = self.stores, self.pad_token_id
         self.train_set = TrainingRows(
-            stores["train"], self.context, pad, self.across, f"{self.origin}, train"
+            stores["train"], self.context, pad, self.across, f"{self.origin}, train", self.batch_size
         )
         for split in ("val", "test"):
             made = EvaluationRows(
