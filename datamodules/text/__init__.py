@@ -1,6 +1,7 @@
 """Text: documents with summaries, dialogues, histories, sentence pairs, sentences with names, streams."""
 
 CLASSES: dict[str, str] = {
+    "Chats": "chats",
     "DialogueHistories": "histories",
     "Dialogues": "dialogues",
     "DullReplies": "dull",

@@ -312,7 +312,7 @@ def written(root: Path, name: str, content: bytes) -> Path:
         ("a.txt", b"ab", {}, r"no document to validate"),
         ("a.jsonl", b'{"text": 3}\n', {}, r"a.jsonl, line 1: no text 'text', only 'text'"),
         ("a.jsonl", b'{"body": "x"}\n', {}, r"line 1: no text 'text', only 'body'; data.init_args.field"),
-        ("a.jsonl", b"[1]\n", {}, r"line 1: no text 'text', only \[1\]"),
+        ("a.jsonl", b"[1]\n", {}, r"line 1: no text 'text', only '.1.'"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', {}, r"line 1: half of a character"),
         ("a.jsonl", b"nope\n", {}, r"line 1: no JSON"),
         ("a.jsonl", b"", {}, r"a.jsonl is empty"),
