@@ -5,6 +5,7 @@ CLASSES: dict[str, str] = {
     "DialogueHistories": "histories",
     "Dialogues": "dialogues",
     "DullReplies": "dull",
+    "MultipleChoice": "choices",
     "NER": "ner",
     "ParallelText": "parallel",
     "Summaries": "summaries",
