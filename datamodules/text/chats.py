@@ -244,12 +244,13 @@ class Chats(LanguageModule):
         return pieces, lost
 
     def setup(self, stage: str) -> None:
+        if stage == "predict":
+            self.predict_set = self._prompts()
+            return
         pieces, pad = self.pieces, self.pad_token_id
         self.train_set = PackedRows(pieces["train"], self.context, pad, self.pack, True, self.batch_size)
         self.val_set = PackedRows(pieces["val"], self.context, pad, self.pack)
         self.test_set = PackedRows(pieces["test"], self.context, pad, self.pack)
-        if stage == "predict":
-            self.predict_set = self._prompts()
 
     def _prompts(self) -> PromptRows:
         if self.predict is None:

@@ -20,6 +20,7 @@ from datamodules.text.choice_files import Question
 from datamodules.text.corpus import digest_of
 from datamodules.text.language_module import LanguageModule
 from datamodules.text.packed_rows import CONTEXT, SCORED, PackedRows, Piece, joined
+from datamodules.text.prompts import PromptRows
 
 Layout = Literal["stdlib", "hellaswag", "piqa", "commonsenseqa", "crows_pairs", "files"]
 SPLITS = ("train", "val", "test")
@@ -122,7 +123,8 @@ class MultipleChoice(LanguageModule):
         val_share: of questions of one file.
         test_share: likewise.
         most_evaluated: questions of validation and of test, the first; null takes all.
-        predict: a file of questions, ``.jsonl`` or ``.csv`` as of ``files``; null takes the test split.
+        predict: a file of questions, ``.jsonl`` or ``.csv`` as of ``files``; null takes the test split. A
+            prediction has the questions alone, and the network goes on from them.
         tokenizer: see :class:`datamodules.text.language_module.LanguageModule`.
         vocab_size: likewise.
         batch_size: global training batch, in rows.
@@ -315,10 +317,10 @@ class MultipleChoice(LanguageModule):
         return ChoiceRows(rows, pieces, self.pad_token_id)
 
     def setup(self, stage: str) -> None:
-        pad = self.pad_token_id
         if stage == "predict" and self.predict is not None:
-            self.predict_set = self.rows(of_file(Path(self.predict)), self.predict)
+            self.predict_set = self._prompts(of_file(Path(self.predict)))
             return
+        pad = self.pad_token_id
         if stage == "fit":
             if not self.splits["train"]:
                 raise ValueError(f"{self.origin} has no questions to train")
@@ -330,6 +332,17 @@ class MultipleChoice(LanguageModule):
             setattr(self, f"{split}_set", self.rows(found, split) if found else None)
         if stage in ("test", "predict") and self.test_set is None:
             raise ValueError(f"{self.origin} has no questions with answers to test")
+        if stage == "predict":
+            self.predict_set = self._prompts(self.splits["test"])
+
+    def _prompts(self, questions: Sequence[Question]) -> PromptRows:
+        """The questions alone, which a network goes on from, with the right choice as what follows."""
+        asked = [self.before(number) + question.text for number, question in enumerate(questions)]
+        half = self.context // 2
+        rows = [np.concatenate([[self.bos_token_id], ids[-half:]]) for ids in self.encoder.ids(asked)]
+        right = [q.choices[q.gold] if q.gold >= 0 else "" for q in questions]
+        known = [ids[:half] for ids in self.encoder.ids(right)]
+        return PromptRows(rows, asked, known, right, self.pad_token_id)
 
 
 def _solved(question: Question) -> str:

@@ -89,7 +89,10 @@ def test_questions_of_ones_own(tmp_path: Path, name: str) -> None:
     assert len(batch["index"]) == 6
     assert batch["gold"].tolist().count(True) == 3
     data.setup("predict")
-    assert len(data.predict_set) == 60
+    asked = next(iter(data.predict_dataloader()))
+    assert len(data.predict_set) == 30
+    assert asked["reference"][1] in ("no 1", "no\nnever 1")
+    assert texts(asked["input_ids"][1]) == asked["prompt"][1]
     every = [q.text for questions in data.splits.values() for q in questions]
     assert len({*every}) == 30
 
