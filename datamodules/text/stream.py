@@ -197,6 +197,13 @@ class TextStream(LanguageModule):
         """Share of the test split's windows of 50 bytes that stand in a training document."""
         return contamination(self._encoded("train"), self._encoded("test"))
 
+    def fertility(self) -> float:
+        """Tokens for a word of the test split, words between blanks; NaN of a text without one."""
+        store = self.stores["test"]
+        words = sum(len(text.split()) for text in self.corpus.texts("test"))
+        tokens = len(store.ids) - int(np.isin(store.ids, [store.start, store.end]).sum())
+        return tokens / words if words else float("nan")
+
     def _encoded(self, split: str) -> Iterator[bytes]:
         return (text.encode() for text in self.corpus.texts(split))
 
