@@ -131,7 +131,7 @@ def test_a_document_of_an_evaluation_does_not_depend_on_the_others() -> None:
 
 
 def test_bytes_are_exact_for_characters_split_over_tokens_and_for_any_tokenizer() -> None:
-    texts = ["naïve café €5 😀😀 日本語", "don't  split\n\nthis", "plain words here and there"]
+    texts = ["naïve café €5 😀😀 日本語", "don't  split\n\nthis", "plain words here and there  \n"]
     total = [len(t.encode()) for t in texts]
     of_bpe = train_tokenizer(texts * 3, 275, "byte_bpe", ("<pad>", "<s>", "</s>"), normalised=False)
     of_words = train_tokenizer(texts * 3, 60, "words", ("<pad>", "<s>", "</s>", "<unk>"))
