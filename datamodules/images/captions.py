@@ -267,8 +267,8 @@ class ImageCaptions(TextModule):
         if held < 2 or pictures - 2 * held < 2:
             where = "" if self.layout == "glyphs" else f"{self.root}: "
             raise ValueError(
-                f"{where}data.init_args.held_out is {self.held_out} of {pictures:,} pictures, twice: at least "
-                "two are needed for training, validation and test each"
+                f"{where}data.init_args.held_out is {self.held_out} of {pictures:,} pictures, twice: at "
+                "least two are needed for training, validation and test each"
             )
         order = torch.randperm(pictures, generator=torch.Generator().manual_seed(self.split_seed)).numpy()
         part = np.zeros(pictures, dtype=np.int64)
