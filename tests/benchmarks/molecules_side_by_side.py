@@ -204,30 +204,43 @@ def scored(predictions: Path, table: Path, split: Path, facts: Mapping[str, Any]
     return averaged(by_task(facts["task"], predicted, np.array(target)))[score_name(facts["task"])]
 
 
-def entries(results: Sequence[Result], shared: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Manifest entries: mean and deviation of each set and row over the seeds that all its rows have."""
+def entries(
+    results: Sequence[Result], costs: Mapping[str, float], shared: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Manifest entries: mean and deviation of each set and row over the seeds that all asked rows have.
+
+    Args:
+        results: of single runs.
+        costs: CPU seconds of rdkit's descriptors by set, which are computed once.
+        shared: command, versions and date.
+    """
     made: list[dict[str, Any]] = []
     for name in NAMES:
         of_set = [r for r in results if r["set"] == name]
         rows = [row for row in ROWS if any(r["row"] == row for r in of_set)]
-        have = [{r["seed"] for r in of_set if r["row"] == row} for row in rows]
-        seeds = sorted(set.intersection(*have)) if have else []
-        if not seeds:
+        have = {row: {r["seed"] for r in of_set if r["row"] == row} for row in rows}
+        asked = [have[row] for row in rows if row != "ours_norm"]
+        common = set.intersection(*asked) if asked else set()
+        if not common:
             continue
-        made.append({"metric": f"{name}/seeds", "value": len(seeds), "seeds": seeds, **shared})
+        values: list[tuple[str, float, set[int]]] = [
+            (f"{name}/seeds", len(common), common),
+            (f"{name}/descriptors_cpu_s", costs[name], {0}),
+        ]
         for row in rows:
-            chosen = sorted(
-                (r for r in of_set if r["row"] == row and r["seed"] in seeds), key=lambda r: r["seed"]
-            )
-            scores = [r["score"] for r in chosen]
+            chosen = [r for r in of_set if r["row"] == row and r["seed"] in common]
+            if not chosen:
+                continue
+            scores, seeds = [r["score"] for r in chosen], {r["seed"] for r in chosen}
             metric = f"{name}/{row}/{chosen[0]['score_name']}"
-            values = {
-                f"{metric}/mean": statistics.fmean(scores),
-                f"{metric}/sd": statistics.stdev(scores) if len(scores) > 1 else float("nan"),
-                f"{name}/{row}/cpu_s": statistics.fmean(r["cpu_s"] for r in chosen),
-            }
-            values |= {f"{metric}/seed_{r['seed']}": r["score"] for r in chosen}
-            made += [{"metric": m, "value": v, "seeds": seeds, **shared} for m, v in values.items()]
+            values += [
+                (f"{metric}/mean", statistics.fmean(scores), seeds),
+                (f"{name}/{row}/cpu_s", statistics.fmean(r["cpu_s"] for r in chosen), seeds),
+                *((f"{metric}/seed_{r['seed']}", r["score"], {r["seed"]}) for r in chosen),
+            ]
+            if len(scores) > 1:
+                values.append((f"{metric}/sd", statistics.stdev(scores), seeds))
+        made += [{"metric": m, "value": v, "seeds": sorted(seeds), **shared} for m, v, seeds in values]
     return made
 
 
@@ -247,10 +260,11 @@ def release_of(chemprop: Path | None) -> dict[str, str]:
 
 def kept(out: Path) -> list[Result]:
     """The results on the disk."""
-    return [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*/result.json"))]
+    paths = [p for p in sorted(out.glob("*/*/*/result.json")) if p.parent.name in ROWS]
+    return [json.loads(path.read_text()) for path in paths]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--out", type=Path, required=True, help="folder of tables, splits and results")
     parser.add_argument("--chemprop", type=Path, default=None, help="its executable")
@@ -258,7 +272,7 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--seeds", nargs="+", type=int, default=range(5))
     parser.add_argument("--manifest", type=Path, default=None, help="results file to add the numbers to")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     out = options.out.resolve()
     os.environ["ZOO_CACHE"] = str(out / "cache")
     rows = list(options.rows)
@@ -296,7 +310,11 @@ def main() -> int:
             "versions": known,
             "date": time.strftime("%Y-%m-%d"),
         }
-        manifest.update(options.manifest, entries(results, shared))
+        costs = {
+            name: json.loads((out / name / "table.json").read_text())["descriptors_cpu_s"]
+            for name in {r["set"] for r in results}
+        }
+        manifest.update(options.manifest, entries(results, costs, shared))
     return 0
 
 
