@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo.molecules.space.neighbours import radius_graph
-from zoo.molecules.space.network import INVARIANT, Backbone, MoleculeNetwork, Units
+from zoo.molecules.space.network import INVARIANT, Backbone, MoleculeNetwork, Units, pooled
 
 torch.set_num_threads(1)
 
@@ -400,6 +400,8 @@ def test_heads_are_their_equations() -> None:
     mean.body.forward = lambda *args, **given: (charges[:, None], None)  # type: ignore[method-assign]
     assert float(mean(z, pos, batch, 1).number) == pytest.approx(0.3)
     assert float(read("scalar").number) == pytest.approx(1.2)
+    lone = pooled(torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([0, 2, 2]), 3, "mean")
+    assert lone.tolist() == [[3.0], [0.0], [1.5]]  # the second molecule has no atoms
     assert float(read("r2").number) == pytest.approx(float((charges * r.square().sum(dim=1)).sum()), rel=1e-6)
     plain = (charges[:, None] * r).sum(dim=0)
     assert torch.allclose(read("dipole").tensor[0], plain, rtol=1e-6)
