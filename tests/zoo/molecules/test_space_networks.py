@@ -439,6 +439,7 @@ def test_signed_volumes_fade_by_the_cutoff_of_the_network() -> None:
     edges = radius_graph(POS, torch.zeros_like(Z), 1, 3.0)
     found = []
     for cutoff in (3.0, 6.0):
+        torch.manual_seed(0)
         network = MoleculeNetwork("painn", hidden=8, layers=1, chirality=True, cutoff=cutoff)
         assert network.volumes is not None
         found.append(network.volumes.double().volumes(Z, edges))
