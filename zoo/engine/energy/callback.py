@@ -15,7 +15,7 @@ from zoo.engine.accumulation import window
 from zoo.engine.energy.carbon import carbon
 from zoo.engine.energy.counters import KWH, Counters, CpuTime, NoCounter, counted
 from zoo.engine.energy.emissions import append_emissions
-from zoo.engine.energy.meter import SourceName, counters, kinds
+from zoo.engine.energy.meter import SourceName, find_counters, kinds
 from zoo.engine.metrics_csv import MetricsCSV
 from zoo.nn.flops import FlopCounter
 from zoo.reports import replace_file, say
@@ -109,7 +109,7 @@ class Energy(Callback):
             settings = (self.source, self.watts_per_core, self.idle_watts, trainer.strategy.root_device)
             first = trainer.local_rank == 0
             try:
-                self._counters = counters(*settings, country=self.country, cpu=first)
+                self._counters = find_counters(*settings, country=self.country, cpu=first)
             except NoCounter as error:
                 raise ValueError(f"energy.source {self.source}: {error}") from None
             for source in self._counters.sources:

@@ -27,7 +27,7 @@ from zoo.engine.energy.counters import (
 SourceName = Literal["auto", "nvml", "rapl", "cpu_time", "codecarbon"]
 
 
-def counters(
+def find_counters(
     source: SourceName = "auto",
     per_core: float | None = None,
     idle: float = 0.0,
@@ -90,7 +90,7 @@ class EnergyMeter:
     A meter inside another counts in both; ``own`` of all meters add up to what was spent.
 
     Args:
-        source: see :func:`counters`.
+        source: see :func:`find_counters`.
         watts_per_core: of the model.
         idle_watts: of the model.
         pue: of the computing centre.
@@ -140,7 +140,7 @@ class EnergyMeter:
             device = torch.device("cuda", torch.cuda.current_device())
         for outer in _open():
             outer._pause()
-        self._counters = counters(device=device, **self._settings)
+        self._counters = find_counters(device=device, **self._settings)
         self._inner, self._from = {}, self._counters.read()
         _open().append(self)
         return self
