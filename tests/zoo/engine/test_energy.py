@@ -462,11 +462,25 @@ def test_a_test_measures_the_network_on_its_own(
 def test_peak_memory_is_that_of_a_fresh_process() -> None:
     """64 MiB of weights, and 32 MiB of answers twice: the product and what a ReLU makes of it."""
     net = torch.nn.Sequential(torch.nn.Linear(4096, 4096, bias=False), torch.nn.ReLU())
-    found = costs_room._peak_memory(net, (torch.ones(2048, 4096),), {}, torch.device("cpu"))
+    found = costs_room._peak_memory(net, torch.ones(2048, 4096), torch.device("cpu"))
     assert isinstance(found, int)
     assert 120 * 2**20 < found < 170 * 2**20
     net.hook = lambda: None
-    assert "Can't pickle local object" in str(costs_room._peak_memory(net, (), {}, torch.device("cpu")))
+    assert "Can't pickle local object" in str(costs_room._peak_memory(net, (), torch.device("cpu")))
+
+
+def test_a_network_that_does_not_answer_alone_fails_no_test(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any) -> None:
+        raise RuntimeError("five channels")
+
+    fit(here, "--trainer.max_steps=1")
+    monkeypatch.setattr(costs_room.Cost, "_measure", fails)
+    flags = ["--ckpt_path=last", "--cost.measure=true", "--trainer.limit_test_batches=1"]
+    assert cli.main(["test", *TINY, f"--trainer.default_root_dir={here}", *flags]) == 0
+    assert summary_of(newest(here), "summary_test.json")["costs"]["unknown"] == "RuntimeError: five channels"
+    assert "not all was measured" in capsys.readouterr().out
 
 
 def test_rows_of_a_batch_are_cut_and_repeated_but_a_graph_is_not() -> None:

@@ -23,7 +23,7 @@ from zoo.reports import replace_file, say
 FIT, VALIDATE_IN_FIT = "fit", "fit_validate"
 FILE = "energy.csv"
 _COLUMNS = ("epoch", "step", "fit_J", "fit_validate_J", "kWh", "gCO2e", "kind")
-_FLUSH_SECONDS = 5.0
+_ROW_SECONDS, _FLUSH_SECONDS = 1.0, 5.0  # epochs of a few milliseconds share a row
 
 Stages = dict[str, dict[str, float]]
 """stage -> component -> joules."""
@@ -95,7 +95,8 @@ class Energy(Callback):
         self._sum: Stages | None = None
         self._counter: FlopCounter | None = None
         self._rows: list[list[str]] = []
-        self._rows_written = 0.0
+        self._rows_written = self._row_at = 0.0
+        self._row_due = False
         self._file_begun = False
         self._epoch_before: Stages = {}
         self._step = -1
@@ -132,11 +133,13 @@ class Energy(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._switch(FIT)
         self._epoch_before = self._all(trainer)
-        self._step = trainer.global_step
+        self._step, self._row_at = trainer.global_step, time.monotonic()
         self._check_budget(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_counting(trainer)
+        if self._row_due:
+            self._row(trainer)
         self._switch(None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -264,6 +267,14 @@ class Energy(Callback):
     # --- epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1 or time.monotonic() - self._row_at > _ROW_SECONDS:
+            self._row(trainer)
+        else:
+            self._row_due = True
+
+    def _row(self, trainer: Trainer) -> None:
+        """Joules since the last row. Collective."""
+        self._row_at, self._row_due = time.monotonic(), False
         self._switch(self._stage)
         now = self._all(trainer)
         if not trainer.is_global_zero or self._counters is None:
