@@ -368,6 +368,19 @@ def test_a_run_says_what_it_spent_by_stage_and_epoch(here: Path, capsys: pytest.
     assert (emitted["country_iso_code"], emitted["pue"]) == ("FRA", "1.5")
 
 
+def test_ranks_are_summed_and_the_checkpoints_sums_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    energy = Energy()
+    energy.load_state_dict({"stages": {"fit": {"cpu": 100.0}}, "seconds": {"fit": 7.0}, "flops": {}})
+    energy._here = {"fit": {"cpu": 2.0, "gpu": 5.0}}
+
+    def gather(parts: list[Any], mine: Any) -> None:
+        parts[:] = [mine, {"fit": {"gpu": 30.0}, "fit_validate": {"gpu": 1.0}}]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    two: Any = types.SimpleNamespace(world_size=2)
+    assert energy._all(two) == {"fit": {"cpu": 102.0, "gpu": 35.0}, "fit_validate": {"gpu": 1.0}}
+
+
 def test_the_columns_are_codecarbons() -> None:
     data = pytest.importorskip("codecarbon.output_methods.emissions_data")
     assert list(data.EmissionsData.__dataclass_fields__) == list(COLUMNS)

@@ -41,7 +41,7 @@ class _Count(io.RawIOBase):
 def saved_bytes(module: nn.Module) -> int:
     """Length of the file that ``torch.save`` makes of a state dict."""
     file = _Count()
-    torch.save(module.state_dict(), file)
+    torch.save(module.state_dict(), file)  # type: ignore[arg-type]
     return file.length
 
 
@@ -246,7 +246,8 @@ class Cost(Callback):
             for _ in range(self.warmup):
                 network(given)
             before = {} if counters is None else counters.read()
-            walls, busy = [], []
+            walls: list[float] = []
+            busy: list[float] = []
             for _ in range(self.runs):
                 with _clock(device, walls, busy):
                     network(given)

@@ -94,7 +94,9 @@ class Rapl:
         NoCounter: when there is none, or one that may not be read.
     """
 
-    name, kind, interval = "rapl", "measured", _RAPL_SECONDS
+    name = "rapl"
+    kind: Kind = "measured"
+    interval: float | None = _RAPL_SECONDS
 
     def __init__(self, root: Path = POWERCAP) -> None:
         packages, memory = _domains(root)
@@ -176,7 +178,9 @@ class CpuTime:
         why: how ``per_core`` is known.
     """
 
-    name, kind, interval = "cpu_time", "modelled", None
+    name = "cpu_time"
+    kind: Kind = "modelled"
+    interval: float | None = None
 
     def __init__(self, per_core: float = WATTS_PER_CORE, idle: float = 0.0, why: str = "") -> None:
         self.per_core, self.idle = per_core, idle
@@ -243,7 +247,9 @@ class Nvml:
         NoCounter: without driver, library or such a GPU.
     """
 
-    name, kind = "nvml", "measured"
+    name = "nvml"
+    kind: Kind = "measured"
+    interval: float | None
 
     def __init__(self, uuid: str) -> None:
         try:
@@ -268,8 +274,6 @@ class Nvml:
                 raise NoCounter(f"NVML: {error}") from None
             self.text, self.interval = "NVML's watts, ten times a second", _POLL_SECONDS
 
-    interval: float | None
-
     def read(self) -> dict[str, float]:
         if self._polled is not None:
             return {"gpu": self._polled.look()}
@@ -283,7 +287,9 @@ class CodeCarbon:
         country: ISO code, three letters.
     """
 
-    name, kind, interval = "codecarbon", "modelled", 15.0
+    name = "codecarbon"
+    kind: Kind = "modelled"
+    interval: float | None = 15.0
 
     def __init__(self, country: str | None = None) -> None:
         try:
