@@ -60,17 +60,22 @@ def test_the_meter_beside_a_step(
         for _ in range(100):
             energy.on_train_epoch_end(trainer, module)
 
+    def rows() -> None:
+        for _ in range(100):
+            energy._row(trainer)
+
     source = CpuTime()
 
     def readings() -> None:
         for _ in range(100):
             source.read()
 
-    sides = {"step": step, "hooks": hooks, "epochs": epochs, "readings": readings}
+    sides = {"step": step, "hooks": hooks, "epochs": epochs, "rows": rows, "readings": readings}
     times = interleaved(sides, 2 if quick else 21, clock=time.process_time)
     record("energy/step/milliseconds", 1e3 * median(times, "step"))
     record("energy/hooks-step", ratio(times, "hooks", "step") / 100)
     record("energy/epoch-step", ratio(times, "epochs", "step") / 100)
+    record("energy/row-step", ratio(times, "rows", "step") / 100)
     record("energy/reading/microseconds", 1e6 * median(times, "readings") / 100)
 
 
