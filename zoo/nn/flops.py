@@ -136,7 +136,8 @@ class FlopCounter(TorchDispatchMode):
 
     def _check_silent(self, module: nn.Module) -> None:
         """A module whose matrices nothing took has computed out of our sight; a table that is added not."""
-        matrices = [p for p in module._parameters.values() if p is not None and p.ndim > 1 and p.numel()]
+        held = [p for p in module._parameters.values() if p is not None and not nn.parameter.is_lazy(p)]
+        matrices = [p for p in held if p.ndim > 1 and p.numel()]
         if matrices and not any(id(p) in self._met for p in matrices):
             self.uncounted[f"a module {type(module).__name__} with parameters, which counted 0"] = None
 

@@ -106,7 +106,7 @@ class Energy(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._trainer = trainer
-        if self._counters is None:
+        if self._counters is None or self._counters.closed:
             settings = (self.source, self.watts_per_core, self.idle_watts, trainer.strategy.root_device)
             first = trainer.local_rank == 0
             try:

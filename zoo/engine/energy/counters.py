@@ -299,7 +299,7 @@ class CodeCarbon:
                 'codecarbon is not installed (pip install "lightning-zoo[green]"); or take energy.source auto'
             ) from None
         self._tracker = OfflineEmissionsTracker(
-            country_iso_code=country or "USA",  # of its grams, which are not used
+            country_iso_code=(country or "USA").upper(),  # of its grams, which are not used
             save_to_file=False,
             log_level="critical",
             tracking_mode="process",
@@ -371,6 +371,11 @@ class Counters:
     def missing(self) -> dict[str, str]:
         """Components that nothing counts, and why."""
         return {component: why for component, why in self.why.items() if component not in self.owners}
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody reads in between any more."""
+        return self._stop.is_set()
 
     def close(self) -> None:
         """Read no more in between."""
