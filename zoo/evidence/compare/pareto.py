@@ -27,7 +27,7 @@ _OF_A_CALL = (
 )
 _CALL = re.compile(rf"({'|'.join(_OF_A_CALL)})_(batch\d+|whole)")
 _ENERGY = re.compile("joules|kwh|gco2e")
-_LOG_FROM = 8.0
+_LOG_FROM, _DECADES = 8.0, 40.0  # greatest by least value of an axis
 _MOST = 12
 
 
@@ -256,7 +256,7 @@ def plot_pareto(
                 axis.step(*zip(*best, strict=True), where=steps, color="tab:red", linewidth=1, alpha=0.5)
             values = [p.x for p in found]
             if values and min(values) > 0 and max(values) > _LOG_FROM * min(values):
-                axis.set_xscale("log")
+                _logarithmic(axis, max(values) / min(values))
             axis.margins(0.18, 0.14)
             for point in found:
                 _name(axis, point, values)
@@ -264,6 +264,17 @@ def plot_pareto(
             axis.set_ylabel(_broken(label(pareto.y, results)), fontsize=9)
             axis.grid(alpha=0.3)
         figure.suptitle(f"{plain(title, 90)}: means, standard deviations, front in red", fontsize=10)
+
+
+def _logarithmic(axis: Any, ratio: float) -> None:
+    """Below two decades, ticks at 1, 2 and 5 as plain numbers: there matplotlib labels one, or too many."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    if ratio < _DECADES:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _name(axis: Any, point: Point, values: Sequence[float]) -> None:
