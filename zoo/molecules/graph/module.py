@@ -288,7 +288,7 @@ class MoleculeGraph2D(LightningModule):
     def _losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         known = ~target.isnan()
         if self.hparams["task"] == "classification":
-            goal = torch.where(known, target, 0.0).expand_as(outputs)
+            goal = torch.where(known, target, 0.0).to(outputs.dtype).expand_as(outputs)
             each = functional.binary_cross_entropy_with_logits(outputs, goal, reduction="none")
         else:
             goal = ((target - self.target_mean) / self.target_deviation).to(outputs.dtype)
