@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional
 
-from zoo.molecules.chemistry import chem
 from zoo.molecules.graph.descriptors import (
     Descriptors,
     Standardiser,
@@ -24,7 +23,7 @@ from zoo.molecules.graph.descriptors import (
     width_of,
 )
 from zoo.molecules.graph.features import ATOM_WIDTH, Features, GraphBatch
-from zoo.molecules.graph.featurised import descriptors_of, graphs_of, prepare
+from zoo.molecules.graph.featurised import canonical, descriptors_of, graphs_of, prepare
 from zoo.molecules.graph.network import Backbone, MoleculeEnsemble, MoleculeNetwork, Readout
 from zoo.molecules.graph.probes import common_neighbours, linear_cka, ridge_r2, write_probes
 from zoo.molecules.graph.report import MoleculePredictions
@@ -442,14 +441,10 @@ class MoleculeGraph2D(LightningModule):
         Raises:
             ValueError: naming a text that is no molecule, or for none.
         """
-        if not smiles:
+        known = canonical(smiles)
+        if not known:
             raise ValueError("no SMILES are given")
-        known = []
-        for number, text in enumerate(smiles):
-            found = chem().MolFromSmiles(text) if text.strip() else None
-            if found is None or found.GetNumAtoms() == 0:
-                raise ValueError(f"molecule {number}, {text[:60]!r}, is no SMILES that rdkit can read")
-            known.append(chem().MolToSmiles(found))
+        train = canonical(train, "training molecule")
         unknown = torch.full((len(known), self.columns), torch.nan)
         training, self.training = self.training, False
         self.eval()
