@@ -159,6 +159,10 @@ def test_frames_of_different_molecules_are_read_with_their_keys(tmp_path: Path) 
     data = datamodules.XYZFrames(predict_file=str(tmp_path / "b.xyz"))
     data.setup("predict")
     assert len(data.predict_set) == 4
+    (tmp_path / "bom.xyz").write_text((tmp_path / "b.xyz").read_text(), encoding="utf-8-sig")
+    again = datamodules.XYZFrames(predict_file=str(tmp_path / "bom.xyz"))
+    again.setup("predict")
+    assert torch.equal(again.predict_set[3]["pos"], data.predict_set[3]["pos"])
     assert bool(data.predict_set[0]["y"].isnan())
 
 

@@ -271,6 +271,27 @@ def test_contributions_follow_the_atoms_of_the_smiles() -> None:
         module.predict_smiles(["C", "c1cccc1"])
 
 
+@pytest.mark.parametrize(
+    ("smiles", "train", "said"),
+    [
+        ("CCO", [], r"a list of SMILES is needed, got the text 'CCO'; write \['CCO'\]"),
+        (["C", "*CC"], [], r"molecule 1, '\*CC', has a dummy atom"),
+        ([None], [], r"molecule 0, 'None', is no SMILES"),
+        (["C" * 5000], [], r"molecule 0, 'C{60}', is no SMILES"),
+        ([], [], r"no SMILES are given"),
+        (["C"], ["zz"], r"training molecule 0, 'zz', is no SMILES"),
+    ],
+)
+def test_python_gives_lists_of_molecules(smiles: Any, train: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        small(backbone="gin").float().predict_smiles(smiles, train=train)
+
+
+def test_maps_are_taken_off_what_python_gives() -> None:
+    found = small(backbone="gin").float().predict_smiles(["[CH3:1][CH2:2][OH:3]"], train=["[CH3:7][OH:8]"])
+    assert (found.smiles, found.neighbour) == (["CCO"], ["CO"])
+
+
 def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(ValueError, match="an FFN on descriptors"):
         zoo.MoleculeGraph2D(backbone="none")

@@ -131,6 +131,19 @@ def test_three_atoms_on_a_line_have_forces() -> None:
     assert float(force[0, 0, 0].abs()) > 1e-3
 
 
+@pytest.mark.parametrize("backbone", INVARIANT)
+def test_lone_atoms_and_symmetric_molecules_leave_the_gradients_of_a_loss_of_forces_numbers(
+    backbone: Backbone,
+) -> None:
+    network = opened(backbone)
+    z, owner = torch.tensor([8, 6, 8, 1]), torch.tensor([0, 0, 0, 1])  # CO2, and an atom of hydrogen
+    pos = torch.tensor([[-1.16, 0, 0], [0, 0, 0], [1.16, 0, 0], [9, 9, 9]]).double().requires_grad_()
+    energy = network(z, pos, owner, 2).number
+    (force,) = torch.autograd.grad(energy.sum(), pos, create_graph=True)
+    (energy.sum() + force.square().sum()).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize(
     ("backbone", "count"),
     [("schnet", 455_809), ("dimenet++", 1_885_830), ("egnn", 745_224), ("painn", 589_057)],

@@ -37,7 +37,7 @@ def each_loss(
     """
     known = ~target.isnan()
     if task == "classification":
-        goal = torch.where(known, target, 0.0).expand_as(outputs)
+        goal = torch.where(known, target, 0.0).to(outputs.dtype).expand_as(outputs)
         each = functional.binary_cross_entropy_with_logits(outputs, goal, reduction="none")
     else:
         goal = ((target - mean) / deviation).to(outputs.dtype)
@@ -64,7 +64,7 @@ def mean_loss(
     if not bool(known.any()):
         return float("nan")
     if task == "classification":
-        return float(functional.binary_cross_entropy(predicted[known], target[known]))
+        return float(functional.binary_cross_entropy(predicted[known], target[known].to(predicted.dtype)))
     error = ((predicted - target) / scale)[known]
     if head == "point":
         return float(error.square().mean())

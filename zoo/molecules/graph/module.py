@@ -14,10 +14,10 @@ from torch import Tensor
 
 from zoo.molecules.graph.descriptors import Descriptors, Standardiser, applied_but, width_of
 from zoo.molecules.graph.features import ATOM_WIDTH, Features, GraphBatch
-from zoo.molecules.graph.featurised import descriptors_of, graphs_of, prepare
+from zoo.molecules.graph.featurised import canonical, descriptors_of, graphs_of, prepare
 from zoo.molecules.graph.losses import Head, each_loss, mean_loss, moments
 from zoo.molecules.graph.network import Backbone, MoleculeEnsemble, MoleculeNetwork, Readout
-from zoo.molecules.graph.predicting import canonical, predictions_of
+from zoo.molecules.graph.predicting import predictions_of
 from zoo.molecules.graph.probes import probed
 from zoo.molecules.graph.report import MoleculePredictions
 from zoo.molecules.graph.scores import Collected, Task, averaged, by_task, undefined
@@ -360,6 +360,9 @@ class MoleculeGraph2D(LightningModule):
             ValueError: naming a text that is no molecule, or for none.
         """
         known = canonical(smiles)
+        if not known:
+            raise ValueError("no SMILES are given")
+        train = canonical(train, "training molecule")
         unknown = torch.full((len(known), self.columns), torch.nan)
         training, self.training = self.training, False
         self.eval()

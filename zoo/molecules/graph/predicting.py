@@ -8,30 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo.molecules.chemistry import chem
 from zoo.molecules.graph.descriptors import nearest
 from zoo.molecules.graph.features import GraphBatch
 from zoo.molecules.graph.report import MoleculePredictions
 
 if TYPE_CHECKING:
     from zoo.molecules.graph.module import MoleculeGraph2D
-
-
-def canonical(smiles: Sequence[str]) -> list[str]:
-    """The canonical SMILES of molecules.
-
-    Raises:
-        ValueError: naming a text that is no molecule, or for none.
-    """
-    if not smiles:
-        raise ValueError("no SMILES are given")
-    known = []
-    for number, text in enumerate(smiles):
-        found = chem().MolFromSmiles(text) if text.strip() else None
-        if found is None or found.GetNumAtoms() == 0:
-            raise ValueError(f"molecule {number}, {text[:60]!r}, is no SMILES that rdkit can read")
-        known.append(chem().MolToSmiles(found))
-    return known
 
 
 def predictions_of(

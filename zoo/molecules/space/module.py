@@ -160,6 +160,8 @@ class MoleculeRegressor3D(LightningModule):
             if self.trainer.ckpt_path is None and not self._given_weights:
                 take_units(self, train, getattr(data, "references", None))
 
+    _told_sizes = False
+
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._given_weights = True  # a fine-tuning goes on in their units
         return super().load_state_dict(*args, **kwargs)
@@ -312,7 +314,18 @@ class MoleculeRegressor3D(LightningModule):
         """``nve_steps`` of molecular dynamics of one molecule, atomic numbers (n,) and Angstrom (n, 3)."""
         return dynamics_of(self, z, pos)
 
+    def tell_other_sizes(self, batch: Mapping[str, Tensor]) -> None:
+        """Say once that molecules are of other sizes than all that were trained on: their energies are a
+        guess, for one composition does not tell what each element adds."""
+        own = self.hparams["atoms"]
+        sizes = torch.bincount(batch["batch"])
+        if own and not self._told_sizes and (other := sizes[sizes != own].tolist()):
+            self._told_sizes = True
+            say(f"note: these weights saw molecules of {own} atoms alone; {self.hparams['target']} of one of "
+                f"{other[0]} is extrapolated")  # fmt: skip
+
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> MoleculePredictions:
+        self.tell_other_sizes(batch)
         y, force, tensor = self.energies_and_forces(batch, self.hparams["forces"])
         names = getattr(getattr(self._trainer, "datamodule", None), "names", ()) or ()
         numbers = batch["index"].tolist()
