@@ -15,6 +15,7 @@ from zoo.language.causal.report import GeneratedText
 from zoo.language.likelihood import scored, token_nll
 from zoo.language.packing import shifted
 from zoo.language.shapes import cost_of, sizes_of
+from zoo.language.sharding import check_strategy, clip_sharded, shard
 from zoo.language.updates import TokenMean, decay_groups
 from zoo.metrics.calibration import CalibrationError
 from zoo.metrics.choices import ChoiceAccuracy
@@ -23,7 +24,6 @@ from zoo.nn.data_fit import DataSizes, check_fit, told
 from zoo.nn.given_texts import given_count, given_texts
 from zoo.nn.kept_tokenizer import KeptTokenizer
 from zoo.nn.optim import with_schedule
-from zoo.nn.parallel import refuse_sharding
 from zoo.nn.processes import evaluated
 from zoo.nn.ranges import Depth, Finite, Many, Positive, Rate, Share, Size, check_ranges
 from zoo.nn.variants import Uses, refuse_unused
@@ -145,7 +145,7 @@ class CausalLM(LightningModule):
     # --- set-up -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        refuse_sharding(self)
+        check_strategy(self, self.network.model, stage)
         check_fit(self)
         data = getattr(self.trainer, "datamodule", None)
         self.vocabulary.take(data)
@@ -168,6 +168,17 @@ class CausalLM(LightningModule):
     def configure_optimizers(self) -> Any:
         groups = decay_groups(self.network, self.hparams["decay_embeddings"])
         return with_schedule(self.optimizer(groups), self.lr_scheduler)
+
+    def configure_model(self) -> None:
+        shard(self, self.network.model, self.network.blocks)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip_sharded(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def forward(
         self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None
@@ -240,7 +251,8 @@ class CausalLM(LightningModule):
                 found |= value if isinstance(value, Mapping) else {"ece": value}
         for name, value in found.items():
             if not value.isnan():
-                self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("loss", "bits_per_byte", "acc"))
+                shown = name in ("loss", "bits_per_byte", "acc")
+                self.log(f"{stage}/{name}", value.float(), prog_bar=shown, sync_dist=True)
 
     # --- predictions --------------------------------------------------------------------------------------
 
