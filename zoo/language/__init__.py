@@ -20,6 +20,7 @@ METHODS: tuple[Method, ...] = (
             {"model": "tiny-llama-bytes", **_TINY, "kv_heads": 1},
             {"model": "gpt2", **_TINY, "vocab_size": 259},
         ),
+        data={"class_path": "datamodules.TextStream", "init_args": {"context": 32, "batch_size": 8}},
     ),
 )
 

@@ -250,14 +250,15 @@ class CausalLM(LightningModule):
         said = [f"{k} {h[k]}" for k in keys.get(h["decoding"], ()) if h[k] is not None]
         say(", ".join([f"text by {h['decoding']} decoding", *said, f"seed {global_seed()}"]))
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> GeneratedText:
-        prompts, references = _prompts(batch)
-        texts = self._continued(prompts, batch["index"].tolist(), global_seed())
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> GeneratedText:
+        ids, real = batch["input_ids"].tolist(), (batch["documents"] > 0).tolist()
+        prompts = [[t for t, r in zip(*row, strict=True) if r] for row in zip(ids, real, strict=True)]
+        found = self._continued(prompts, batch["index"].tolist(), global_seed())
         return GeneratedText(
-            [self._text(p) for p in prompts],
-            [self._text(t) for t in texts],
+            batch.get("prompt") or [self._text(row) for row in prompts],
+            [self._text(row) for row in found],
             batch["index"].cpu(),
-            None if references is None else [self._text(r) for r in references],
+            batch.get("reference"),
         )
 
     def generate(
@@ -323,15 +324,3 @@ class CausalLM(LightningModule):
                 prompts, most, eos, uniform, h["temperature"], h["top_k"], h["top_p"],
                 h["beams"] if h["decoding"] == "beam" else 1, h["length_penalty"], never,
             )  # fmt: skip
-
-
-def _prompts(batch: Batch) -> tuple[list[list[int]], list[list[int]] | None]:
-    """Prompts of a batch to predict, and what really follows them where ``prompt`` says how many tokens each
-    has."""
-    rows, real = batch["input_ids"].tolist(), (batch["documents"] > 0).tolist()
-    rows = [[t for t, r in zip(*pair, strict=True) if r] for pair in zip(rows, real, strict=True)]
-    if "prompt" not in batch:
-        return rows, None
-    lengths = batch["prompt"].tolist()
-    prompts = [row[:n] for row, n in zip(rows, lengths, strict=True)]
-    return prompts, [row[n:] for row, n in zip(rows, lengths, strict=True)]
