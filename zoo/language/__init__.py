@@ -20,6 +20,10 @@ METHODS: tuple[Method, ...] = (
             {"model": "tiny-llama-bytes", **_TINY, "kv_heads": 1},
             {"model": "gpt2", **_TINY, "vocab_size": 259},
         ),
+        weights="causal.weights",
+        converts="folders of transformers (GPT-2, Llama) and checkpoints of nanoGPT convert both ways",
+        convert="causal_lm",
+        data={"class_path": "datamodules.TextStream", "init_args": {"context": 32, "batch_size": 8}},
     ),
 )
 

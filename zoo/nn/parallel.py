@@ -52,7 +52,7 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Gathered, numbered group by group as by torch's own optimizers; Lightning counts over the module."""
+        """Gathered, numbered group by group as torch's own optimizers do; Lightning counts over a module."""
         if self._save_distributed_checkpoint:
             return super().optimizer_state(optimizer)
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict

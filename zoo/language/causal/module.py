@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.language.causal.network import CausalNetwork
 from zoo.language.causal.report import GeneratedText
+from zoo.language.folders import check_vocabulary, sizes_in, start_from
 from zoo.language.likelihood import scored, token_nll
 from zoo.language.packing import shifted
 from zoo.language.shapes import cost_of, sizes_of
@@ -37,7 +39,9 @@ _OF_DECODING: Uses = {
     **dict.fromkeys(("temperature", "top_k", "top_p"), ("sample",)),
     **dict.fromkeys(("beams", "length_penalty"), ("beam",)),
 }
-_SIZES = ("width", "layers", "heads", "kv_heads", "hidden", "context", "tied", "bias")
+_SIZES = (
+    "vocab_size", "width", "layers", "heads", "kv_heads", "hidden", "context", "tied", "bias", "entries",
+)  # fmt: skip
 
 
 class CausalLM(LightningModule):
@@ -63,6 +67,9 @@ class CausalLM(LightningModule):
         context: most tokens of a row.
         tied: whether the table of tokens is the output layer, too.
         bias: whether GPT-2 has biases.
+        entries: of transformers' config that are otherwise than usual: ``{activation_function: gelu}``.
+        pretrained: weights that a fresh training starts from: a folder of transformers, or a model of the
+            hub. Sizes are its own, and those above are left out.
         dropout: rate.
         checkpointing: compute blocks a second time in the backward pass instead of keeping activations.
         compile: compile each block.
@@ -98,6 +105,8 @@ class CausalLM(LightningModule):
         context: Size | None = None,
         tied: bool | None = None,
         bias: bool | None = None,
+        entries: dict[str, Any] | None = None,
+        pretrained: str | None = None,
         dropout: Rate = 0.0,
         checkpointing: bool = False,
         compile: bool = False,
@@ -116,9 +125,12 @@ class CausalLM(LightningModule):
     ) -> None:
         check_ranges(CausalLM, locals())
         super().__init__()
-        sizes = sizes_of(model, {k: v for k, v in locals().items() if k in (*_SIZES, "vocab_size")})
-        vocab_size = sizes["vocab_size"]
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        h = self.hparams
+        if pretrained is not None and entries is None:  # a checkpoint is built again without the folder
+            h.update(_of_pretrained(pretrained, h))
+        sizes = sizes_of(h["model"], {k: h[k] for k in _SIZES})
+        h["vocab_size"] = sizes["vocab_size"]
         if decoding not in get_args(Decoding):
             raise ValueError(f"model.init_args.decoding must be greedy, sample or beam, got {decoding!r}")
         refuse_unused(CausalLM, self.hparams, "decoding", _OF_DECODING)
@@ -133,8 +145,8 @@ class CausalLM(LightningModule):
             self.network.checkpoint_activations()
         self.vocabulary = KeptTokenizer()
         self.update = TokenMean()
-        stages = {s: self._metrics() for s in ("val", "test")}
-        self.scores: Any = nn.ModuleDict(stages)
+        self.scores: Any = nn.ModuleDict({s: self._metrics() for s in ("val", "test")})
+        self._given_weights = False
 
     @staticmethod
     def _metrics() -> nn.ModuleDict:
@@ -146,8 +158,8 @@ class CausalLM(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_strategy(self, self.network.model, stage)
-        check_fit(self)
-        data = getattr(self.trainer, "datamodule", None)
+        source, data = self.hparams["pretrained"], getattr(self.trainer, "datamodule", None)
+        check_fit(self, vocab_size=operator.eq if source is None else operator.ge)
         self.vocabulary.take(data)
         longest, context = told(data, "context"), self.network.context
         if longest is not None and longest > context:
@@ -155,10 +167,17 @@ class CausalLM(LightningModule):
                 f"data.init_args.context is {longest}, but model.init_args.context is {context}; lower the "
                 "one, or raise the other"
             )
+        fresh = stage == "fit" and self.trainer.ckpt_path is None and not self._given_weights
+        if fresh and source is not None:
+            say(f"starts from {start_from(self.network.model, source)}")
         if self.hparams["compile"]:
             self.network.compile_blocks()
         if stage == "fit":
             say(f"{self.hparams['model']}: {self.cost(longest or context)}")
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._given_weights = True
+        return super().load_state_dict(*args, **kwargs)
 
     def cost(self, length: int | None = None) -> Any:
         """Parameters, operations and memory of a training on rows of ``length`` tokens, in words as text."""
@@ -262,14 +281,15 @@ class CausalLM(LightningModule):
         said = [f"{k} {h[k]}" for k in keys.get(h["decoding"], ()) if h[k] is not None]
         say(", ".join([f"text by {h['decoding']} decoding", *said, f"seed {global_seed()}"]))
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> GeneratedText:
-        prompts, references = _prompts(batch)
-        texts = self._continued(prompts, batch["index"].tolist(), global_seed())
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> GeneratedText:
+        ids, real = batch["input_ids"].tolist(), (batch["documents"] > 0).tolist()
+        prompts = [[t for t, r in zip(*row, strict=True) if r] for row in zip(ids, real, strict=True)]
+        found = self._continued(prompts, batch["index"].tolist(), global_seed())
         return GeneratedText(
-            [self._text(p) for p in prompts],
-            [self._text(t) for t in texts],
+            batch.get("prompt") or [self._text(row) for row in prompts],
+            [self._text(row) for row in found],
             batch["index"].cpu(),
-            None if references is None else [self._text(r) for r in references],
+            batch.get("reference"),
         )
 
     def generate(
@@ -337,13 +357,19 @@ class CausalLM(LightningModule):
             )  # fmt: skip
 
 
-def _prompts(batch: Batch) -> tuple[list[list[int]], list[list[int]] | None]:
-    """Prompts of a batch to predict, and what really follows them where ``prompt`` says how many tokens each
-    has."""
-    rows, real = batch["input_ids"].tolist(), (batch["documents"] > 0).tolist()
-    rows = [[t for t, r in zip(*pair, strict=True) if r] for pair in zip(rows, real, strict=True)]
-    if "prompt" not in batch:
-        return rows, None
-    lengths = batch["prompt"].tolist()
-    prompts = [row[:n] for row, n in zip(rows, lengths, strict=True)]
-    return prompts, [row[n:] for row, n in zip(rows, lengths, strict=True)]
+def _of_pretrained(source: str, h: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of a pretrained model in the place of what was left out.
+
+    Raises:
+        ValueError: for sizes that are given besides, and for a tokenizer of another vocabulary.
+    """
+    found = sizes_in(source)
+    given = [k for k in _SIZES if h[k] is not None and k != "vocab_size"]
+    if given:
+        raise ValueError(
+            f"model.init_args.{given[0]} is {h[given[0]]}, but the sizes are those of pretrained {source}; "
+            "leave it out"
+        )
+    if h["vocab_size"] is not None:
+        check_vocabulary(source, found["vocab_size"], h["vocab_size"])
+    return found

@@ -36,7 +36,8 @@ class CausalNetwork(nn.Module):
         self.model: Any = AutoModelForCausalLM.from_config(config_of(sizes, dropout))
         self.vocabulary, self.context = int(sizes["vocab_size"]), int(sizes["context"])
         self.layers, self.width = int(sizes["layers"]), int(sizes["width"])
-        if not sizes["bias"]:
+        self.has_biases = bool(sizes["bias"])
+        if not self.has_biases:
             without_biases(self.model)
         initialise(self.model, self.layers)
         keep_one_name(self, self.model)
@@ -47,6 +48,18 @@ class CausalNetwork(nn.Module):
         base = self.model.base_model
         found: Sequence[nn.Module] = base.h if hasattr(base, "h") else base.layers
         return found
+
+    def plain(self) -> Any:
+        """A model that transformers reads: the same, but with biases of 0 where this one has none."""
+        from transformers import AutoModelForCausalLM
+
+        if self.has_biases:
+            return self.model
+        made = AutoModelForCausalLM.from_config(self.model.config)
+        state = self.model.state_dict()
+        zeros = {k: torch.zeros_like(v) for k, v in made.state_dict().items() if k not in state}
+        made.load_state_dict({**zeros, **state})
+        return made.eval()
 
     def checkpoint_activations(self) -> None:
         """Compute each block a second time in the backward pass instead of keeping what it computed."""

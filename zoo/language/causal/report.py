@@ -38,7 +38,7 @@ class GeneratedText:
         for place, number in enumerate(self.index.tolist()):
             row: dict[str, Any] = {"index": number, "prompt": self.prompts[place]}
             row["generated"] = self.texts[place]
-            if self.references is not None:
+            if self.references is not None and self.references[place]:
                 row["reference"] = self.references[place]
             rows.append(row)
         write_records(folder, rows)
