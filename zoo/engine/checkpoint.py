@@ -22,7 +22,7 @@ from zoo.engine.ema import EMA
 from zoo.engine.finite import is_finite, not_finite
 from zoo.engine.stopping import Stopped, StopSignals
 from zoo.hub import torch_files
-from zoo.nn.sharded import whole_checkpoint
+from zoo.hub.shards import whole_checkpoint
 from zoo.reports import say, writing
 
 _STEP_FILE = re.compile(r"step=(\d+)\.ckpt")

@@ -38,7 +38,7 @@ from zoo.hub.foreign import (
     safetensors_in,
     written_whole,
 )
-from zoo.nn.sharded import whole_checkpoint
+from zoo.hub.shards import whole_checkpoint
 
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"

@@ -14,7 +14,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from zoo.nn.sharded import META, load_whole, numbered, whole_checkpoint
+from zoo.hub.shards import META, numbered, whole_checkpoint
+from zoo.nn.sharded import load_whole
 
 _SPLIT = "tensor_parallel_size"  # entry of a checkpoint
 

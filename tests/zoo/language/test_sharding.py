@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from zoo.hub.shards import numbered
 from zoo.language.causal.network import CausalNetwork
 from zoo.language.shapes import sizes_of
 from zoo.language.sharding import check_split, clip_norm, global_norm
-from zoo.nn.sharded import named, numbered
+from zoo.nn.sharded import named
 
 
 def model(name: str = "tiny-llama-bytes", dropout: float = 0.0, **sizes: Any) -> nn.Module:
