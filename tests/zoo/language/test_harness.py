@@ -91,7 +91,7 @@ def test_scores_of_the_harness_are_those_of_zoo_test(home: Path, monkeypatch: py
     for task in (choices, stream):
         (tasks / f"{task['task']}.yaml").write_text(yaml.safe_dump({**source, **task}))
     found = lm_eval.simple_evaluate(
-        model=ZooLM(weights(home), batch_size=5), tasks=["own_choices", "own_texts"], bootstrap_iters=0,
+        model=ZooLM(weights(home), batch_size=5), tasks=["own_choices", "own_texts"], bootstrap_iters=2,
         task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
     )["results"]  # fmt: skip
     ours = run("test", home, texts(home), f"--weights={weights(home)}")
