@@ -46,17 +46,21 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def trained(batches: list[dict[str, Tensor]], parts: int) -> tuple[dict[str, Tensor], float]:
-    """Weights after one clipped update, and the loss that was logged."""
+def trained(
+    batches: list[dict[str, Tensor]], parts: int, clip: float | None = 0.05
+) -> tuple[dict[str, Tensor], float]:
+    """Weights after one update, clipped or not, and the loss that was logged."""
     torch.manual_seed(0)
     module = zoo.CausalLM(
         width=16, layers=1, heads=2, hidden=32, context=32, vocab_size=64,
         optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
     )  # fmt: skip
     trainer = Trainer(
-        accelerator="cpu", max_steps=1, accumulate_grad_batches=parts, gradient_clip_val=0.05, logger=False,
+        accelerator="cpu", max_steps=1, accumulate_grad_batches=parts, gradient_clip_val=clip, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
+    if not batches:
+        return module.state_dict(), 0.0
     trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     return module.state_dict(), float(trainer.callback_metrics["train/loss"])
 
@@ -72,6 +76,15 @@ def test_an_update_in_ragged_parts_is_that_of_the_whole() -> None:
     (one, loss), (four, mean) = trained([whole], 1), trained(parts, 4)
     assert largest_difference(one, four) < 1e-6
     assert loss == pytest.approx(mean, rel=1e-6)
+    # and, not clipped, by the definition
+    (before, _), (after, _) = trained([], 1, None), trained(parts, 4, None)
+    module = zoo.CausalLM(width=16, layers=1, heads=2, hidden=32, context=32, vocab_size=64)
+    module.load_state_dict(before)
+    logits = module(ids)[:, :-1].flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten()).backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None
+        assert torch.allclose(after[name], before[name] - 0.5 * parameter.grad, atol=1e-6)
 
 
 def test_own_texts_become_text(texts: str, tmp_path: Path) -> None:
