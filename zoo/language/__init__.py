@@ -12,8 +12,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "CausalLM",
         "causal.module",
-        page="language",
-        title="Language models",
+        page="language_causal",
+        title="Causal language models",
         about="Causal language models, pretrained, adapted and measured, after A Roadmap for Big Model "
         "(Yuan et al., 2022): GPT-2 and Llama",
         small=(

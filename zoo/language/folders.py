@@ -94,15 +94,19 @@ def start_from(model: nn.Module, source: str) -> str:
         except Exception as error:  # of the library anything may come
             where = "the folder" if Path(source).is_dir() else "the hub's"
             raise ValueError(f"{where} {source} is no causal language model: {_line(error)}") from None
-    state, wanted = found.state_dict(), model.state_dict()
-    for name, value in wanted.items():
-        if name not in state or state[name].shape != value.shape:
+    state, own = found.state_dict(), model.state_dict()
+    # layers that were adapted lie within others; what was put beside them is not in the file
+    names = {name.replace(".base_layer", ""): name for name in own}
+    frozen = any(not p.requires_grad for p in model.parameters())
+    new = {name for name, p in model.named_parameters() if frozen and p.requires_grad}
+    for name, place in names.items():
+        if place not in new and (name not in state or state[name].shape != own[place].shape):
             given = list(state[name].shape) if name in state else "missing"
             raise ValueError(
-                f"{source} does not fit: {name} is {given}, the model wants {list(value.shape)}; leave sizes "
-                "of the model out"
+                f"{source} does not fit: {name} is {given}, the model wants {list(own[place].shape)}; leave "
+                "sizes of the model out"
             )
-    model.load_state_dict({k: state[k] for k in wanted})
+    model.load_state_dict({**own, **{names[k]: v for k, v in state.items() if k in names}})
     return f"{source} ({sum(p.numel() for p in model.parameters()):,} parameters)"
 
 

@@ -53,7 +53,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
     if hparams.get("tied"):
         state["lm_head.weight"] = state[_table(hparams["model"])]
     state = fitted({k: v for k, v in state.items() if not _BUFFER.search(k)}, wanted, path)
-    names = module.network._names  # of tied weights, which are kept once
+    names: Any = module.network._names  # of tied weights, which are kept once
     tensors = {f"network.model.{k}": v.float() for k, v in state.items() if k not in names}
     tensors["vocabulary._extra_state"] = KeptText(text).get_extra_state()
     cost = module.cost()
