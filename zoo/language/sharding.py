@@ -46,6 +46,11 @@ def check_strategy(module: LightningModule, model: nn.Module, stage: str) -> Non
     if mesh is not None and mesh["tensor_parallel"].size() > 1:
         parts = int(mesh["tensor_parallel"].size())
         check_split(model, parts)
+        if (adapt := module.hparams.get("adapt", "none")) != "none":
+            raise ValueError(
+                f"model.init_args.adapt: {adapt} adds weights that are not split: set "
+                "tensor_parallel_size: 1 and shard by rows (trainer/fsdp)"
+            )
         if not module.hparams.get("decay_embeddings", True):
             raise ValueError(
                 "model.init_args.decay_embeddings: false puts tables that are split into one group of the "
