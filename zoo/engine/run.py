@@ -144,7 +144,11 @@ class Run(Callback):
         batch = effective_batch(trainer)
         if batch is None or trainer.state.fn != TrainerFn.FITTING:
             return ""
-        parts = f"{batch // window(trainer) // trainer.world_size} per device"
+        mesh = getattr(
+            trainer.lightning_module, "device_mesh", None
+        )  # devices that split a tensor share rows
+        shares = trainer.world_size if mesh is None else mesh["data_parallel"].size()
+        parts = f"{batch // window(trainer) // shares} per device"
         if trainer.accumulate_grad_batches > 1:
             parts += f", {trainer.accumulate_grad_batches} batches accumulated"
         return f"effective batch {batch} ({parts}), "
