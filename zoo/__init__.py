@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from zoo.imnet.imgan import IMGAN as IMGAN
     from zoo.imnet.imsvr import IMSVR as IMSVR
     from zoo.knowledge.module import KGEmbedding as KGEmbedding
+    from zoo.language.masked.baseline import CompositionBaseline as CompositionBaseline
+    from zoo.language.masked.module import MaskedLM as MaskedLM
     from zoo.lds.baselines import FeatureBaseline as FeatureBaseline
     from zoo.lds.module import LDS as LDS
     from zoo.mbt.module import MBT as MBT

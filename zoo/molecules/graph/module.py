@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional
 
+from zoo.metrics.properties import Collected, Task, averaged, by_task, undefined
 from zoo.molecules.chemistry import chem
 from zoo.molecules.graph.descriptors import (
     Descriptors,
@@ -28,7 +29,6 @@ from zoo.molecules.graph.featurised import descriptors_of, graphs_of, prepare
 from zoo.molecules.graph.network import Backbone, MoleculeEnsemble, MoleculeNetwork, Readout
 from zoo.molecules.graph.probes import common_neighbours, linear_cka, ridge_r2, write_probes
 from zoo.molecules.graph.report import MoleculePredictions
-from zoo.molecules.graph.scores import Collected, Task, averaged, by_task, undefined
 from zoo.molecules.graph.uncertainty import (
     LEVELS,
     conformal_widths,
