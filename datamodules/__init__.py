@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from datamodules.text.histories import DialogueHistories as DialogueHistories
     from datamodules.text.ner import NER as NER
     from datamodules.text.parallel import ParallelText as ParallelText
+    from datamodules.text.stream import TextStream as TextStream
     from datamodules.text.summaries import Summaries as Summaries
     from datamodules.traffic.chickenpox import Chickenpox as Chickenpox
     from datamodules.traffic.sensor_diffusion import SensorDiffusion as SensorDiffusion

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from zoo.imnet.imgan import IMGAN as IMGAN
     from zoo.imnet.imsvr import IMSVR as IMSVR
     from zoo.knowledge.module import KGEmbedding as KGEmbedding
+    from zoo.language.causal.module import CausalLM as CausalLM
     from zoo.language.masked.baseline import CompositionBaseline as CompositionBaseline
     from zoo.language.masked.module import MaskedLM as MaskedLM
     from zoo.lds.baselines import FeatureBaseline as FeatureBaseline

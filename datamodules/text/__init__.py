@@ -1,4 +1,4 @@
-"""Text: documents with summaries, dialogues, their histories, sentence pairs, sentences with names."""
+"""Text: documents with summaries, dialogues, histories, sentence pairs, sentences with names, streams."""
 
 CLASSES: dict[str, str] = {
     "DialogueHistories": "histories",
@@ -7,4 +7,5 @@ CLASSES: dict[str, str] = {
     "NER": "ner",
     "ParallelText": "parallel",
     "Summaries": "summaries",
+    "TextStream": "stream",
 }

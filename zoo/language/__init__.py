@@ -1,38 +1,49 @@
-"""Language models by task, after the survey of Yuan et al. (2022): a folder per task."""
+"""Language models after the survey of big models (Yuan et al., 2022): a folder per task."""
 
 from __future__ import annotations
 
 from zoo.declaration import Family, Method, lazy
 
-FAMILY = Family("Language", page="language")
+FAMILY = Family("Language models", page="language")
 
-_PEPTIDES = {"class_path": "datamodules.Proteins", "init_args": {"batch_size": 16, "most_train": 64}}
-_SMALL = {"hidden": 8, "layers": 2, "heads": 2, "ffn": 16}
+_TINY = {"width": 16, "layers": 1, "heads": 2, "hidden": 32, "context": 32}
+_SMALL = {"width": 8, "layers": 2, "heads": 2, "hidden": 16}
+_PEPTIDES = {"batch_size": 16, "most_train": 64}
 
 METHODS: tuple[Method, ...] = (
     Method(
+        "CausalLM",
+        "causal.module",
+        page="language",
+        title="Language models",
+        about="Causal language models, pretrained, adapted and measured, after A Roadmap for Big Model "
+        "(Yuan et al., 2022): GPT-2 and Llama",
+        small=(
+            {"model": "tiny-llama-bytes", **_TINY, "kv_heads": 1},
+            {"model": "gpt2", **_TINY, "vocab_size": 259},
+        ),
+        data={"class_path": "datamodules.TextStream", "init_args": {"context": 32, "batch_size": 8}},
+    ),
+    Method(
         "MaskedLM",
-        module="masked.module",
+        "masked.module",
         page="language_masked",
         title="Masked language models",
         about="ESM-2 and BERT over proteins, property heads, contacts (Rives et al. 2021; Lin et al. 2023)",
         weights="masked.weights",
-        converts="bundled; transformers' EsmForMaskedLM folders, both ways",
+        converts="transformers' EsmForMaskedLM folders, both ways",
         convert="masked_lm",
-        small=(_SMALL, {**_SMALL, "shape": "bert_base", "dropout": 0.1}),
-        data=_PEPTIDES,
+        small=(_SMALL, {**_SMALL, "model": "bert-base", "dropout": 0.1}),
+        data={"class_path": "datamodules.Proteins", "init_args": _PEPTIDES},
     ),
     Method(
         "CompositionBaseline",
-        module="masked.baseline",
+        "masked.baseline",
         page="language_masked",
         title="Masked language models",
         about="Logistic or linear regression on residue composition and length",
         small=({"targets": ["antimicrobial"]},),
-        data={
-            "class_path": "datamodules.Proteins",
-            "init_args": {"batch_size": 16, "most_train": 64, "task": "classification"},
-        },
+        data={"class_path": "datamodules.Proteins", "init_args": {**_PEPTIDES, "task": "classification"}},
     ),
 )
 

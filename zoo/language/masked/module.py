@@ -12,16 +12,16 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from zoo.language.counted import CountedUpdate
 from zoo.language.masked.contacts import features, fitted
-from zoo.language.masked.network import SHAPES, SIZES, MaskedNetwork, Shape
+from zoo.language.masked.network import SHAPES, SIZES, MaskedNetwork, Model
 from zoo.language.masked.probes import probe_scores, write_probes
 from zoo.language.masked.report import FoundResidues, ProteinPredictions
 from zoo.language.masked.residues import BLANK, CLS, EOS, FIRST, MASK, PAD, STANDARD, cleaned, encoded
 from zoo.language.masked.scores import TokenScores, property_loss, property_scores, token_nll
+from zoo.language.updates import TokenMean, decay_groups
 from zoo.metrics.properties import Collected
 from zoo.nn.data_fit import DataSizes, check_fit, told
-from zoo.nn.optim import decayed_groups, with_schedule
+from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_sharding
 from zoo.nn.processes import evaluated, several
 from zoo.nn.ranges import Depth, Rate, Size, check_ranges
@@ -48,12 +48,12 @@ class MaskedLM(LightningModule):
     For batches see :class:`datamodules.Proteins`. The mask's id is the last of the vocabulary.
 
     Args:
-        shape: whose sizes are taken where the next five are null: ``esm2_8m``, ``35m``, ``150m``, ``650m``,
-            ``3b`` (rotary positions, pre-norm), ``bert_base`` (learned positions, post-norm).
-        hidden: width of the states.
+        model: whose sizes are taken where the next five are null: ``esm2-8m``, ``35m``, ``150m``, ``650m``,
+            ``3b`` (rotary positions, pre-norm), ``bert-base`` (learned positions, post-norm).
+        width: of the states.
         layers: blocks.
         heads: of each attention.
-        ffn: inner width of the feed-forward layers.
+        hidden: inner width of the feed-forward layers.
         context: tokens, both ends included.
         vocab_size: V.
         dropout: of states, attention and head.
@@ -79,11 +79,11 @@ class MaskedLM(LightningModule):
 
     def __init__(
         self,
-        shape: Shape = "esm2_8m",
-        hidden: Size | None = None,
+        model: Model = "esm2-8m",
+        width: Size | None = None,
         layers: Depth | None = None,
         heads: Depth | None = None,
-        ffn: Size | None = None,
+        hidden: Size | None = None,
         context: Size | None = None,
         vocab_size: Size = 33,
         dropout: Rate = 0.0,
@@ -101,21 +101,21 @@ class MaskedLM(LightningModule):
         super().__init__()
         targets = targets or None  # data without any say []
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        if shape not in SHAPES:
-            raise ValueError(f"model.init_args.shape must be one of {', '.join(SHAPES)}, got {shape!r}")
+        if model not in SHAPES:
+            raise ValueError(f"model.init_args.model must be one of {', '.join(SHAPES)}, got {model!r}")
         if task not in ("masked", *_PROPERTIES):
             raise ValueError(
                 f"model.init_args.task must be masked, classification or regression, got {task!r}"
             )
         refuse_unused(MaskedLM, self.hparams, "task", _USES_OF_TASK)
-        refuse_unused(MaskedLM, self.hparams, "shape", {"token_dropout": _ESM})
+        refuse_unused(MaskedLM, self.hparams, "model", {"token_dropout": _ESM})
         self._pretrained = self._start_of(pretrained)
         h = self.hparams
-        arch, known = SHAPES[h["shape"]]
+        arch, known = SHAPES[h["model"]]
         sizes = {k: n if h[k] is None else h[k] for k, n in zip(SIZES, known, strict=True)}
-        if sizes["hidden"] % sizes["heads"] or (arch == "esm" and sizes["hidden"] // sizes["heads"] % 2):
+        if sizes["width"] % sizes["heads"] or (arch == "esm" and sizes["width"] // sizes["heads"] % 2):
             raise ValueError(
-                f"model.init_args.hidden is {sizes['hidden']}, which {sizes['heads']} heads do not divide "
+                f"model.init_args.width is {sizes['width']}, which {sizes['heads']} heads do not divide "
                 f"into {'even ' if arch == 'esm' else ''}widths: choose other model.init_args.heads"
             )
         if vocab_size <= FIRST + 1:
@@ -131,7 +131,7 @@ class MaskedLM(LightningModule):
             self.register_buffer(name, torch.full((max(1, len(names)),), value))
         if freeze:
             self.network.model.requires_grad_(False)
-        self.update = CountedUpdate()
+        self.update = TokenMean()
         self.token_scores = TokenScores()
         self.collected = Collected(len(names))
 
@@ -187,7 +187,7 @@ class MaskedLM(LightningModule):
         self.scale.copy_(torch.from_numpy(np.where(np.nan_to_num(spread) > 0, spread, 1.0)))
 
     def configure_optimizers(self) -> Any:
-        made = self.optimizer(decayed_groups(self.network))
+        made = self.optimizer(decay_groups(self.network))
         return with_schedule(made, self.lr_scheduler)
 
     # --- training ---------------------------------------------------------------------------------------
@@ -196,21 +196,16 @@ class MaskedLM(LightningModule):
         out = self.network(batch["ids"])
         if self.hparams["task"] == "masked":
             summed, _ = token_nll(out, batch["labels"])
-            count = int((batch["labels"] != -100).sum())
+            count = (batch["labels"] != -100).sum()
         else:
             summed, count = property_loss(self.hparams["task"], out, self._standard(batch["target"]))
-        self.log(
-            "train/loss",
-            summed.detach() / max(count, 1),
-            prog_bar=True,
-            batch_size=max(count, 1),
-            sync_dist=True,
-        )
         # a batch without a mask has a loss of 0, with a gradient of 0
-        return self.update.add(self, summed.to(out.dtype) + 0.0 * out.sum(), count)
+        return self.update.add(self, summed.float() + 0.0 * out.float().sum(), count)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        self.update.divide(self.network.parameters(), self.device)
+        loss, count = self.update.divide(self)
+        self.log("train/loss", loss, prog_bar=True, batch_size=1)
+        self.log("train/count", count, batch_size=1)
 
     def _standard(self, target: Tensor) -> Tensor:
         return (target - self.centre) / self.scale if self.hparams["task"] == "regression" else target
@@ -326,7 +321,7 @@ class MaskedLM(LightningModule):
 
     def _features(self, sequence: str) -> Tensor:
         if self.network.arch != "esm":
-            raise ValueError(f"contacts are read from ESM's attention, but shape is {self.hparams['shape']}")
+            raise ValueError(f"contacts are read from ESM's attention, but model is {self.hparams['model']}")
         with evaluated(self.network):
             return features(self.network.attentions(next(self._batches([cleaned(sequence)])))[0])
 

@@ -12,17 +12,17 @@ from zoo.language.masked.residues import CLS, EOS, FIRST, PAD
 from zoo.nn.tied import keep_one_name
 
 Arch = Literal["esm", "bert"]
-Shape = Literal["esm2_8m", "esm2_35m", "esm2_150m", "esm2_650m", "esm2_3b", "bert_base"]
-SIZES = ("hidden", "layers", "heads", "ffn", "context")
+Model = Literal["esm2-8m", "esm2-35m", "esm2-150m", "esm2-650m", "esm2-3b", "bert-base"]
+SIZES = ("width", "layers", "heads", "hidden", "context")
 SHAPES: dict[str, tuple[Arch, tuple[int, int, int, int, int]]] = {
-    "esm2_8m": ("esm", (320, 6, 20, 1280, 1026)),
-    "esm2_35m": ("esm", (480, 12, 20, 1920, 1026)),
-    "esm2_150m": ("esm", (640, 30, 20, 2560, 1026)),
-    "esm2_650m": ("esm", (1280, 33, 20, 5120, 1026)),
-    "esm2_3b": ("esm", (2560, 36, 40, 10240, 1026)),
-    "bert_base": ("bert", (768, 12, 12, 3072, 512)),
+    "esm2-8m": ("esm", (320, 6, 20, 1280, 1026)),
+    "esm2-35m": ("esm", (480, 12, 20, 1920, 1026)),
+    "esm2-150m": ("esm", (640, 30, 20, 2560, 1026)),
+    "esm2-650m": ("esm", (1280, 33, 20, 5120, 1026)),
+    "esm2-3b": ("esm", (2560, 36, 40, 10240, 1026)),
+    "bert-base": ("bert", (768, 12, 12, 3072, 512)),
 }
-"""Name -> architecture and hidden, layers, heads, ffn, context."""
+"""Name -> architecture and width, layers, heads, hidden, context."""
 
 
 def config_of(
@@ -30,9 +30,9 @@ def config_of(
 ) -> Any:
     """The configuration of transformers."""
     common: dict[str, Any] = {
-        "vocab_size": vocab_size, "pad_token_id": PAD, "hidden_size": sizes["hidden"],
+        "vocab_size": vocab_size, "pad_token_id": PAD, "hidden_size": sizes["width"],
         "num_hidden_layers": sizes["layers"], "num_attention_heads": sizes["heads"],
-        "intermediate_size": sizes["ffn"], "max_position_embeddings": sizes["context"],
+        "intermediate_size": sizes["hidden"], "max_position_embeddings": sizes["context"],
         "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
     }  # fmt: skip
     if arch == "bert":
@@ -55,7 +55,7 @@ class MaskedNetwork(nn.Module):
     Args:
         arch: ``esm`` or ``bert``.
         vocab_size: V.
-        sizes: hidden, layers, heads, ffn, context.
+        sizes: width, layers, heads, hidden, context.
         dropout: of states, attention and head.
         token_dropout: of ``esm``: embeddings of masked tokens are 0 and the others scaled up to what training
             masks (12 %) leave.
@@ -82,7 +82,7 @@ class MaskedNetwork(nn.Module):
             self.trunk.contact_head.requires_grad_(False)
         if outputs is not None:  # a head without a gradient would stop several processes
             setattr(self.model, "lm_head" if arch == "esm" else "cls", None)
-        self.head = None if outputs is None else PropertyHead(sizes["hidden"], outputs, dropout)
+        self.head = None if outputs is None else PropertyHead(sizes["width"], outputs, dropout)
         keep_one_name(self, self.model)
 
     @property

@@ -82,7 +82,7 @@ def property_scores(task: Any, predicted: Any, target: Any) -> dict[str, float]:
     return averaged(found)
 
 
-def property_loss(task: str, out: Tensor, target: Tensor) -> tuple[Tensor, int]:
+def property_loss(task: str, out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """(sum over the known targets, how many there are) of the cross-entropy or the squared error.
 
     Args:
@@ -91,7 +91,7 @@ def property_loss(task: str, out: Tensor, target: Tensor) -> tuple[Tensor, int]:
         target: (B, T), NaN where it is not known.
     """
     known = ~target.isnan()
-    out, target = out[known].float(), target[known]
+    count, out, target = known.sum(), out[known].float(), target[known]
     if task == "classification":
-        return functional.binary_cross_entropy_with_logits(out, target, reduction="sum"), len(target)
-    return functional.mse_loss(out, target, reduction="sum"), len(target)
+        return functional.binary_cross_entropy_with_logits(out, target, reduction="sum"), count
+    return functional.mse_loss(out, target, reduction="sum"), count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ _FIXED = {
     "pad_token_id": PAD, "mask_token_id": MASK, "vocab_size": len(ALPHABET),
 }  # fmt: skip
 _ROTARY = "rotary_embeddings.inv_freq"
+_LAYER_NORM = {"gamma": "weight", "beta": "bias"}
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"{path}: {', '.join(_NAMES)} must be whole numbers above 0, got {sizes}")
     found: dict[str, Any] = dict(zip(SIZES, sizes, strict=True))
-    return {"shape": "esm2_8m", **found, "token_dropout": bool(content.get("token_dropout", False))}
+    return {"model": "esm2-8m", **found, "token_dropout": bool(content.get("token_dropout", False))}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -65,6 +67,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             continue  # a count, and another name of the embeddings
         if name.endswith(f".attention.self.{_ROTARY}"):
             name = f"esm.{_ROTARY}"
+        # names of older files, which transformers writes again
+        name = re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_LAYER_NORM[m[1]]}", name)
         found[f"model.{name}"] = value
     return {k: v for k, v in found.items() if not k.startswith("model.esm.embeddings.position_embeddings")}
 
@@ -81,7 +85,7 @@ def sizes_of(source: str) -> dict[str, Any]:
     if metadata.get("class_path") != "zoo.MaskedLM":
         raise ValueError(f"model.init_args.pretrained {source} holds no zoo.MaskedLM")
     hparams = json.loads(metadata["hparams"])
-    return {k: hparams.get(k) for k in ("shape", *SIZES, "token_dropout", "vocab_size")}
+    return {k: hparams.get(k) for k in ("model", *SIZES, "token_dropout", "vocab_size")}
 
 
 def _file(source: str) -> Path:
@@ -133,7 +137,7 @@ def read(path: Path, given: dict[str, Any]) -> tuple[Weights, list[str]]:
         module = MaskedLM(**hparams)
     start_from(module.network, str(path))
     sizes = module.sizes
-    lines = [f"ESM-2 of {sizes['layers']} layers of {sizes['hidden']}, {sizes['heads']} heads"]
+    lines = [f"ESM-2 of {sizes['layers']} layers of {sizes['width']}, {sizes['heads']} heads"]
     return Weights(path, "zoo.MaskedLM", hparams, dict(module.state_dict())), lines
 
 
