@@ -25,6 +25,7 @@ _NEITHER = """
     val_items test_items table delimiter unlabelled distractors held_dialogues
     triples queries
     smiles save_splits predict_file
+    entities mask_seed sequence
     stride
 """
 NEITHER = frozenset(re.findall(r"\w+", _NEITHER))

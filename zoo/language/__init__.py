@@ -33,7 +33,7 @@ METHODS: tuple[Method, ...] = (
         weights="masked.weights",
         converts="transformers' EsmForMaskedLM folders, both ways",
         convert="masked_lm",
-        small=(_SMALL, {**_SMALL, "model": "bert-base", "dropout": 0.1}),
+        small=(_SMALL, {**_SMALL, "model": "bert-base", "context": 1024}),
         data={"class_path": "datamodules.Proteins", "init_args": _PEPTIDES},
     ),
     Method(

@@ -33,7 +33,7 @@ def config_of(
         "vocab_size": vocab_size, "pad_token_id": PAD, "hidden_size": sizes["width"],
         "num_hidden_layers": sizes["layers"], "num_attention_heads": sizes["heads"],
         "intermediate_size": sizes["hidden"], "max_position_embeddings": sizes["context"],
-        "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
+        "hidden_dropout_prob": float(dropout), "attention_probs_dropout_prob": float(dropout),
     }  # fmt: skip
     if arch == "bert":
         from transformers import BertConfig
