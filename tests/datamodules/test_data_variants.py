@@ -61,7 +61,8 @@ REFUSED = (
     "names between|is no entity of the|is no relation of the|not those of graph|"
     "give both spectrogram_mean and|are the lists of rmd17|PATH belong together|no other; it has|"
     "molecules or frames; data.init_args|in [0-9]+ blocks of|which has no targets, but task is|"
-    "columns beside 'sequence'|set data.init_args.file|residues before the first line"
+    "columns beside 'sequence'|set data.init_args.file|residues before the first line|"
+    "leaves none of .* sequences"
 )
 
 
@@ -350,7 +351,7 @@ TABLE: dict[str, Row] = {
          "eval_batch_size": 2},
         [{"layout": "csv", "file": "{root}/own.csv", "batch_size": 6, "sequence": "sequence", **more}
          for more in ({}, {"task": "classification", "targets": ["a"]},
-                      {"split": "clusters", "most_train": 20})]
+                      {"split": "clusters", "shared": 0.7, "most_train": 20})]
         + [{"layout": "fasta", "file": "{root}/own.fasta", "batch_size": 6}, {"batch_size": 6}],
         own_proteins,
         rooted=False,
