@@ -9,6 +9,7 @@ from typing import Any
 from zoo.hub import foreign
 from zoo.nn.pretrained_seq2seq import ENDS, PretrainedSeq2Seq
 
+
 def pretrained_pair(
     architecture: str | None, forward: str | None, backward: str | None, vocab_size: int, pad: int
 ) -> tuple[PretrainedSeq2Seq, PretrainedSeq2Seq, str]:

@@ -39,7 +39,7 @@ class PretrainedSeq2Seq(nn.Module):
         config = model.config
         self.width: int = config.d_model
         self.vocabulary: int = config.vocab_size
-        ids = {"bos": config.bos_token_id, "eos": config.eos_token_id}
+        ids = {"bos": getattr(config, "bos_token_id", None), "eos": config.eos_token_id}
         before, after, start = ENDS[config.model_type]
         self.before, self.after = ([ids[k] for k in names] for names in (before, after))
         self.start = [config.decoder_start_token_id, *(ids[k] for k in start)]

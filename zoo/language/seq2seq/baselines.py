@@ -1,4 +1,4 @@
-"""What a translation must beat: the source as it is, and a dictionary of single words learned from the pairs."""
+"""What a translation must beat: the source as it is, and a dictionary of words learned from the pairs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Dictionary:
                 total = sum(row.values())
                 table[e] = {f: c / total for f, c in row.items()}
         # of equally likely words the first by the alphabet
-        self.words = {e: min(row, key=lambda f: (-row[f], f)) for e, row in table.items() if row and e != _NULL}
+        self.words = {
+            e: min(row, key=lambda f: (-row[f], f)) for e, row in table.items() if row and e != _NULL
+        }
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Translations of texts."""

@@ -52,11 +52,11 @@ class Seq2SeqLM(LightningModule):
 
     The loss is the cross-entropy of the target's tokens with smoothed labels, whose uniform part has the
     target, too: a mean over all tokens of the optimiser step, micro-batches and processes alike. For batches
-    see :mod:`datamodules.text.pairs`: ``source`` (B, S) without ends, ``target`` (B, T) from BOS to EOS, whose
-    BOS becomes T5's start, the pad; evaluation adds the texts ``history`` and ``reference``.
+    see :mod:`datamodules.text.pairs`: ``source`` (B, S) without ends, ``target`` (B, T) from BOS to EOS,
+    whose BOS becomes T5's start, the pad; evaluation adds the texts ``history`` and ``reference``.
 
-    ``test`` scores the outputs by BLEU and chrF of sacrebleu over the corpus, beside those of the copied source
-    and of a dictionary of single words learned from the training pairs.
+    ``test`` scores the outputs by BLEU and chrF of sacrebleu over the corpus, beside those of the copied
+    source and of a dictionary of single words learned from the training pairs.
 
     Args:
         model: whose sizes are taken where the next five are null: ``t5-small``, ``t5-base``, ``t5-large``.
@@ -66,7 +66,7 @@ class Seq2SeqLM(LightningModule):
         head_width: of a head; heads times it need not be the width.
         hidden: inner width of the feed-forward layers.
         feed_forward: ``relu``, or ``gated-gelu`` of T5 1.1.
-        tied: one table for the words of both sides and of the logits.
+        scaled: states are multiplied by width^-.5 before the one table of words makes logits of them.
         vocab_size: V; at least the entries of the tokenizer.
         pad_id: of the tokenizer.
         bos_id: likewise.
@@ -108,7 +108,7 @@ class Seq2SeqLM(LightningModule):
         head_width: Size | None = None,
         hidden: Size | None = None,
         feed_forward: FeedForward = "relu",
-        tied: bool = True,
+        scaled: bool = True,
         vocab_size: Many = 32128,
         pad_id: ManyOrZero = 0,
         bos_id: ManyOrZero = 0,
@@ -142,13 +142,13 @@ class Seq2SeqLM(LightningModule):
         h = self.hparams
         if max(h["pad_id"], h["bos_id"], h["eos_id"]) >= h["vocab_size"] or h["eos_id"] == h["pad_id"]:
             raise ValueError(
-                f"pad_id, bos_id and eos_id {h['pad_id'], h['bos_id'], h['eos_id']} must lie below vocab_size "
-                f"{h['vocab_size']}, eos_id apart from the pad"
+                f"pad_id, bos_id and eos_id {h['pad_id'], h['bos_id'], h['eos_id']} must lie below "
+                f"vocab_size {h['vocab_size']}, eos_id apart from the pad"
             )
         self.sizes = {k: n if h[k] is None else h[k] for k, n in zip(SIZES, SHAPES[h["model"]], strict=True)}
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.network = t5(
-            h["vocab_size"], self.sizes, h["pad_id"], h["eos_id"], dropout, h["feed_forward"], h["tied"]
+            h["vocab_size"], self.sizes, h["pad_id"], h["eos_id"], dropout, h["feed_forward"], h["scaled"]
         )
         self.vocabulary = KeptTokenizer()
         self.update = TokenMean()
@@ -187,10 +187,12 @@ class Seq2SeqLM(LightningModule):
         longest = told(data, "longest")
         if longest is not None and longest + 1 > self.hparams["max_length"]:
             raise ValueError(
-                f"data.init_args.longest is {longest}, which with EOS is more than model.init_args.max_length: "
-                f"{self.hparams['max_length']}; lower the one, or raise the other"
+                f"data.init_args.longest is {longest}, which with EOS is more than "
+                f"model.init_args.max_length: {self.hparams['max_length']}; lower the one, or raise the other"
             )
-        fresh = stage == "fit" and self.trainer.ckpt_path is None and not getattr(self, "_given_weights", False)
+        fresh = (
+            stage == "fit" and self.trainer.ckpt_path is None and not getattr(self, "_given_weights", False)
+        )
         if fresh and self._pretrained is not None:
             say(f"starts from {self._pretrained} ({start_from(self.network, self._pretrained)} tensors)")
         if self.hparams["compile"]:
@@ -212,7 +214,10 @@ class Seq2SeqLM(LightningModule):
         logits = self.network.decode(target[:, :-1], self.network.encode(batch["source"]))
         labels = target[:, 1:]
         loss = functional.cross_entropy(
-            logits.float().flatten(0, 1), self._labels(labels).flatten(), reduction="sum", label_smoothing=smoothing
+            logits.float().flatten(0, 1),
+            self._labels(labels).flatten(),
+            reduction="sum",
+            label_smoothing=smoothing,
         )
         return loss, self._real(labels).sum()
 
@@ -289,7 +294,9 @@ class Seq2SeqLM(LightningModule):
             found, signatures = scores.compute(lowercase)
             for key, value in found.items():
                 end = "" if name == "model" else f"_{name}"
-                self.log(f"{stage}/{key}{end}", value, prog_bar=key == "bleu" and not end, rank_zero_only=False)
+                self.log(
+                    f"{stage}/{key}{end}", value, prog_bar=key == "bleu" and not end, rank_zero_only=False
+                )
         return signatures
 
     # --- outputs ----------------------------------------------------------------------------------------
@@ -301,7 +308,8 @@ class Seq2SeqLM(LightningModule):
         return {
             "greedy": "greedy",
             "beam": f"beam {h['beam']}, GNMT length penalty {h['length_penalty']}",
-            "sample": f"drawn, temperature {h['temperature']}, top-k {h['top_k'] or 'all'}, top-p {h['top_p']}",
+            "sample": f"drawn at temperature {h['temperature']}, top-k {h['top_k'] or 'all'}, "
+            f"top-p {h['top_p']}",
         }[h["decoding"]] + f", at most {h['max_length']} tokens"
 
     @torch.no_grad()
@@ -318,15 +326,25 @@ class Seq2SeqLM(LightningModule):
                 uniform = None
                 if h["decoding"] == "sample":
                     draws = [
-                        torch.rand(h["max_length"], generator=generator(_STREAM, global_seed(), i)) for i in index
+                        torch.rand(h["max_length"], generator=generator(_STREAM, global_seed(), i))
+                        for i in index
                     ]
                     uniform = torch.stack(draws, dim=1).to(self.device)
                 rows = generate(
-                    network, encoded, h["max_length"], *ends, uniform, h["temperature"], h["top_k"] or None, h["top_p"]
+                    network,
+                    encoded,
+                    h["max_length"],
+                    *ends,
+                    uniform,
+                    h["temperature"],
+                    h["top_k"] or None,
+                    h["top_p"],
                 )
             start = rows.new_full((len(rows), 1), h["bos_id"])
             logits = network.decode(torch.cat([start, rows[:, :-1]], dim=1), encoded).float()
-            nll = functional.cross_entropy(logits.flatten(0, 1), self._labels(rows).flatten(), reduction="none")
+            nll = functional.cross_entropy(
+                logits.flatten(0, 1), self._labels(rows).flatten(), reduction="none"
+            )
         return rows, -nll.view_as(rows).sum(dim=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Translations:
@@ -340,7 +358,7 @@ class Seq2SeqLM(LightningModule):
     def translate(self, texts: str | Sequence[str]) -> list[str]:
         """A translation of each text; a single string is one text.
 
-        ``zoo.load("runs/seq2seq_django_de/version_0/checkpoints/best.ckpt").translate(["Save and continue"])``
+        ``zoo.load("runs/seq2seq_django_de/version_0/checkpoints/best.ckpt").translate("Save and continue")``
 
         Raises:
             ValueError: for an empty text, and for weights without a tokenizer.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from zoo.hub import foreign
@@ -30,7 +31,7 @@ def t5(
     eos: int,
     dropout: float = 0.1,
     feed_forward: str = "relu",
-    tied: bool = True,
+    scaled: bool = True,
 ) -> PretrainedSeq2Seq:
     """T5ForConditionalGeneration, whose sources get EOS and whose targets begin with the pad.
 
@@ -41,17 +42,18 @@ def t5(
         eos: id.
         dropout: rate.
         feed_forward: ``relu`` of T5, ``gated-gelu`` of T5 1.1.
-        tied: one table for the words of both sides and of the logits.
+        scaled: states are multiplied by width^-.5 before the one table of words makes logits of them.
     """
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(
-        vocab_size=vocab_size, d_model=sizes["width"], d_kv=sizes["head_width"], d_ff=sizes["hidden"],
-        num_layers=sizes["layers"], num_decoder_layers=sizes["layers"], num_heads=sizes["heads"],
-        dropout_rate=float(dropout), feed_forward_proj=feed_forward, tie_word_embeddings=tied,
-        pad_token_id=pad, eos_token_id=eos, decoder_start_token_id=pad,
-    )  # fmt: skip
-    return PretrainedSeq2Seq(T5ForConditionalGeneration(config), pad)
+    given: dict[str, Any] = {
+        "vocab_size": vocab_size, "d_model": sizes["width"], "d_kv": sizes["head_width"],
+        "d_ff": sizes["hidden"], "num_layers": sizes["layers"], "num_decoder_layers": sizes["layers"],
+        "num_heads": sizes["heads"], "dropout_rate": float(dropout), "feed_forward_proj": feed_forward,
+        "pad_token_id": pad, "eos_token_id": eos, "decoder_start_token_id": pad,
+        "tie_word_embeddings": scaled,  # the tables always are; this is what the library takes it for
+    }  # fmt: skip
+    return PretrainedSeq2Seq(T5ForConditionalGeneration(T5Config(**given)), pad)
 
 
 def settings_of_folder(folder: Path) -> dict[str, Any]:
@@ -69,7 +71,9 @@ def settings_of_folder(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: a model of type {kind!r}; read is t5")
     sizes = [content.get(name) for name in (*_NAMES, "vocab_size")]
     if not all(type(size) is int and size > 0 for size in sizes):
-        raise ValueError(f"{path}: {', '.join(_NAMES)}, vocab_size must be whole numbers above 0, got {sizes}")
+        raise ValueError(
+            f"{path}: {', '.join(_NAMES)}, vocab_size must be whole numbers above 0, got {sizes}"
+        )
     if content.get("num_decoder_layers") not in (None, sizes[1]):
         raise ValueError(f"{path}: encoder and decoder must have equally many layers")
     forward = content.get("feed_forward_proj", "relu")
@@ -78,10 +82,11 @@ def settings_of_folder(folder: Path) -> dict[str, Any]:
     pad, eos = content.get("pad_token_id"), content.get("eos_token_id")
     if type(pad) is not int or type(eos) is not int:
         raise ValueError(f"{path}: no pad_token_id or eos_token_id")
-    found = dict(zip((*SIZES, "vocab_size"), sizes, strict=True))
-    tied = bool(content.get("tie_word_embeddings", True))
-    return {"model": "t5-small", **found, "feed_forward": forward, "tied": tied, "pad_id": pad, "bos_id": pad,
-            "eos_id": eos}  # fmt: skip
+    found: dict[str, Any] = dict(zip((*SIZES, "vocab_size"), sizes, strict=True))
+    # transformers 5 always ties; it takes "not tied" of older files for "not scaled"
+    scaled = bool(content.get("scale_decoder_outputs", content.get("tie_word_embeddings", True)))
+    found |= {"pad_id": pad, "bos_id": pad, "eos_id": eos}
+    return {"model": "t5-small", **found, "feed_forward": forward, "scaled": scaled}
 
 
 def start_from(network: PretrainedSeq2Seq, folder: Path) -> int:
@@ -95,7 +100,14 @@ def start_from(network: PretrainedSeq2Seq, folder: Path) -> int:
         f"model.{k}": v for k, v in foreign.state_dict(foreign.load(path), path).items()
     }
     wanted = network.state_dict()
-    for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "model.lm_head.weight"):
+    shared, head = state.get("model.shared.weight"), state.get("model.lm_head.weight")
+    if shared is not None and head is not None and not torch.equal(shared, head):
+        raise ValueError(f"{path}: lm_head is a table of its own (T5 1.1); read is T5 with one for all words")
+    for name in (
+        "model.encoder.embed_tokens.weight",
+        "model.decoder.embed_tokens.weight",
+        "model.lm_head.weight",
+    ):
         if name not in wanted:  # another name of the one table
             state.pop(name, None)
     # of later files, a table that no layer reads

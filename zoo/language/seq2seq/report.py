@@ -16,8 +16,8 @@ _SHOWN = 500
 class Translations:
     """Sources with what the model makes of them.
 
-    ``translations.jsonl`` has a line for each: ``index``, ``source``, ``output``, ``log_p`` (nats, summed over
-    tokens) and, where there is one, ``reference``; ``translations.txt`` shows the first 500.
+    ``translations.jsonl`` has a line for each: ``index``, ``source``, ``output``, ``log_p`` (nats, summed
+    over tokens) and, where there is one, ``reference``; ``translations.txt`` shows the first 500.
 
     Attributes:
         sources: B texts.

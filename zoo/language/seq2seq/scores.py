@@ -19,8 +19,8 @@ class TextScores:
         self.texts += zip(index, outputs, references, strict=True)
 
     def compute(self, lowercase: bool = False) -> tuple[dict[str, float], list[str]]:
-        """``bleu`` and ``chrf``, 0 to 100, of the whole corpus, and sacrebleu's signatures; both empty without a
-        text. Collective: each process asks."""
+        """``bleu`` and ``chrf``, 0 to 100, of the whole corpus, and sacrebleu's signatures; both empty
+        without a text. Collective: each process asks."""
         every = sorted({row for part in gathered(self.texts) for row in part})
         self.texts = []
         if not every:
