@@ -32,6 +32,7 @@ def t5(
     dropout: float = 0.1,
     feed_forward: str = "relu",
     scaled: bool = True,
+    embedding_std: float = 1.0,
 ) -> PretrainedSeq2Seq:
     """T5ForConditionalGeneration, whose sources get EOS and whose targets begin with the pad.
 
@@ -43,6 +44,7 @@ def t5(
         dropout: rate.
         feed_forward: ``relu`` of T5, ``gated-gelu`` of T5 1.1.
         scaled: states are multiplied by width^-.5 before the one table of words makes logits of them.
+        embedding_std: of that table at first.
     """
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -53,7 +55,10 @@ def t5(
         "pad_token_id": pad, "eos_token_id": eos, "decoder_start_token_id": pad,
         "tie_word_embeddings": scaled,  # the tables always are; this is what the library takes it for
     }  # fmt: skip
-    return PretrainedSeq2Seq(T5ForConditionalGeneration(T5Config(**given)), pad)
+    model = T5ForConditionalGeneration(T5Config(**given))
+    with torch.no_grad():
+        model.shared.weight.mul_(embedding_std)  # the library's is 1
+    return PretrainedSeq2Seq(model, pad)
 
 
 def settings_of_folder(folder: Path) -> dict[str, Any]:
