@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
     from datamodules.tabular.columns import TableColumns as TableColumns
     from datamodules.tabular.known_information import KnownInformation as KnownInformation
+    from datamodules.text.chats import Chats as Chats
+    from datamodules.text.choices import MultipleChoice as MultipleChoice
     from datamodules.text.dialogues import Dialogues as Dialogues
     from datamodules.text.dull import DullReplies as DullReplies
     from datamodules.text.histories import DialogueHistories as DialogueHistories

@@ -91,7 +91,6 @@ class TextStream(LanguageModule):
         FileNotFoundError, ValueError: for files that are missing or damaged, in one line.
     """
 
-    drop_last = False
     of_weights: ClassVar[tuple[str, ...]] = ("context", "across_documents")
     split_of_weights: ClassVar[tuple[str, ...]] = (
         "name", "field", "unit", "clean", "deduplicate", "val_share", "test_share",
@@ -324,9 +323,12 @@ class TextStream(LanguageModule):
     # --- sets -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        if stage == "predict":
+            self.predict_set = self.prompts("test", self.predict_samples, self.prompt_tokens)
+            return
         stores, pad = self.stores, self.pad_token_id
         self.train_set = TrainingRows(
-            stores["train"], self.context, pad, self.across, f"{self.origin}, train"
+            stores["train"], self.context, pad, self.across, f"{self.origin}, train", self.batch_size
         )
         for split in ("val", "test"):
             made = EvaluationRows(
@@ -339,8 +341,6 @@ class TextStream(LanguageModule):
                 f"{self.origin}: bits per byte of the test text by {told}; "
                 f"{self.contamination():.1%} of its windows of {WINDOW} bytes stand in the training text"
             )
-        if stage == "predict":
-            self.predict_set = self.prompts("test", self.predict_samples, self.prompt_tokens)
 
     def prompts(self, split: str, count: int, tokens: int = 50) -> PromptRows:
         """Places of a split to go on from, with what follows; those of ``predict``, where it is given.

@@ -195,7 +195,9 @@ def _of_lines(path: Path, field: str, split: str | None) -> Iterator[Document]:
                 raise ValueError(f"{where}: no JSON ({one_line(error)})") from None
             text = record.get(field) if isinstance(record, dict) else None
             if not isinstance(text, str):
-                has = ", ".join(map(repr, list(record)[:8])) if isinstance(record, dict) else cut(line)
+                has = (
+                    ", ".join(map(repr, list(record)[:8])) if isinstance(record, dict) else cut(line.strip())
+                )
                 raise ValueError(
                     f"{where}: no text {field!r}, only {has}; data.init_args.field says which one it is"
                 )

@@ -2,7 +2,8 @@
 
 Training: row k has the tokens k (T - 1) to k (T - 1) + T - 1 of the stream: it begins with the last token of
 the row before, which is scored there and is context here. A document that goes on in the next row goes on at
-position 0 with that token as all of its context.
+position 0 with that token as all of its context. There are as many rows as fill whole batches: the last few
+have tokens of the first rows, none of which is scored, so that any number of processes has the same batches.
 
 Evaluation: a document is cut at its own start, token 0 to T - 1, s to s + T - 1, ... for a stride s, at most
 T - 1; a window after the first scores its last tokens alone, those that no window before has had. Windows
@@ -39,19 +40,23 @@ class TrainingRows(BatchItems):
         pad: id behind the end of the last row.
         across: whether tokens see the documents before theirs in the row.
         name: of the data, in what is refused.
+        multiple: the number of rows is a multiple of it.
 
     Raises:
         ValueError: for a stream of less than two tokens.
     """
 
-    def __init__(self, store: TokenStore, context: int, pad: int, across: bool, name: str) -> None:
+    def __init__(
+        self, store: TokenStore, context: int, pad: int, across: bool, name: str, multiple: int = 1
+    ) -> None:
         if len(store.ids) < 2:
             raise ValueError(f"{name}: {len(store.ids)} tokens, too few to predict one from another")
         self.store, self.context, self.pad, self.across = store, context, pad, across
         self.rows = -(-(len(store.ids) - 1) // (context - 1))
+        self.filled = -(-self.rows // multiple) * multiple
 
     def __len__(self) -> int:
-        return self.rows
+        return self.filled
 
     @property
     def scored(self) -> int:
@@ -62,12 +67,12 @@ class TrainingRows(BatchItems):
     def __getitems__(self, keys: Keys) -> dict[str, Tensor]:
         index = batch_keys(keys)[1]
         store, width = self.store, self.context
-        places = index[:, None] * (width - 1) + np.arange(width)
+        places = (index % self.rows)[:, None] * (width - 1) + np.arange(width)
         real = places < len(store.ids)
         places = np.minimum(places, len(store.ids) - 1)
         ids = np.asarray(store.ids[places], dtype=np.int64)
         begins = real & ((ids == store.start) | (places == 0)) if store.start >= 0 else places == 0
-        scored = real.copy()
+        scored = real & (index < self.rows)[:, None]
         scored[:, 0] = False
         if store.start != store.end:
             scored &= ~begins

@@ -16,15 +16,19 @@ _MOST = 2**22  # bytes of a test text that is compressed
 _CHUNK = 2**22
 
 
-def bigram_counts(texts: Iterable[bytes]) -> Array:
-    """How often each byte follows each, int64 (256, 256), over texts one after the other."""
-    counts, last = np.zeros(65536, dtype=np.int64), b""
+def byte_counts(texts: Iterable[bytes]) -> tuple[Array, Array]:
+    """(how often each byte occurs (256,), how often each follows each (256, 256)), int64, of texts one after
+    another."""
+    first, counts, last = np.zeros(256, dtype=np.int64), np.zeros(65536, dtype=np.int64), b""
     for text in texts:
+        if text and not last:
+            first[text[0]] = 1
         for at in range(0, len(text), _CHUNK):
             part = np.frombuffer(last + text[at : at + _CHUNK], dtype=np.uint8).astype(np.int64)
             counts += np.bincount(part[:-1] * 256 + part[1:], minlength=65536)
             last = text[at : at + _CHUNK][-1:]
-    return counts.reshape(256, 256)
+    pairs = counts.reshape(256, 256)
+    return first + pairs.sum(axis=0), pairs
 
 
 def baselines(train: Iterable[bytes], test: Iterable[bytes]) -> dict[str, float]:
@@ -33,17 +37,13 @@ def baselines(train: Iterable[bytes], test: Iterable[bytes]) -> dict[str, float]
     text = b"".join(test)
     if not text:
         return {}
-    known, seen = bigram_counts(train), bigram_counts([text])
-    single = known.sum(axis=0) + 1.0
-    first = np.zeros(256)
-    first[text[0]] = 1
-    one = single / single.sum()
+    (single, known), (alone, seen) = byte_counts(train), byte_counts([text])
+    one = (single + 1.0) / (single.sum() + 256)
     two = (known + 1.0) / (known.sum(axis=1, keepdims=True) + 256)
     size, begun = len(text), text[:_MOST]
-    start = -float(first @ np.log2(one))
     return {
-        "unigram": float(start - (seen.sum(axis=0) * np.log2(one)).sum()) / size,
-        "bigram": float(start - (seen * np.log2(two)).sum()) / size,
+        "unigram": -float(alone @ np.log2(one)) / size,
+        "bigram": -float(np.log2(one[text[0]]) + (seen * np.log2(two)).sum()) / size,
         "gzip": 8 * len(gzip.compress(begun, 9)) / len(begun),
         "xz": 8 * len(lzma.compress(begun)) / len(begun),
         "bz2": 8 * len(bz2.compress(begun)) / len(begun),

@@ -26,7 +26,7 @@ _NEITHER = """
     triples queries
     smiles save_splits predict_file
     entities mask_seed sequence
-    stride
+    stride pack prompt_tokens shots
 """
 NEITHER = frozenset(re.findall(r"\w+", _NEITHER))
 """What neither changes who is held out nor what the network takes: files, batches, augmentation, sizes that

@@ -27,14 +27,20 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Named shapes; single sizes of one can be replaced."""
-FAMILIES = ("gpt2", "llama")
-_KEYS = {
+KEYS = {
     "gpt2": {"width": "n_embd", "layers": "n_layer", "heads": "n_head", "hidden": "n_inner",
              "context": "n_positions"},
     "llama": {"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
               "kv_heads": "num_key_value_heads", "hidden": "intermediate_size",
               "context": "max_position_embeddings"},
 }  # fmt: skip
+"""Our names of sizes -> those of transformers, by family."""
+ENTRIES = {
+    "gpt2": ("activation_function", "layer_norm_epsilon", "scale_attn_weights",
+             "scale_attn_by_inverse_layer_idx"),
+    "llama": ("hidden_act", "rms_norm_eps", "rope_parameters", "attention_bias", "mlp_bias", "head_dim"),
+}  # fmt: skip
+"""Further entries of a config that change what its network computes."""
 
 
 def sizes_of(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +60,13 @@ def sizes_of(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"model.init_args.kv_heads: {model} has as many as heads; leave it out")
     if "heads" in changed and "kv_heads" not in changed and sizes["kv_heads"] is not None:
         sizes["kv_heads"] = changed["heads"]
-    sizes |= changed
+    entries = changed.pop("entries", {})
+    if unknown := [k for k in entries if k not in ENTRIES[sizes["family"]]]:
+        raise ValueError(
+            f"model.init_args.entries: {sizes['family']} has no entry {unknown[0]!r} here; known are "
+            f"{', '.join(ENTRIES[sizes['family']])}"
+        )
+    sizes |= {**changed, "entries": {**sizes["entries"], **entries}}
     if sizes["width"] % sizes["heads"]:
         raise ValueError(
             f"model.init_args.width {sizes['width']} is no multiple of model.init_args.heads {sizes['heads']}"
@@ -78,16 +90,20 @@ def config_of(sizes: Mapping[str, Any], dropout: float = 0.0) -> Any:
     from transformers import GPT2Config, LlamaConfig
 
     family = sizes["family"]
-    entries = {key: sizes[name] for name, key in _KEYS[family].items()}
+    entries = {key: sizes[name] for name, key in KEYS[family].items()}
     entries |= {
         "vocab_size": sizes["vocab_size"], "tie_word_embeddings": sizes["tied"], "bos_token_id": None,
         "eos_token_id": None, "pad_token_id": None, "attn_implementation": "sdpa", "use_cache": True,
     }  # fmt: skip
     if family == "gpt2":
         entries |= {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-        return GPT2Config(**{**entries, **sizes["entries"]})
-    entries |= {"attention_dropout": dropout, "rms_norm_eps": 1e-5}
-    return LlamaConfig(**{**entries, **sizes["entries"]})
+    else:
+        entries |= {"attention_dropout": dropout, "rms_norm_eps": 1e-5}
+    try:
+        return (GPT2Config if family == "gpt2" else LlamaConfig)(**{**entries, **sizes["entries"]})
+    except Exception as error:  # transformers checks types by a class of its own
+        text = " ".join(str(error).split())[:160]
+        raise ValueError(f"these sizes and model.init_args.entries make no {family}: {text}") from None
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_one_batch_is_learnt_by_heart_and_a_control_without_order_is_not() -> No
     fresh = torch.Generator().manual_seed(1)
     control = small(tied=False)
     other = torch.optim.AdamW(control.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(40):
         for model, step, labels in (
             (module, optimizer, given["labels"]),
             (control, other, given["labels"][:, torch.randperm(16, generator=fresh)]),

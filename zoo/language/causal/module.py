@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
@@ -10,8 +11,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from zoo.language.causal.network import CausalNetwork
+from zoo.language.adaptation import Adapt, scale_of, trainable
+from zoo.language.causal.network import Adaptation, CausalNetwork
 from zoo.language.causal.report import GeneratedText
+from zoo.language.folders import check_vocabulary, sizes_in, start_from
 from zoo.language.likelihood import scored, token_nll
 from zoo.language.packing import shifted
 from zoo.language.shapes import cost_of, sizes_of
@@ -37,7 +40,15 @@ _OF_DECODING: Uses = {
     **dict.fromkeys(("temperature", "top_k", "top_p"), ("sample",)),
     **dict.fromkeys(("beams", "length_penalty"), ("beam",)),
 }
-_SIZES = ("width", "layers", "heads", "kv_heads", "hidden", "context", "tied", "bias")
+_OF_ADAPTATION: Uses = {
+    **dict.fromkeys(("rank", "alpha", "rs_lora"), ("lora",)),
+    "targets": ("lora", "ia3"),
+    "virtual_tokens": ("prefix", "prompt"),
+    "bottleneck": ("adapters",),
+}
+_SIZES = (
+    "vocab_size", "width", "layers", "heads", "kv_heads", "hidden", "context", "tied", "bias", "entries",
+)  # fmt: skip
 
 
 class CausalLM(LightningModule):
@@ -63,11 +74,23 @@ class CausalLM(LightningModule):
         context: most tokens of a row.
         tied: whether the table of tokens is the output layer, too.
         bias: whether GPT-2 has biases.
+        entries: of transformers' config that are otherwise than usual: ``{activation_function: gelu}``.
+        pretrained: weights that a fresh training starts from: a folder of transformers, or a model of the
+            hub. Sizes are its own, and those above are left out.
         dropout: rate.
         checkpointing: compute blocks a second time in the backward pass instead of keeping activations.
         compile: compile each block.
         decay_embeddings: whether weight decay takes the tables, too, as nanoGPT's does; never biases and
             gains of norms.
+        adapt: what learns: ``none``, all weights; ``lora``, ``ia3``, ``adapters``, ``prefix`` or ``prompt``,
+            new weights beside frozen ones, see :mod:`zoo.language.adaptation`.
+        rank: r of LoRA.
+        alpha: of LoRA, whose scale is alpha / r; null is 2 r.
+        targets: last parts of names of layers that LoRA or IA3 is put beside; ``[all-linear]`` is all but the
+            output layer; null is the family's usual ones.
+        rs_lora: scale alpha / sqrt(r) (Kalajdzievski 2023).
+        virtual_tokens: of a prefix or prompt.
+        bottleneck: units of an adapter.
         decoding: ``greedy``, ``sample`` or ``beam``.
         max_new_tokens: of a generated text; null is 128, or half of a context that is shorter.
         temperature: logits are divided by it before a draw.
@@ -98,10 +121,19 @@ class CausalLM(LightningModule):
         context: Size | None = None,
         tied: bool | None = None,
         bias: bool | None = None,
+        entries: dict[str, Any] | None = None,
+        pretrained: str | None = None,
         dropout: Rate = 0.0,
         checkpointing: bool = False,
         compile: bool = False,
         decay_embeddings: bool = True,
+        adapt: Adapt = "none",
+        rank: Depth = 8,
+        alpha: Positive | None = None,
+        targets: list[str] | None = None,
+        rs_lora: bool = False,
+        virtual_tokens: Size = 20,
+        bottleneck: Size = 64,
         decoding: Decoding = "greedy",
         max_new_tokens: Size | None = None,
         temperature: Positive = 1.0,
@@ -116,25 +148,45 @@ class CausalLM(LightningModule):
     ) -> None:
         check_ranges(CausalLM, locals())
         super().__init__()
-        sizes = sizes_of(model, {k: v for k, v in locals().items() if k in (*_SIZES, "vocab_size")})
-        vocab_size = sizes["vocab_size"]
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        h = self.hparams
+        if pretrained is not None and entries is None:  # a checkpoint is built again without the folder
+            h.update(_of_pretrained(pretrained, h))
+        sizes = sizes_of(h["model"], {k: h[k] for k in _SIZES})
+        h["vocab_size"] = sizes["vocab_size"]
         if decoding not in get_args(Decoding):
             raise ValueError(f"model.init_args.decoding must be greedy, sample or beam, got {decoding!r}")
         refuse_unused(CausalLM, self.hparams, "decoding", _OF_DECODING)
+        if adapt not in get_args(Adapt):
+            raise ValueError(
+                f"model.init_args.adapt must be one of {', '.join(get_args(Adapt))}, got {adapt!r}"
+            )
+        refuse_unused(CausalLM, self.hparams, "adapt", _OF_ADAPTATION)
+        if adapt == "prefix" and checkpointing:
+            raise ValueError(
+                "model.init_args.checkpointing: a prefix lies in a cache, which a second pass lacks; leave "
+                "it out"
+            )
+        if adapt == "prompt" and virtual_tokens >= sizes["context"]:
+            raise ValueError(
+                f"model.init_args.virtual_tokens is {virtual_tokens}, but the context has {sizes['context']}"
+            )
         if max_new_tokens is not None and max_new_tokens >= sizes["context"]:
             raise ValueError(
                 f"model.init_args.max_new_tokens is {max_new_tokens}, which leaves no room for a prompt in "
                 f"a context of {sizes['context']}"
             )
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.network = CausalNetwork(sizes, dropout)
+        adaptation = None
+        if adapt != "none":
+            adaptation = Adaptation(adapt, rank, alpha, targets, rs_lora, virtual_tokens, bottleneck)
+        self.network = CausalNetwork(sizes, dropout, adaptation)
         if checkpointing:
             self.network.checkpoint_activations()
         self.vocabulary = KeptTokenizer()
         self.update = TokenMean()
-        stages = {s: self._metrics() for s in ("val", "test")}
-        self.scores: Any = nn.ModuleDict(stages)
+        self.scores: Any = nn.ModuleDict({s: self._metrics() for s in ("val", "test")})
+        self._given_weights = False
 
     @staticmethod
     def _metrics() -> nn.ModuleDict:
@@ -146,19 +198,33 @@ class CausalLM(LightningModule):
 
     def setup(self, stage: str) -> None:
         refuse_sharding(self)
-        check_fit(self)
-        data = getattr(self.trainer, "datamodule", None)
+        source, data = self.hparams["pretrained"], getattr(self.trainer, "datamodule", None)
+        check_fit(self, vocab_size=operator.eq if source is None else operator.ge)
         self.vocabulary.take(data)
-        longest, context = told(data, "context"), self.network.context
+        longest, context = told(data, "context"), self.network.context - self.network.prompted
         if longest is not None and longest > context:
             raise ValueError(
-                f"data.init_args.context is {longest}, but model.init_args.context is {context}; lower the "
-                "one, or raise the other"
+                f"data.init_args.context is {longest}, but the model has room for {context} "
+                "(model.init_args.context); lower the one, or raise the other"
             )
+        fresh = stage == "fit" and self.trainer.ckpt_path is None and not self._given_weights
+        if fresh and source is not None:
+            say(f"starts from {start_from(self.network.model, source)}")
         if self.hparams["compile"]:
             self.network.compile_blocks()
         if stage == "fit":
             say(f"{self.hparams['model']}: {self.cost(longest or context)}")
+            if self.hparams["adapt"] != "none":
+                say(self._adapted())
+
+    def _adapted(self) -> str:
+        h, (new, every) = self.hparams, trainable(self.network)
+        scale = f", scale {scale_of(h['rank'], h['alpha'], h['rs_lora']):.4g}" if h["adapt"] == "lora" else ""
+        return f"{h['adapt']}{scale}: {new:,} of {every:,} weights learn ({new / every:.2%})"
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._given_weights = True
+        return super().load_state_dict(*args, **kwargs)
 
     def cost(self, length: int | None = None) -> Any:
         """Parameters, operations and memory of a training on rows of ``length`` tokens, in words as text."""
@@ -324,3 +390,21 @@ class CausalLM(LightningModule):
                 prompts, most, eos, uniform, h["temperature"], h["top_k"], h["top_p"],
                 h["beams"] if h["decoding"] == "beam" else 1, h["length_penalty"], never,
             )  # fmt: skip
+
+
+def _of_pretrained(source: str, h: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of a pretrained model in the place of what was left out.
+
+    Raises:
+        ValueError: for sizes that are given besides, and for a tokenizer of another vocabulary.
+    """
+    found = sizes_in(source)
+    given = [k for k in _SIZES if h[k] is not None and k != "vocab_size"]
+    if given:
+        raise ValueError(
+            f"model.init_args.{given[0]} is {h[given[0]]}, but the sizes are those of pretrained {source}; "
+            "leave it out"
+        )
+    if h["vocab_size"] is not None:
+        check_vocabulary(source, found["vocab_size"], h["vocab_size"])
+    return found
