@@ -27,11 +27,11 @@ Array = np.ndarray[Any, Any]
 
 
 class Chats(LanguageModule):
-    """Chats as rows of tokens, for :class:`zoo.CausalLM`: ``<s>User: ...\\nAssistant: ...</s>\\nUser: ...``.
+    """Chats as rows of tokens, of which the replies are learned, for :class:`zoo.CausalLM`.
 
-    For the batches see :class:`datamodules.text.stream.TextStream`; ``labels`` are those of the replies and,
-    in training, of the end token behind each: evaluation scores texts alone. ``bytes`` are those of the
-    scored replies.
+    A chat is ``<s>User: ...\\nAssistant: ...</s>\\nUser: ...``. For the batches see
+    :class:`datamodules.text.stream.TextStream`; ``labels`` are those of the replies and, in training, of the
+    end token behind each: evaluation scores texts alone. ``bytes`` are those of the scored replies.
 
     Chats that are there before are left out, then the rest is split by the digest of its first turn: a
     question is on one side alone. Where files are split already, chats to train whose first turn is held out

@@ -71,7 +71,7 @@ class TextStream(LanguageModule):
         predict: what ``zoo predict`` goes on from: a text, several, or a file, ``.txt`` with one a line or
             ``.jsonl`` with ``field``; null takes ``predict_samples`` places of the test split, evenly spaced.
         predict_samples: how many.
-        prompt_tokens: tokens of each; as many more are its ``reference``.
+        prompt_tokens: tokens of each, at most half of a row; as many more are its ``reference``.
         stride: tokens from one window of an evaluation to the next; null is ``context - 1``. A smaller one
             gives each token more context and takes as much longer; the tokens scored are the same.
         cache: folder where the tokens of each split are kept in a file, which is mapped; null keeps them in
@@ -153,6 +153,7 @@ class TextStream(LanguageModule):
         self.cache = None if cache is None else Path(cache)
         self._corpus: Corpus | None = None
         self._stores: tuple[str, dict[str, TokenStore]] | None = None
+        self._largest: int | None = None
 
     @property
     def origin(self) -> str:
@@ -195,6 +196,13 @@ class TextStream(LanguageModule):
     def contamination(self) -> float:
         """Share of the test split's windows of 50 bytes that stand in a training document."""
         return contamination(self._encoded("train"), self._encoded("test"))
+
+    def fertility(self) -> float:
+        """Tokens for a word of the test split, words between blanks; NaN of a text without one."""
+        store = self.stores["test"]
+        words = sum(len(text.split()) for text in self.corpus.texts("test"))
+        tokens = len(store.ids) - int(np.isin(store.ids, [store.start, store.end]).sum())
+        return tokens / words if words else float("nan")
 
     def _encoded(self, split: str) -> Iterator[bytes]:
         return (text.encode() for text in self.corpus.texts(split))
@@ -295,7 +303,9 @@ class TextStream(LanguageModule):
         """Entries of the tokenizer; of ``bin`` without one the largest id and one more."""
         if not self._is_bare:
             return len(self.tokenizer)
-        return 1 + max(int(store.ids.max()) for store in self.stores.values())
+        if self._largest is None:
+            self._largest = max(int(store.ids.max()) for store in self.stores.values())
+        return self._largest + 1
 
     @property
     def eos_token_id(self) -> int:
@@ -313,8 +323,10 @@ class TextStream(LanguageModule):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What weights keep of the texts: their name, and a digest of all splits."""
+        """What weights keep of the texts: their name, and, once they are read, a digest of all splits."""
         name = {"stdlib": "stdlib", "hub": self.hub_name}.get(self.layout, self.folder.name)
+        if self._stores is None:
+            return {"set": name}
         digest = hashlib.blake2b(digest_size=8)
         for split in SPLITS:
             digest.update(self.stores[split].digest().encode())
@@ -363,6 +375,7 @@ class TextStream(LanguageModule):
             rows = [np.concatenate([[self.bos_token_id], ids]) for ids in self.encoder.ids(texts)]
             nothing: list[Any] = [np.zeros(0, dtype=np.int64)] * len(rows)
             return PromptRows(rows, texts, nothing, [""] * len(rows), self.pad_token_id)
+        tokens = min(tokens, self.context // 2)
         found = windows_of(self.stores[split], count, tokens, tokens)
         if not found:
             raise ValueError(

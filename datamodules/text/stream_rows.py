@@ -70,7 +70,7 @@ class TrainingRows(BatchItems):
         places = (index % self.rows)[:, None] * (width - 1) + np.arange(width)
         real = places < len(store.ids)
         places = np.minimum(places, len(store.ids) - 1)
-        ids = np.asarray(store.ids[places], dtype=np.int64)
+        ids = store.at(places)
         begins = real & ((ids == store.start) | (places == 0)) if store.start >= 0 else places == 0
         scored = real & (index < self.rows)[:, None]
         scored[:, 0] = False
@@ -161,7 +161,7 @@ class EvaluationRows(BatchItems):
                 scored[row, at + first - begin : part.stop] = True
                 at = part.stop
         real = number > 0
-        ids = np.asarray(store.ids[places], dtype=np.int64)
+        ids = store.at(places)
         if store.start >= 0:
             scored &= (ids != store.start) & (ids != store.end)
         counts = np.where(scored, store.bytes_of(places, ids), 0).sum(axis=1)

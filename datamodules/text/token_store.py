@@ -16,7 +16,24 @@ from datamodules.loading.files import READ_ERRORS, one_line, read_json, written_
 from datamodules.text.byte_tokens import Encoder
 
 Array = np.ndarray[Any, Any]
+FIRST = 2**24
+"""Ids of a foreign file that are compared with the vocabulary before a training begins."""
 _GROUP = 64  # texts that go to the tokenizer together
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """A mapped file."""
+
+    path: str
+    kind: str
+
+    @classmethod
+    def of(cls, array: Any) -> _Mapped:
+        return cls(str(array.filename), array.dtype.str)
+
+    def opened(self) -> Array:
+        return mapped(Path(self.path), np.dtype(self.kind))
 
 
 @dataclass
@@ -34,6 +51,8 @@ class TokenStore:
         counted: (N,) bytes of each token of a tokenizer that is not byte-level.
         documents: how many.
         text_bytes: of the texts in UTF-8.
+        entries: of the vocabulary, where ids are of others and may lie beyond it.
+        name: of the file, in what is refused.
     """
 
     ids: Array
@@ -43,6 +62,29 @@ class TokenStore:
     counted: Array | None = None
     documents: int = 1
     text_bytes: int = 0
+    entries: int | None = None
+    name: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a spawned loader process: a mapped file by its name, not by its content."""
+        return {k: _Mapped.of(v) if isinstance(v, np.memmap) else v for k, v in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {k: v.opened() if isinstance(v, _Mapped) else v for k, v in state.items()}
+
+    def at(self, places: Array) -> Array:
+        """Ids at these places, int64.
+
+        Raises:
+            ValueError: for one beyond the vocabulary.
+        """
+        ids = np.asarray(self.ids[places], dtype=np.int64)
+        if self.entries is not None and ids.size and (largest := int(ids.max())) >= self.entries:
+            raise ValueError(
+                f"{self.name} has the id {largest:,}, but the tokenizer has {self.entries:,} entries: give "
+                "the one that the file was made with as data.init_args.tokenizer"
+            )
+        return ids
 
     def digest(self) -> str:
         """Of the ids; of a mapped file of the first and last of them and their number."""
@@ -175,7 +217,7 @@ def from_disk(folder: Path, name: str, encoder: Encoder, start: int, end: int) -
     try:
         told = read_json(described)
         kind, tokens = np.dtype(told["type"]), int(told["tokens"])
-        numbers = [int(told["documents"]), int(told["bytes"])]
+        documents, size = int(told["documents"]), int(told["bytes"])
         if kind.name not in ("uint16", "uint32"):
             raise ValueError(f"type {kind.name}")
     except (*READ_ERRORS, TypeError) as error:
@@ -193,7 +235,7 @@ def from_disk(folder: Path, name: str, encoder: Encoder, start: int, end: int) -
         if not lengths.is_file() or lengths.stat().st_size != tokens * 4:
             raise ValueError(f"{lengths} is damaged; delete {described}, and both are made anew")
         counted = mapped(lengths, np.dtype(np.uint32))
-    return TokenStore(mapped(path, kind), start, end, encoder.table, counted, *numbers)
+    return TokenStore(mapped(path, kind), start, end, encoder.table, counted, documents, size)
 
 
 def mapped(path: Path, kind: Any) -> Array:
@@ -208,7 +250,8 @@ def read_bin(paths: Sequence[Path], entries: int | None, end: int, table: Array 
 
     Args:
         paths: of the files.
-        entries: of the vocabulary; None leaves ids unchecked.
+        entries: of the vocabulary; None leaves ids unchecked. The first ones are compared here, the others
+            when they are read.
         end: token between documents; -1 where there is none.
         table: bytes of each id, None where nobody knows.
 
@@ -224,13 +267,7 @@ def read_bin(paths: Sequence[Path], entries: int | None, end: int, table: Array 
         if size % 2 or size < 4:
             raise ValueError(f"{path} has {size:,} bytes: no two or more ids of 16 bits")
         ids = mapped(path, np.dtype("<u2"))
-        if entries is not None and entries < 2**16:
-            step = 2**26
-            largest = max(int(ids[at : at + step].max()) for at in range(0, len(ids), step))
-            if largest >= entries:
-                raise ValueError(
-                    f"{path} has the id {largest:,}, but the tokenizer has {entries:,} entries: give the "
-                    "one that the file was made with as data.init_args.tokenizer"
-                )
-        stores.append(TokenStore(ids, end, end, table))
+        store = TokenStore(ids, end, end, table, entries=entries, name=str(path))
+        store.at(np.arange(min(len(ids), FIRST)))
+        stores.append(store)
     return stores

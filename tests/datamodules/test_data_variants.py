@@ -32,7 +32,7 @@ from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
 from fakes.molecule_strings import own_molecules, own_reactions
 from fakes.molecule_tables import fake_molecule_net, fake_molecule_table
-from fakes.molecules_space import fake_md17, fake_qm9, fake_rmd17, fake_subset, fake_xyz
+from fakes.molecules_space import fake_md17, fake_qm9, fake_qm9pack, fake_rmd17, fake_subset, fake_xyz
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
 from fakes.planetoid import fake_planetoid
@@ -153,6 +153,7 @@ def trajectories(root: Path) -> None:
 
 def qm9_files(root: Path) -> None:
     fake_qm9(root)
+    fake_qm9pack(root)
     fake_subset(root)
 
 
@@ -310,7 +311,7 @@ TABLE: dict[str, Row] = {
         {"target": "homo", "layout": "sdf", "train": 18, "val": 7, "test": 5, "split_seed": 5,
          "rotate_train": True, "rotate_test": True, "batch_size": 3, "eval_batch_size": 4},
         [{"root": "{root}", "cache": "{root}/cache", "train": 20, "val": 8, "layout": n, "batch_size": 5}
-         for n in ("subset", "sdf")],
+         for n in ("subset", "sdf", "qm9pack")],
         qm9_files,
     ),
     "Reddit": Row({"steps_per_epoch": 2}, files=fake_reddit),

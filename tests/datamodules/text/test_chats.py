@@ -117,6 +117,9 @@ def test_packing_keeps_the_loss(tmp_path: Path) -> None:
         tokens.append(int((batch["labels"] >= 0).sum()))
         means.append(float(losses) / tokens[-1])
         rows.append(len(data.val_set))
+        begins = (seen[:, 1:] != seen[:, :-1]) & (seen[:, 1:] > 0)
+        assert (batch["position_ids"][:, 1:][begins] == 0).all()
+        assert int((batch["position_ids"] == 0)[seen > 0].sum()) == 4  # one of each chat
     assert tokens[0] == tokens[1]
     assert rows[0] < rows[1] == 4
     assert means[0] == pytest.approx(means[1], abs=1e-6)

@@ -174,3 +174,6 @@ def test_the_stream_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.Captu
     data.setup("fit")
     assert "left out of 40 documents: 5 repeated" in capsys.readouterr().out
     assert sum(data.stores[s].documents for s in ("train", "val", "test")) == 35
+    held = [*data.corpus.texts("test")]
+    assert data.fertility() == sum(map(len, held)) / (120 * len(held))
+    assert data.contamination() == 0

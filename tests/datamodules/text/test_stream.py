@@ -131,7 +131,7 @@ def test_a_document_of_an_evaluation_does_not_depend_on_the_others() -> None:
 
 
 def test_bytes_are_exact_for_characters_split_over_tokens_and_for_any_tokenizer() -> None:
-    texts = ["naïve café €5 😀😀 日本語", "don't  split\n\nthis", "plain words here and there"]
+    texts = ["naïve café €5 😀😀 日本語", "don't  split\n\nthis", "plain words here and there  \n"]
     total = [len(t.encode()) for t in texts]
     of_bpe = train_tokenizer(texts * 3, 275, "byte_bpe", ("<pad>", "<s>", "</s>"), normalised=False)
     of_words = train_tokenizer(texts * 3, 60, "words", ("<pad>", "<s>", "</s>", "<unk>"))
@@ -269,6 +269,10 @@ def test_tokens_are_kept_in_files_and_mapped_again(
         assert all(np.array_equal(stores[0].ids, s.ids) for s in stores)
         assert len({s.text_bytes for s in stores}) == 1
     assert [*again.learned()] == [*cached.learned()]
+    sent = pickle.loads(pickle.dumps(again.train_set))  # to a spawned loader process, the name of the file
+    assert isinstance(sent.store.ids, np.memmap)
+    assert sent.store.ids.filename == again.stores["train"].ids.filename
+    assert whole(sent)["labels"].equal(whole(again.train_set)["labels"])
     path = next(kept.glob("*_train.bin"))
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(ValueError, match=r"_train.bin has .* delete it, and it is made anew"):
@@ -336,7 +340,9 @@ def test_bad_files_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_names_that_tell_splits_in_part_a_foreign_tokenizer_and_ids_beyond_it(tmp_path: Path) -> None:
+def test_names_that_tell_splits_in_part_a_foreign_tokenizer_and_ids_beyond_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder_of(tmp_path, ["x"], "train")
     (tmp_path / "other.txt").write_text("y")
     with pytest.raises(ValueError, match=r"other.txt is neither train, val nor test: name them all so"):
@@ -345,6 +351,16 @@ def test_names_that_tell_splits_in_part_a_foreign_tokenizer_and_ids_beyond_it(tm
     np.full(50, 300, np.uint16).tofile(tmp_path / "val.bin")
     with pytest.raises(ValueError, match=r"train.bin has the id 300, but the tokenizer has 259 entries"):
         TextStream("bin", str(tmp_path), context=8, tokenizer="bytes").setup("fit")
+    monkeypatch.setattr("datamodules.text.token_store.FIRST", 40)
+    late = np.full(50, 5, np.uint16)
+    late[-1] = 300  # beyond what is looked at before the training
+    late.tofile(tmp_path / "train.bin")
+    np.full(50, 5, np.uint16).tofile(tmp_path / "val.bin")
+    data = TextStream("bin", str(tmp_path), context=8, tokenizer="bytes", batch_size=1)
+    data.setup("fit")
+    data.train_set.__getitems__([0])
+    with pytest.raises(ValueError, match=r"train.bin has the id 300, but the tokenizer has 259 entries"):
+        data.train_set.__getitems__([len(data.train_set) - 1])
     bare = json.loads(document(byte_tokenizer()))
     bare["roles"] = {}
     (tmp_path / "t.json").write_text(json.dumps(bare))
