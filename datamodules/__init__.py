@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from datamodules.graphs.synthetic_graphs import SyntheticGraphs as SyntheticGraphs
     from datamodules.graphs.tu_graphs import TUGraphs as TUGraphs
     from datamodules.images.active_generation import ActiveGeneration as ActiveGeneration
+    from datamodules.images.captions import ImageCaptions as ImageCaptions
     from datamodules.images.composites import SaliencyComposites as SaliencyComposites
     from datamodules.images.digits import MNIST as MNIST
     from datamodules.images.digits import Digits as Digits

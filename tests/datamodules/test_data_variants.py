@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from fakes.active_generation import fake_imagenet
+from fakes.captions import fake_captions, fake_coco
 from fakes.clips import fake_audioset, write_mp4
 from fakes.gaug import fake_gaug
 from fakes.knowledge import fake_knowledge
@@ -332,6 +333,17 @@ TABLE: dict[str, Row] = {
          {"graph": "triples", "triples": "{root}/train.txt", "batch_size": 8}],
         fake_knowledge,
         rooted=False,
+    ),
+    "ImageCaptions": Row(
+        {"size": 16, "held_out": 0.2, "split_seed": 3, "model": "byte_bpe", "vocab_size": 400, "context": 5,
+         "batch_size": 3, "eval_batch_size": 2, "tokenizer": "{root}/none.json"},
+        [{"size": 20, "context": 7, "batch_size": 8},
+         {"layout": "folder", "root": "{root}/folder", "size": 20, "context": 7, "batch_size": 8},
+         {"layout": "coco", "root": "{root}/coco", "size": 20, "context": 7, "batch_size": 8}],
+        lambda root: [fake_captions(root / "folder"), fake_coco(root / "coco")],
+        rooted=False,
+        elsewhere={"vocab_size"},  # small sets have fewer words
+        seen=("vocabulary",),
     ),
     "LabelledImages": Row(
         {"size": 16, "unlabelled": True, "batch_size": 3, "eval_batch_size": 3, "source": "digits",
