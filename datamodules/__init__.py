@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from datamodules.molecules.table import MoleculeTable as MoleculeTable
     from datamodules.molecules.trajectory import MDTrajectory as MDTrajectory
     from datamodules.molecules.xyz import XYZFrames as XYZFrames
+    from datamodules.proteins.module import Proteins as Proteins
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
     from datamodules.tabular.columns import TableColumns as TableColumns

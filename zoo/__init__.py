@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     from zoo.imnet.imsvr import IMSVR as IMSVR
     from zoo.knowledge.module import KGEmbedding as KGEmbedding
     from zoo.language.causal.module import CausalLM as CausalLM
+    from zoo.language.masked.baseline import CompositionBaseline as CompositionBaseline
+    from zoo.language.masked.module import MaskedLM as MaskedLM
+    from zoo.language.seq2seq.module import Seq2SeqLM as Seq2SeqLM
     from zoo.lds.baselines import FeatureBaseline as FeatureBaseline
     from zoo.lds.module import LDS as LDS
     from zoo.mbt.module import MBT as MBT

@@ -33,8 +33,8 @@ from datamodules.molecules.table import SETS, MoleculeNet
 from zoo.engine.run import versions
 from zoo.evidence import manifest
 from zoo.locks import write_json
+from zoo.metrics.properties import Task, averaged, by_task
 from zoo.molecules.graph.featurised import prepare
-from zoo.molecules.graph.scores import Task, averaged, by_task
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ("esol", "freesolv", "bace", "bbbp", "lipophilicity", "tox21")

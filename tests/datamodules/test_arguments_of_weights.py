@@ -25,6 +25,7 @@ _NEITHER = """
     val_items test_items table delimiter unlabelled distractors held_dialogues
     triples queries
     smiles save_splits predict_file
+    entities mask_seed sequence
 """
 NEITHER = frozenset(re.findall(r"\w+", _NEITHER))
 """What neither changes who is held out nor what the network takes: files, batches, augmentation, sizes that

@@ -37,6 +37,7 @@ from fakes.molecules_space import fake_md17, fake_qm9, fake_qm9pack, fake_rmd17,
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
 from fakes.planetoid import fake_planetoid
+from fakes.proteins import own_proteins
 from fakes.saliency import fake_saliency
 from fakes.samples import fake_samples
 from fakes.shapes import fake_shapes
@@ -60,7 +61,9 @@ REFUSED = (
     "has no column|set data.init_args.x and y|"
     "names between|is no entity of the|is no relation of the|not those of graph|"
     "give both spectrogram_mean and|are the lists of rmd17|PATH belong together|no other; it has|"
-    "molecules or frames; data.init_args|in [0-9]+ blocks of"
+    "molecules or frames; data.init_args|in [0-9]+ blocks of|which has no targets, but task is|"
+    "columns beside 'sequence'|set data.init_args.file|residues before the first line|"
+    "leaves none of .* sequences"
 )
 
 
@@ -352,6 +355,20 @@ TABLE: dict[str, Row] = {
         lambda root: [fake_labelled(root), labelled_files(root)],
         rooted=False,
         elsewhere={"source", "drop_last"},  # the digits have no root; sets of whole batches lose nothing
+    ),
+    "Proteins": Row(
+        {"file": "{root}/other.csv", "task": "classification", "sequence": "back", "targets": ["b"],
+         "entities": "spans", "longest": 7, "mask_share": 0.3, "mask_seed": 3, "split": "clusters",
+         "split_seed": 3, "fractions": (0.5, 0.3, 0.2), "shared": 0.95, "most_train": 12, "subset_seed": 2,
+         "most_evaluated": 1, "predict": "GIGKFL", "batch_size": 3, "like_lengths": False,
+         "eval_batch_size": 2},
+        [{"layout": "csv", "file": "{root}/own.csv", "batch_size": 6, "sequence": "sequence", **more}
+         for more in ({}, {"task": "classification", "targets": ["a"]},
+                      {"split": "clusters", "shared": 0.7, "most_train": 20})]
+        + [{"layout": "fasta", "file": "{root}/own.fasta", "batch_size": 6}, {"batch_size": 6}],
+        own_proteins,
+        rooted=False,
+        seen=("targets", "task"),
     ),
     "ReactionData": Row(
         {"direction": "retro", "reagents": "separated", "draws": 90, "largest_block": 9, "split": "block",

@@ -14,6 +14,7 @@ from rdkit.Chem import QED, Crippen, Descriptors, Lipinski, rdMolDescriptors
 
 import datamodules
 import zoo
+from zoo.metrics.properties import averaged, by_task, undefined
 from zoo.molecules.graph import featurised
 from zoo.molecules.graph.descriptors import (
     Standardiser,
@@ -26,7 +27,6 @@ from zoo.molecules.graph.descriptors import (
 from zoo.molecules.graph.features import molecule_graph, side_by_side
 from zoo.molecules.graph.network import DMPNN
 from zoo.molecules.graph.probes import common_neighbours, linear_cka, ridge_r2
-from zoo.molecules.graph.scores import averaged, by_task, undefined
 from zoo.molecules.graph.uncertainty import (
     conformal_widths,
     gaussian_widths,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo.molecules.graph.scores import Task
+from zoo.metrics.properties import Task
 from zoo.molecules.graph.uncertainty import LEAST_VARIANCE, gaussian_nll
 
 Head = Literal["point", "mve"]

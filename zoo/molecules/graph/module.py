@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from zoo.metrics.properties import Collected, Task, averaged, by_task, undefined
 from zoo.molecules.graph.descriptors import Descriptors, Standardiser, applied_but, width_of
 from zoo.molecules.graph.features import ATOM_WIDTH, Features, GraphBatch
 from zoo.molecules.graph.featurised import canonical, descriptors_of, graphs_of, prepare
@@ -20,7 +21,6 @@ from zoo.molecules.graph.network import Backbone, MoleculeEnsemble, MoleculeNetw
 from zoo.molecules.graph.predicting import predictions_of
 from zoo.molecules.graph.probes import probed
 from zoo.molecules.graph.report import MoleculePredictions
-from zoo.molecules.graph.scores import Collected, Task, averaged, by_task, undefined
 from zoo.molecules.graph.uncertainty import (
     LEAST_VARIANCE,
     LEVELS,

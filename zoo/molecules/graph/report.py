@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from zoo.drawing import drawing, plain, span
+from zoo.metrics.properties import averaged, by_task
 from zoo.molecules.drawing import molecule_sheet
-from zoo.molecules.graph.scores import averaged, by_task
 from zoo.reports import PARTS, merged_records, replace_file, write_records, writing
 
 _DRAWN = 20

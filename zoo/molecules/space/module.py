@@ -31,6 +31,7 @@ from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_processes, refuse_sharding
 from zoo.nn.ranges import CountOrZero, Depth, ManyOrZero, NonNegative, Positive, Size, check_ranges
+from zoo.reports import say
 
 
 class MoleculeRegressor3D(LightningModule):
