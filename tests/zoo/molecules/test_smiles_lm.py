@@ -352,6 +352,7 @@ def test_a_gpt2_of_transformers_gives_the_same_logits(tmp_path: Path) -> None:
     for token, i in ours.tokens.ids.items():
         assert torch.allclose(found[..., i], expected[..., known[token]], atol=1e-5)
     assert torch.allclose(found[..., EOS], expected[..., 3], atol=1e-5)
+    assert not ours.network.tokens.weight[PAD].any()  # type: ignore[union-attr, index]
     assert len(ours.sample(3)) == 3
 
 
