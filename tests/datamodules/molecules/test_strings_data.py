@@ -139,9 +139,9 @@ def test_lines_that_begin_with_a_mark_and_lines_that_never_end(tmp_path: Path) -
 
 def test_weights_that_bring_another_vocabulary_are_read_anew() -> None:
     vocabularies = [TokenVocabulary(("C", "O")), TokenVocabulary(("B", "C", "O"))]
-    items = StringItems({"ids": ["CO"], "source": ["COCO"]}, lambda: vocabularies[0])
+    items = StringItems({"ids": ["CO", "COCO"], "source": ["COCO", "C"]}, lambda: vocabularies[0])
     assert items[0]["ids"].tolist() == [BOS, 4, 5, EOS]
-    assert items.lengths.tolist() == [6]  # the longer side with both ends
+    assert items.lengths.tolist() == [6, 6]  # the longer side with both ends
     vocabularies.reverse()
     assert items[0]["ids"].tolist() == [BOS, 5, 6, EOS]
     assert items[0]["source"].tolist() == [5, 6, 5, 6]
@@ -155,7 +155,7 @@ def test_own_columns_are_found_in_capitals_or_not(tmp_path: Path) -> None:
     path = tmp_path / "own.csv.gz"
     rows = ["id,SMILES,note", *(f'{i},{s},"a, b"' for i, s in enumerate(MOLECULES))]
     path.write_bytes(gzip.compress(("\n".join(rows) + "\n").encode()))
-    assert [s for _, s in smiles_of(path)] == MOLECULES
+    assert [s for _, s in smiles_of(path)] == [s for _, s in smiles_of(path, "Smiles")] == MOLECULES
     with pytest.raises(ValueError, match=r"has no column 'mol'; its first line is 'id,SMILES,note'"):
         list(smiles_of(path, "mol"))
 
