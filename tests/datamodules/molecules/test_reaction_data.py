@@ -95,6 +95,8 @@ def test_blocks_are_no_larger_than_asked_and_reactions_are_different() -> None:
     made = generated(["CC(=O)O", "CN", "NCCN"], 60)
     assert {r.product for r in made} == {"CNC(C)=O", "CC(=O)NCCN"}
     assert len(made) == 2  # of 60 draws
+    rows = small(largest_block=6).splits["train"]
+    assert max(chem().MolFromSmiles(b).GetNumHeavyAtoms() for r in rows for b in r.blocks) <= 6
 
 
 def test_draws_with_several_products_are_left_out() -> None:
@@ -157,6 +159,7 @@ def test_products_to_test_are_never_trained_on() -> None:
 def test_blocks_to_test_are_never_trained_on() -> None:
     splits = small(split="block").splits
     trained = {b for r in splits["train"] for b in r.blocks}
+    assert {part_of(b, 0.1) for b in trained} == {"train"}
     assert all(any(b not in trained and part_of(b, 0.1) == "test" for b in r.blocks) for r in splits["test"])
 
 

@@ -15,6 +15,7 @@ from zoo.hub.convert import read_foreign
 from zoo.molecules.reactions.report import PredictedReactions
 from zoo.molecules.reactions.scoring import copied, hits, ranked
 from zoo.molecules.tokens import BOS, EOS, PAD, UNK, TokenVocabulary, tokenised
+from zoo.nn.decoding import beam_search, forbid
 
 TRUTH = ["CNC(C)=O", "COC", "CC"]
 
@@ -68,6 +69,20 @@ def test_answers_have_no_dropout_no_unknown_token_and_as_many_candidates_as_aske
     assert not any("?" in c["smiles"] for c in one)
     assert model.train().react("CN", 4) == [one]
     assert model.training
+
+
+def test_scores_of_candidates_are_those_of_the_network_that_reads_them() -> None:
+    """Each beam goes on from its own past."""
+    model = module()
+    for parameter in model.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    source = torch.tensor([model.tokens.encoded(tokenised("CN.CO"))])
+    rows, scores = beam_search(model.network, model.network.encode(source), 3, 6, BOS, EOS, PAD, 0.0, (UNK,))
+    for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True):
+        ids = [t for t in row if t != PAD]
+        logits = model.network(source, torch.tensor([[BOS, *ids[:-1]]]))
+        logp = forbid(logits, PAD, BOS, UNK).log_softmax(dim=-1)[0]
+        assert score == pytest.approx(sum(float(logp[i, t]) for i, t in enumerate(ids)), abs=1e-4)
 
 
 def batch_of(model: zoo.ReactionTransformer, *targets: str) -> dict[str, Any]:
