@@ -90,6 +90,9 @@ if TYPE_CHECKING:
     from zoo.ras.module import RAS as RAS
     from zoo.seqco.baselines import SummaryBaseline as SummaryBaseline
     from zoo.seqco.module import SeqCo as SeqCo
+    from zoo.vision.classifier import ViTClassifier as ViTClassifier
+    from zoo.vision.contrastive import ContrastiveVL as ContrastiveVL
+    from zoo.vision.mae import MAE as MAE
 
 
 def __getattr__(name: str) -> Any:

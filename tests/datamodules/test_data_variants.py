@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from fakes.active_generation import fake_imagenet
+from fakes.captions import fake_captions, fake_coco
 from fakes.clips import fake_audioset, write_mp4
 from fakes.gaug import fake_gaug
 from fakes.knowledge import fake_knowledge
@@ -32,7 +33,7 @@ from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
 from fakes.molecule_strings import own_molecules, own_reactions
 from fakes.molecule_tables import fake_molecule_net, fake_molecule_table
-from fakes.molecules_space import fake_md17, fake_qm9, fake_rmd17, fake_subset, fake_xyz
+from fakes.molecules_space import fake_md17, fake_qm9, fake_qm9pack, fake_rmd17, fake_subset, fake_xyz
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
 from fakes.planetoid import fake_planetoid
@@ -150,6 +151,7 @@ def trajectories(root: Path) -> None:
 
 def qm9_files(root: Path) -> None:
     fake_qm9(root)
+    fake_qm9pack(root)
     fake_subset(root)
 
 
@@ -307,7 +309,7 @@ TABLE: dict[str, Row] = {
         {"target": "homo", "layout": "sdf", "train": 18, "val": 7, "test": 5, "split_seed": 5,
          "rotate_train": True, "rotate_test": True, "batch_size": 3, "eval_batch_size": 4},
         [{"root": "{root}", "cache": "{root}/cache", "train": 20, "val": 8, "layout": n, "batch_size": 5}
-         for n in ("subset", "sdf")],
+         for n in ("subset", "sdf", "qm9pack")],
         qm9_files,
     ),
     "Reddit": Row({"steps_per_epoch": 2}, files=fake_reddit),
@@ -328,6 +330,17 @@ TABLE: dict[str, Row] = {
          {"graph": "triples", "triples": "{root}/train.txt", "batch_size": 8}],
         fake_knowledge,
         rooted=False,
+    ),
+    "ImageCaptions": Row(
+        {"size": 16, "held_out": 0.2, "split_seed": 3, "model": "byte_bpe", "vocab_size": 400, "context": 5,
+         "batch_size": 3, "eval_batch_size": 2, "tokenizer": "{root}/none.json"},
+        [{"size": 20, "context": 7, "batch_size": 8},
+         {"layout": "folder", "root": "{root}/folder", "size": 20, "context": 7, "batch_size": 8},
+         {"layout": "coco", "root": "{root}/coco", "size": 20, "context": 7, "batch_size": 8}],
+        lambda root: [fake_captions(root / "folder"), fake_coco(root / "coco")],
+        rooted=False,
+        elsewhere={"vocab_size"},  # small sets have fewer words
+        seen=("vocabulary",),
     ),
     "LabelledImages": Row(
         {"size": 16, "unlabelled": True, "batch_size": 3, "eval_batch_size": 3, "source": "digits",

@@ -129,12 +129,14 @@ class Triangular(LRScheduler):
 
 
 class WarmupCosine(LRScheduler):
-    """lr(k) = base min(1, k / warm-up) (1 + cos(pi k / total)) / 2: the cosine runs from step 0, not from the
-    end of the warm-up (Scenic's compound schedule). Step it every optimiser step; the first step's rate is 0.
+    """lr(k) = base min(1, k / warm-up) (1 + cos(pi k / total)) / 2: the cosine runs from step 0 (Scenic's
+    compound schedule), or from the end of the warm-up. Step it every optimiser step; the first step's rate is
+    0.
 
     Args:
         total_steps: step at which the rate reaches zero; set it to ``trainer.max_steps``.
         warmup_steps: steps of the linear factor.
+        after_warmup: base k / warm-up, then base (1 + cos(pi (k - warm-up) / (total - warm-up))) / 2.
 
     Raises:
         ValueError: for a warm-up longer than the training.
@@ -145,22 +147,25 @@ class WarmupCosine(LRScheduler):
         optimizer: Optimizer,
         total_steps: Count,
         warmup_steps: CountOrZero = 0,
+        after_warmup: bool = False,
         last_epoch: LastEpoch = -1,
     ) -> None:
         check_ranges(WarmupCosine, locals())
         if warmup_steps > total_steps:
             raise ValueError(f"warmup_steps must be at most total_steps = {total_steps}, got {warmup_steps}")
-        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        self.total_steps, self.warmup_steps, self.after_warmup = total_steps, warmup_steps, after_warmup
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
         """Multiplier of the base rate at ``step``."""
         warm = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
+        begin = self.warmup_steps if self.after_warmup else 0
+        progress = max(0, step - begin) / max(1, self.total_steps - begin)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the position, not the shape: a resume with other ``total_steps`` follows those."""
-        shape = ("total_steps", "warmup_steps")
+        shape = ("total_steps", "warmup_steps", "after_warmup")
         super().load_state_dict({k: v for k, v in state_dict.items() if k not in shape})
 
     def get_lr(self) -> list[float | Tensor]:

@@ -207,7 +207,7 @@ def test_missing_targets_have_no_gradient() -> None:
     module = small(task="classification", targets=["a"])
     outputs = torch.zeros(1, 3, 1, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([[1.0], [torch.nan], [0.0]])
-    module._losses(outputs, target).sum().backward()
+    module.losses(outputs, target).sum().backward()
     assert outputs.grad.flatten().tolist() == [-0.5, 0.0, 0.5]
 
 
