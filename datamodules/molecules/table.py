@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from datamodules.loading.arguments import check_choice, data_folder
-from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.loaders import BatchItems
 from datamodules.loading.ranges import CountOrZero, Many, Part, Rate, Seed, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.loading.terminal import say
@@ -30,6 +30,7 @@ from datamodules.molecules.splits import (
     write_splits,
 )
 from datamodules.molecules.tables import MoleculeRows, Task, read_molecules, read_smiles_file
+from datamodules.text.same_texts import SameTexts
 
 Array = np.ndarray[Any, Any]
 Split = Literal["random", "scaffold", "balanced", "column", "file"]
@@ -99,7 +100,7 @@ def merged(rows: MoleculeRows, task: Task, where: str) -> tuple[list[str], Array
     return smiles, np.stack(targets), kept
 
 
-class MoleculeTable(SplitModule):
+class MoleculeTable(SameTexts):
     """Any table with a column of SMILES and columns of targets.
 
     Batch: ``smiles``, a list of B canonical SMILES; ``target`` float64 (B, T), NaN where nothing was
@@ -158,6 +159,7 @@ class MoleculeTable(SplitModule):
         "split_number",
         "calibration",
     )
+    items_are: ClassVar[str] = "molecules"
     of_variants: ClassVar[dict[str, Uses]] = {
         "split": {
             "split_seed": {"split": ("random", "balanced"), "calibration": "above 0"},
@@ -208,6 +210,11 @@ class MoleculeTable(SplitModule):
         self.calibration, self.save_splits, self.predict_file = calibration, save_splits, predict_file
         self.calibration_set: MoleculeItems | None = None
         self.facts: dict[str, Any] = {}
+
+    def learned(self) -> Iterable[Sequence[str]]:
+        """Molecules and targets to train on."""
+        rows = zip(self.train_smiles, self.train_target.tolist(), strict=True)
+        return ((smiles, *map(repr, target)) for smiles, target in rows)
 
     def setup(self, stage: str) -> None:
         column = self.split_column if self.split == "column" else None
