@@ -123,7 +123,14 @@ class Classifier(Encoder):
         num_classes: K.
         pool: ``cls`` or ``mean``.
         probe: batch norm without weights before the layer, as MAE's linear probing has it.
-        image_size, channels, patch_size, width, depth, heads, norm_eps, drop_path: see :class:`Encoder`.
+        image_size: see :class:`Encoder`, as what follows.
+        channels: of an image.
+        patch_size: side of a patch.
+        width: d.
+        depth: L.
+        heads: of the attention.
+        norm_eps: of the norms.
+        drop_path: rate.
     """
 
     def __init__(

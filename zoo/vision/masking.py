@@ -67,7 +67,13 @@ class MaskedAutoencoder(Encoder):
         decoder_width: of the decoder.
         decoder_depth: its blocks.
         decoder_heads: of their attention.
-        image_size, channels, patch_size, width, depth, heads, norm_eps: see :class:`Encoder`.
+        image_size: see :class:`Encoder`, as what follows.
+        channels: of an image.
+        patch_size: side of a patch.
+        width: d.
+        depth: L.
+        heads: of the attention.
+        norm_eps: of the norms.
     """
 
     def __init__(
