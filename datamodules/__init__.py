@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from datamodules.graphs.synthetic_graphs import SyntheticGraphs as SyntheticGraphs
     from datamodules.graphs.tu_graphs import TUGraphs as TUGraphs
     from datamodules.images.active_generation import ActiveGeneration as ActiveGeneration
+    from datamodules.images.captions import ImageCaptions as ImageCaptions
     from datamodules.images.composites import SaliencyComposites as SaliencyComposites
     from datamodules.images.digits import MNIST as MNIST
     from datamodules.images.digits import Digits as Digits
@@ -55,15 +56,19 @@ if TYPE_CHECKING:
     from datamodules.molecules.table import MoleculeTable as MoleculeTable
     from datamodules.molecules.trajectory import MDTrajectory as MDTrajectory
     from datamodules.molecules.xyz import XYZFrames as XYZFrames
+    from datamodules.proteins.module import Proteins as Proteins
     from datamodules.shapes.module import Shapes as Shapes
     from datamodules.shapes.pictures import Shapes2D as Shapes2D
     from datamodules.tabular.columns import TableColumns as TableColumns
     from datamodules.tabular.known_information import KnownInformation as KnownInformation
+    from datamodules.text.chats import Chats as Chats
+    from datamodules.text.choices import MultipleChoice as MultipleChoice
     from datamodules.text.dialogues import Dialogues as Dialogues
     from datamodules.text.dull import DullReplies as DullReplies
     from datamodules.text.histories import DialogueHistories as DialogueHistories
     from datamodules.text.ner import NER as NER
     from datamodules.text.parallel import ParallelText as ParallelText
+    from datamodules.text.stream import TextStream as TextStream
     from datamodules.text.summaries import Summaries as Summaries
     from datamodules.traffic.chickenpox import Chickenpox as Chickenpox
     from datamodules.traffic.sensor_diffusion import SensorDiffusion as SensorDiffusion

@@ -122,7 +122,10 @@ def gallery() -> str:
             *_verdicts(own),
         ]
         cards.append('<section markdown="1">\n\n' + "\n\n".join(lines) + "\n\n</section>")
-    return '<div class="gallery" markdown="1">\n\n' + "\n\n".join(cards) + "\n\n</div>"
+    known = {f"zoo.{m.name}" for methods in pages().values() for m in methods}
+    rest = [(title, word) for cls, title, word in found if cls not in known]
+    others = ["Claims about no method of a page of its own:", *_verdicts(rest)] if rest else []
+    return "\n\n".join(['<div class="gallery" markdown="1">', *cards, "</div>", *others])
 
 
 def _verdicts(own: list[tuple[str, str]]) -> Iterator[str]:

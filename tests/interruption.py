@@ -134,9 +134,10 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
 
 
 def checkpoint_content(path: Path) -> dict[str, Any]:
-    """What must be equal after a resume: everything but the seconds on the clock."""
+    """What must be equal after a resume: all but seconds on the clock, and joules, which follow them."""
     content: dict[str, Any] = torch.load(path, weights_only=True)
     del content["callbacks"]["Run"]
+    content["callbacks"]["Energy"] = content["callbacks"]["Energy"]["flops"]
     return content
 
 

@@ -36,6 +36,7 @@ from test_configs import CONFIGS, EMBEDDED, GOLDEN, GOLDEN_RUN, named, verb_of
 from zoo.engine.run import Run
 
 NOT_COMPARED = {"command", "date", "seconds", "samples_per_second", "peak_memory_bytes", "resumed_from_step"}
+NOT_COMPARED |= {"energy", "costs"}  # joules follow the clock; the FLOPs of a step do not
 NOT_COMPARED |= {"git", "checkpoint"}  # of the latter, the name is
 PATIENCE = 900.0
 TRAINED = [name for name in EMBEDDED if verb_of(name) == "fit"]

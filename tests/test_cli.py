@@ -226,6 +226,7 @@ def threads() -> str:
 
 
 SUMMARY_KEYS = {
+    "energy", "flops", "costs",
     "config", "command", "seed", "world_size", "device", "precision", "versions", "git", "date", "final",
     "best", "checkpoint", "steps", "epochs", "finished", "resumed_from_step", "seconds", "samples_per_second",
     "effective_batch", "parameters", "peak_memory_bytes", "diverged",

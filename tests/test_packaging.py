@@ -91,14 +91,17 @@ DISTRIBUTIONS = {
     "onnx_ir": "onnx-ir",
     "skimage": "scikit-image",
     "rouge_score": "rouge-score",
+    "lm_eval": "lm-eval",
+    "pynvml": "nvidia-ml-py",
 }
 STACK = {"torch", "lightning", "torchmetrics", "transformers", "torch-geometric", "diffusers", "wandb"}
 """What the zoo stands on by choice, imported or not."""
 BEHIND = {"jsonargparse": "lightning.pytorch.cli", "onnx": "torch.onnx", "onnxscript": "torch.onnx"}
 """Needed by a library for what the zoo asks of it."""
+EXTRAS = ("onnx", "media", "text", "chem", "language", "green")
 READ = {"aclsum", "chitchat-dataset", "django"}
 """Packages whose files are read by path."""
-ASKED_FOR = {"datasets"}
+ASKED_FOR = {"datasets", "lm-eval"}
 """Imported where a user asks for a data set of the hub, with a line that names it where it is missing."""
 
 
@@ -115,7 +118,7 @@ def imports() -> dict[str, Path]:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = declared_names("onnx", "media", "text") | ASKED_FOR
+    declared = declared_names(*EXTRAS) | ASKED_FOR
     for name, path in imports().items():
         assert name in declared, f"{path} imports {name}, which pyproject.toml does not name"
 
@@ -127,7 +130,7 @@ def test_every_declared_dependency_is_imported() -> None:
 
 def test_every_dependency_is_pinned() -> None:
     pinned = {n.replace("_", "-") for n in re.findall(r"^([\w-]+)==", CONSTRAINTS.lower(), flags=re.M)}
-    declared = {n.lower() for n in declared_names("onnx", "media", "text", "test", "docs", "dev")}
+    declared = {n.lower() for n in declared_names(*EXTRAS, "test", "docs", "dev")}
     assert declared - pinned == {"lightning-zoo"}
 
 

@@ -173,6 +173,7 @@ def test_what_trained_to_nan_or_took_all_memory_is_refused(name: str, given: dic
         ("loading/variants.py", "nn/variants.py"),
         ("molecules/chemistry.py", "molecules/chemistry.py"),
         ("molecules/tokens.py", "molecules/tokens.py"),
+        ("proteins/residues.py", "language/masked/residues.py"),
     ],
 )
 def test_the_two_packages_say_alike_what_both_need(theirs: str, ours: str) -> None:

@@ -67,6 +67,10 @@ if TYPE_CHECKING:
     from zoo.imnet.imgan import IMGAN as IMGAN
     from zoo.imnet.imsvr import IMSVR as IMSVR
     from zoo.knowledge.module import KGEmbedding as KGEmbedding
+    from zoo.language.causal.module import CausalLM as CausalLM
+    from zoo.language.masked.baseline import CompositionBaseline as CompositionBaseline
+    from zoo.language.masked.module import MaskedLM as MaskedLM
+    from zoo.language.seq2seq.module import Seq2SeqLM as Seq2SeqLM
     from zoo.lds.baselines import FeatureBaseline as FeatureBaseline
     from zoo.lds.module import LDS as LDS
     from zoo.mbt.module import MBT as MBT
@@ -90,6 +94,9 @@ if TYPE_CHECKING:
     from zoo.ras.module import RAS as RAS
     from zoo.seqco.baselines import SummaryBaseline as SummaryBaseline
     from zoo.seqco.module import SeqCo as SeqCo
+    from zoo.vision.classifier import ViTClassifier as ViTClassifier
+    from zoo.vision.contrastive import ContrastiveVL as ContrastiveVL
+    from zoo.vision.mae import MAE as MAE
 
 
 def __getattr__(name: str) -> Any:

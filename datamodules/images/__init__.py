@@ -4,6 +4,7 @@ CLASSES = {
     "ActiveGeneration": "active_generation",
     "Digits": "digits",
     "MNIST": "digits",
+    "ImageCaptions": "captions",
     "ImageFolder": "image_folder",
     "LabelledImages": "labelled",
     "Saliency": "saliency",

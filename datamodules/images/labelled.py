@@ -142,8 +142,10 @@ class LabelledImages(SplitModule):
         self.file, self.images, self.drop_last = file, images, drop_last
         self.test_items, self.train_items = test_items, train_items
         self.root = data_folder(root, _DEFAULT.get(source, "imagenet"))
-        self.shape: tuple[int, ...] = _SHAPES.get(source, (3, size, size))
-        self.num_classes = _CLASSES.get(source, 10)
+        # what only files tell is not there before setup
+        self.shape: tuple[int, ...] = () if source == "npz" else _SHAPES.get(source, (3, size, size))
+        told = source not in ("folder", "npz")
+        self.num_classes: int | None = _CLASSES.get(source, 10) if told else None
         self.class_names: list[str] = []
 
     def setup(self, stage: str) -> None:

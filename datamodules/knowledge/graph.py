@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -21,17 +22,17 @@ from datamodules.knowledge.triples import (
 )
 from datamodules.loading.arguments import data_folder
 from datamodules.loading.files import Array
-from datamodules.loading.loaders import SplitModule
 from datamodules.loading.ranges import Many, Part, Seed, Workers, check_ranges
 from datamodules.loading.terminal import say
 from datamodules.loading.variants import Uses, check_variants
+from datamodules.text.same_texts import SameTexts
 
 Graph = Literal["umls", "kinships", "nations", "fb15k237", "wn18rr", "splits", "triples"]
 FOLDERS = {"fb15k237": "FB15k-237", "wn18rr": "WN18RR", "splits": ""}
 """Graphs of three files, and their folders below ``$ZOO_DATA/knowledge``."""
 
 
-class KnowledgeGraph(SplitModule):
+class KnowledgeGraph(SameTexts):
     """Triples (head, relation, tail); every relation r of R has an inverse r + R.
 
     Training batch: ``head``, ``relation`` (0 .. 2R - 1) and ``tail`` int64 (B,), each triple once as
@@ -59,6 +60,7 @@ class KnowledgeGraph(SplitModule):
         FileNotFoundError, ValueError: one line on files that are missing or hold something else.
     """
 
+    items_are: ClassVar[str] = "triples"
     of_variants: ClassVar[dict[str, Uses]] = {
         "graph": {
             "root": tuple(FOLDERS),
@@ -102,6 +104,13 @@ class KnowledgeGraph(SplitModule):
         self.num_relations = None if relations is None else len(relations)
         self.facts: dict[str, Any] = {}
         self.parts: dict[str, Array] = {}
+
+    def learned(self) -> Iterable[Sequence[str]]:
+        """Triples to train on."""
+        assert self.entities is not None
+        assert self.relations is not None
+        entities, relations = self.entities, self.relations
+        return ((entities[h], relations[r], entities[t]) for h, r, t in self.parts["train"].tolist())
 
     def setup(self, stage: str) -> None:
         self.parts = self._parts()

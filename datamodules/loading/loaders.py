@@ -64,9 +64,15 @@ def as_is(batch: Any) -> Any:
 
 
 def place(module: LightningDataModule) -> tuple[int, int]:
-    """(rank, world size) of this process."""
+    """(rank, number) of this process among those that see different rows: processes that split a tensor see
+    the same ones."""
     trainer = module.trainer
-    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+    if trainer is None:
+        return 0, 1
+    mesh = getattr(trainer.lightning_module, "device_mesh", None)
+    if mesh is not None:
+        return int(mesh["data_parallel"].get_local_rank()), int(mesh["data_parallel"].size())
+    return trainer.global_rank, trainer.world_size
 
 
 class TrainLoader(DataLoader[Any]):

@@ -88,7 +88,7 @@ def random_split(count: int, fractions: Sequence[float], seed: int) -> Parts:
     return {"train": order[:train], "val": order[train : train + val], "test": order[train + val :]}
 
 
-def column_split(cells: Sequence[str], where: str) -> Parts:
+def column_split(cells: Sequence[str], lines: Sequence[int], where: str) -> Parts:
     """The sets that a column names: train, val (valid, validation) or test, in capitals or not.
 
     Raises:
@@ -98,7 +98,9 @@ def column_split(cells: Sequence[str], where: str) -> Parts:
     for i, cell in enumerate(cells):
         name = _NAMES.get(cell.lower())
         if name is None:
-            raise ValueError(f"{where}: {cell!r} is no set; a cell must be train, val or test")
+            raise ValueError(
+                f"{where}, line {lines[i]}: {cell!r} is no set; a cell must be train, val or test"
+            )
         parts[name].append(i)
     return parts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from datamodules.loading.arguments import check_choice, data_folder
-from datamodules.loading.loaders import BatchItems, SplitModule
+from datamodules.loading.loaders import BatchItems
 from datamodules.loading.ranges import CountOrZero, Many, Part, Rate, Seed, Workers, check_ranges
 from datamodules.loading.sampling import Keys, batch_keys
 from datamodules.loading.terminal import say
@@ -30,6 +30,7 @@ from datamodules.molecules.splits import (
     write_splits,
 )
 from datamodules.molecules.tables import MoleculeRows, Task, read_molecules, read_smiles_file
+from datamodules.text.same_texts import SameTexts
 
 Array = np.ndarray[Any, Any]
 Split = Literal["random", "scaffold", "balanced", "column", "file"]
@@ -56,7 +57,7 @@ class MoleculeItems(BatchItems):
         _, index = batch_keys(keys)
         return {
             "smiles": [self.smiles[i] for i in index.tolist()],
-            "target": torch.from_numpy(self.target[index]).float(),
+            "target": torch.from_numpy(self.target[index]),
             "index": torch.from_numpy(self.index[index]),
         }
 
@@ -99,10 +100,10 @@ def merged(rows: MoleculeRows, task: Task, where: str) -> tuple[list[str], Array
     return smiles, np.stack(targets), kept
 
 
-class MoleculeTable(SplitModule):
+class MoleculeTable(SameTexts):
     """Any table with a column of SMILES and columns of targets.
 
-    Batch: ``smiles``, a list of B canonical SMILES; ``target`` float32 (B, T), NaN where nothing was
+    Batch: ``smiles``, a list of B canonical SMILES; ``target`` float64 (B, T), NaN where nothing was
     measured; ``index`` int64 (B,), the number of the molecule, in prediction of a file its line. No other
     column of the table is read.
 
@@ -158,6 +159,7 @@ class MoleculeTable(SplitModule):
         "split_number",
         "calibration",
     )
+    items_are: ClassVar[str] = "molecules"
     of_variants: ClassVar[dict[str, Uses]] = {
         "split": {
             "split_seed": {"split": ("random", "balanced"), "calibration": "above 0"},
@@ -209,6 +211,11 @@ class MoleculeTable(SplitModule):
         self.calibration_set: MoleculeItems | None = None
         self.facts: dict[str, Any] = {}
 
+    def learned(self) -> Iterable[Sequence[str]]:
+        """Molecules and targets to train on."""
+        rows = zip(self.train_smiles, self.train_target.tolist(), strict=True)
+        return ((smiles, *map(repr, target)) for smiles, target in rows)
+
     def setup(self, stage: str) -> None:
         column = self.split_column if self.split == "column" else None
         rows, names = read_molecules(
@@ -219,9 +226,10 @@ class MoleculeTable(SplitModule):
         parts = self._parts(rows, smiles, places)
         for name in PARTS:
             if not parts[name]:
+                drawn = "other data.init_args.fractions or " * (self.split in _DRAWN)
                 raise ValueError(
                     f"{self.table}: split {self.split} leaves no molecule of {len(smiles)} for {name}; "
-                    "choose other data.init_args.fractions or another data.init_args.split"
+                    f"choose {drawn}another data.init_args.split"
                 )
         say(
             f"{self.table.name}: {len(smiles):,} molecules, split {self.split}: "
@@ -229,7 +237,12 @@ class MoleculeTable(SplitModule):
         )
         if self.save_splits is not None:
             written = {name: [rows.rows[i] for p in parts[name] for i in places[p]] for name in PARTS}
-            write_splits(Path(self.save_splits), written)
+            try:
+                write_splits(Path(self.save_splits), written)
+            except OSError as error:
+                raise ValueError(
+                    f"data.init_args.save_splits: {self.save_splits} cannot be written ({error.strerror})"
+                ) from None
         train, held = parts["train"], list[int]()
         if self.calibration:
             train, held = calibration_split(train, self.calibration, self.split_seed)
@@ -261,7 +274,7 @@ class MoleculeTable(SplitModule):
         if self.split == "balanced":
             return balanced_split(scaffold_groups(smiles), self.fractions, self.split_seed)
         if self.split == "column":
-            by_row = column_split(rows.cells, f"{self.table}, column {self.split_column!r}")
+            by_row = column_split(rows.cells, rows.lines, f"{self.table}, column {self.split_column!r}")
             of_row = {i: name for name in PARTS for i in by_row[name]}
         else:
             assert self.split_file is not None
@@ -277,6 +290,8 @@ class MoleculeTable(SplitModule):
                 parts[max(found, key=PARTS.index)].append(molecule)
         if several:
             say(f"{self.table.name}: {several:,} molecules stand in several sets and go to the last of them")
+        if out := len(smiles) - sum(map(len, parts.values())):
+            say(f"{self.table.name}: {out:,} of {len(smiles):,} molecules are in no set of {self.split_file}")
         return parts
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from datamodules.loading.files import check_claim, one_line
 from datamodules.loading.tables import cut, number_of
 from datamodules.molecules.smiles import Salts, read_smiles
+from datamodules.molecules.smiles_files import text_lines
 
 Array = np.ndarray[Any, Any]
 Task = Literal["regression", "classification"]
@@ -64,6 +65,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path}, after line {reader.line_num}: no text (UTF-8): {error.reason}"
+                + "; unpack it first" * (path.suffix == ".gz")
             ) from None
         except csv.Error as error:
             raise ValueError(
@@ -86,11 +88,16 @@ def column_of(path: Path, header: Sequence[str], name: str, key: str) -> int:
     Raises:
         ValueError: naming the file's columns and the YAML key.
     """
+    if not header:
+        raise ValueError(f"{path} is empty; its first line must name columns, {name!r} among them")
     known = [other.lower() for other in header]
     if (count := known.count(name.lower())) != 1:
+        others = any(mark in header[0] for mark in ";\t") and len(header) == 1
         raise ValueError(
             f"{path} has {'no' if not count else f'{count}'} column{'s' if count > 1 else ''} {name!r} "
             f"(data.init_args.{key}); it has {cut(', '.join(header), 200)}"
+            + "; columns must be separated by commas"
+            * others
         )
     return known.index(name.lower())
 
@@ -102,7 +109,9 @@ def target_columns(path: Path, header: Sequence[str], smiles: str, given: Sequen
             raise ValueError(f"data.init_args.targets must name columns, each once, got {list(given)}")
         if smiles.lower() in (name.lower() for name in given):
             raise ValueError(f"data.init_args.targets names {smiles!r}, the column of the SMILES")
-        return [header[column_of(path, header, name, "targets")] for name in given]
+        for name in given:
+            column_of(path, header, name, "targets")
+        return list(given)  # as the model and weights call them, whatever the file's capitals are
     others = [name for name in header if name.lower() != smiles.lower()]
     if len(others) != 1:
         raise ValueError(
@@ -200,7 +209,11 @@ def _value(path: Path, line: int, name: str, cell: str, task: Task) -> float:
     try:
         return value_of(cell, task)
     except ValueError:
-        wanted = "a number" if task == "regression" else "0 or 1 (data.init_args.task: classification)"
+        wanted = (
+            f"a number up to {_FARTHEST:g}"
+            if task == "regression"
+            else "0 or 1 (data.init_args.task: classification)"
+        )
         raise ValueError(
             f"{path}, line {line}, column {cut(name)}: {cut(cell)} is not {wanted}; a missing value is left "
             "empty"
@@ -210,17 +223,11 @@ def _value(path: Path, line: int, name: str, cell: str, task: Task) -> float:
 def read_smiles_file(path: Path, smiles: str, salts: Salts = "keep") -> tuple[list[int], list[str]]:
     """(lines, canonical SMILES) of what is to be predicted: a table with the column, or one SMILES a line.
 
-    A file that ends in ``.smi``, ``.smiles`` or ``.txt`` has no header, and what follows a blank is a name.
+    A file that ends in ``.smi``, ``.smiles`` or ``.txt``, gzipped or not, has no header, and what follows a
+    blank is a name.
     """
-    if path.suffix.lower() in (".smi", ".smiles", ".txt"):
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path}")
-        check_claim(path, "the file", path.stat().st_size)
-        try:
-            with path.open(encoding="utf-8-sig") as file:
-                texts = [(i, line.strip()) for i, line in enumerate(_lines(path, file), 1)]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text (UTF-8): {error.reason}") from None
+    if path.name.lower().removesuffix(".gz").endswith((".smi", ".smiles", ".txt")):
+        texts = [(number, line.strip()) for number, line in text_lines(path)]
     else:
         rows = read_csv(path)
         _, header = next(rows, (0, []))

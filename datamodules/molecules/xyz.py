@@ -73,6 +73,7 @@ def read_frames(path: Path, energy_key: str, forces_key: str) -> Iterator[Frame]
             if len(raw) > _LINE:
                 raise ValueError(f"{path}, line {number + 1}: more than {_LINE:,} bytes without an end")
             number += bool(raw)
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
             return raw.decode("utf-8", "replace")
 
         frame = 0

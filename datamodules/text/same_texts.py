@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from datamodules.loading.loaders import SplitModule
 from datamodules.text.pool import text_digest
 
 
 class SameTexts(SplitModule):
-    """A data module whose checkpoints keep a digest of :meth:`learned`."""
+    """A data module whose checkpoints keep a digest of :meth:`learned`.
 
+    Attributes:
+        items_are: what is learned, in words.
+    """
+
+    items_are: ClassVar[str] = "texts"
     _digest = ""
 
     def learned(self) -> Iterable[Sequence[str]]:
@@ -35,8 +40,8 @@ class SameTexts(SplitModule):
             return
         if known != self.state_dict().get("texts"):
             raise ValueError(
-                "the checkpoint was trained on other texts than the data have, or in another order: resume "
-                "with the data of the run, or start anew from its --weights"
+                f"the checkpoint was trained on other {self.items_are} than the data have, or in another "
+                "order: resume with the data of the run, or start anew from its --weights"
             )
 
     def _of_weights(self) -> str:

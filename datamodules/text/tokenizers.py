@@ -29,6 +29,7 @@ def train_tokenizer(
     last_specials: Sequence[str] = (),
     lowercase: bool = False,
     min_frequency: int = 2,
+    normalised: bool = True,
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of at most ``vocab_size`` entries, a function of the texts and the arguments.
 
@@ -42,6 +43,7 @@ def train_tokenizer(
         last_specials: take the last ids.
         lowercase: texts are lower-cased first.
         min_frequency: of a merge or a word.
+        normalised: texts are brought to NFC first; else tokens are those of the very bytes.
 
     Raises:
         ValueError: where ``vocab_size`` has no room for the special ones and the alphabet.
@@ -83,8 +85,8 @@ def train_tokenizer(
             f"data.init_args.vocab_size: {vocab_size} has no room for {least + len(last_specials)} entries "
             f"that a tokenizer of {model} begins with"
         )
-    steps = [normalizers.NFC()] + [normalizers.Lowercase()] * lowercase
-    made.normalizer = normalizers.Sequence(steps)
+    if steps := [normalizers.NFC()] * normalised + [normalizers.Lowercase()] * lowercase:
+        made.normalizer = normalizers.Sequence(steps)
     made.train_from_iterator(texts, trainer)
     made.add_special_tokens(list(last_specials))
     return _wrapped(made, {**dict.fromkeys([*specials, *last_specials])})

@@ -20,11 +20,12 @@ _NEITHER = """
     document_field summary_field id_field yhat_field tokenizer vocab_size max_target
     latent_multiplier images
     tokenizer vocab_size model batch_tokens most_evaluated val_pairs test_pairs
-    like_lengths
+    like_lengths stride pack prompt_tokens shots
     file val_file test_file predict_file energy_key forces_key file_unit rotate_train rotate_test
     val_items test_items table delimiter unlabelled distractors held_dialogues
     triples queries
     smiles save_splits predict_file
+    entities mask_seed sequence
 """
 NEITHER = frozenset(re.findall(r"\w+", _NEITHER))
 """What neither changes who is held out nor what the network takes: files, batches, augmentation, sizes that

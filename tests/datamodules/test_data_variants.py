@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from fakes.active_generation import fake_imagenet
+from fakes.captions import fake_captions, fake_coco
 from fakes.clips import fake_audioset, write_mp4
 from fakes.gaug import fake_gaug
 from fakes.knowledge import fake_knowledge
@@ -32,10 +33,11 @@ from fakes.labelled import fake_labelled
 from fakes.latents import fake_latents
 from fakes.molecule_strings import own_molecules, own_reactions
 from fakes.molecule_tables import fake_molecule_net, fake_molecule_table
-from fakes.molecules_space import fake_md17, fake_qm9, fake_rmd17, fake_subset, fake_xyz
+from fakes.molecules_space import fake_md17, fake_qm9, fake_qm9pack, fake_rmd17, fake_subset, fake_xyz
 from fakes.node_graphs import fake_ppi, fake_reddit
 from fakes.pictures import fake_pictures
 from fakes.planetoid import fake_planetoid
+from fakes.proteins import own_proteins
 from fakes.saliency import fake_saliency
 from fakes.samples import fake_samples
 from fakes.shapes import fake_shapes
@@ -59,7 +61,9 @@ REFUSED = (
     "has no column|set data.init_args.x and y|"
     "names between|is no entity of the|is no relation of the|not those of graph|"
     "give both spectrogram_mean and|are the lists of rmd17|PATH belong together|no other; it has|"
-    "molecules or frames; data.init_args|in [0-9]+ blocks of"
+    "molecules or frames; data.init_args|in [0-9]+ blocks of|which has no targets, but task is|"
+    "columns beside 'sequence'|set data.init_args.file|residues before the first line|"
+    "leaves none of .* sequences"
 )
 
 
@@ -150,6 +154,7 @@ def trajectories(root: Path) -> None:
 
 def qm9_files(root: Path) -> None:
     fake_qm9(root)
+    fake_qm9pack(root)
     fake_subset(root)
 
 
@@ -307,7 +312,7 @@ TABLE: dict[str, Row] = {
         {"target": "homo", "layout": "sdf", "train": 18, "val": 7, "test": 5, "split_seed": 5,
          "rotate_train": True, "rotate_test": True, "batch_size": 3, "eval_batch_size": 4},
         [{"root": "{root}", "cache": "{root}/cache", "train": 20, "val": 8, "layout": n, "batch_size": 5}
-         for n in ("subset", "sdf")],
+         for n in ("subset", "sdf", "qm9pack")],
         qm9_files,
     ),
     "Reddit": Row({"steps_per_epoch": 2}, files=fake_reddit),
@@ -329,6 +334,17 @@ TABLE: dict[str, Row] = {
         fake_knowledge,
         rooted=False,
     ),
+    "ImageCaptions": Row(
+        {"size": 16, "held_out": 0.2, "split_seed": 3, "model": "byte_bpe", "vocab_size": 400, "context": 5,
+         "batch_size": 3, "eval_batch_size": 2, "tokenizer": "{root}/none.json"},
+        [{"size": 20, "context": 7, "batch_size": 8},
+         {"layout": "folder", "root": "{root}/folder", "size": 20, "context": 7, "batch_size": 8},
+         {"layout": "coco", "root": "{root}/coco", "size": 20, "context": 7, "batch_size": 8}],
+        lambda root: [fake_captions(root / "folder"), fake_coco(root / "coco")],
+        rooted=False,
+        elsewhere={"vocab_size"},  # small sets have fewer words
+        seen=("vocabulary",),
+    ),
     "LabelledImages": Row(
         {"size": 16, "unlabelled": True, "batch_size": 3, "eval_batch_size": 3, "source": "digits",
          "file": "{root}/other.npz", "images": "adversarial", "test_items": 3, "train_items": 6,
@@ -339,6 +355,20 @@ TABLE: dict[str, Row] = {
         lambda root: [fake_labelled(root), labelled_files(root)],
         rooted=False,
         elsewhere={"source", "drop_last"},  # the digits have no root; sets of whole batches lose nothing
+    ),
+    "Proteins": Row(
+        {"file": "{root}/other.csv", "task": "classification", "sequence": "back", "targets": ["b"],
+         "entities": "spans", "longest": 7, "mask_share": 0.3, "mask_seed": 3, "split": "clusters",
+         "split_seed": 3, "fractions": (0.5, 0.3, 0.2), "shared": 0.95, "most_train": 12, "subset_seed": 2,
+         "most_evaluated": 1, "predict": "GIGKFL", "batch_size": 3, "like_lengths": False,
+         "eval_batch_size": 2},
+        [{"layout": "csv", "file": "{root}/own.csv", "batch_size": 6, "sequence": "sequence", **more}
+         for more in ({}, {"task": "classification", "targets": ["a"]},
+                      {"split": "clusters", "shared": 0.7, "most_train": 20})]
+        + [{"layout": "fasta", "file": "{root}/own.fasta", "batch_size": 6}, {"batch_size": 6}],
+        own_proteins,
+        rooted=False,
+        seen=("targets", "task"),
     ),
     "ReactionData": Row(
         {"direction": "retro", "reagents": "separated", "draws": 90, "largest_block": 9, "split": "block",

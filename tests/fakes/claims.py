@@ -43,6 +43,7 @@ class FakeRuns:
     def __init__(self, value: Callable[[Sequence[str], int], float]) -> None:
         self.value, self.calls, self.threads = value, 0, set[int]()
         self.change: dict[str, Any] = {}
+        self.costs: Callable[[Sequence[str], int], dict[str, Any]] = lambda arguments, seed: {}
 
     def __call__(self, arguments: Sequence[str], log: Path, threads: int) -> None:
         self.calls += 1
@@ -62,6 +63,7 @@ class FakeRuns:
             "versions": {"torch": "2"},
             "checkpoint": str(folder / "last.ckpt"),
             "finished": True,
+            "costs": self.costs(arguments, seed),
         }
         name = "summary.json" if arguments[0] == "fit" else f"summary_{arguments[0]}.json"
         (folder / name).write_text(json.dumps(summary | self.change))

@@ -86,6 +86,14 @@ def _twin(root: Path, config: dict[str, Any]) -> dict[str, Any]:
             "model.init_args.width": 2,
             "model.init_args.attack_steps": 2,
         }
+    elif config["model"]["class_path"] in ("zoo.ViTClassifier", "zoo.MAE"):
+        flags |= {"model.init_args.shape": "free", "trainer.precision": 32}
+        flags |= {f"model.init_args.{k}": v for k, v in (("width", 16), ("depth", 2), ("heads", 2))}
+        if config["model"]["class_path"] == "zoo.ViTClassifier":
+            flags["model.init_args.num_classes"] = 3
+        else:
+            flags |= {"model.init_args.decoder_width": 16, "model.init_args.decoder_depth": 1}
+            flags["model.init_args.decoder_heads"] = 2
     else:
         flags["model.init_args.hidden"] = 16
     if config["model"]["init_args"].get("negatives") == "queue":

@@ -10,6 +10,7 @@ import numpy as np
 from datamodules.molecules.qm9 import _COLUMNS, written_sdf
 
 _ELEMENTS = np.array([1, 6, 7, 8, 9])
+_SYMBOL = {1: "H", 6: "C", 7: "N", 8: "O", 9: "F"}
 _HEADER = """This file contains a list of molecules which failed the geometry consistency check.
 "Indices" are counted from 1.
 ========================================
@@ -40,6 +41,34 @@ def fake_qm9(root: Path, count: int = 40, left_out: tuple[int, ...] = (3, 7)) ->
     (root / "gdb9.sdf.csv").write_text("\n".join(",".join(r) for r in [order, *rows]) + "\n")
     lines = [f"   {i}  InChI=1S/fake" for i in left_out]
     (root / "uncharacterized.txt").write_text(_HEADER + "\n".join(lines) + "\n\n")
+
+
+def fake_qm9pack(root: Path, count: int = 40) -> None:
+    """``qm9_part1.csv`` to ``qm9_part3.csv``, lists as Python writes them."""
+    from datamodules.molecules.qm9 import _SUBSET
+
+    root.mkdir(parents=True, exist_ok=True)
+    found, y = molecules(count), np.random.default_rng(1).normal(size=(count, 15))
+    head = ["XYZ_file", "Index", "SMILES", "InChi", "N_atoms", "Stoichiometry", "Elements", "XYZ_Ang"]
+    head += ["Mulliken_pop", "Harmonic_Freq_cmi", *_SUBSET.values()]
+    rows = []
+    for i, (z, pos) in enumerate(found):
+        elements = "[" + ",".join(f"'{_SYMBOL[int(a)]}'" for a in z) + "]"
+        places = "[" + ",".join("[" + ",".join(f"{x:.10f}" for x in r) + "]" for r in pos) + "]"
+        cells = [f'"dsgdb9nsd_{i + 1:06d}.xyz"', str(i + 1), f'"{"C" * (i % 5 + 1)}"', '"InChI=1S/CH4/h1H4"']
+        cells += [
+            str(len(z)),
+            '"[4,1,0,0,0]"',
+            f'"{elements}"',
+            f'"{places}"',
+            '"[0.1,-0.1]"',
+            '"[1341.307]"',
+        ]
+        rows.append(",".join([*cells, *(repr(float(x)) for x in y[i])]))
+    third = -(-count // 3)
+    for part in range(3):
+        lines = [",".join(head), *rows[part * third : (part + 1) * third]]
+        (root / f"qm9_part{part + 1}.csv").write_text("\n".join(lines) + "\n")
 
 
 def fake_subset(root: Path, count: int = 40) -> None:
@@ -117,7 +146,8 @@ def _qm9(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     small = {} if config["model"]["class_path"] == "zoo.CoulombRidge" else {"model.init_args.hidden": 16}
     if small:
         small["model.init_args.layers"] = 2
-    (fake_qm9 if config["data"]["init_args"].get("layout") == "sdf" else fake_subset)(root)
+    makers = {"sdf": fake_qm9, "qm9pack": fake_qm9pack}
+    makers.get(config["data"]["init_args"].get("layout"), fake_subset)(root)
     return {**sizes, **small, "data.init_args.cache": root / "cache"}
 
 

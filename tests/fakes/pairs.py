@@ -64,6 +64,12 @@ def _dialogues(root: Path, config: dict[str, Any]) -> dict[str, Any]:
 def _parallel(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     data = config["data"]["init_args"]
     sentence_pairs(root, data["source"], data["target"])
+    if config["model"]["class_path"] == "zoo.Seq2SeqLM":
+        sizes = {"width": 16, "layers": 1, "heads": 2, "head_width": 8, "hidden": 16, "generate_batches": 1}
+        return {f"model.init_args.{k}": v for k, v in sizes.items()} | {
+            "data.init_args.vocab_size": 120, "data.init_args.eval_batch_size": 4,
+            "data.init_args.batch_tokens": 500, "trainer.precision": 32,
+        }  # fmt: skip
     return _flags(config)
 
 

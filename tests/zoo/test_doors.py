@@ -25,7 +25,8 @@ MACHINERY = {"engine", "hub", "evidence"}
 DOORS = {
     **{method: {*SHARED, "hub.foreign"} for method in METHODS},
     **dict.fromkeys(SHARED, SHARED),
-    **{room: {*SHARED, "hub.foreign"} for room in ("metrics", "diffusion", "nn")},  # networks have files, too
+    **{room: {*SHARED, "hub.foreign"} for room in ("metrics", "diffusion")},
+    "nn": {*SHARED, "hub.foreign", "hub.shards"},  # networks have files, too
     "hub": {"hub", "declaration", "reports", "file_names", "locks"},
     "engine": {"engine", "hub", *SHARED},
     "evidence": {"evidence", "engine", "hub", "declaration", "drawing", "file_names", "locks"},

@@ -22,11 +22,11 @@ from zoo.demi.dialogue_terms import (
     mean_of,
     recovery,
 )
-from zoo.demi.negatives import check_others
 from zoo.demi.responses import Responses
 from zoo.metrics.bleu import CorpusBLEU
 from zoo.metrics.diversity import Diversity
 from zoo.nn.data_fit import DataSizes, check_fit, told
+from zoo.nn.gathered_rows import check_others
 from zoo.nn.kept_tokenizer import KeptTokenizer
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import refuse_sharding

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zoo.demi import bounds
 from zoo.demi.encoders import Projection
 from zoo.demi.language import CausalLM, at_end, joined
-from zoo.demi.negatives import gathered, partner_first
+from zoo.demi.negatives import partner_first
+from zoo.nn.gathered_rows import gathered
 
 DialogueObjective = Literal["var", "is", "bo", "multi", "infonce", "none", "next_utterance", "mmi"]
 DECOMPOSED = ("var", "is", "bo")

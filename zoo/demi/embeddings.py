@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, plain
 from zoo.reports import PARTS, image_grid, save_png, to_uint8, writing
 
 _QUERIES, _NEIGHBOURS, _MOST = 12, 8, 20_000
@@ -75,7 +75,7 @@ def _scatter(
         for label in np.unique(labels)[:_COLOURS]:
             chosen = labels == label
             known = 0 <= label < len(names)
-            name = "no label" if label < 0 else names[label] if known else str(label)
+            name = "no label" if label < 0 else plain(names[label]) if known else str(label)
             axis.scatter(*at[chosen].T, s=6, color=f"C{max(0, label) % 10}", label=name)
         axis.set(xlabel="first principal component", ylabel="second")
         axis.legend(fontsize=7, markerscale=2)

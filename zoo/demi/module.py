@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader
 from zoo.demi import bounds
 from zoo.demi.embeddings import Embeddings
 from zoo.demi.encoders import Encoder, Pixels, Views, centred, encoder_of
-from zoo.demi.negatives import KeyQueue, check_others, gathered, partner_first
+from zoo.demi.negatives import KeyQueue, partner_first
 from zoo.demi.probe import Probe, linear_probe, nearest_neighbours, raw_pixels, sgd_probe, write_probes
 from zoo.demi.views import DRAWS, Augmentation, Subview, digit_view, photo_view, restricted
 from zoo.nn.augment import Jigsaw
 from zoo.nn.data_fit import DataSizes, check_fit
+from zoo.nn.gathered_rows import check_others, gathered
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_processes, refuse_sharding
 from zoo.nn.ranges import CountOrZero, Depth, Fraction, Many, NonNegative, Positive, Rate, Size, check_ranges

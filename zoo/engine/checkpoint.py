@@ -22,6 +22,7 @@ from zoo.engine.ema import EMA
 from zoo.engine.finite import is_finite, not_finite
 from zoo.engine.stopping import Stopped, StopSignals
 from zoo.hub import torch_files
+from zoo.hub.shards import whole_checkpoint
 from zoo.reports import say, writing
 
 _STEP_FILE = re.compile(r"step=(\d+)\.ckpt")
@@ -91,6 +92,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
         if "://" not in str(path):
+            if Path(path).is_dir():
+                torch_files.check_shards(Path(path))
+                return whole_checkpoint(Path(path))
             torch_files.verify(Path(path))
         return super().load_checkpoint(path, map_location, weights_only=True)
 

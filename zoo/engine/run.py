@@ -29,6 +29,8 @@ from zoo.drawing import drawing
 from zoo.engine.accumulation import effective_batch, window
 from zoo.engine.checkpoint import Checkpoint, step_checkpoints
 from zoo.engine.checkpoint_folder import checkpoints_of
+from zoo.engine.energy.callback import Energy
+from zoo.engine.energy.costs import Cost, saved_bytes
 from zoo.engine.errors import FAILED, advise, claim, is_worker_gone
 from zoo.engine.finite import not_finite
 from zoo.engine.lock import LOCK
@@ -142,7 +144,11 @@ class Run(Callback):
         batch = effective_batch(trainer)
         if batch is None or trainer.state.fn != TrainerFn.FITTING:
             return ""
-        parts = f"{batch // window(trainer) // trainer.world_size} per device"
+        mesh = getattr(
+            trainer.lightning_module, "device_mesh", None
+        )  # devices that split a tensor share rows
+        shares = trainer.world_size if mesh is None else mesh["data_parallel"].size()
+        parts = f"{batch // window(trainer) // shares} per device"
         if trainer.accumulate_grad_batches > 1:
             parts += f", {trainer.accumulate_grad_batches} batches accumulated"
         return f"effective batch {batch} ({parts}), "
@@ -242,6 +248,7 @@ class Run(Callback):
             return
         self._check_folder(trainer)
         best = self._checkpoint(trainer)
+        energy = _energy_of(trainer)
         summary = self._summary(trainer, rate, memory, best)
         lost = sorted(not_finite(pl_module) - self._never_finite)
         summary["diverged"] = _why_diverged(lost, summary["final"])
@@ -255,6 +262,8 @@ class Run(Callback):
             say(f"{steps} steps in {_duration(elapsed)}, {speed}peak memory {memory / 2**30:.2f} GiB")
         else:
             say(_nothing_left(trainer))
+        if energy is not None:
+            say(f"{energy.line('fit')}{_flops_text(energy)}")
         if summary["diverged"]:
             say(f"the training diverged: {summary['diverged']}")
         metrics = {k: v for k, v in summary["final"].items() if k.startswith("val/")}
@@ -284,13 +293,18 @@ class Run(Callback):
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix + "/")}
         self.seconds = time.monotonic() - self._started
-        name = f"summary_{'validate' if prefix == 'val' else prefix}.json"
+        verb = "validate" if prefix == "val" else prefix
+        name = f"summary_{verb}.json"
         summary = {**self._facts(trainer), "final": metrics, "seconds": self.seconds}
+        energy = _energy_of(trainer)
+        summary |= _spent(energy, verb) | {"costs": _costs(trainer, energy, verb)}
         self._save_summary(name, summary)
         if self.record is not None:
             say(self.record(summary))
         for key, value in metrics.items():
             say(f"{key.removeprefix(prefix + '/'):<18} {value:.6g}")
+        if energy is not None:
+            say(energy.line(verb))
         say(f"done in {_duration(self.seconds)}; written to {self.folder / name}")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -298,6 +312,8 @@ class Run(Callback):
             if isinstance(callback, PredictionWriter):
                 for path in callback.outputs:
                     say(f"wrote {path}")
+        if (energy := _energy_of(trainer)) is not None:
+            say(energy.line("predict"))
         say(f"done in {_duration(time.monotonic() - self._started)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -385,6 +401,8 @@ class Run(Callback):
             "effective_batch": effective_batch(trainer),
             "parameters": parameter_count(trainer.lightning_module),
             "peak_memory_bytes": memory,
+            **_spent(energy := _energy_of(trainer), "fit"),
+            "costs": _costs(trainer, energy, "fit"),
         }
 
     def _has_summary_of(self, step: int) -> bool:
@@ -410,6 +428,40 @@ class Run(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = float(state_dict["seconds"])
         self._logged_step = int(state_dict["logged_step"])
+
+
+def _energy_of(trainer: Trainer) -> Energy | None:
+    return next((c for c in trainer.callbacks if isinstance(c, Energy)), None)  # type: ignore[attr-defined]
+
+
+def _spent(energy: Energy | None, verb: str) -> dict[str, Any]:
+    """Joules and FLOPs as a summary holds them."""
+    if energy is None:
+        return {}
+    flops = energy.counted_flops or {"step": None, "source": "unknown: no batch was counted"}
+    return {"energy": energy.summary(verb)} | ({"flops": flops} if verb == "fit" else {})
+
+
+def _flops_text(energy: Energy) -> str:
+    step, source = energy.counted_flops.get("step"), str(energy.counted_flops.get("source", ""))
+    return f", {step:.4g} FLOPs a step" if step else f", FLOPs {source[:100]}" if source else ""
+
+
+def _costs(trainer: Trainer, energy: Energy | None, verb: str) -> dict[str, Any]:
+    """What may be an axis of ``zoo compare``: plain numbers, None where one is unknown."""
+    found: dict[str, Any] = {}
+    if energy is not None:
+        spent = energy.summary(verb)
+        found = {
+            f"{verb}_joules": spent["joules"],
+            f"{verb}_kwh": spent["kwh"],
+            f"{verb}_gco2e": spent["gco2e"],
+        }
+    if verb == "fit":
+        found |= {"flops_per_step": None if energy is None else energy.counted_flops.get("step")}
+        found |= {"bytes": saved_bytes(trainer.lightning_module) if trainer.world_size == 1 else None}
+    measured = next((c for c in trainer.callbacks if isinstance(c, Cost)), None)  # type: ignore[attr-defined]
+    return found if measured is None or verb != "test" else found | measured.costs
 
 
 def program() -> str:

@@ -31,6 +31,8 @@ from zoo.engine.checkpoint_folder import checkpoints_of
 from zoo.engine.configs import class_named, read_config, split_configs
 from zoo.engine.data_sizes import sizes_from_data
 from zoo.engine.ema import EMA
+from zoo.engine.energy.callback import Energy
+from zoo.engine.energy.costs import Cost
 from zoo.engine.errors import ParserError, UsageError, claim, explain_parser
 from zoo.engine.going_on import SameOptimization, take_settings
 from zoo.engine.metrics_csv import MetricsCSV
@@ -236,6 +238,9 @@ class ZooCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        # before the averages: what they leave in place at the end of a test is what is measured
+        parser.add_lightning_class_args(Energy, "energy")
+        parser.add_lightning_class_args(Cost, "cost")
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(Previews, "previews")
         parser.add_argument(

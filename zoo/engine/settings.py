@@ -60,6 +60,13 @@ SETTINGS: dict[str, tuple[Range, ...]] = {
     "checkpoint.keep": (Range(2),),
     "ema.decay": (_RATE,),
     "previews.count": (Range(0, 10_000),),
+    "energy.watts_per_core": (_NOT_NEGATIVE,),
+    "energy.idle_watts": (_NOT_NEGATIVE,),
+    "energy.pue": (_COUNT,),
+    "energy.intensity": (_NOT_NEGATIVE,),
+    "energy.budget_joules": (Range(0, above=True),),
+    "cost.runs": (Range(50),),
+    "cost.warmup": (_NOT_NEGATIVE,),
 }
 OF_A_VERB = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 """The loader without whose batches a verb does nothing."""

@@ -38,6 +38,7 @@ from zoo.hub.foreign import (
     safetensors_in,
     written_whole,
 )
+from zoo.hub.shards import whole_checkpoint
 
 FORMAT_VERSION = "1"
 EMA_KEY = "EMA"
@@ -419,10 +420,9 @@ def _read_checkpoint(path: Path, averaged: bool, tensors: bool, own_class: str |
     weights.data = check_data(ours.get("data"), path)
     if tensors:
         if path.is_dir():
-            raise ValueError(
-                f"{path} is a sharded checkpoint: resume from it, or write one file by "
-                "trainer.strategy.init_args.save_distributed_checkpoint: false"
-            )
+            if not (path / ".metadata").exists():
+                raise Damaged(f"{path} has lost its shards; use an earlier checkpoint")
+            content = whole_checkpoint(path)
         weights.state_dict = _tensors(content["state_dict"], "state_dict", path)
         ema = _inner(content, "callbacks", EMA_KEY)
         shadow = _inner(ema, "shadow")

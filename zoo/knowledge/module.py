@@ -211,11 +211,14 @@ class KGEmbedding(LightningModule):
         for the weights do not hold them: ``zoo predict`` does.
 
         Raises:
-            ValueError: for a name that the network does not have, or none or two places to fill.
+            ValueError: for a name that the network does not have, none or two places to fill, or a count
+                below 1.
         """
         entities, relations = self._names()
         if (head == "?") == (tail == "?"):
             raise ValueError("give either a head or a tail, and '?' for the other")
+        if count < 1:
+            raise ValueError(f"count is {count}, but must be at least 1")
         known = tail if head == "?" else head
         for name, names, what in ((known, entities, "entity"), (relation, relations, "relation")):
             if name not in names:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, plain
 from zoo.reports import write_scores
 
 DRAWN = 6  # clips in a picture
@@ -117,7 +117,7 @@ class ClipScores:
     def _draw_scores(self, axis: Any, i: int) -> None:
         count = min(5, self.scores.shape[1])
         best = self.scores[i].topk(count)
-        names = [self.class_names[c][:24] for c in best.indices.tolist()]
+        names = [plain(self.class_names[c], 24) for c in best.indices.tolist()]
         right = [self.class_names[c] in self.truth[i].split(";") for c in best.indices.tolist()]
         known = bool(self.truth[i])
         colours = ["tab:gray" if not known else "tab:green" if r else "tab:red" for r in right]
@@ -125,7 +125,9 @@ class ClipScores:
         axis.set_yticks(range(count)[::-1], names, fontsize=8)
         axis.set_xlim(0, 1)
         axis.tick_params(axis="x", labelsize=7)
-        axis.set_title(f"{self.names[i][-24:]}" + (f": {self.truth[i][:24]}" if known else ""), fontsize=8)
+        axis.set_title(
+            plain(self.names[i][-24:]) + (f": {plain(self.truth[i], 24)}" if known else ""), fontsize=8
+        )
 
 
 def _overlay(axis: Any, values: Tensor, size: tuple[int, ...], origin: str) -> None:

@@ -6,7 +6,8 @@ sequence ends with EOS, which it contains, or at ``max_length`` without one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,6 +105,15 @@ def generate(
     return torch.stack(found, dim=1)
 
 
+def gnmt_penalty(alpha: float, length: int) -> float:
+    """((5 + length) / 6)^alpha (Wu et al. 2016), by which log p is divided."""
+    return float(((5 + length) / 6) ** alpha)
+
+
+def _power(penalty: float, length: int) -> float:
+    return float(length) ** penalty
+
+
 @torch.no_grad()
 def beam_search(
     network: Any,
@@ -113,7 +123,7 @@ def beam_search(
     bos: int,
     eos: int,
     pad: int,
-    length_penalty: float = 0.0,
+    length_penalty: float | Callable[[int], float] = 0.0,
     never: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """The ``beams`` likeliest sequences that a beam search finds, best first.
@@ -128,13 +138,18 @@ def beam_search(
         bos: id.
         eos: id.
         pad: id.
-        length_penalty: scores are log p / length^penalty; 0 compares sums, as the released code.
+        length_penalty: scores are log p / length^penalty; 0 compares sums, as the released code. A function
+            of the length, which must not fall, takes the place of the power: :func:`gnmt_penalty`.
         never: further ids that are not chosen.
 
     Returns:
         sequences (B, beams, T) and scores (B, beams).
     """
     sources = len(encoded.states)
+    if callable(length_penalty):
+        norm_of, grows = length_penalty, True
+    else:
+        norm_of, grows = partial(_power, length_penalty), length_penalty > 0
     state = network.begin(encoded.repeated(beams))
     device = encoded.states.device
     token = torch.full((sources * beams,), bos, dtype=torch.long, device=device)
@@ -153,7 +168,7 @@ def beam_search(
         rows = open_rows.gather(1, beam[:, :, None].expand(-1, -1, max_length)).clone()
         rows[:, :, place] = word
         ends = word == eos
-        norm = float(place + 1) ** length_penalty
+        norm = norm_of(place + 1)
         # those of the best candidates that end join the finished ones; what ends further down is dropped
         finished = ends & (torch.arange(ends.shape[1], device=device) < beams)
         pool = torch.cat([ended_scores, torch.where(finished, best / norm, _NEVER)], dim=1)
@@ -163,7 +178,7 @@ def beam_search(
         open_rows = rows.gather(1, chosen[:, :, None].expand(-1, -1, max_length))
         token = word.gather(1, chosen).flatten()
         state = state.select((first + beam.gather(1, chosen)).flatten())
-        reachable = scores[:, 0] / (float(max_length) ** length_penalty if length_penalty > 0 else norm)
+        reachable = scores[:, 0] / (norm_of(max_length) if grows else norm)
         if bool((ended_scores[:, -1] >= reachable).all()):
             break
     pool = torch.cat([ended_scores, scores / norm], dim=1)

@@ -132,9 +132,14 @@ class WarmupCosine(LRScheduler):
     """lr(k) = base min(1, k / warm-up) (1 + cos(pi k / total)) / 2: the cosine runs from step 0, not from the
     end of the warm-up (Scenic's compound schedule). Step it every optimiser step; the first step's rate is 0.
 
+    ``after_warmup``: the cosine begins where the warm-up ends, and falls to ``floor``: base (floor +
+    (1 - floor) (1 + cos(pi (k - warm-up) / (total - warm-up))) / 2), as language models are trained.
+
     Args:
-        total_steps: step at which the rate reaches zero; set it to ``trainer.max_steps``.
+        total_steps: step at which the rate reaches zero, or the floor; set it to ``trainer.max_steps``.
         warmup_steps: steps of the linear factor.
+        after_warmup: see above.
+        floor: last share of the base rate, of a cosine after the warm-up.
 
     Raises:
         ValueError: for a warm-up longer than the training.
@@ -146,21 +151,33 @@ class WarmupCosine(LRScheduler):
         total_steps: Count,
         warmup_steps: CountOrZero = 0,
         last_epoch: LastEpoch = -1,
+        after_warmup: bool = False,
+        floor: Fraction = 0.0,
     ) -> None:
         check_ranges(WarmupCosine, locals())
         if warmup_steps > total_steps:
             raise ValueError(f"warmup_steps must be at most total_steps = {total_steps}, got {warmup_steps}")
+        if floor and not after_warmup:
+            raise ValueError(
+                f"floor is {floor}, which after_warmup: false does not use; set after_warmup: true"
+            )
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        self.after_warmup, self.floor = after_warmup, floor
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
         """Multiplier of the base rate at ``step``."""
         warm = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
+        if not self.after_warmup:
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
+        if step < self.warmup_steps:
+            return warm
+        done = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the position, not the shape: a resume with other ``total_steps`` follows those."""
-        shape = ("total_steps", "warmup_steps")
+        shape = ("total_steps", "warmup_steps", "after_warmup", "floor")
         super().load_state_dict({k: v for k, v in state_dict.items() if k not in shape})
 
     def get_lr(self) -> list[float | Tensor]:
@@ -224,12 +241,13 @@ class EpochWarmupCosine(LRScheduler):
 
 
 class WarmupLinear(LRScheduler):
-    """lr(u) = base u / warm-up up to u = warm-up, then base (total - u) / (total - warm-up), 0 afterwards:
-    fairseq's polynomial decay of power 1. Step it every optimiser step; the first update's rate is 0.
+    """lr(u) = base u / warm-up up to u = warm-up, then linear to ``floor`` times base at u = total, where it
+    stays: fairseq's polynomial decay of power 1. Step it every optimiser step; the first update's rate is 0.
 
     Args:
-        total_steps: update at which the rate reaches zero; set it to ``trainer.max_steps``.
+        total_steps: update at which the rate reaches its end; set it to ``trainer.max_steps``.
         warmup_steps: updates of the linear rise.
+        floor: share of the base rate at the end; ESM-2 has .1.
 
     Raises:
         ValueError: for a warm-up that is not shorter than the training.
@@ -241,24 +259,26 @@ class WarmupLinear(LRScheduler):
         total_steps: Count,
         warmup_steps: CountOrZero = 0,
         last_epoch: LastEpoch = -1,
+        floor: Fraction = 0.0,
     ) -> None:
         check_ranges(WarmupLinear, locals())
         if warmup_steps >= total_steps:
             raise ValueError(
                 f"warmup_steps must be less than total_steps = {total_steps}, got {warmup_steps}"
             )
-        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        self.total_steps, self.warmup_steps, self.floor = total_steps, warmup_steps, floor
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
         """Multiplier of the base rate at update ``step``, from 0."""
         if step <= self.warmup_steps:
             return step / self.warmup_steps if self.warmup_steps else 1.0
-        return max(0.0, (self.total_steps - step) / (self.total_steps - self.warmup_steps))
+        left = max(0.0, (self.total_steps - step) / (self.total_steps - self.warmup_steps))
+        return self.floor + (1 - self.floor) * left
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the position, not the shape: a resume with other ``total_steps`` follows those."""
-        shape = ("total_steps", "warmup_steps")
+        shape = ("total_steps", "warmup_steps", "floor")
         super().load_state_dict({k: v for k, v in state_dict.items() if k not in shape})
 
     def get_lr(self) -> list[float | Tensor]:

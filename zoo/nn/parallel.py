@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from zoo.hub.shards import META, numbered, whole_checkpoint
+from zoo.nn.sharded import load_whole
+
+_SPLIT = "tensor_parallel_size"  # entry of a checkpoint
 
 
 class FSDP2(ModelParallelStrategy):
@@ -19,7 +28,7 @@ class FSDP2(ModelParallelStrategy):
 
     Args:
         data_parallel_size: devices to shard over; ``auto`` is all that ``tensor_parallel_size`` leaves.
-        tensor_parallel_size: of modules that split their own tensors.
+        tensor_parallel_size: of modules that split their own tensors; ``auto`` is every device of a machine.
         save_distributed_checkpoint: whether each rank writes its shard, into a folder, or rank 0 one file.
         process_group_backend: null takes NCCL on GPUs and gloo on CPUs.
     """
@@ -27,7 +36,7 @@ class FSDP2(ModelParallelStrategy):
     def __init__(
         self,
         data_parallel_size: Literal["auto"] | int = "auto",
-        tensor_parallel_size: int = 1,
+        tensor_parallel_size: Literal["auto"] | int = 1,
         save_distributed_checkpoint: bool = False,
         process_group_backend: str | None = None,
     ) -> None:
@@ -36,10 +45,51 @@ class FSDP2(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
+        if self._tensor_parallel_size == "auto":
+            self._tensor_parallel_size = self.num_processes
         if self._data_parallel_size == "auto":
             assert isinstance(self._tensor_parallel_size, int)
             self._data_parallel_size = self.num_nodes * self.num_processes // self._tensor_parallel_size
         super().setup_environment()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Gathered, numbered group by group as torch's own optimizers do; Lightning counts over a module."""
+        if self._save_distributed_checkpoint:
+            return super().optimizer_state(optimizer)
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+        assert self.model is not None
+        own = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_optimizer_state_dict(self.model, own, options=options)
+        return numbered(state) if self.global_rank == 0 else state
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        checkpoint[_SPLIT] = int(self.device_mesh["tensor_parallel"].size())
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """A file of one process, or a folder of shards that any number of processes wrote.
+
+        Lightning's looks for a tied weight under each of its names, and takes the numbers of an optimizer of
+        several groups for places in the module.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            meta = torch.load(path / META, map_location="cpu", weights_only=True)
+            if meta.get(_SPLIT) == self.device_mesh["tensor_parallel"].size():
+                return super().load_checkpoint(path, weights_only=True)
+            checkpoint = whole_checkpoint(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        assert self.model is not None
+        assert self.lightning_module is not None
+        load_whole(self.model, self.optimizers, checkpoint, self.lightning_module.strict_loading)
+        return checkpoint
 
 
 def shard_blocks(module: LightningModule, parts: Iterable[nn.Module | None]) -> None:
@@ -55,6 +105,11 @@ def shard_blocks(module: LightningModule, parts: Iterable[nn.Module | None]) -> 
         return
     from torch.distributed.fsdp import fully_shard
 
+    if mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"zoo.{type(module).__name__} does not split its tensors: set tensor_parallel_size: 1 in "
+            "trainer.strategy.init_args"
+        )
     present = [part for part in parts if part is not None]
     if any(isinstance(p, DTensor) for part in present for p in part.parameters()):
         return

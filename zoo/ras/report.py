@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, plain
 from zoo.file_names import new_file
 from zoo.reports import save_png
 
@@ -59,7 +59,7 @@ def write_curves(folder: Path, curves: Mapping[str, Mapping[str, Array]]) -> lis
             rows.writerows([name, t, *values] for t, values in enumerate(zip(*columns.values(), strict=True)))
     with drawing(picture, figsize=(4.5, 4), dpi=100) as (_, axis):
         for name, columns in curves.items():
-            axis.plot(columns["recall"], columns["precision"], label=name)
+            axis.plot(columns["recall"], columns["precision"], label=plain(name))
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         axis.legend()
     return [table, picture]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 import datamodules
 from datamodules.molecules.splits import balanced_split, read_splits, scaffold, scaffold_split
+from datamodules.molecules.table import MoleculeItems
+from datamodules.molecules.tables import read_smiles_file
 
 ROWS = """smiles,y,comment
 CCO,1.0,"a, quoted"
@@ -55,6 +58,9 @@ def test_rows_are_read_left_out_and_merged(tmp_path: Path, capfd: pytest.Capture
     ("text", "given", "message"),
     [
         ("smiles,y\nCCO,high\n", {}, r"own.csv, line 2, column 'y': 'high' is not a number"),
+        ("smiles,y\nCCO,1e30\n", {}, r"line 2, column 'y': '1e30' is not a number up to 1e\+15;"),
+        ("", {}, r"own.csv is empty; its first line must name columns, 'smiles' among them"),
+        ("smiles;y\nCCO;1\n", {}, r"it has 'smiles;y'; columns must be separated by commas"),
         ("smiles,y\nCCO,inf\n", {}, r"line 2, column 'y': 'inf' is not a number"),
         ("smiles,y\nCCO,2\n", {"task": "classification"}, r"line 2, column 'y': '2' is not 0 or 1"),
         ("smiles,y\nCCO\n", {}, r"own.csv, line 2: 1 cells, its first line has 2"),
@@ -69,6 +75,38 @@ def test_bad_tables_are_one_line(tmp_path: Path, text: str, given: dict[str, Any
     with pytest.raises(ValueError, match=message) as error:
         table(tmp_path, text, **given).setup("fit")
     assert "\n" not in str(error.value)
+
+
+def test_targets_near_to_each_other_keep_their_digits() -> None:
+    values = [-97195.001, -97195.002, 1000000001.5]
+    items = MoleculeItems(["C", "CC", "CCC"], np.array(values)[:, None], [0, 1, 2])
+    assert items.__getitems__([0, 1, 2])["target"][:, 0].tolist() == values
+
+
+def test_a_target_is_called_as_the_user_calls_it(tmp_path: Path) -> None:
+    data = table(tmp_path, "SMILES,Activity\nC,1\nCC,2\nCCC,3\nCCCC,4\nN,2\n", targets=["activity"])
+    data.setup("fit")
+    assert data.facts["targets"] == ["activity"]
+
+
+def test_molecules_in_no_set_of_a_file_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.json").write_text('[{"train": [0], "val": [1], "test": [2]}]')
+    text = "smiles,y\nC,1\nCC,2\nCCC,3\nCCCC,4\nN,2\n"
+    given = {"split": "file", "fractions": (0.8, 0.1, 0.1), "split_file": str(tmp_path / "s.json")}
+    table(tmp_path, text, **given).setup("fit")
+    assert f"own.csv: 2 of 5 molecules are in no set of {tmp_path / 's.json'}" in capfd.readouterr().out
+
+
+def test_a_split_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    text = "smiles,y\nC,1\nCC,2\nCCC,3\nCCCC,4\nN,2\n"
+    with pytest.raises(ValueError, match=r"save_splits: /proc/nope.json cannot be written"):
+        table(tmp_path, text, save_splits="/proc/nope.json").setup("fit")
+
+
+def test_gzipped_smiles_are_predicted(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "new.smi.gz", "wt") as file:
+        file.write("CCO ethanol\nOCC\n")
+    assert read_smiles_file(tmp_path / "new.smi.gz", "smiles") == ([1, 2], ["CCO", "CCO"])
 
 
 def test_labels_that_disagree_leave_a_molecule_out(tmp_path: Path) -> None:
@@ -175,7 +213,9 @@ def test_a_column_splits(tmp_path: Path) -> None:
         split_column="set",
         fractions=(0.8, 0.1, 0.1),
     )
-    with pytest.raises(ValueError, match=r"'hold' is no set; a cell must be train, val or test"):
+    with pytest.raises(
+        ValueError, match=r"'set', line 4: 'hold' is no set; a cell must be train, val or test"
+    ):
         wrong.setup("fit")
 
 

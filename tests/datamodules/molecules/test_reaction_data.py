@@ -13,8 +13,21 @@ import pytest
 import datamodules
 from datamodules.molecules.building_blocks import building_blocks
 from datamodules.molecules.chemistry import chem
-from datamodules.molecules.reaction_files import randomised, reaction_of, read_reactions, read_token_lines
-from datamodules.molecules.reaction_templates import TEMPLATES, Generator, part_of, products, templates
+from datamodules.molecules.reaction_files import (
+    kept,
+    randomised,
+    reaction_of,
+    read_reactions,
+    read_token_lines,
+)
+from datamodules.molecules.reaction_templates import (
+    TEMPLATES,
+    Generator,
+    generated,
+    part_of,
+    products,
+    templates,
+)
 from datamodules.molecules.smiles import Unreadable, canonical
 from datamodules.molecules.tokens import tokenised
 
@@ -76,6 +89,42 @@ def test_draws_are_a_function_of_their_number() -> None:
     assert all(canonical(r.product) == r.product for r in made)
 
 
+def test_blocks_are_no_larger_than_asked_and_reactions_are_different() -> None:
+    blocks = ["CC(=O)O", "CCCCCCCCCC(=O)O", "CN", "OCCN"]
+    assert [s for s, _ in Generator(blocks, 4).blocks] == ["CC(=O)O", "CN", "OCCN"]
+    made = generated(["CC(=O)O", "CN", "NCCN"], 60)
+    assert {r.product for r in made} == {"CNC(C)=O", "CC(=O)NCCN"}
+    assert len(made) == 2  # of 60 draws
+    rows = small(largest_block=6).splits["train"]
+    assert max(chem().MolFromSmiles(b).GetNumHeavyAtoms() for r in rows for b in r.blocks) <= 6
+
+
+def test_draws_with_several_products_are_left_out() -> None:
+    two = Generator(["CC(=O)O", "NCCCN(C)CCN"])  # two primary amines that differ
+    assert two.roles == {"amide coupling": [[0], [1]]}
+    assert two.draw(0) is None
+
+
+def test_held_out_parts_are_equal_shares() -> None:
+    found = [part_of(str(n), 0.2) for n in range(2000)]
+    assert [found.count(name) for name in ("test", "val", "train")] == pytest.approx([400, 400, 1200], abs=60)
+
+
+def test_reactions_are_kept_by_what_they_are_a_function_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    names = {small(**s)._name() for s in ({}, {"draws": 301}, {"largest_block": 9}, {"held": 0.2})}
+    assert len(names) == 3  # the share of a split is no matter of the draws
+    made = [reaction_of("CO.CBr>O>COC", "1")]
+    assert kept("x", lambda: made) == made
+    (file,) = tmp_path.iterdir()
+    assert file.name == f"reactions_x_rdkit{chem('rdkit').__version__}.tsv"
+    assert kept("x", list) == made
+    file.write_text("CO.CBr\tCOC\tO\n")  # of another kind of file
+    assert kept("x", lambda: made) == made
+
+
 def test_maps_of_the_product_are_taken_off_before_anything_is_tokenised() -> None:
     """Trap: the product of a mapped reaction tells which atoms it is made of."""
     text = "[CH3:1][C:2](=[O:3])[OH].[NH2:4][CH3:5]>CC#N.[Na+]>[CH3:5][NH:4][C:2]([CH3:1])=[O:3]"
@@ -110,6 +159,7 @@ def test_products_to_test_are_never_trained_on() -> None:
 def test_blocks_to_test_are_never_trained_on() -> None:
     splits = small(split="block").splits
     trained = {b for r in splits["train"] for b in r.blocks}
+    assert {part_of(b, 0.1) for b in trained} == {"train"}
     assert all(any(b not in trained and part_of(b, 0.1) == "test" for b in r.blocks) for r in splits["test"])
 
 
@@ -126,6 +176,7 @@ def test_sources_alone_are_randomised_and_targets_stay_canonical() -> None:
     assert small(augment=True).training_pairs() == (all_sources, all_targets)
     assert all(canonical(t) == t for t in all_targets)
     assert randomised("CCO>", 3).endswith(">")
+    assert len({randomised("CC(=O)Oc1ccccc1C(=O)O", seed) for seed in range(20)}) > 10
 
 
 def test_the_vocabulary_is_that_of_the_training_reactions() -> None:
@@ -135,6 +186,15 @@ def test_the_vocabulary_is_that_of_the_training_reactions() -> None:
     held = {t for r in data.splits["test"] for s in (r.reactants, r.product) for t in tokenised(s)}
     assert {*data.tokens().tokens} == trained
     assert held - trained  # or this test says nothing
+
+
+def test_long_and_further_reactions_are_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    data = small(longest=20, most_train=10)
+    assert len(data.splits["train"]) == 10
+    assert max(len(tokenised(s)) for pair in data.training_pairs() for s in pair) <= 20
+    assert re.search(
+        r"train: \d+ of \d+ reactions have a side of more than 20 tokens", capfd.readouterr().out
+    )
 
 
 def test_retrosynthesis_turns_the_pairs_around() -> None:

@@ -5,7 +5,7 @@ import pytest
 import datamodules.molecules.chemistry
 import zoo.molecules.chemistry
 from datamodules.molecules.chemistry import chem
-from datamodules.molecules.smiles import Unreadable, canonical, read_smiles
+from datamodules.molecules.smiles import Unreadable, canonical, molecule_of, read_smiles, without_maps
 
 
 def test_both_sides_of_the_door_have_one_guard() -> None:
@@ -48,8 +48,14 @@ def test_a_salt_is_kept_reduced_or_left_out() -> None:
     salt = "CC(=O)[O-].[Na+]"
     assert canonical(salt) == salt
     assert canonical(salt, "largest") == "CC(=O)[O-]"
+    assert canonical("[2H]C([2H])([2H])[2H].CCO", "largest") == "CCO"  # heavy atoms count first
     with pytest.raises(Unreadable, match="several fragments"):
         canonical(salt, "skip")
+
+
+def test_an_atom_without_its_map_has_hydrogens_of_its_own() -> None:
+    found = without_maps(molecule_of("[CH3:7][CH2:1][OH:2]"))
+    assert [(a.GetAtomMapNum(), a.GetNoImplicit()) for a in found.GetAtoms()] == [(0, False)] * 3
 
 
 def test_rows_left_out_are_told_with_count_and_first_line(capfd: pytest.CaptureFixture[str]) -> None:

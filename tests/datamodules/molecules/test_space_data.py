@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes.molecules_space import fake_md17, fake_qm9, fake_rmd17, fake_subset, fake_xyz, frames, molecules
+from fakes.molecules_space import (
+    fake_md17,
+    fake_qm9,
+    fake_qm9pack,
+    fake_rmd17,
+    fake_subset,
+    fake_xyz,
+    frames,
+    molecules,
+)
 
 import datamodules
-from datamodules.molecules.qm9 import TARGETS, UNITS, references_of
+from datamodules.molecules.qm9 import TARGETS, UNITS, _uncharacterized, references_of
 
 
 def set_up(data: Any, stage: str = "fit") -> Any:
@@ -150,6 +159,10 @@ def test_frames_of_different_molecules_are_read_with_their_keys(tmp_path: Path) 
     data = datamodules.XYZFrames(predict_file=str(tmp_path / "b.xyz"))
     data.setup("predict")
     assert len(data.predict_set) == 4
+    (tmp_path / "bom.xyz").write_text((tmp_path / "b.xyz").read_text(), encoding="utf-8-sig")
+    again = datamodules.XYZFrames(predict_file=str(tmp_path / "bom.xyz"))
+    again.setup("predict")
+    assert torch.equal(again.predict_set[3]["pos"], data.predict_set[3]["pos"])
     assert bool(data.predict_set[0]["y"].isnan())
 
 
@@ -238,3 +251,79 @@ def test_texts_of_characters_that_there_are_not_are_one_line(tmp_path: Path) -> 
         ValueError, match=r"qm9_subset.npz is damaged .*text of characters that there are not"
     ):
         datamodules.QM9(root=str(tmp_path), train=20, val=8).setup("fit")
+
+
+def test_qm9pack_has_the_subsets_numbers_in_the_subsets_units(tmp_path: Path) -> None:
+    fake_qm9pack(tmp_path)
+    fake_subset(tmp_path)
+    given: dict[str, Any] = {"root": str(tmp_path), "train": 20, "val": 8}
+    for target in ("U0", "U0_atom", "mu", "A"):
+        theirs = set_up(datamodules.QM9(target=target, **given)).train_set
+        data = set_up(datamodules.QM9(target=target, layout="qm9pack", cache=str(tmp_path / "c"), **given))
+        ours = data.train_set
+        assert np.array_equal(ours.store.y, theirs.store.y)
+        assert np.array_equal(ours.rows, theirs.rows)
+        assert np.array_equal(ours.store.z, theirs.store.z)
+        assert np.allclose(ours.store.pos, theirs.store.pos, atol=1e-6)
+    assert ours.store.names[:3] == ["C", "CC", "CCC"]
+    for old, new, words in (
+        (",5,", ",6,", r"N_atoms is '6', Elements are 5, XYZ_Ang 5"),
+        ("'H'", "'Xx'", r"column 'Elements': .* is no list of elements"),
+        ("[[", "[", r"column 'XYZ_Ang': .* is no list of coordinates"),
+        ("HOMO_au", "HUMO_au", r"has no column 'HOMO_au'"),
+        ("\n", "\n\n", r"line 2: 0 cells|line 2: no row"),
+    ):
+        fake_qm9pack(tmp_path)
+        part = tmp_path / "qm9_part2.csv"
+        part.write_text(part.read_text().replace(old, new, 1))
+        with pytest.raises(ValueError, match=words) as error:
+            datamodules.QM9(layout="qm9pack", cache=str(tmp_path / "d"), **given).setup("fit")
+        assert "qm9_part2.csv" in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"no file .*qm9_part1.csv; install qm9pack, or take"):
+        datamodules.QM9(layout="qm9pack", root=str(tmp_path / "no"), cache=str(tmp_path)).setup("fit")
+
+
+def test_numbers_of_qm9pack_end_in_points_or_have_fortrans_exponents(tmp_path: Path) -> None:
+    fake_qm9pack(tmp_path)
+    part = tmp_path / "qm9_part1.csv"
+    lines = part.read_text().split("\n")
+    cells = lines[1].split(",")
+    cells[-15] = "0."  # RotA_GHz of the first molecule
+    cells[-1] = "1.5*^-2"
+    part.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]))
+    given: dict[str, Any] = {"root": str(tmp_path), "cache": str(tmp_path / "c"), "train": 20, "val": 8}
+    for target, value in (("A", 0.0), ("Cv", 0.015)):
+        assert set_up(datamodules.QM9(target=target, layout="qm9pack", **given)).train_set.store.y[0] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"has the numbers of 0 molecules: it is damaged or cut off"),
+        ("no list at all\n", r"has the numbers of 0 molecules"),
+        ("Index\n 3 a\nx7 b\n 9 c\n", r"line 3: it begins with no number, and numbers follow"),
+        ("Index\n 3 a\n 41 b\n", r"line 3: there is no molecule 41 of 40"),
+        ("Index\n 3 a\n 0 b\n", r"line 3: there is no molecule 0 of 40"),
+        ("Index\n 3 a\n 3 b\n", r"line 3: molecule 3 stands in it twice"),
+        ("Index\n 3 a\n 7 \x00\x01\n", r"line 3: .* is no text"),
+    ],
+)
+def test_a_damaged_list_of_what_is_uncharacterized_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    fake_qm9(tmp_path)
+    (tmp_path / "uncharacterized.txt").write_text(text)
+    data = datamodules.QM9(layout="sdf", root=str(tmp_path), cache=str(tmp_path / "c"), train=20, val=8)
+    with pytest.raises(ValueError, match=words) as error:
+        data.setup("fit")
+    assert "uncharacterized.txt" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_whole_of_qm9_leaves_out_3054(tmp_path: Path) -> None:
+    path = tmp_path / "uncharacterized.txt"
+    head = "Indices of what failed the check\n=====\n  Index  InChI\n"
+    path.write_text(head + "".join(f"  {3 * i + 1}  InChI=1S/a\n" for i in range(3054)) + "-----\n\n")
+    assert _uncharacterized(path, 133_885)[:3] == [0, 3, 6]
+    path.write_text("\n".join(path.read_text().split("\n")[:3000]))
+    with pytest.raises(ValueError, match=r"has the numbers of 2,997 molecules, and QM9 has 3,054"):
+        _uncharacterized(path, 133_885)

@@ -14,7 +14,8 @@ import datamodules
 from datamodules.molecules.building_blocks import building_blocks, made
 from datamodules.molecules.smiles import canonical
 from datamodules.molecules.smiles_files import smiles_of, text_lines
-from datamodules.molecules.tokens import BOS, EOS, PAD, UNK, tokenised
+from datamodules.molecules.string_module import StringItems
+from datamodules.molecules.tokens import BOS, EOS, PAD, UNK, TokenVocabulary, tokenised
 from datamodules.text.batches import LikeLengths
 
 MOLECULES = [
@@ -103,11 +104,58 @@ def test_own_lines_are_canonical_unique_and_what_is_none_is_told(
     assert "1 repeated molecules are left out" in out
 
 
+def test_splits_of_a_file_are_apart_and_not_in_its_order(tmp_path: Path) -> None:
+    lines = ["C" * n for n in range(1, 61)]
+    data = own(tmp_path / "own.smi", lines)
+    splits = {name: set(rows) for name, rows in data.splits.items()}
+    assert [len(splits[name]) for name in ("train", "val", "test")] == [48, 6, 6]
+    assert set.union(*splits.values()) == {*lines}
+    assert sum(map(len, splits.values())) == 60
+    assert max(map(len, splits["test"])) - min(map(len, splits["test"])) > 6  # no piece of a sorted file
+    few = own(tmp_path / "own.smi", lines, most_train=20).splits["train"]
+    assert {*few} < splits["train"]
+    assert few != data.splits["train"][:20]
+
+
+def test_moses_is_held_out_of_its_training_molecules(tmp_path: Path) -> None:
+    for name, last in (("train", "N"), ("test", "O")):
+        rows = ["SMILES,SPLIT", *("C" * n + last + f",{name}" for n in range(1, 91))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    splits = datamodules.SmilesData(layout="moses", root=str(tmp_path)).splits
+    assert [len(splits[name]) for name in ("train", "val", "test")] == [89, 1, 90]
+    assert splits["val"][0] not in splits["train"]
+    assert splits["val"] != [splits["test"][0]]
+    assert {s[-1] for s in splits["train"] + splits["val"]} == {"N"}
+
+
+def test_lines_that_begin_with_a_mark_and_lines_that_never_end(tmp_path: Path) -> None:
+    path = tmp_path / "own.smi"
+    path.write_bytes(b"\xef\xbb\xbfCCO\nCN\n")
+    assert [s for _, s in smiles_of(path)] == ["CCO", "CN"]
+    path.write_bytes(b"C" * (2**20 + 1))
+    with pytest.raises(ValueError, match="line 1: more bytes than a file of SMILES has"):
+        list(text_lines(path))
+
+
+def test_weights_that_bring_another_vocabulary_are_read_anew() -> None:
+    vocabularies = [TokenVocabulary(("C", "O")), TokenVocabulary(("B", "C", "O"))]
+    items = StringItems({"ids": ["CO", "COCO"], "source": ["COCO", "C"]}, lambda: vocabularies[0])
+    assert items[0]["ids"].tolist() == [BOS, 4, 5, EOS]
+    assert items.lengths.tolist() == [6, 6]  # the longer side with both ends
+    vocabularies.reverse()
+    assert items[0]["ids"].tolist() == [BOS, 5, 6, EOS]
+    assert items[0]["source"].tolist() == [5, 6, 5, 6]
+    data = datamodules.SmilesData(most_train=8, representation="selfies")
+    data._of_weights = lambda: vocabularies[0].document  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"the weights read smiles, but .*representation is selfies"):
+        data.tokens()
+
+
 def test_own_columns_are_found_in_capitals_or_not(tmp_path: Path) -> None:
     path = tmp_path / "own.csv.gz"
     rows = ["id,SMILES,note", *(f'{i},{s},"a, b"' for i, s in enumerate(MOLECULES))]
     path.write_bytes(gzip.compress(("\n".join(rows) + "\n").encode()))
-    assert [s for _, s in smiles_of(path)] == MOLECULES
+    assert [s for _, s in smiles_of(path)] == [s for _, s in smiles_of(path, "Smiles")] == MOLECULES
     with pytest.raises(ValueError, match=r"has no column 'mol'; its first line is 'id,SMILES,note'"):
         list(smiles_of(path, "mol"))
 

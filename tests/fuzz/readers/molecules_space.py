@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fakes.molecules_space import fake_md17, fake_qm9, fake_rmd17, fake_subset, fake_xyz
+from fakes.molecules_space import fake_md17, fake_qm9, fake_qm9pack, fake_rmd17, fake_subset, fake_xyz
 from fuzz.forked import Reader
 
 from datamodules import QM9, MDTrajectory, XYZFrames
@@ -44,6 +44,16 @@ def read_qm9(path: Path) -> Any:
     return items_of(QM9(layout="sdf", root=root, cache=f"{root}/cache", train=20, val=5))
 
 
+def write_qm9pack(folder: Path) -> Path:
+    fake_qm9pack(folder)
+    return folder / "qm9_part2.csv"
+
+
+def read_qm9pack(path: Path) -> Any:
+    root = str(path.parent)
+    return items_of(QM9(layout="qm9pack", root=root, cache=f"{root}/cache", train=20, val=5))
+
+
 def write_subset(folder: Path) -> Path:
     fake_subset(folder)
     return folder / "qm9_subset.npz"
@@ -64,5 +74,6 @@ READERS = [
         Reader(f"QM9's {n}", write_qm9(n), read_qm9)
         for n in ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
     ),
+    Reader("QM9's csv of qm9pack", write_qm9pack, read_qm9pack),
     Reader("extended xyz", write_xyz, lambda p: items_of(XYZFrames(str(p)))),
 ]

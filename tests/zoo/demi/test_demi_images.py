@@ -25,11 +25,12 @@ import zoo
 from zoo.demi import bounds, views
 from zoo.demi.embeddings import neighbours
 from zoo.demi.encoders import DigitEncoder, Views, encoder_of
-from zoo.demi.negatives import KeyQueue, gathered, partner_first
+from zoo.demi.negatives import KeyQueue, partner_first
 from zoo.demi.probe import linear_probe, nearest_neighbours, raw_pixels, sgd_probe
 from zoo.demi.weights import start_from
 from zoo.hub import export
 from zoo.hub.convert import convert
+from zoo.nn.gathered_rows import gathered
 from zoo.nn.resnet import ResNet
 
 SMALL: dict[str, Any] = {

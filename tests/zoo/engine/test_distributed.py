@@ -78,12 +78,20 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two processes."""
     root = tmp_path_factory.mktemp(request.param)
-    output = launched("fit", root, f"--config=trainer/{request.param}", TWO, STEPS)
+    # watts of the machine, which one of its processes counts
+    idle = ("--energy.source=cpu_time", "--energy.watts_per_core=0", "--energy.idle_watts=100")
+    output = launched("fit", root, f"--config=trainer/{request.param}", TWO, STEPS, *idle)
     assert "effective batch 128 (64 per device), 2 x cpu" in output
     assert output.count("zoo: fit ") == 1
     for part in ("Warning", "deprecated", "recommended"):
         assert part not in output
     return newest(root)
+
+
+def test_two_processes_count_the_flops_of_one_and_their_machine_once(one: Path, two: Path) -> None:
+    a, b = (json.loads((folder / "summary.json").read_text()) for folder in (one, two))
+    assert a["flops"]["step"] == b["flops"]["step"] > 0
+    assert b["energy"]["joules"] == pytest.approx(100 * b["energy"]["seconds"], rel=0.02)
 
 
 def test_two_processes_train_what_one_trains(one: Path, two: Path) -> None:

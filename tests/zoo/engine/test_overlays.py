@@ -24,7 +24,7 @@ from zoo.engine.run import Run
 from zoo.engine.runner import ZooCLI
 from zoo.hub.catalog import config_folder, find_config, listing
 
-OVERLAYS = ("bf16", "cpu", "ddp", "debug", "fsdp", "multinode", "wandb")
+OVERLAYS = ("bf16", "cpu", "ddp", "debug", "fsdp", "multinode", "tensor_parallel", "wandb")
 ALWAYS = (Checkpoint, EMA, Previews, ResumableRandomness, Run, PredictionWriter)
 
 

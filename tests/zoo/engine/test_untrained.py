@@ -13,7 +13,8 @@ from zoo.engine.arguments import Arguments, answers_untrained
 
 VARIANTS = [(name, small) for name, (_, method) in sorted(zoo._DECLARED.items()) for small in method.small]
 NOT_DRAWN = (
-    "CAA", "CoulombRidge", "DescriptorBaseline", "FeatureBaseline", "GraphGenerator", "KGEmbedding", "LDS",
+    "CAA", "CompositionBaseline", "CoulombRidge", "DescriptorBaseline", "FeatureBaseline", "GraphGenerator",
+    "KGEmbedding", "LDS",
 )  # fmt: skip
 """Have variants that draw nothing when they are made, but fit or search on the training set in ``fit``."""
 

@@ -118,7 +118,7 @@ def test_wrong_destinations_and_methods_fail_in_one_line(
         ([source, "--out", folder / "x", "--to", "onnx"], "can be written as zoo, official, diffusers"),
         ([source, "--out", folder / "x.safetensors", "--method", "mbt"], "not weights of method 'mbt'"),
         ([folder / "other.pt", "--out", folder / "x.safetensors"],
-         "say whose weights it holds: --method ami or demi or"),
+         "say whose weights it holds: --method ami or causal_lm or"),
         ([folder / "other.pt", "--out", folder / "x.safetensors", "--method", "nonesuch"],
          "no method 'nonesuch'"),
     ]  # fmt: skip

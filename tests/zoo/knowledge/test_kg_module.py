@@ -68,6 +68,8 @@ def test_own_triples_become_answers(tmp_path: Path) -> None:
     for arguments, said in ((("/m/000", "/is/9"), "no relation of the 3"), (("?", "/is/0"), "either a head")):
         with pytest.raises(ValueError, match=said):
             model.answers(*arguments)
+    with pytest.raises(ValueError, match="count is -1"):
+        model.answers("/m/000", "/is/0", count=-1)
     tested = run("predict", "kg_umls", tmp_path, *flags[:2], f"--weights={best}")
     assert (tested / "predictions" / "ranks.png").is_file()
 

@@ -14,6 +14,7 @@ from rdkit.Chem import QED, Crippen, Descriptors, Lipinski, rdMolDescriptors
 
 import datamodules
 import zoo
+from zoo.metrics.properties import averaged, by_task, undefined
 from zoo.molecules.graph import featurised
 from zoo.molecules.graph.descriptors import (
     Standardiser,
@@ -26,7 +27,6 @@ from zoo.molecules.graph.descriptors import (
 from zoo.molecules.graph.features import molecule_graph, side_by_side
 from zoo.molecules.graph.network import DMPNN
 from zoo.molecules.graph.probes import common_neighbours, linear_cka, ridge_r2
-from zoo.molecules.graph.scores import averaged, by_task, undefined
 from zoo.molecules.graph.uncertainty import (
     conformal_widths,
     gaussian_widths,
@@ -207,7 +207,7 @@ def test_missing_targets_have_no_gradient() -> None:
     module = small(task="classification", targets=["a"])
     outputs = torch.zeros(1, 3, 1, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([[1.0], [torch.nan], [0.0]])
-    module._losses(outputs, target).sum().backward()
+    module.losses(outputs, target).sum().backward()
     assert outputs.grad.flatten().tolist() == [-0.5, 0.0, 0.5]
 
 
@@ -269,6 +269,27 @@ def test_contributions_follow_the_atoms_of_the_smiles() -> None:
     assert found.deviation is not None
     with pytest.raises(ValueError, match="molecule 1, 'c1cccc1', is no SMILES"):
         module.predict_smiles(["C", "c1cccc1"])
+
+
+@pytest.mark.parametrize(
+    ("smiles", "train", "said"),
+    [
+        ("CCO", [], r"a list of SMILES is needed, got the text 'CCO'; write \['CCO'\]"),
+        (["C", "*CC"], [], r"molecule 1, '\*CC', has a dummy atom"),
+        ([None], [], r"molecule 0, 'None', is no SMILES"),
+        (["C" * 5000], [], r"molecule 0, 'C{60}', is no SMILES"),
+        ([], [], r"no SMILES are given"),
+        (["C"], ["zz"], r"training molecule 0, 'zz', is no SMILES"),
+    ],
+)
+def test_python_gives_lists_of_molecules(smiles: Any, train: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        small(backbone="gin").float().predict_smiles(smiles, train=train)
+
+
+def test_maps_are_taken_off_what_python_gives() -> None:
+    found = small(backbone="gin").float().predict_smiles(["[CH3:1][CH2:2][OH:3]"], train=["[CH3:7][OH:8]"])
+    assert (found.smiles, found.neighbour) == (["CCO"], ["CO"])
 
 
 def test_what_does_not_belong_together_is_refused() -> None:

@@ -14,7 +14,8 @@ import zoo
 from zoo.hub.convert import read_foreign
 from zoo.molecules.reactions.report import PredictedReactions
 from zoo.molecules.reactions.scoring import copied, hits, ranked
-from zoo.molecules.tokens import TokenVocabulary, tokenised
+from zoo.molecules.tokens import BOS, EOS, PAD, UNK, TokenVocabulary, tokenised
+from zoo.nn.decoding import beam_search, forbid
 
 TRUTH = ["CNC(C)=O", "COC", "CC"]
 
@@ -57,6 +58,82 @@ def test_candidates_come_best_first_and_a_source_is_made_canonical_first() -> No
     assert [c["log_p"] for c in beside] == pytest.approx([c["log_p"] for c in one], abs=1e-4)
     with pytest.raises(ValueError, match="'C1CC' is no molecule"):
         model.react("C1CC")
+
+
+def test_answers_have_no_dropout_no_unknown_token_and_as_many_candidates_as_asked() -> None:
+    model = module(dropout=0.5)
+    with torch.no_grad():
+        model.network.generator.bias[UNK] = 20.0
+    (one,) = model.react("CN", 4)  # more than its three beams
+    assert len(one) == 4
+    assert not any("?" in c["smiles"] for c in one)
+    assert model.train().react("CN", 4) == [one]
+    assert model.training
+
+
+def test_scores_of_candidates_are_those_of_the_network_that_reads_them() -> None:
+    """Each beam goes on from its own past."""
+    model = module()
+    for parameter in model.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    source = torch.tensor([model.tokens.encoded(tokenised("CN.CO"))])
+    rows, scores = beam_search(model.network, model.network.encode(source), 3, 6, BOS, EOS, PAD, 0.0, (UNK,))
+    for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True):
+        ids = [t for t in row if t != PAD]
+        logits = model.network(source, torch.tensor([[BOS, *ids[:-1]]]))
+        logp = forbid(logits, PAD, BOS, UNK).log_softmax(dim=-1)[0]
+        assert score == pytest.approx(sum(float(logp[i, t]) for i, t in enumerate(ids)), abs=1e-4)
+
+
+def batch_of(model: zoo.ReactionTransformer, *targets: str) -> dict[str, Any]:
+    rows = [torch.tensor([BOS, *model.tokens.encoded(tokenised(t)), EOS]) for t in targets]
+    target = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+    return {"source": target[:, 1:], "target": target, "source_text": [*targets], "target_text": [*targets]}
+
+
+def test_the_loss_is_of_the_next_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = module()
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    batch = batch_of(model, "CN", "COCN")
+    logits = model.network(batch["source"], batch["target"][:, :-1])
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["target"][:, 1:].flatten(), ignore_index=PAD
+    )
+    assert torch.allclose(model.training_step(batch, 0), expected)
+
+
+def test_scores_are_means_over_the_reactions_of_as_many_batches_as_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, told = module(generate_batches=1), {}
+    monkeypatch.setattr(model, "log", lambda name, value, **_: told.update({name: float(value)}))
+    monkeypatch.setattr(model, "answers", lambda source, texts: ([["CO"], *([t] for t in texts[1:])], []))
+    model.on_validation_epoch_start()
+    for number in range(3):
+        model.validation_step(batch_of(model, "CN", "COC", "CC", "CO"), number)
+    assert model._sums["count"] == 4
+    model.on_validation_epoch_end()
+    assert (told["val/top1"], told["val/invalid"]) == (0.75, 0.0)
+    model.on_test_epoch_start()
+    for number in range(3):
+        model.test_step(batch_of(model, "CN", "COC", "CC", "CO"), number)
+    assert model._sums["count"] == 12
+
+
+def test_the_product_found_again_and_weights_that_cannot_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    back = module(direction="retro", round_trip="x")
+    made = {"CC(=O)O.CN": "CNC(C)=O", "CO": "CC"}
+
+    class Forward:
+        def react(self, sources: list[str], count: int) -> list[list[dict[str, Any]]]:
+            return [[{"smiles": made[s]}] for s in sources]
+
+    back._forward = [Forward()]  # type: ignore[list-item]
+    assert back._returned([["NC.CC(=O)O"], ["CO"], ["C1CC"], []], ["O=C(C)NC", "COC", "C", "C"]) == 1.0
+    back._forward = []
+    monkeypatch.setattr(zoo, "load", lambda _: module(direction="retro"))
+    with pytest.raises(ValueError, match="round_trip: x are no forward weights of a ReactionTransformer"):
+        back._forward_weights()
 
 
 @pytest.mark.parametrize(
@@ -128,6 +205,12 @@ def test_the_average_of_a_runs_checkpoints(tmp_path: Path) -> None:
     built = zoo.ReactionTransformer(**weights.hparams)
     built.load_state_dict(weights.state_dict)
     assert built.tokens == models[0].tokens
+    damaged = models[0].state_dict() | {name: torch.full_like(mean, torch.nan)}
+    torch.save(
+        {"state_dict": damaged, "hyper_parameters": dict(model.hparams)}, folder / "step=00000002.ckpt"
+    )
+    with pytest.raises(ValueError, match=rf"step=00000002.ckpt: {name} holds NaN or infinity"):
+        read_foreign(folder, "reactions")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, folder / "step=00000002.ckpt")
     with pytest.raises(ValueError, match=r"step=00000002.ckpt is no checkpoint of zoo.ReactionTransformer"):
         read_foreign(folder, "reactions")

@@ -19,6 +19,7 @@ from zoo.molecules.strings.generation import (
     scaffold_novelty,
     scores,
     shares,
+    similarities,
 )
 from zoo.molecules.strings.network import GPTLanguageModel, LSTMLanguageModel, nothing_read
 from zoo.molecules.strings.report import GeneratedMolecules
@@ -57,9 +58,39 @@ def test_internal_diversity_has_all_ordered_pairs_and_each_with_itself() -> None
     assert internal_diversity(["CCO"]) == pytest.approx(0, abs=1e-6)
 
 
+def test_similarity_to_the_nearest_known_molecule_and_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rdkit import Chem, DataStructs
+    from rdkit.Chem import rdFingerprintGenerator
+
+    drawn, known = ["Cc1ccccc1", "CCO", "CCO"], ["CCCO", "Oc1ccccc1", "CCO"]
+    made = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
+    prints = [[made.GetFingerprint(Chem.MolFromSmiles(s)) for s in side] for side in (drawn, known)]
+    pairs = [[DataStructs.TanimotoSimilarity(a, b) for b in prints[1]] for a in prints[0]]
+    expected = {"snn": sum(map(max, pairs)) / 3, "similarity": sum(map(sum, pairs)) / 9}
+    assert similarities(drawn, known) == pytest.approx(expected, abs=1e-6)
+    monkeypatch.setattr("zoo.molecules.strings.generation._ROWS", 2)  # known ones part after part
+    assert similarities(drawn, known) == pytest.approx(expected, abs=1e-6)
+    assert internal_diversity(known) > 0.5
+    whole, _ = internal_diversity(known), monkeypatch.undo()
+    assert whole == pytest.approx(internal_diversity(known), abs=1e-9)
+    assert math.isnan(similarities([], known)["snn"])
+
+
 def test_new_scaffolds() -> None:
     assert scaffold_novelty(["Cc1ccccc1", "c1ccncc1", "CCO"], ["CCc1ccccc1"]) == 0.5
     assert math.isnan(scaffold_novelty(["CCO"], []))  # acyclic molecules have none
+    cis, trans = "C1CC[C@H]2CCCC[C@H]2C1", "C1CC[C@H]2CCCC[C@@H]2C1"
+    assert canonical(cis) != canonical(trans)
+    assert scaffold_novelty([cis], [trans]) == 0  # without chirality
+
+
+def test_means_are_over_all_valid_molecules_and_scaffolds_of_few() -> None:
+    drawn = ["CCO", "CCO", "c1ccncc1", "C1CC"]
+    found, known = scores(drawn, ["CCO", "CC"]), [properties(s) for s in drawn[:3]]
+    for name in ("qed", "sa"):
+        assert found[name] == pytest.approx(sum(p[name] for p in known) / 3)
+    assert {"scaffold_novelty", "snn"} <= {*found}
+    assert not {"scaffold_novelty", "snn"} & {*scores(drawn, ["CCO", "CC"], most=1)}
 
 
 def test_qed_of_naproxen() -> None:
@@ -111,6 +142,17 @@ def test_sizes_are_those_of_the_paper() -> None:
     assert count == [lstm, char, gpt]
 
 
+def test_networks_begin_as_their_papers_have_them() -> None:
+    """One-hot rows but for the pad; dropout between layers; projections into the residual scaled by depth."""
+    rows = LSTMLanguageModel(12, None, 8, 1).embedding.weight
+    assert torch.equal(rows, torch.eye(12).index_fill(0, torch.tensor([PAD]), 0))
+    assert [LSTMLanguageModel(12, 4, 8, n, 0.2).lstm.dropout for n in (1, 2)] == [0.0, 0.2]
+    blocks: Any = GPTLanguageModel(12, 128, 8, 2).blocks
+    assert float(blocks[3].inner.weight.std()) == pytest.approx(0.02, rel=0.05)
+    for layer in (blocks[3].outer, blocks[3].attention.output):
+        assert float(layer.weight.std()) == pytest.approx(0.02 / 4, rel=0.05)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_padding_counts_for_nothing(smoothing: float) -> None:
     logits = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -160,6 +202,36 @@ def test_a_drawn_molecule_is_a_function_of_seed_and_position(settings: dict[str,
     greedy = model.sample(5, top_p=1e-6)
     assert len({*greedy}) == 1  # the nucleus is the likeliest token alone
     assert {*model.sample(5, temperature=1e-4)} == {*greedy}
+
+
+def test_processes_draw_their_shares_in_order_and_what_is_known_is_canonical(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from types import SimpleNamespace
+
+    model = module()
+    expected, shares_of = model.drawn([*range(7)], 3), [model.drawn([*range(r, 7, 2)], 3) for r in (0, 1)]
+    own: list[list[str]] = []
+
+    def gathered(texts: list[str]) -> list[list[str]]:
+        own.append(texts)
+        return shares_of
+
+    monkeypatch.setattr("zoo.molecules.strings.module.gathered", gathered)
+    monkeypatch.setattr("zoo.molecules.strings.module.global_seed", lambda: 3)
+    for rank in (0, 1):
+        monkeypatch.setattr("zoo.molecules.strings.module.place", lambda rank=rank: (rank, 2))
+        assert model._drawn(7) == expected
+    assert own == shares_of
+    model._trainer = SimpleNamespace(datamodule=SimpleNamespace(known=["OCC", "C(C)O", "C1CC"]))  # type: ignore[assignment]
+    assert model.known == {"CCO"}
+
+
+def test_a_validation_counts_tokens_not_molecules(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told = module(), {}
+    monkeypatch.setattr(model, "log", lambda name, value, batch_size, **_: told.update({name: batch_size}))
+    model.validation_step({"ids": torch.tensor([[BOS, 4, EOS, PAD], [BOS, 4, 5, EOS]])}, 0)
+    assert told == {"val/nll": 5, "val/nll_molecule": 2}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +287,20 @@ def test_what_a_prediction_writes(tmp_path: Path) -> None:
     assert rows[8] == "7,,,false,,,,,"
 
 
+def test_the_sheet_has_the_first_of_the_same_and_novelty_is_of_canonical_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sheets: list[Any] = []
+    monkeypatch.setattr("zoo.molecules.strings.report.molecule_sheet", lambda *a, **_: sheets.append(a[1]))
+    monkeypatch.setattr("zoo.molecules.strings.report._SHEET", 2)
+    (tmp_path / "parts").mkdir()
+    GeneratedMolecules(["OCC", "C1CC", "CN", "CO", "CCO"], torch.arange(5), {"CCO"}).write(tmp_path)
+    GeneratedMolecules.merge(tmp_path)
+    assert sheets == [["CCO", "CN"]]
+    rows = (tmp_path / "molecules.csv").read_text().splitlines()
+    assert [row.split(",")[4] for row in rows[1:]] == ["false", "", "true", "true", "false"]
+
+
 def test_too_long_molecules_for_the_positions_are_refused_before_training() -> None:
     from lightning.pytorch import Trainer
 
@@ -266,6 +352,7 @@ def test_a_gpt2_of_transformers_gives_the_same_logits(tmp_path: Path) -> None:
     for token, i in ours.tokens.ids.items():
         assert torch.allclose(found[..., i], expected[..., known[token]], atol=1e-5)
     assert torch.allclose(found[..., EOS], expected[..., 3], atol=1e-5)
+    assert not ours.network.tokens.weight[PAD].any()  # type: ignore[union-attr, index]
     assert len(ours.sample(3)) == 3
 
 

@@ -200,6 +200,19 @@ def test_a_calculator_of_ase_conserves_energy(backbone: Any) -> None:
     assert np.abs(total - start).max() < 0.02 * np.ptp(kinetic)
 
 
+def test_molecules_of_other_sizes_are_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    from ase.build import molecule
+
+    module = zoo.MoleculeRegressor3D(backbone="painn", forces=True, atoms=9, **SMALL).eval()
+    module.network.units.elements.fill_(True)
+    for name in ("CH3CH2OH", "H2O", "H2O"):
+        atoms = molecule(name)
+        atoms.calc = module.ase()
+        atoms.get_potential_energy()
+    told = "zoo: note: these weights saw molecules of 9 atoms alone; energy of one of 3 is extrapolated"
+    assert capfd.readouterr().out.splitlines() == [told]
+
+
 def test_a_calculator_of_what_is_no_energy_is_refused() -> None:
     with pytest.raises(ValueError, match="predict mu in D, which is no energy"):
         zoo.MoleculeRegressor3D(target="mu", unit="D", **SMALL).ase()

@@ -45,7 +45,10 @@ def test_no_neighbour_is_left_out_beyond_32() -> None:
 
 def test_large_molecules_are_searched_in_cells_with_the_same_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     pos, batch = scattered(560, 14.0), torch.tensor([0] * 540 + [1] * 20)
+    sizes = []
+    monkeypatch.setattr(neighbours, "cell_list", lambda own, *a: sizes.append(len(own)) or cell_list(own, *a))
     searched = radius_graph(pos.requires_grad_(), batch, 2, 3.0)
+    assert sizes == [540]  # from 500 atoms on
     monkeypatch.setattr(neighbours, "SMALL", 10**6)
     written = radius_graph(pos, batch, 2, 3.0)
     assert torch.equal(searched.index, written.index)
@@ -69,6 +72,25 @@ def test_a_periodic_cell_has_the_images_of_its_atoms() -> None:
     found = [(int(j), int(i), *(round(x, 6) for x in v)) for j, i, *v in rows.tolist()]
     assert sorted(found) == sorted(wanted)
     assert len(found) > 60
+
+
+def test_a_cell_may_have_negative_vectors_and_needs_a_cutoff() -> None:
+    pos, where = scattered(3, 1.5), torch.zeros(3, dtype=torch.long)
+    cell = torch.tensor([[-3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, -3.0]], dtype=torch.float64)
+    assert radius_graph(pos, where, 1, 2.9, cell[None]).index.shape[1] > 6
+    cell[2, 2] = 0.0  # the sum is 0
+    cell[2, 0], cell[2, 1] = 3.0, -3.0
+    cell[1, 2] = 3.0
+    cell[0, 1] = -3.0
+    assert float(cell.sum()) == 0
+    assert radius_graph(pos, where, 1, 4.0, cell[None]).index.shape[1] > 6
+    with pytest.raises(ValueError, match="all pairs of a periodic cell have no end"):
+        radius_graph(pos, where, 1, None, cell[None])
+
+
+def test_atoms_that_almost_coincide_have_a_distance() -> None:
+    pos = torch.tensor([[0.0, 0, 0], [1e-3, 0, 0]], dtype=torch.float64)
+    assert radius_graph(pos, torch.tensor([0, 0]), 1, 5.0).length.tolist() == pytest.approx([1e-3, 1e-3])
 
 
 def test_two_atoms_in_one_place_are_refused_with_their_molecule() -> None:

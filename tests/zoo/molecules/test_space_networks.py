@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo.molecules.space.neighbours import radius_graph
-from zoo.molecules.space.network import INVARIANT, Backbone, MoleculeNetwork, Units
+from zoo.molecules.space.network import INVARIANT, Backbone, MoleculeNetwork, Units, pooled
 
 torch.set_num_threads(1)
 
@@ -131,6 +131,19 @@ def test_three_atoms_on_a_line_have_forces() -> None:
     assert float(force[0, 0, 0].abs()) > 1e-3
 
 
+@pytest.mark.parametrize("backbone", INVARIANT)
+def test_lone_atoms_and_symmetric_molecules_leave_the_gradients_of_a_loss_of_forces_numbers(
+    backbone: Backbone,
+) -> None:
+    network = opened(backbone)
+    z, owner = torch.tensor([8, 6, 8, 1]), torch.tensor([0, 0, 0, 1])  # CO2, and an atom of hydrogen
+    pos = torch.tensor([[-1.16, 0, 0], [0, 0, 0], [1.16, 0, 0], [9, 9, 9]]).double().requires_grad_()
+    energy = network(z, pos, owner, 2).number
+    (force,) = torch.autograd.grad(energy.sum(), pos, create_graph=True)
+    (energy.sum() + force.square().sum()).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize(
     ("backbone", "count"),
     [("schnet", 455_809), ("dimenet++", 1_885_830), ("egnn", 745_224), ("painn", 589_057)],
@@ -154,6 +167,52 @@ def test_the_basis_of_triplets_is_that_of_torch_geometric() -> None:
     ours = SphericalBasis(7, 6)(length, angle, kj)
     theirs = SphericalBasisLayer(7, 6)(length, angle, kj)
     assert float((ours - theirs).abs().max()) < 1e-5
+
+
+def test_the_basis_of_triplets_is_its_equations() -> None:
+    from scipy.special import eval_legendre, spherical_jn
+
+    from zoo.molecules.space.geometric import SphericalBasis
+
+    basis = SphericalBasis(7, 6, cutoff=4.0)
+    length, angle = torch.tensor([1.3, 3.1], dtype=torch.float64), torch.tensor([0.4, 2.2, 1.1]).double()
+    found = basis(length, angle, torch.tensor([1, 0, 1])).view(3, 7, 6)
+    for row, edge in enumerate((1, 0, 1)):
+        x = float(length[edge]) / 4
+        envelope = 1 / x - 28 * x**5 + 48 * x**6 - 21 * x**7  # p = 6
+        for degree in range(7):
+            legendre = eval_legendre(degree, math.cos(float(angle[row])))
+            harmonic = math.sqrt((2 * degree + 1) / (4 * math.pi)) * legendre
+            for n in range(6):
+                root = float(basis.roots[degree, n])
+                assert abs(spherical_jn(degree, root)) < 1e-6  # it is one
+                norm = math.sqrt(2) / abs(spherical_jn(degree + 1, root))
+                wanted = envelope * norm * spherical_jn(degree, root * x) * harmonic
+                assert float(found[row, degree, n]) == pytest.approx(wanted, rel=1e-6, abs=1e-8)
+
+
+def test_dimenet_sends_its_messages_as_torch_geometrics_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_geometric.nn.models import dimenet
+
+    from zoo.molecules.space.neighbours import triplets
+
+    network, batch = opened("dimenet++"), torch.zeros_like(Z)
+    edges = radius_graph(POS, batch, 1, 5.0)
+    monkeypatch.setattr(dimenet, "radius_graph", lambda *args, **given: edges.index)
+    monkeypatch.setattr(dimenet, "triplets", lambda index, num_nodes: triplets(index, num_nodes))
+    theirs = dimenet.DimeNetPlusPlus.forward(network.body, Z, POS, batch)
+    assert float((network(Z, POS, batch, 1).number - theirs.flatten()).abs()) < 1e-9
+    assert float(theirs.abs()) > 1e-3
+
+
+def test_visnet_has_the_degree_and_the_vertices_that_are_asked_for() -> None:
+    from torch_geometric.nn.models.visnet import ViS_MP_Vertex
+
+    for lmax, vertex in ((1, False), (2, False), (1, True)):
+        model = MoleculeNetwork("visnet", hidden=16, layers=2, lmax=lmax, vertex=vertex).body
+        model = model.representation_model
+        assert model.lmax == lmax
+        assert isinstance(model.vis_mp_layers[0], ViS_MP_Vertex) == vertex
 
 
 def test_schnet_is_its_equations() -> None:
@@ -219,6 +278,44 @@ def test_painn_is_its_equations() -> None:
     wanted = body.head(s).sum()
     got = network(Z, POS, torch.zeros_like(Z), 1).number[0]
     assert float((wanted - got).abs()) < 1e-10
+
+
+def test_a_layer_of_vector_heads_is_its_equations() -> None:
+    from zoo.molecules.space.painn import GatedEquivariant
+
+    g = torch.Generator().manual_seed(0)
+    s, v = (torch.randn(5, *shape, 8, generator=g).double() for shape in ((), (3,)))
+    for last in (False, True):
+        layer = GatedEquivariant(8, 4, last).double()
+        n, w = v @ layer.mix.weight[:4].T, v @ layer.mix.weight[4:].T
+        norm = (n.square().sum(dim=1) + 1e-8).sqrt()
+        both = layer.mlp[2](functional.silu(layer.mlp[0](torch.cat([s, norm], dim=1))))
+        scalars, vectors = layer(s, v)
+        wanted = both[:, :4] if last else functional.silu(both[:, :4])
+        assert float((scalars - wanted).abs().max()) < 1e-12
+        assert float((vectors - both[:, None, 4:] * w).abs().max()) < 1e-12
+    gated = MoleculeNetwork("painn", head="vector_dipole", hidden=8, layers=1).body.gated
+    assert [layer.last for layer in gated] == [False, True]
+
+
+def test_networks_begin_as_their_authors_code_does() -> None:
+    torch.manual_seed(0)
+    for name, parameter in MoleculeNetwork("painn", hidden=32, layers=1).body.named_parameters():
+        if name.endswith("bias"):
+            assert float(parameter.abs().max()) == 0
+        elif "embedding" not in name:  # Xavier's uniform fills its bound, torch's own ends at fan_in^-.5
+            bound = math.sqrt(6 / sum(parameter.shape))
+            assert 0.9 * bound < float(parameter.abs().max()) <= bound
+    moving = MoleculeNetwork("egnn", hidden=32, layers=2, update_coordinates=True).body.layers
+    assert 0 < float(moving[0].phi_x[-1].weight.abs().max()) <= 0.001 * math.sqrt(6 / 33)
+    assert moving[1].phi_x is None  # its coordinates would reach no scalar
+
+
+def test_filters_end_at_the_cutoff() -> None:
+    from zoo.molecules.space.painn import cosine_cutoff
+
+    found = cosine_cutoff(torch.tensor([0.0, 2.5, 5.0, 7.5, 10.0]), 5.0)
+    assert found.tolist() == pytest.approx([1.0, 0.5, 0.0, 0.0, 0.0], abs=1e-7)
 
 
 def test_egnn_is_its_equations_with_moving_coordinates() -> None:
@@ -299,6 +396,69 @@ def test_tensors_of_heads_turn_with_the_molecule(head: Any) -> None:
         assert float(here.number) == pytest.approx(float(here.tensor.norm()), abs=1e-9)
 
 
+def test_heads_are_their_equations() -> None:
+    z = torch.tensor([8, 1, 6, 1])
+    pos = torch.tensor([[0.1, 0.2, 0.3], [1.0, -0.2, 0.4], [-0.9, 0.8, 0.1], [0.3, 0.9, -1.1]]).double()
+    mass = torch.tensor([15.999, 1.008, 12.011, 1.008]).double()
+    r = pos - (mass[:, None] * pos).sum(dim=0) / mass.sum()
+    batch, charges = torch.zeros_like(z), torch.tensor([0.7, -0.2, 0.4, 0.3]).double()
+    vectors = torch.tensor([[0.3, 0.1, 0], [0.2, 0, -0.4], [0, 0.5, 0.1], [-0.1, 0.2, 0.3]]).double()
+
+    def read(head: Any, v: Tensor | None = None) -> Any:
+        network = MoleculeNetwork("painn", head=head, hidden=8, layers=1).double()
+        network.body.forward = lambda *args, **given: (charges[:, None], v)  # type: ignore[method-assign]
+        return network(z, pos, batch, 1)
+
+    mean = MoleculeNetwork("painn", pool="mean", hidden=8, layers=1).double()
+    mean.body.forward = lambda *args, **given: (charges[:, None], None)  # type: ignore[method-assign]
+    assert float(mean(z, pos, batch, 1).number) == pytest.approx(0.3)
+    assert float(read("scalar").number) == pytest.approx(1.2)
+    lone = pooled(torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([0, 2, 2]), 3, "mean")
+    assert lone.tolist() == [[3.0], [0.0], [1.5]]  # the second molecule has no atoms
+    assert float(read("r2").number) == pytest.approx(float((charges * r.square().sum(dim=1)).sum()), rel=1e-6)
+    plain = (charges[:, None] * r).sum(dim=0)
+    assert torch.allclose(read("dipole").tensor[0], plain, rtol=1e-6)
+    neutral = ((charges - 0.3)[:, None] * r + vectors).sum(dim=0)
+    assert torch.allclose(read("vector_dipole", vectors).tensor[0], neutral, rtol=1e-5)
+    tensor = torch.zeros(3, 3).double()
+    for a, v, at in zip(charges, vectors, r, strict=True):
+        tensor += a * torch.eye(3) + torch.outer(v, at) + torch.outer(at, v)
+    assert torch.allclose(read("polarisability", vectors).tensor[0], tensor, rtol=1e-5)
+
+
+def test_a_molecule_without_a_dipole_has_a_gradient() -> None:
+    network, z = opened("schnet", head="dipole"), torch.tensor([1, 1])
+    pos = torch.tensor([[0.0, 0, 0.4], [0, 0, -0.4]], dtype=torch.float64, requires_grad=True)
+    number = network(z, pos, torch.zeros_like(z), 1).number
+    number.sum().backward()
+    assert float(number.detach()) < 1e-9
+    assert pos.grad is not None
+    assert bool(pos.grad.isfinite().all())
+    one = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    network(torch.tensor([6]), one, torch.tensor([0]), 1).number.sum().backward()
+    assert one.grad is not None
+    assert bool(one.grad.isfinite().all())
+
+
+def test_the_mean_counts_once_a_molecule_or_once_an_atom() -> None:
+    units, z, batch = Units(), torch.tensor([6, 1, 1, 8]), torch.tensor([0, 0, 0, 1])
+    units.mean.fill_(2.0)
+    units.references[6] = 10.0
+    assert units.offset(z, batch, 2, per_atom=True).tolist() == [16.0, 2.0]
+    assert units.offset(z, batch, 2, per_atom=False).tolist() == [12.0, 2.0]
+
+
+def test_signed_volumes_fade_by_the_cutoff_of_the_network() -> None:
+    edges = radius_graph(POS, torch.zeros_like(Z), 1, 3.0)
+    found = []
+    for cutoff in (3.0, 6.0):
+        torch.manual_seed(0)
+        network = MoleculeNetwork("painn", hidden=8, layers=1, chirality=True, cutoff=cutoff)
+        assert network.volumes is not None
+        found.append(network.volumes.double().volumes(Z, edges))
+    assert float((found[0] - found[1]).abs().max()) > 1e-3
+
+
 def test_totals_keep_double_precision_whatever_the_network_has() -> None:
     units = Units()
     units.references[6], units.references[1] = -23_000.123456789, -313.000000123
@@ -315,6 +475,7 @@ def test_what_a_backbone_cannot_take_is_one_line() -> None:
     for network, z, box, words in (
         (opened("egnn"), Z.clone().fill_(16), None, "egnn knows the elements H, C, N, O, F, not S"),
         (opened("dimenet++"), Z, cell, "dimenet.. takes no periodic cells"),
+        (opened("dimenet++"), Z.clone().fill_(95), None, "has a table of 94 elements"),
         (opened("distances", atoms=9), Z, None, "reads molecules of 9 atoms .* one has 13"),
     ):
         with pytest.raises(ValueError, match=words):

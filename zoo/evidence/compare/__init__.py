@@ -11,6 +11,7 @@ from zoo.engine.launch import Launch, run_command
 from zoo.evidence import manifest
 from zoo.evidence.compare.claim import read_claim
 from zoo.evidence.compare.curves import long_csv, plot_over
+from zoo.evidence.compare.pareto import csv_of, plot_pareto, records
 from zoo.evidence.compare.report import (
     choices_csv,
     csv_text,
@@ -28,7 +29,7 @@ __all__ = ["compare"]
 
 _OUTPUTS = (
     *("table.md", "runs.csv", "choices.csv", "plot.png", "differences.png", "results.json"),
-    *("over.csv", "over.png"),
+    *("over.csv", "over.png", "pareto.csv", "pareto.json", "pareto.png"),
 )
 
 
@@ -81,6 +82,11 @@ def compare(
     if claim.over is not None:
         (folder / "over.csv").write_text(long_csv(claim, claim.over, made.results))
         plot_over(claim, claim.over, made.results, folder / "over.png")
+    if claim.pareto:
+        found = records(claim.pareto, list(claim.arms), made.results)
+        (folder / "pareto.csv").write_text(csv_of(found))
+        (folder / "pareto.json").write_text(json.dumps(found, indent=1) + "\n")
+        plot_pareto(claim.pareto, list(claim.arms), made.results, claim.title, folder / "pareto.png")
     entries = manifest_entries(claim, made, judged)
     (folder / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
     if results_file is not None:
@@ -88,6 +94,7 @@ def compare(
         say(f"added to {results_file}")
     print(text)
     over = "" if claim.over is None else ", over.csv, over.png"
+    over += ", pareto.csv, pareto.json, pareto.png" if claim.pareto else ""
     say(
         f"{time.monotonic() - started:.0f} s; table.md, runs.csv, plot.png, differences.png{over} in {folder}"
     )

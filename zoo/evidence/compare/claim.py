@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.evidence.compare.over import Over, spread
+from zoo.evidence.compare.pareto import Pareto, read_pareto
 from zoo.evidence.compare.selection import Selection, read_grid, read_selection
 from zoo.evidence.compare.statistics import least_seeds
 from zoo.file_names import path_part
@@ -29,7 +30,7 @@ _BUDGET_FLAGS = (
 _REQUIRED = ("title", "arms", "seeds", "predicates")
 _OPTIONAL = (
     *("paper", "config", "overrides", "verbs", "metrics", "budget", "quick", "selection", "repeats"),
-    *("status", "over"),
+    *("status", "over", "pareto"),
 )
 _KEYS = (*_REQUIRED, *_OPTIONAL)
 
@@ -99,6 +100,7 @@ class Claim:
         status: why there is no verdict of a known commit, ``not run here: ...``; empty where there is one.
         quick: a look without verdict: fewer seeds and the overrides of section ``quick``.
         over: the flag that each arm of the file is run over, whose arms are among ``arms``.
+        pareto: pairs of metrics and costs to draw the arms in, with the front.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Claim:
     repeats: int = 1
     status: str = ""
     over: Over | None = None
+    pareto: tuple[Pareto, ...] = ()
 
     @property
     def shown_metrics(self) -> list[str]:
@@ -151,13 +154,14 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
     arms = _arms(path, content, shortened, settings)
     if not isinstance(content["predicates"], list) or not content["predicates"]:
         raise ValueError(f"{path}: predicates must be a list with at least one entry")
+    predicates = [_predicate(path, entry, arms) for entry in content["predicates"]]
     claim = Claim(
         name=path_part(path.stem, f"the claim file {path}"),
         title=str(content["title"]),
         paper=str(content.get("paper", "")),
         arms=arms,
         seeds=seeds,
-        predicates=[_predicate(path, entry, arms) for entry in content["predicates"]],
+        predicates=predicates,
         verbs=_texts(path, "verbs", content.get("verbs", ["fit"])),
         metrics=_texts(path, "metrics", content.get("metrics", [])),
         budget=_texts(path, "budget", content.get("budget", list(BUDGET))),
@@ -166,6 +170,7 @@ def read_claim(path: Path, quick: bool = False) -> Claim:
         repeats=content.get("repeats", 1),
         status=str(content.get("status", "")),
         over=over,
+        pareto=read_pareto(path, content.get("pareto"), {p.metric: p.direction for p in predicates}),
     )
     _check(path, claim)
     return claim

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.drawing import drawing
+from zoo.evidence.compare import pareto
 from zoo.evidence.compare.claim import Claim
 from zoo.evidence.compare.curves import lines_over
 from zoo.evidence.compare.runs import Results, Runs
@@ -56,6 +57,7 @@ def markdown(claim: Claim, made: Runs, judged: Sequence[Outcome]) -> str:
         ),
         "",
         *([] if claim.over is None else lines_over(claim, claim.over, results)),
+        *pareto.lines(claim.pareto, list(claim.arms), results),
         *_diverged_lines(claim, results),
         _row(columns),
         _row(["---"] * len(columns)),

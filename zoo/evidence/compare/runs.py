@@ -203,11 +203,13 @@ def _run_verbs(task: Task, threads: int, launch: Launch) -> dict[str, Any]:
             summary = read_summary(place, "summary.json")
             result |= {key: summary[key] for key in _FACTS} | {"versions": summary["versions"]}
             result |= {key: summary.get(key) for key in (*_COSTS, "checkpoint")}
+            result["energy_kind"] = (summary.get("energy") or {}).get("kind")
         else:
             checkpoint = f"--ckpt_path={result['checkpoint']}"
             launch([verb, *arguments, *where, checkpoint], place / f"{verb}.log", threads)
             summary = read_summary(place, f"summary_{verb}.json")
         result["metrics"] |= _final(summary)
+        result["costs"] = {**result.get("costs", {}), **(summary.get("costs") or {})}
         result["verbs"].append(verb)
         write_json(done, result)
     return result
@@ -370,10 +372,19 @@ def average(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     common = [m for m in merged["metrics"] if all(m in run["metrics"] for run in runs)]
     merged["metrics"] = {m: statistics.fmean(run["metrics"][m] for run in runs) for m in common}
     merged["seconds"] = sum(run["seconds"] for run in runs)
+    merged["costs"] = _mean_costs([run.get("costs") or {} for run in runs])
     for key in ("steps", "epochs", "peak_memory_bytes"):
         values = [run[key] for run in runs if run.get(key) is not None]
         merged[key] = max(values) if values else None
     return merged | {"runs": list(runs)}
+
+
+def _mean_costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the numbers that all repeats have."""
+    names = [
+        n for n, v in costs[0].items() if all(type(c.get(n)) in (int, float) for c in costs) and v is not None
+    ]
+    return {name: statistics.fmean(c[name] for c in costs) for name in names}
 
 
 @contextmanager

@@ -62,6 +62,8 @@ def sweep(
         rows = report.rows_of(study)
         _write(spec, rows, folder)
     print(report.aligned(report.table(spec, rows)))
+    if spent := report.energy_line(rows):
+        say(spent)
     grid = len(spec.grid()) if spec.method == "grid" else 0
     if grid and len(rows) >= grid:
         say(f"the grid is finished: all {grid} points have been run")
@@ -78,7 +80,9 @@ def sweep(
 
 
 def _write(spec: Sweep, rows: list[report.Row], folder: Path) -> None:
-    (folder / "table.md").write_text(report.markdown(report.table(spec, rows)))
+    spent = report.energy_line(rows)
+    table = report.markdown(report.table(spec, rows))
+    (folder / "table.md").write_text(table + (f"\n{spent}\n" if spent else ""))
     (folder / "trials.csv").write_text(report.csv_text(spec, rows))
     if rows:
         report.plot(spec, rows, folder / "plot.png")

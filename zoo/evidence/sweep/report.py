@@ -40,6 +40,8 @@ class Row:
     seconds: float
     final: dict[str, float]
     command: str
+    joules: float | None = None
+    energy_kind: str | None = None
 
     @property
     def good(self) -> bool:
@@ -55,7 +57,8 @@ def rows_of(study: Study) -> list[Row]:
             r = result_of(trial)
             facts = (r.get("error", ""), r.get("seconds", 0.0), r.get("final", {}), r.get("command", ""))
             number = int(r["folder"].rpartition("_")[2])  # that of the trial which it goes on with
-            rows.append(Row(number, r["folder"], r["values"], r.get("value"), *facts))
+            spent = r.get("joules"), r.get("energy_kind")
+            rows.append(Row(number, r["folder"], r["values"], r.get("value"), *facts, *spent))
     sign = -1.0 if study.sweep.maximize else 1.0
 
     def order(row: Row) -> tuple[int, float, int]:
@@ -63,6 +66,18 @@ def rows_of(study: Study) -> list[Row]:
         return (0 if row.good else 1 if row.value is not None else 2, value, row.number)
 
     return sorted(rows, key=order)
+
+
+def energy_line(rows: Sequence[Row]) -> str:
+    """What the search spent, all trials together, and how that is known; empty where no trial tells."""
+    known = [row.joules for row in rows if row.joules is not None]
+    if not known:
+        return ""
+    kinds = "; ".join(sorted({row.energy_kind for row in rows if row.energy_kind}))
+    total, left = sum(known), len(rows) - len(known)
+    without = f", {left} more of unknown energy" if left else ""
+    number = f"{total:.4g} J = {total / 3.6e6:.3g} kWh"
+    return f"energy of the search: {number} in {len(known)} trials{without}, {kinds}"
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -104,13 +119,14 @@ def csv_text(sweep: Sweep, rows: Sequence[Row]) -> str:
     names, metrics = [p.name for p in sweep.parameters], sorted({m for r in rows for m in r.final})
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["trial", "state", *names, "seconds", *metrics, "folder", "error", "command"])
+    writer.writerow(["trial", "state", *names, "seconds", "joules", *metrics, "folder", "error", "command"])
     for row in sorted(rows, key=lambda r: r.number):
         state = "failed" if row.value is None else "complete" if row.good else "diverged"
         chosen = [row.values[n] for n in names]
         measured = [row.final.get(m, "") for m in metrics]
+        spent = ["" if row.joules is None else row.joules]
         told = [row.folder, row.error, row.command]
-        writer.writerow([row.number, state, *chosen, round(row.seconds, 1), *measured, *told])
+        writer.writerow([row.number, state, *chosen, round(row.seconds, 1), *spent, *measured, *told])
     return buffer.getvalue()
 
 

@@ -76,6 +76,8 @@ class _Worker:
         if summary is not None:
             final = summary["final"]
             result |= {"final": final, "steps": summary.get("steps")}
+            energy = summary.get("energy") or {}
+            result |= {"joules": energy.get("joules"), "energy_kind": energy.get("kind")}
             if self.sweep.metric in final:
                 # a training that lost its weights is not ranked by what it had before
                 lost = bool(summary.get("diverged"))

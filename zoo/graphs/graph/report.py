@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, plain
 from zoo.reports import write_scores
 
 _EXAMPLES = 12
@@ -82,7 +82,7 @@ class GraphPredictions:
             for axis, i in zip(axes.flat, chosen, strict=False):
                 self._draw_graph(axis, i)
                 good = bool(predicted[i] == self.labels[i])
-                truth, guess = self.class_names[int(self.labels[i])], self.class_names[int(predicted[i])]
+                truth, guess = (plain(self.class_names[int(c)]) for c in (self.labels[i], predicted[i]))
                 text = f"{truth}" if good else f"{truth}, taken for {guess}"
                 axis.set_title(
                     f"{text} ({float(self.scores[i].max()):.2f})",
@@ -93,7 +93,7 @@ class GraphPredictions:
             self._draw_confusion(top)
             self._draw_embedding(bottom)
             accuracy = float((predicted == self.labels).float().mean())
-            figure.suptitle(f"{self.title}, accuracy {accuracy:.3f}")
+            figure.suptitle(f"{plain(self.title)}, accuracy {accuracy:.3f}")
 
     def _draw_graph(self, axis: Any, i: int) -> None:
         start, end = int(self.ptr[i]), int(self.ptr[i + 1])
@@ -115,8 +115,9 @@ class GraphPredictions:
             for a, b in np.ndindex(counts.shape):
                 colour = "white" if shares[a, b] > 0.5 else "black"
                 axis.text(b, a, str(counts[a, b]), ha="center", va="center", fontsize=9, color=colour)
-        axis.set_xticks(range(classes), self.class_names, fontsize=8)
-        axis.set_yticks(range(classes), self.class_names, fontsize=8)
+        names = [plain(name, 24) for name in self.class_names]
+        axis.set_xticks(range(classes), names, fontsize=8)
+        axis.set_yticks(range(classes), names, fontsize=8)
         axis.set_xlabel("predicted", fontsize=9)
         axis.set_ylabel("label", fontsize=9)
 
@@ -128,7 +129,7 @@ class GraphPredictions:
         points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
         for label in self.labels.unique().tolist():
             mine = (self.labels == label).numpy()
-            name = self.class_names[label]
+            name = plain(self.class_names[label])
             axis.scatter(*points[mine].T, s=9, color=f"C{label % 10}", label=name, linewidths=0)
         axis.legend(fontsize=7)
         axis.set_xticks([])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, plain
 from zoo.reports import write_scores
 
 _DRAWN = 20_000  # points of a scatter; larger graphs show so many nodes, evenly spaced
@@ -95,7 +95,7 @@ class NodeScores:
         if colours == "tab10":
             handles = [
                 axis.plot(
-                    [], [], "o", color=dots.cmap(dots.norm(c)), markersize=5, label=self.class_names[c]
+                    [], [], "o", color=dots.cmap(dots.norm(c)), markersize=5, label=plain(self.class_names[c])
                 )[0]
                 for c in range(self.scores.shape[1])
             ]

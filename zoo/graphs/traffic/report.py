@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zoo.drawing import drawing
+from zoo.drawing import drawing, plain
 from zoo.metrics.masked import MaskedMAE, MaskedMAPE, MaskedRMSE, known
 
 _SENSORS, _ROWS = 4, 288
@@ -133,9 +133,10 @@ class Forecasts:
                         label=f"forecast {step} step{'s' if step > 1 else ''} before",
                     )
                 axis.set_title(
-                    f"sensor {self.names[sensor]}, MAE {mae[sensor][0]:.2f} over all windows", fontsize=10
+                    f"sensor {plain(self.names[sensor])}, MAE {mae[sensor][0]:.2f} over all windows",
+                    fontsize=10,
                 )
-                axis.set_ylabel(self.unit)
+                axis.set_ylabel(plain(self.unit))
             axes[0, 0].legend(fontsize=8, ncols=4)
             axes[-1, 0].set_xlabel("time, steps since midnight of the first day")
 
@@ -146,7 +147,7 @@ class Forecasts:
             by_step = self.by_step()
             for label, values in (("MAE", [e[0] for e in by_step]), ("RMSE", [e[1] for e in by_step])):
                 axes[0, 0].plot(self.steps, values, "o-", label=label)
-            axes[0, 0].set(xlabel="steps ahead", ylabel=f"error {self.unit}".strip(), ylim=(0, None))
+            axes[0, 0].set(xlabel="steps ahead", ylabel=f"error {plain(self.unit)}".strip(), ylim=(0, None))
             axes[0, 0].legend()
             axes[0, 0].set_title("error by step")
             if self.positions is not None:
@@ -155,7 +156,7 @@ class Forecasts:
                 points = axes[0, 1].scatter(
                     x, y, c=mae, cmap="viridis_r", s=28, edgecolor="black", linewidth=0.3
                 )
-                figure.colorbar(points, ax=axes[0, 1], label=f"MAE {self.unit}".strip())
+                figure.colorbar(points, ax=axes[0, 1], label=f"MAE {plain(self.unit)}".strip())
                 axes[0, 1].set_title("error by sensor")
                 if (
                     np.abs(y).max() > 1

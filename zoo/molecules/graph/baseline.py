@@ -13,10 +13,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from zoo.metrics.properties import Task, averaged, by_task, undefined
 from zoo.molecules.graph.descriptors import Descriptors, Standardiser, nearest, tanimoto
 from zoo.molecules.graph.featurised import descriptors_of, prepare
 from zoo.molecules.graph.report import MoleculePredictions
-from zoo.molecules.graph.scores import Task, averaged, by_task, undefined
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.parallel import refuse_processes
 from zoo.nn.ranges import Depth, Positive, Size, check_ranges

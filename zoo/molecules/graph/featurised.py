@@ -25,10 +25,32 @@ from zoo.molecules.graph.features import (
 )
 
 _MOST = 200_000  # molecules that are kept
+_LONGEST = 4000  # characters of a SMILES, as the files of molecules have it
 _ON_DISK = 100  # molecules that are worth a file
 _GRAPHS: dict[tuple[str, str, bool], MoleculeGraph] = {}
 _BITS: dict[tuple[str, bool], Any] = {}
 _VALUES: dict[str, Any] = {}
+
+
+def canonical(texts: Sequence[str], what: str = "molecule") -> list[str]:
+    """Canonical SMILES without atom maps of molecules that Python code gives.
+
+    Raises:
+        ValueError: naming the first that is no molecule, or for one text in the place of a list.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"a list of SMILES is needed, got the text {texts[:60]!r}; write [{texts[:60]!r}]")
+    found = []
+    for number, text in enumerate(texts):
+        read = chem().MolFromSmiles(text) if isinstance(text, str) and len(text) <= _LONGEST else None
+        if read is None or read.GetNumAtoms() == 0:
+            raise ValueError(f"{what} {number}, {str(text)[:60]!r}, is no SMILES that rdkit can read")
+        if any(atom.GetAtomicNum() == 0 for atom in read.GetAtoms()):
+            raise ValueError(f"{what} {number}, {text[:60]!r}, has a dummy atom (*)")
+        for atom in read.GetAtoms():
+            atom.SetAtomMapNum(0)
+        found.append(chem().CanonSmiles(chem().MolToSmiles(read)))  # brackets that only held a map go
+    return found
 
 
 def graphs_of(smiles: Sequence[str], features: Features, chirality: bool) -> GraphBatch:

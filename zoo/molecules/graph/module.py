@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,31 +11,24 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn import functional
 
-from zoo.molecules.chemistry import chem
-from zoo.molecules.graph.descriptors import (
-    Descriptors,
-    Standardiser,
-    applied_but,
-    nearest,
-    tanimoto,
-    width_of,
-)
+from zoo.metrics.properties import Collected, Task, averaged, by_task, undefined
+from zoo.molecules.graph.descriptors import Descriptors, Standardiser, applied_but, width_of
 from zoo.molecules.graph.features import ATOM_WIDTH, Features, GraphBatch
-from zoo.molecules.graph.featurised import descriptors_of, graphs_of, prepare
+from zoo.molecules.graph.featurised import canonical, descriptors_of, graphs_of, prepare
+from zoo.molecules.graph.losses import Head, each_loss, mean_loss, moments
 from zoo.molecules.graph.network import Backbone, MoleculeEnsemble, MoleculeNetwork, Readout
-from zoo.molecules.graph.probes import common_neighbours, linear_cka, ridge_r2, write_probes
+from zoo.molecules.graph.predicting import predictions_of
+from zoo.molecules.graph.probes import probed
 from zoo.molecules.graph.report import MoleculePredictions
-from zoo.molecules.graph.scores import Collected, Task, averaged, by_task, undefined
 from zoo.molecules.graph.uncertainty import (
+    LEAST_VARIANCE,
     LEVELS,
-    conformal_widths,
-    gaussian_nll,
+    NO_INTERVAL,
+    calibrated,
     gaussian_widths,
-    miscalibration_area,
+    interval_scores,
     mixture,
-    observed_coverage,
 )
 from zoo.nn.data_fit import DataSizes, check_fit
 from zoo.nn.optim import with_schedule
@@ -47,10 +39,7 @@ from zoo.nn.variants import Uses, refuse_unused
 
 Coverage = Annotated[int, Range(1, 99)]
 """Per cent, whole."""
-_PROBED = 256  # molecules of a batch
 _GRAPH = ("gin", "dmpnn", "attentivefp")
-_LEAST_VARIANCE = 1e-6
-_NONE = -1.0  # half width of a level that has no interval
 _USES: Uses = {
     **dict.fromkeys(("features", "hidden", "depth"), _GRAPH),
     **dict.fromkeys(("fingerprints", "probes"), _GRAPH),
@@ -125,7 +114,7 @@ class MoleculeGraph2D(LightningModule):
         ffn_hidden: Size = 300,
         ffn_layers: Depth = 2,
         dmpnn_2019: bool = False,
-        head: Literal["point", "mve"] = "point",
+        head: Head = "point",
         members: Depth = 1,
         coverage: Coverage = 90,
         fingerprints: bool = False,
@@ -161,7 +150,7 @@ class MoleculeGraph2D(LightningModule):
         self.register_buffer("target_mean", torch.zeros(self.columns, dtype=torch.float64))
         self.register_buffer("target_deviation", torch.ones(self.columns, dtype=torch.float64))
         self.register_buffer("fitted", torch.tensor(False))
-        self.register_buffer("half_widths", torch.full((self.columns, len(LEVELS)), _NONE))
+        self.register_buffer("half_widths", torch.full((self.columns, len(LEVELS)), NO_INTERVAL))
         self.collected: Any = torch.nn.ModuleDict(
             {name: Collected(self.columns) for name in ("val_set", "calibration_set", "test_set")}
         )
@@ -236,20 +225,13 @@ class MoleculeGraph2D(LightningModule):
         outputs = self.network(*self.featurised(smiles))
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
-    def _moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances of the members (M, B, T), on the standardised scale."""
-        if self.hparams["head"] == "point":
-            return outputs, torch.zeros_like(outputs)
-        mean, raw = outputs.chunk(2, dim=-1)
-        return mean, functional.softplus(raw) + _LEAST_VARIANCE
-
     def predicted(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Prediction and its deviation (B, T), in the unit of the data; of classes the probability of 1."""
         if self.hparams["task"] == "classification":
             return mixture(outputs.double().sigmoid(), torch.zeros_like(outputs).double())[0], (
                 outputs.double().sigmoid().std(dim=0, correction=0)
             )
-        means, variances = self._moments(outputs.double())
+        means, variances = moments(outputs.double(), self.hparams["head"])
         mean, variance = mixture(means, variances)
         return mean * self.target_deviation + self.target_mean, variance.sqrt() * self.target_deviation
 
@@ -265,8 +247,8 @@ class MoleculeGraph2D(LightningModule):
     def widths(self) -> Any:
         """Half widths (T, 99) in units of sigma: conformal ones, else Gaussian, else NaN."""
         own = self.half_widths.double().cpu().numpy()
-        if (own > _NONE).any():
-            return np.where(own > _NONE, own, np.nan)
+        if (own > NO_INTERVAL).any():
+            return np.where(own > NO_INTERVAL, own, np.nan)
         none = np.full(len(LEVELS), np.nan)
         return np.tile(gaussian_widths() if self.knows_deviation else none, (self.columns, 1))
 
@@ -276,7 +258,7 @@ class MoleculeGraph2D(LightningModule):
         outputs = self(batch["smiles"])
         target = batch["target"]
         known = ~target.isnan()
-        each = self._losses(outputs, target)  # (M, B, T), 0 where unknown
+        each = self.losses(outputs, target)  # (M, B, T), 0 where unknown
         count = known.sum()
         if self.trainer.world_size > 1:  # processes may know different numbers of targets
             count = self.trainer.strategy.reduce(count.float(), reduce_op="mean")
@@ -285,18 +267,10 @@ class MoleculeGraph2D(LightningModule):
         self.log("train/loss", shown, prog_bar=True, sync_dist=True, batch_size=len(target))
         return loss.sum()  # a member's gradient is that of a network alone
 
-    def _losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        known = ~target.isnan()
-        if self.hparams["task"] == "classification":
-            goal = torch.where(known, target, 0.0).expand_as(outputs)
-            each = functional.binary_cross_entropy_with_logits(outputs, goal, reduction="none")
-        else:
-            goal = ((target - self.target_mean) / self.target_deviation).to(outputs.dtype)
-            goal = torch.where(known, goal, 0.0)
-            means, variances = self._moments(outputs)
-            point = self.hparams["head"] == "point"
-            each = (means - goal).square() if point else gaussian_nll(means, variances, goal)
-        return torch.where(known, each, 0.0)
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The loss of each target of each member (M, B, T), 0 where the target is unknown."""
+        task, head = self.hparams["task"], self.hparams["head"]
+        return each_loss(outputs, target, task, head, self.target_mean, self.target_deviation)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._collect("calibration_set" if dataloader_idx else "val_set", batch)
@@ -317,40 +291,9 @@ class MoleculeGraph2D(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._report("test", self._taken("test_set"))
         if self.hparams["probes"]:
-            for name, value in self._probed().items():
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            for name, value in probed(self, data.train_smiles, data.test_set.smiles).items():
                 self.log(f"test/{name}", value, batch_size=1, sync_dist=True)
-
-    @torch.no_grad()
-    def _probed(self) -> dict[str, float]:
-        """Learned against classical features; each process looks at all molecules."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        texts = (data.train_smiles, data.test_set.smiles)
-        h, bits, values = [], [], []
-        for smiles in texts:
-            parts = [smiles[i : i + _PROBED] for i in range(0, len(smiles), _PROBED)]
-            graphs = (graphs_of(part, self.features, self.hparams["chirality"]) for part in parts)
-            dtype = next(self.network.parameters()).dtype
-            prints = [self.network.embed(graph.to(self.device, dtype)) for graph in graphs]
-            h.append(torch.cat(prints).double().cpu().numpy())
-            bits.append(descriptors_of(smiles, "ecfp", False))
-            values.append(descriptors_of(smiles, "rdkit", False))
-        scale = Standardiser("rdkit")
-        scale.fit(values[0])
-        known = [scale(v).double().numpy() for v in values]
-        learned = ridge_r2(h[0], known[0], h[1], known[1])
-        learned = np.where(scale.kept.numpy(), learned, np.nan)
-        back = ridge_r2(known[0], h[0], known[1], h[1])
-        if self.trainer.log_dir is not None and self.trainer.is_global_zero:
-            write_probes(Path(self.trainer.log_dir) / "probes.csv", scale.names, learned)
-        # |a|^2 of the test molecule is the same for all its neighbours
-        nearness = 2 * h[1] @ h[0].T - (h[0] ** 2).sum(axis=1)
-        return {
-            "cka_ecfp": linear_cka(h[1], bits[1]),
-            "cka_rdkit": linear_cka(h[1], known[1]),
-            "probe_descriptors": float(np.nanmedian(learned)),
-            "probe_back": float(np.nanmedian(back)),
-            "common_neighbours": common_neighbours(nearness, tanimoto(bits[1], bits[0])),
-        }
 
     def _taken(self, name: str) -> Tensor | None:
         metric = self.collected[name]
@@ -361,20 +304,17 @@ class MoleculeGraph2D(LightningModule):
         return values
 
     def _calibrate(self, values: Tensor) -> None:
-        predicted, deviation, target = values
-        sigma = self.sigma(deviation).clamp(min=_LEAST_VARIANCE)
-        for column in range(self.columns):
-            known = ~target[:, column].isnan()
-            residual = (target - predicted)[known, column].abs()
-            widths = conformal_widths(residual.cpu().numpy(), sigma[known, column].cpu().numpy())
-            self.half_widths[column] = torch.from_numpy(np.nan_to_num(widths, nan=_NONE)).float()
+        sigma = self.sigma(values[1]).clamp(min=LEAST_VARIANCE)
+        self.half_widths.copy_(calibrated(values, sigma))
 
     def _report(self, stage: str, values: Tensor | None) -> None:
         if values is None:
             return
         predicted, deviation, target = (v.cpu() for v in values)
         found = by_task(self.hparams["task"], predicted.numpy(), target.numpy())
-        scores = {"loss": self._mean_loss(predicted, deviation, target)} | averaged(found)
+        h, scale = self.hparams, self.target_deviation.cpu()
+        loss = mean_loss(predicted, deviation, target, h["task"], h["head"], scale)
+        scores = {"loss": loss} | averaged(found)
         if self.hparams["task"] == "regression":
             scores |= self._interval_scores(predicted, deviation, target)
         missing = undefined(found, self.hparams["targets"])
@@ -391,41 +331,18 @@ class MoleculeGraph2D(LightningModule):
                 f"{stage}/{name}", value, prog_bar=shown, batch_size=1, rank_zero_only=False, sync_dist=True
             )
 
-    def _mean_loss(self, predicted: Tensor, deviation: Tensor, target: Tensor) -> float:
-        known = ~target.isnan()
-        if not bool(known.any()):
-            return float("nan")
-        if self.hparams["task"] == "classification":
-            return float(functional.binary_cross_entropy(predicted[known], target[known]))
-        scale = self.target_deviation.cpu()
-        error = ((predicted - target) / scale)[known]
-        if self.hparams["head"] == "point":
-            return float(error.square().mean())
-        variance = (deviation / scale)[known].square().clamp(min=_LEAST_VARIANCE)
-        return float(gaussian_nll(error, variance, torch.zeros_like(error)).mean())
-
     def _interval_scores(self, predicted: Tensor, deviation: Tensor, target: Tensor) -> dict[str, float]:
-        """Coverage and mean width of the asked intervals, and miscalibration area, means over the columns."""
-        widths, level = self.widths(), self.hparams["coverage"] - 1
-        found: dict[str, list[float]] = {"coverage": [], "interval_width": [], "miscalibration_area": []}
-        sigma = self.sigma(deviation.to(self.device)).cpu().clamp(min=_LEAST_VARIANCE).numpy()
-        for column, half in enumerate(widths):
-            known = ~target[:, column].isnan().numpy()
-            if np.isnan(half).all() or not known.any():
-                continue
-            own = sigma[known, column]
-            score = np.abs((predicted - target).numpy()[known, column]) / own
-            observed = observed_coverage(score, half)
-            found["coverage"].append(float(observed[level]))
-            found["interval_width"].append(float(2 * half[level] * own.mean()))
-            found["miscalibration_area"].append(miscalibration_area(observed))
-        return averaged(found)
+        sigma = self.sigma(deviation.to(self.device)).cpu().clamp(min=LEAST_VARIANCE).numpy()
+        return averaged(
+            interval_scores(predicted, target, sigma, self.widths(), self.hparams["coverage"] - 1)
+        )
 
     # --- predictions ----------------------------------------------------------------------------------------
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> MoleculePredictions:
         data = getattr(self.trainer, "datamodule", None)
-        return self._predictions(
+        return predictions_of(
+            self,
             batch["smiles"],
             batch["target"],
             batch["index"].tolist(),
@@ -442,67 +359,17 @@ class MoleculeGraph2D(LightningModule):
         Raises:
             ValueError: naming a text that is no molecule, or for none.
         """
-        if not smiles:
+        known = canonical(smiles)
+        if not known:
             raise ValueError("no SMILES are given")
-        known = []
-        for number, text in enumerate(smiles):
-            found = chem().MolFromSmiles(text) if text.strip() else None
-            if found is None or found.GetNumAtoms() == 0:
-                raise ValueError(f"molecule {number}, {text[:60]!r}, is no SMILES that rdkit can read")
-            known.append(chem().MolToSmiles(found))
+        train = canonical(train, "training molecule")
         unknown = torch.full((len(known), self.columns), torch.nan)
         training, self.training = self.training, False
         self.eval()
         try:
-            return self._predictions(known, unknown, list(range(len(known))), train)
+            return predictions_of(self, known, unknown, list(range(len(known))), train)
         finally:
             self.train(training)
-
-    def _predictions(
-        self, smiles: Sequence[str], target: Tensor, index: Sequence[int], train: Sequence[str]
-    ) -> MoleculePredictions:
-        h = self.hparams
-        with torch.inference_mode(False), torch.enable_grad():
-            graph, descriptors = self.featurised(smiles)
-            if graph is not None:
-                graph.x.requires_grad_(True)
-            outputs = self.network(graph, descriptors)
-            outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-            contributions = [] if graph is None else self._contributions(outputs, graph)
-        predicted, deviation = self.predicted(outputs.detach())
-        half = torch.from_numpy(self.widths()[:, h["coverage"] - 1]).to(predicted.device)
-        margin = half * self.sigma(deviation)
-        if h["task"] == "classification":
-            margin = torch.full_like(predicted, torch.nan)
-        neighbour, similarity = nearest(smiles, train)
-        prints = None
-        if h["fingerprints"]:
-            assert graph is not None
-            with torch.no_grad():
-                prints = self.network.embed(graph).float().cpu()
-        return MoleculePredictions(
-            smiles=list(smiles),
-            predicted=predicted.cpu(),
-            deviation=deviation.cpu() if self.knows_deviation else None,
-            margin=margin.cpu(),
-            target=target.double().cpu(),
-            index=list(index),
-            neighbour=neighbour,
-            similarity=similarity,
-            contributions=contributions,
-            names=list(h["targets"]),
-            task=h["task"],
-            coverage=h["coverage"],
-            fingerprints=prints,
-        )
-
-    def _contributions(self, outputs: Tensor, graph: GraphBatch) -> list[list[float]]:
-        """Gradient x input of each atom for the first target, mean over the members, by molecule."""
-        total = outputs[..., 0].mean(dim=0).sum()
-        (gradient,) = torch.autograd.grad(total, graph.x)
-        atoms = (gradient * graph.x).sum(dim=1).detach().float().cpu()
-        sizes = torch.bincount(graph.batch, minlength=graph.count).tolist()
-        return [part.tolist() for part in atoms.split(sizes)]
 
     def configure_optimizers(self) -> Any:
         return with_schedule(self.optimizer(self.network.parameters()), self.lr_scheduler)

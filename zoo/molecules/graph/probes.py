@@ -5,12 +5,19 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from zoo.molecules.graph.descriptors import Standardiser, tanimoto
+from zoo.molecules.graph.featurised import descriptors_of, graphs_of
 from zoo.reports import writing
 
+if TYPE_CHECKING:
+    from zoo.molecules.graph.module import MoleculeGraph2D
+
+_PROBED = 256  # molecules of a batch
 _NEIGHBOURS = 5
 _STRENGTH = 1.0
 
@@ -59,3 +66,37 @@ def write_probes(path: Path, names: Sequence[str], learned: Any) -> None:
         writer.writerow(["descriptor", "R2 from h_G"])
         for i in order:
             writer.writerow([names[i], f"{learned[i]:.4f}" if np.isfinite(learned[i]) else ""])
+
+
+@torch.no_grad()
+def probed(module: MoleculeGraph2D, train: Sequence[str], test: Sequence[str]) -> dict[str, float]:
+    """Learned features of a module against classical ones; each process looks at all molecules.
+
+    Writes ``probes.csv`` to the folder of the run.
+    """
+    h, bits, values = [], [], []
+    for smiles in (train, test):
+        parts = [smiles[i : i + _PROBED] for i in range(0, len(smiles), _PROBED)]
+        graphs = (graphs_of(part, module.features, module.hparams["chirality"]) for part in parts)
+        dtype = next(module.network.parameters()).dtype
+        prints = [module.network.embed(graph.to(module.device, dtype)) for graph in graphs]
+        h.append(torch.cat(prints).double().cpu().numpy())
+        bits.append(descriptors_of(smiles, "ecfp", False))
+        values.append(descriptors_of(smiles, "rdkit", False))
+    scale = Standardiser("rdkit")
+    scale.fit(values[0])
+    known = [scale(v).double().numpy() for v in values]
+    learned = ridge_r2(h[0], known[0], h[1], known[1])
+    learned = np.where(scale.kept.numpy(), learned, np.nan)
+    back = ridge_r2(known[0], h[0], known[1], h[1])
+    if module.trainer.log_dir is not None and module.trainer.is_global_zero:
+        write_probes(Path(module.trainer.log_dir) / "probes.csv", scale.names, learned)
+    # |a|^2 of the test molecule is the same for all its neighbours
+    nearness = 2 * h[1] @ h[0].T - (h[0] ** 2).sum(axis=1)
+    return {
+        "cka_ecfp": linear_cka(h[1], bits[1]),
+        "cka_rdkit": linear_cka(h[1], known[1]),
+        "probe_descriptors": float(np.nanmedian(learned)),
+        "probe_back": float(np.nanmedian(back)),
+        "common_neighbours": common_neighbours(nearness, tanimoto(bits[1], bits[0])),
+    }

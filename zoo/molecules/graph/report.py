@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from zoo.drawing import drawing, plain, span
+from zoo.metrics.properties import averaged, by_task
 from zoo.molecules.drawing import molecule_sheet
-from zoo.molecules.graph.scores import averaged, by_task
 from zoo.reports import PARTS, merged_records, replace_file, write_records, writing
 
 _DRAWN = 20
@@ -123,7 +123,15 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+    """Six digits, and twelve of large numbers, which may lie near to each other: total energies do."""
+    return "" if value is None else f"{value:.6g}" if abs(value) < 1e3 else f"{value:.12g}"
+
+
+def _shown(value: float | None) -> str:
+    """Two digits behind the point, or three in all where those would be 0 or very many."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -165,8 +173,8 @@ def draw_molecules(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     legends, weights = [], []
     for r in shown:
         truth = r["target"][0]
-        told = _cell(r["predicted"][0]) if r["predicted"][0] is None else f"{r['predicted'][0]:.2f}"
-        legends.append(f"{told} (true {truth:.2f})" if truth is not None else told)
+        told = _shown(r["predicted"][0])
+        legends.append(f"{told} (true {_shown(truth)})" if truth is not None else told)
         weights.append([c / (scale or 1.0) for c in r["contributions"]] if r["contributions"] else None)
     molecule_sheet(path, [r["smiles"] for r in shown], legends, weights)
 
@@ -188,7 +196,7 @@ def draw_parity(path: Path, predicted: Any, target: Any, names: Sequence[str]) -
             top.plot(ends, ends, color="#999", lw=1)
             top.scatter(y, p, s=10, alpha=0.6, color="#2b6cb0", edgecolors="none")
             said = averaged(by_task("regression", p[:, None], y[:, None]))
-            top.set_title(", ".join(f"{k.upper()} {v:.3f}" for k, v in said.items()), fontsize=10)
+            top.set_title(", ".join(f"{k.upper()} {v:.3g}" for k, v in said.items()), fontsize=10)
             error = p - y
             bottom.hist(error, bins=30, range=span(float(error.min()), float(error.max())), color="#2b6cb0")
             bottom.axvline(0, color="#999", lw=1)

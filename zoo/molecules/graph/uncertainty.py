@@ -12,6 +12,10 @@ from zoo.molecules.chemistry import chem
 
 LEVELS = tuple(range(1, 100))
 """Nominal coverages in per cent."""
+LEAST_VARIANCE = 1e-6
+"""And the least deviation that errors are divided by."""
+NO_INTERVAL = -1.0
+"""Half width of a level that has no interval."""
 
 
 def gaussian_nll(mean: Tensor, variance: Tensor, target: Tensor) -> Tensor:
@@ -61,3 +65,46 @@ def miscalibration_area(observed: Any) -> float:
     nominal = np.array(LEVELS) / 100
     gap = np.abs(np.asarray(observed) - nominal)
     return float(np.nanmean(gap)) if np.isfinite(gap).any() else float("nan")
+
+
+def calibrated(values: Tensor, sigma: Tensor) -> Tensor:
+    """Conformal half widths float32 (T, 99), ``NO_INTERVAL`` where there are too few molecules.
+
+    Args:
+        values: predictions, deviations and targets of the calibration molecules (3, N, T).
+        sigma: (N, T), what their errors are measured in.
+    """
+    predicted, _, target = values
+    rows = []
+    for column in range(target.shape[1]):
+        known = ~target[:, column].isnan()
+        residual = (target - predicted)[known, column].abs()
+        widths = conformal_widths(residual.cpu().numpy(), sigma[known, column].cpu().numpy())
+        rows.append(torch.from_numpy(np.nan_to_num(widths, nan=NO_INTERVAL)).float())
+    return torch.stack(rows)
+
+
+def interval_scores(
+    predicted: Tensor, target: Tensor, sigma: Any, widths: Any, level: int
+) -> dict[str, list[float]]:
+    """Coverage and mean width of the asked intervals, and miscalibration area, of the columns that have them.
+
+    Args:
+        predicted: (N, T).
+        target: likewise, NaN where nothing is known.
+        sigma: likewise, what intervals are measured in.
+        widths: half widths (T, 99), NaN where there is no interval.
+        level: the asked one's place in ``LEVELS``.
+    """
+    found: dict[str, list[float]] = {"coverage": [], "interval_width": [], "miscalibration_area": []}
+    for column, half in enumerate(widths):
+        known = ~target[:, column].isnan().numpy()
+        if np.isnan(half).all() or not known.any():
+            continue
+        own = sigma[known, column]
+        score = np.abs((predicted - target).numpy()[known, column]) / own
+        observed = observed_coverage(score, half)
+        found["coverage"].append(float(observed[level]))
+        found["interval_width"].append(float(2 * half[level] * own.mean()))
+        found["miscalibration_area"].append(miscalibration_area(observed))
+    return found

@@ -321,6 +321,12 @@ class ReactionTransformer(LightningModule):
     dynamic_dims: ClassVar[dict[str, dict[int, str]]] = {"source": {0: "batch"}, "prefix": {0: "batch"}}
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
-        """Sources and prefixes of eight tokens for the network, which gives logits (batch, 8, V)."""
+        """Sources and prefixes of eight tokens for the network, which gives logits (batch, 8, V).
+
+        Raises:
+            ValueError: for the copy baseline.
+        """
+        if self.hparams["arch"] == "copy":
+            raise ValueError("arch: copy computes nothing: there is no network to export")
         ids = torch.arange(8, device=self.device).add(4).remainder(self.hparams["vocab_size"])
         return {"source": ids.expand(batch, -1).clone(), "prefix": ids.expand(batch, -1).clone()}

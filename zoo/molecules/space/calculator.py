@@ -51,6 +51,7 @@ def calculator(module: MoleculeRegressor3D) -> Any:
             if periodic:
                 cell = torch.tensor(self.atoms.cell.array, dtype=like.dtype, device=like.device)
                 batch["cell"] = cell[None]
+            module.tell_other_sizes(batch)
             energy, forces, _ = module.energies_and_forces(batch, forces=True)
             assert forces is not None
             self.results["energy"] = float(energy[0]) * factor

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn.models import dimenet, dimenet_utils, schnet
+from torch_geometric.nn.models import dimenet, dimenet_utils, schnet, visnet
 from torch_geometric.nn.models.dimenet import DimeNetPlusPlus, Envelope
 from torch_geometric.nn.models.schnet import SchNet
-from torch_geometric.nn.models.visnet import EquivariantScalar, ViSNetBlock
+from torch_geometric.nn.models.visnet import EquivariantScalar, GatedEquivariantBlock, ViSNetBlock
 
 from zoo.molecules.space.neighbours import Edges, triplets
 
@@ -210,6 +210,22 @@ class _GivenEdges(nn.Module):
         return torch.cat([self.edges.index, loops], dim=1), length, vector
 
 
+class _Gated(GatedEquivariantBlock):
+    """ViSNet's gate, whose lengths have second derivatives where a vector is 0.
+
+    It is for a single atom and between atoms that lie symmetrically, such as those of CO2; torch-geometric's
+    norm makes all gradients of a loss of forces NaN there.
+    """
+
+    def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Scalars (N, H) and vectors (N, D, H)."""
+        square = self.vec1_proj(v).square().sum(dim=-2)
+        none = square == 0
+        length = torch.where(none, 0.0, torch.where(none, 1.0, square).sqrt())
+        x, gate = self.update_net(torch.cat([x, length], dim=-1)).split(self.out_channels, dim=-1)
+        return (x if self.act is None else self.act(x)), gate.unsqueeze(1) * self.vec2_proj(v)
+
+
 class ViSNetAtoms(nn.Module):
     """ViSNet (Wang et al. 2024) of torch-geometric: scalars and vectors, or spherical harmonics to l = 2.
 
@@ -236,7 +252,8 @@ class ViSNetAtoms(nn.Module):
             lmax=lmax, num_layers=layers, hidden_channels=hidden, num_rbf=radial, cutoff=cutoff, vertex=vertex
         )
         self.representation_model.distance = _GivenEdges()
-        self.output_model = EquivariantScalar(hidden_channels=hidden)
+        with _in_place_of(visnet, "GatedEquivariantBlock", _Gated):
+            self.output_model = EquivariantScalar(hidden_channels=hidden)
 
     def forward(self, z: Tensor, edges: Edges) -> Tensor:
         """One number for each atom (N, 1)."""

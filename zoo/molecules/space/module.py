@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, distributed
 
-from zoo.molecules.space.dynamics import Run, velocity_verlet, write_run
+from zoo.molecules.space.dynamics import Run
 from zoo.molecules.space.elements import IN_EV
 from zoo.molecules.space.errors import Errors
-from zoo.molecules.space.network import HEADS, PLAIN, Backbone, Head, MoleculeNetwork, Pool
+from zoo.molecules.space.fitted_units import take_units
+from zoo.molecules.space.network import PLAIN, Backbone, Head, MoleculeNetwork, Pool
+from zoo.molecules.space.nve import dynamics_of, log_dynamics
 from zoo.molecules.space.report import MoleculePredictions
+from zoo.molecules.space.settings import (
+    Centre,
+    Interval,
+    Loss,
+    References,
+    Scale,
+    check_settings,
+    head_of,
+    pool_of,
+)
 from zoo.nn.data_fit import DataSizes, check_fit, named
 from zoo.nn.optim import with_schedule
 from zoo.nn.parallel import predict_in_one_process, refuse_processes, refuse_sharding
 from zoo.nn.ranges import CountOrZero, Depth, ManyOrZero, NonNegative, Positive, Size, check_ranges
-from zoo.nn.variants import Uses, refuse_unused
-from zoo.randomness import generator, global_seed
 from zoo.reports import say
-
-Centre = Literal["atom", "molecule", "none"]
-Scale = Literal["auto", "none", "sd", "mad", "forces"]
-References = Literal["auto", "none", "fit"]
-Loss = Literal["mse", "l1"]
-Interval = Literal["step", "epoch"]
-INTENSIVE = ("homo", "lumo", "gap", "A", "B", "C")
-"""Targets that do not grow with the molecule: the mean over its atoms is taken, else the sum."""
-_VELOCITIES = 420
-_WITH_CUTOFF = ("schnet", "dimenet++", "visnet", "painn")
-_OF_BACKBONE: Uses = {
-    "cutoff": {"backbone": _WITH_CUTOFF, "chirality": (True,)},
-    "radial": _WITH_CUTOFF,
-    "lmax": ("visnet",),
-    "vertex": ("visnet",),
-    "update_coordinates": ("egnn",),
-    "chirality": ("schnet", "egnn", "painn"),
-}
-_OF_HEAD: Uses = dict.fromkeys(("pool", "centre", "references"), ("auto", "scalar"))
-_OF_FORCES: Uses = dict.fromkeys(("energy_weight", "force_weight"), (True,))
-_OF_DYNAMICS: Uses = dict.fromkeys(("nve_timestep", "temperature"), "more than 0")
 
 
 class MoleculeRegressor3D(LightningModule):
@@ -130,7 +117,7 @@ class MoleculeRegressor3D(LightningModule):
         check_ranges(MoleculeRegressor3D, locals())
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        self._check()
+        check_settings(MoleculeRegressor3D, self.hparams)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.network = MoleculeNetwork(
             backbone, self.head, self.pool, hidden, layers, radial, cutoff, lmax, vertex, update_coordinates,
@@ -140,62 +127,15 @@ class MoleculeRegressor3D(LightningModule):
         self._given_weights = False
         self._reference: list[Tensor] = []
 
-    def _check(self) -> None:
-        h = self.hparams
-        for key, choices in (
-            ("backbone", get_args(Backbone)),
-            ("head", ("auto", *get_args(Head))),
-            ("pool", ("auto", *get_args(Pool))),
-            ("references", get_args(References)),
-            ("centre", get_args(Centre)),
-            ("scale", get_args(Scale)),
-            ("loss", get_args(Loss)),
-            ("schedule_interval", get_args(Interval)),
-        ):
-            if h[key] not in choices:
-                raise ValueError(f"model.init_args.{key} must be one of {', '.join(choices)}, got {h[key]!r}")
-        refuse_unused(MoleculeRegressor3D, h, "backbone", _OF_BACKBONE)
-        refuse_unused(MoleculeRegressor3D, h, "head", _OF_HEAD)
-        refuse_unused(MoleculeRegressor3D, h, "forces", _OF_FORCES)
-        refuse_unused(MoleculeRegressor3D, h, "nve_steps", _OF_DYNAMICS)
-        if h["backbone"] not in HEADS[self.head]:
-            raise ValueError(
-                f"backbone {h['backbone']} has no head {self.head}; {', '.join(HEADS[self.head])} have"
-            )
-        if self.head != "scalar" and h["forces"]:
-            raise ValueError(f"forces are the derivative of an energy, which head {self.head} is not")
-        if h["scale"] == "forces" and not h["forces"]:
-            raise ValueError("model.init_args.scale: forces needs forces: true; choose sd, mad or none")
-        if h["lmax"] > 2:
-            raise ValueError(f"model.init_args.lmax must be 1 or 2, got {h['lmax']}")
-        if h["backbone"] == "visnet" and (h["hidden"] or 8) % 8:
-            raise ValueError(
-                f"model.init_args.hidden of visnet must be a multiple of its 8 heads, got {h['hidden']}"
-            )
-        if h["nve_steps"] and (h["unit"] not in IN_EV or self.head != "scalar"):
-            raise ValueError(
-                f"model.init_args.nve_steps needs an energy, and the target is {h['target']} in {h['unit']}"
-            )
-
     @property
     def head(self) -> Head:
         """The given one or that of the target."""
-        given, backbone, target = (self.hparams[k] for k in ("head", "backbone", "target"))
-        if given != "auto":
-            found: Head = given
-            return found
-        own: Mapping[str, Head] = {"mu": "vector_dipole" if backbone == "painn" else "dipole", "r2": "r2"}
-        head = own.get(target, "scalar")
-        return head if backbone in HEADS[head] else "scalar"
+        return head_of(self.hparams)
 
     @property
     def pool(self) -> Pool:
         """The given one or that of the target."""
-        given = self.hparams["pool"]
-        if given != "auto":
-            found: Pool = given
-            return found
-        return "mean" if self.hparams["target"] in INTENSIVE and self.hparams["backbone"] != "egnn" else "sum"
+        return pool_of(self.hparams)
 
     @property
     def per_atom(self) -> bool:
@@ -219,46 +159,13 @@ class MoleculeRegressor3D(LightningModule):
                     f"model.init_args.forces is true, but {named(data)} has no forces; set it to false"
                 )
             if self.trainer.ckpt_path is None and not self._given_weights:
-                self._take_units(train, getattr(data, "references", None))
+                take_units(self, train, getattr(data, "references", None))
+
+    _told_sizes = False
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._given_weights = True  # a fine-tuning goes on in their units
         return super().load_state_dict(*args, **kwargs)
-
-    def _take_units(self, train: Any, known: Mapping[int, float] | None) -> None:
-        """Scale, centre and references of the training molecules."""
-        y, counts, h, units = train.targets(), train.compositions(), self.hparams, self.network.units
-        references, mean = np.zeros(100), 0.0
-        if self.head == "scalar":
-            several = len(np.unique(counts, axis=0)) > 1
-            if h["references"] == "auto" and known is not None and self.pool == "sum":
-                references[list(known)] = list(known.values())
-            elif h["references"] == "fit" or (
-                h["references"] == "auto" and h["target"] == "energy" and several
-            ):
-                references = np.linalg.lstsq(counts, y, rcond=None)[0]
-            y = y - counts @ references
-            sizes = counts.sum(axis=1) if self.per_atom else np.ones(len(y))
-            mean = 0.0 if h["centre"] == "none" else float((y / sizes).mean())
-            y = y - mean * sizes
-        chosen = h["scale"]
-        if chosen == "auto":
-            chosen = "forces" if h["forces"] else "sd" if self.head == "scalar" else "none"
-        scale = {
-            "none": lambda: 1.0,
-            "sd": lambda: float(y.std()),
-            "mad": lambda: float(np.abs(y - y.mean()).mean()),
-            "forces": train.force_rms,
-        }[chosen]()
-        if not scale or not np.isfinite(scale):
-            raise ValueError("all training molecules have the same target: there is nothing to learn")
-        units.references.copy_(torch.from_numpy(references))
-        units.mean.fill_(mean)
-        units.scale.fill_(scale)
-        units.elements.copy_(torch.from_numpy(counts.sum(axis=0) > 0))
-        whose = "atom" if self.per_atom else "molecule"
-        words = "references subtracted, " if references.any() else ""
-        say(f"target      {h['target']}: {words}mean by {whose} {mean:.6g}, scale {scale:.6g} {h['unit']}")
 
     # --- the network's answer -------------------------------------------------------------------------------
 
@@ -388,7 +295,8 @@ class MoleculeRegressor3D(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_errors("test", self.test_errors)
         if self.hparams["nve_steps"]:
-            self._run_dynamics()
+            (reference, sizes), self._reference = self._reference, []
+            log_dynamics(self, reference, sizes)
 
     def _log_errors(self, stage: str, errors: Errors) -> None:
         found = errors.compute()
@@ -403,58 +311,22 @@ class MoleculeRegressor3D(LightningModule):
             shown = name in ("mae", "force_mae")
             self.log(f"{stage}/{name}", value, prog_bar=shown and stage == "val", sync_dist=True)
 
-    def _run_dynamics(self) -> None:
-        """Molecular dynamics of the first test molecule; logs drift, fluctuation, broken bonds."""
-        batch = self.trainer.datamodule.test_set[0]  # type: ignore[attr-defined]
-        if "cell" in batch and bool(batch["cell"].any()):
-            raise ValueError(
-                "model.init_args.nve_steps is for molecules without a periodic cell; set it to 0"
-            )
-        run = self.dynamics(batch["z"], batch["pos"])
-        folder, sizes = self.trainer.log_dir, self._reference[1]
-        reference = self._reference[0].cpu()
-        alike = reference.view(-1, len(batch["z"]), 3) if bool((sizes == len(batch["z"])).all()) else None
-        self._reference = []
-        broken = run.broken
-        fs = self.hparams["nve_timestep"]
-        self.log_dict(
-            {
-                "test/nve_drift_meV_per_ps": 1000 * run.drift,
-                "test/nve_fluctuation_meV": 1000 * run.fluctuation,
-                "test/nve_fs_before_a_bond_breaks": float(
-                    (len(run.total) - 1 if broken is None else broken) * fs
-                ),
-                "test/nve_bond_broken": float(broken is not None),
-            }
-        )
-        if folder is not None:
-            for path in write_run(Path(folder), run, alike):
-                say(f"dynamics    {path}")
-
     def dynamics(self, z: Tensor, pos: Tensor) -> Run:
-        """``nve_steps`` of molecular dynamics of one molecule, in double precision where the network is.
+        """``nve_steps`` of molecular dynamics of one molecule, atomic numbers (n,) and Angstrom (n, 3)."""
+        return dynamics_of(self, z, pos)
 
-        Args:
-            z: atomic numbers (n,).
-            pos: Angstrom (n, 3).
-        """
-        h, factor = self.hparams, IN_EV[self.hparams["unit"]]
-        like = next(self.network.parameters())
-        z = z.to(like.device)
-        group = torch.zeros_like(z)
-
-        def field(at: Tensor) -> tuple[Tensor, Tensor]:
-            given = {"z": z, "pos": at.to(like.dtype), "batch": group, "index": group[:1]}
-            energy, force, _ = self.energies_and_forces(given, forces=True)
-            assert force is not None
-            return energy[0] * factor, force * factor
-
-        random = generator(_VELOCITIES, global_seed())
-        mass = self.network.masses[z].double()
-        given = (h["nve_steps"], h["nve_timestep"], h["temperature"])
-        return velocity_verlet(field, z, mass, pos.to(like.device), *given, random)
+    def tell_other_sizes(self, batch: Mapping[str, Tensor]) -> None:
+        """Say once that molecules are of other sizes than all that were trained on: their energies are a
+        guess, for one composition does not tell what each element adds."""
+        own = self.hparams["atoms"]
+        sizes = torch.bincount(batch["batch"])
+        if own and not self._told_sizes and (other := sizes[sizes != own].tolist()):
+            self._told_sizes = True
+            say(f"note: these weights saw molecules of {own} atoms alone; {self.hparams['target']} of one of "
+                f"{other[0]} is extrapolated")  # fmt: skip
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> MoleculePredictions:
+        self.tell_other_sizes(batch)
         y, force, tensor = self.energies_and_forces(batch, self.hparams["forces"])
         names = getattr(getattr(self._trainer, "datamodule", None), "names", ()) or ()
         numbers = batch["index"].tolist()

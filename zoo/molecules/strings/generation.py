@@ -65,21 +65,43 @@ def shares(generated: Sequence[str], known: Collection[str] | None) -> dict[str,
     return found
 
 
+def _bits(smiles: Sequence[str]) -> torch.Tensor:
+    """(N, 1024) Morgan fingerprints of radius 2, as 0 and 1."""
+    made = chem("rdkit.Chem.rdFingerprintGenerator").GetMorganGenerator(radius=2, fpSize=_BITS)
+    rows = [torch.from_numpy(made.GetFingerprintAsNumPy(molecule(s))) for s in smiles]
+    return torch.stack(rows).to(torch.float32)
+
+
+def _tanimoto(part: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    """(M, N) similarities of two sets of fingerprints."""
+    both = part @ bits.T
+    union = part.sum(dim=1)[:, None] + bits.sum(dim=1) - both
+    # two molecules without a bit (a lone ion has one, nothing has none) would be 0 / 0
+    return (both / union.clamp(min=1)).double()
+
+
 def internal_diversity(smiles: Sequence[str]) -> float:
     """1 - mean Tanimoto similarity over all ordered pairs, each with itself included (MOSES): Morgan
     fingerprints of radius 2 and 1,024 bits."""
     if not smiles:
         return math.nan
-    made = chem("rdkit.Chem.rdFingerprintGenerator").GetMorganGenerator(radius=2, fpSize=_BITS)
-    rows = [torch.from_numpy(made.GetFingerprintAsNumPy(molecule(s))) for s in smiles]
-    bits = torch.stack(rows).to(torch.float32)
-    count, summed = bits.sum(dim=1), 0.0
-    for part in bits.split(_ROWS):
-        both = part @ bits.T
-        union = part.sum(dim=1)[:, None] + count - both
-        # two molecules without a bit (a lone ion has one, nothing has none) would be 0 / 0
-        summed += float((both / union.clamp(min=1)).double().sum())
+    bits = _bits(smiles)
+    summed = sum(float(_tanimoto(part, bits).sum()) for part in bits.split(_ROWS))
     return 1 - summed / len(smiles) ** 2
+
+
+def similarities(smiles: Sequence[str], known: Sequence[str]) -> dict[str, float]:
+    """Tanimoto similarity of each of ``smiles`` to those of ``known``: ``snn``, a mean of the nearest one's
+    (MOSES), and ``similarity``, a mean over all pairs.
+    """
+    if not smiles or not known:
+        return {"snn": math.nan, "similarity": math.nan}
+    bits, nearest, summed = _bits(smiles), torch.zeros(len(smiles), dtype=torch.float64), 0.0
+    for start in range(0, len(known), _ROWS):
+        found = _tanimoto(bits, _bits(known[start : start + _ROWS]))
+        nearest = torch.maximum(nearest, found.amax(dim=1))
+        summed += float(found.sum())
+    return {"snn": float(nearest.mean()), "similarity": summed / len(smiles) / len(known)}
 
 
 def scaffold_novelty(unique: Collection[str], known: Collection[str]) -> float:
@@ -113,13 +135,13 @@ def properties(smiles: str) -> dict[str, float]:
 
 
 def scores(generated: Sequence[str], known: Sequence[str] | None, most: int = 200_000) -> dict[str, float]:
-    """:func:`shares`, ``internal_diversity``, means of ``qed`` and ``sa`` over valid molecules, and
-    ``scaffold_novelty``.
+    """:func:`shares`, ``internal_diversity``, means of ``qed`` and ``sa`` over valid molecules,
+    ``scaffold_novelty`` and :func:`similarities` to what is known.
 
     Args:
         generated: SMILES as they were drawn.
         known: canonical SMILES that were trained on; None where nobody knows them.
-        most: known molecules whose scaffolds are made; of more there is no ``scaffold_novelty``.
+        most: known molecules whose scaffolds and fingerprints are made; of more there are no such scores.
     """
     valid = [c for c in map(canonical, generated) if c]
     found = shares(generated, known)
@@ -129,4 +151,5 @@ def scores(generated: Sequence[str], known: Sequence[str] | None, most: int = 20
         found[name] = _share(math.fsum(each[s][name] for s in valid), len(valid))
     if known is not None and len(known) <= most:
         found["scaffold_novelty"] = scaffold_novelty({*valid}, known)
+        found |= similarities(valid, known)
     return found

@@ -73,8 +73,11 @@ class GeneratedMolecules:
         outputs = [folder / "samples.smi", folder / "molecules.csv"]
         replace_file(outputs[0], "".join(r["generated"] + "\n" for r in records))
         replace_file(outputs[1], table(records))
-        distinct = {r["smiles"]: r for r in reversed(records) if r["valid"]}
-        shown = [*reversed(distinct.values())][:_SHEET]
+        distinct: dict[str, Any] = {}
+        for each in records:
+            if each["valid"]:
+                distinct.setdefault(each["smiles"], each)
+        shown = [*distinct.values()][:_SHEET]
         if shown:
             outputs += [folder / "molecules.png", folder / "distributions.png"]
             molecule_sheet(outputs[2], [r["smiles"] for r in shown], [*map(legend, shown)], columns=_COLUMNS)

@@ -66,6 +66,26 @@ def test_grid_runs_every_point_once_in_order_and_says_so(tmp_path: Path) -> None
     assert all((Path(p) / "run.log").is_file() for p in places)
 
 
+def test_a_search_costs_what_all_its_trials_cost(tmp_path: Path) -> None:
+    runs, said = FakeRuns(square), list[str]()
+    runs.change = {"energy": {"joules": 600.0, "kind": "modelled (cpu cpu_time)"}}
+    sweep(sweep_file(tmp_path), tmp_path, say=said.append, launch=runs)
+    line = "energy of the search: 3600 J = 0.001 kWh in 6 trials, modelled (cpu cpu_time)"
+    assert line in said
+    assert line in (tmp_path / "toy" / "table.md").read_text()
+    assert {row["joules"] for row in rows_of(tmp_path / "toy")} == {"600.0"}
+
+    def half(flags: Mapping[str, str]) -> float:
+        if flags["a"] == "1":
+            raise crash(tmp_path / "log")
+        return square(flags)
+
+    runs, said = FakeRuns(half), []
+    runs.change = {"energy": {"joules": 600.0, "kind": "modelled (cpu cpu_time)"}}
+    sweep(sweep_file(tmp_path / "two"), tmp_path / "two", say=said.append, launch=runs)
+    assert any("2400 J = 0.000667 kWh in 4 trials, 2 more of unknown energy" in x for x in said)
+
+
 def test_tables_that_no_sweep_has_made_stay(tmp_path: Path) -> None:
     best = tmp_path / "toy" / "best.yaml"
     best.parent.mkdir()

@@ -1,0 +1,1 @@
+"""Causal language models: each token from those before it."""

@@ -1,0 +1,1 @@
+"""Masked language models of proteins, and what they tell of properties."""
