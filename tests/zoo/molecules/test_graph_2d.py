@@ -350,3 +350,14 @@ def test_probes_of_known_features() -> None:
     assert narrow[0] > 0.999
     assert common_neighbours(x, x) == 1.0
     assert common_neighbours(np.eye(2, 20), np.fliplr(np.eye(2, 20))) < 1.0
+
+
+def test_a_target_too_few_know_to_calibrate_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    module = zoo.MoleculeGraph2D(hidden=8, ffn_hidden=8, targets=["many", "few"])
+    values = torch.randn(3, 20, 2, generator=torch.Generator().manual_seed(0))
+    values[2, 8:, 1] = torch.nan  # eight know it; nine are needed for 90 %
+    module._calibrate(values)
+    assert capsys.readouterr().out.count("no 90 % interval of few: too few of the calibration molecules") == 1
+    module._calibrate(values)
+    assert capsys.readouterr().out == ""
+    assert (module.half_widths[:, 89] > 0).tolist() == [True, False]

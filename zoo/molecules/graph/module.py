@@ -36,6 +36,7 @@ from zoo.nn.parallel import predict_in_one_process, refuse_sharding
 from zoo.nn.ranges import Depth, Range, Rate, Size, check_ranges
 from zoo.nn.settings import settings_of
 from zoo.nn.variants import Uses, refuse_unused
+from zoo.reports import say
 
 Coverage = Annotated[int, Range(1, 99)]
 """Per cent, whole."""
@@ -98,6 +99,7 @@ class MoleculeGraph2D(LightningModule):
     half_widths: Tensor
 
     data_sizes: ClassVar[DataSizes] = {"targets": "targets", "task": "task"}
+    _told_intervals = False
 
     def __init__(
         self,
@@ -306,6 +308,13 @@ class MoleculeGraph2D(LightningModule):
     def _calibrate(self, values: Tensor) -> None:
         sigma = self.sigma(values[1]).clamp(min=LEAST_VARIANCE)
         self.half_widths.copy_(calibrated(values, sigma))
+        coverage = self.hparams["coverage"]
+        without = (self.half_widths[:, coverage - 1] <= NO_INTERVAL).tolist()
+        names = [name for name, none in zip(self.hparams["targets"], without, strict=True) if none]
+        if names and not self._told_intervals:
+            self._told_intervals = True
+            few = "too few of the calibration molecules have it"
+            say(f"no {coverage} % interval of {', '.join(names)}: {few}")
 
     def _report(self, stage: str, values: Tensor | None) -> None:
         if values is None:
