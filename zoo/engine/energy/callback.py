@@ -101,6 +101,7 @@ class Energy(Callback):
         self._epoch_before: Stages = {}
         self._step = -1
         self.stopped = False
+        self._alone = False  # sums are of this process, not of all
 
     # --- stages
 
@@ -165,6 +166,8 @@ class Energy(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._switch(None)
+        # a process without anything to predict is not asked: a sum over all would wait for it
+        self._alone = trainer.world_size > 1
         self._finish(trainer, "predict")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -198,7 +201,7 @@ class Energy(Callback):
     def _all(self, trainer: Trainer) -> Stages:
         """Joules of all ranks, with those of the checkpoint. Collective."""
         parts = [self._here]
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 and not self._alone:
             parts = [{} for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(parts, self._here)
         return _sum_of(self._before, *parts)
@@ -359,6 +362,7 @@ class Energy(Callback):
         found = self.summary(verb)
         numbers = f"{found['joules']:.4g} J = {found['kwh']:.3g} kWh {found['kind']}"
         numbers += "".join(f", {component} not counted" for component in found["not_counted"])
+        numbers += ", of the first process alone" * self._alone
         return f"energy      {numbers}, {found['gco2e']:.3g} gCO2e ({self.carbon.text})"
 
     def state_dict(self) -> dict[str, Any]:
