@@ -144,9 +144,8 @@ class Run(Callback):
         batch = effective_batch(trainer)
         if batch is None or trainer.state.fn != TrainerFn.FITTING:
             return ""
-        mesh = getattr(
-            trainer.lightning_module, "device_mesh", None
-        )  # devices that split a tensor share rows
+        # devices that split a tensor share their rows
+        mesh = getattr(trainer.lightning_module, "device_mesh", None)
         shares = trainer.world_size if mesh is None else mesh["data_parallel"].size()
         parts = f"{batch // window(trainer) // shares} per device"
         if trainer.accumulate_grad_batches > 1:

@@ -81,7 +81,7 @@ class FSDP2(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
             meta = torch.load(path / META, map_location="cpu", weights_only=True)
-            if meta.get(_SPLIT) == self.device_mesh["tensor_parallel"].size():
+            if meta.get(_SPLIT, 1) == self.device_mesh["tensor_parallel"].size():
                 return super().load_checkpoint(path, weights_only=True)
             checkpoint = whole_checkpoint(path)
         else:
